@@ -1,0 +1,1 @@
+"""Gradient inversion: from an observation to images."""

@@ -1,0 +1,21 @@
+"""What an attack must be compared with: a signal that holds nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from fl_core.threat import Observation
+
+
+def norm_matched_noise(observation: Observation, generator: torch.Generator) -> Observation:
+    """The observation with every tensor replaced by Gaussian noise of the same L2 norm.
+
+    An attack on it can only paint its own prior; what it gains over that on the real signal is the leak.
+    """
+    noise = {}
+    for name, tensor in observation.tensors.items():
+        draw = torch.randn(tensor.shape, generator=generator).to(tensor.device)
+        noise[name] = draw * (tensor.norm() / draw.norm().clamp_min(1e-12))
+    return dataclasses.replace(observation, tensors=noise)

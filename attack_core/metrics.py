@@ -1,0 +1,90 @@
+"""How close a reconstruction is to the truth. Only scoring calls this; no attack imports it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import piq
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+_ALEXNET = "alexnet-owt-7be5be79.pth"
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """From normalised pixels in [-1, 1] to [0, 1], clamped."""
+    return ((images + 1.0) / 2.0).clamp(0.0, 1.0)
+
+
+def mse(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared error on [0, 1] pixels of equally many images (N, 3, S, S) in [-1, 1]; (N,)."""
+    return (to_unit(a) - to_unit(b)).square().flatten(1).mean(1)
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB with range 1, (N,); infinite for equal images."""
+    return -10.0 * torch.log10(mse(a, b))
+
+
+def psnr_range4(a: Tensor, b: Tensor) -> Tensor:
+    """The original project's figure, range 4 on images in [-1, 1] (dB, 6.02 above `psnr`), (N,)."""
+    return psnr(a, b) + 20.0 * torch.log10(torch.tensor(2.0))
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity, Gaussian window of 11 px and sigma 1.5, range 1 (Wang et al. 2004), (N,)."""
+    values: Tensor = piq.ssim(
+        to_unit(a), to_unit(b), kernel_size=11, kernel_sigma=1.5, data_range=1.0, reduction="none"
+    )
+    return values
+
+
+@dataclass(frozen=True)
+class Lpips:
+    """LPIPS with an AlexNet backbone (Zhang et al., CVPR 2018), or the reason why it cannot be computed."""
+
+    distance: Callable[[Tensor, Tensor], Tensor] | None
+    reason: str = ""
+
+
+def load_lpips() -> Lpips:
+    """LPIPS where AlexNet's weights lie in torch hub's checkpoint folder with the right hash.
+
+    Nothing is downloaded. Without the file, or with one whose SHA-256 does not begin as its name says,
+    `distance` is None and `reason` says so.
+    """
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET
+    if not weights.is_file():
+        return Lpips(None, f"LPIPS is left out: {_ALEXNET} is not in torch hub's checkpoint folder.")
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith("7be5be79"):
+        return Lpips(
+            None, f"LPIPS is left out: the hash of {_ALEXNET} begins with {digest[:8]}, not 7be5be79."
+        )
+    import lpips  # noqa: PLC0415 - loads a network; only where it is asked for
+
+    network: Any = lpips.LPIPS(net="alex", verbose=False).eval()
+
+    @torch.no_grad()
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        value: Tensor = network(a.clamp(-1.0, 1.0), b.clamp(-1.0, 1.0)).flatten()
+        return value
+
+    return Lpips(distance)
+
+
+def assign(images: Tensor, truth: Tensor) -> list[int | None]:
+    """For each true image the index of the reconstruction that stands for it, or None where there are too few.
+
+    The assignment of least total MSE (rectangular Hungarian), each reconstruction used at most once.
+    """
+    costs = (to_unit(images)[None] - to_unit(truth)[:, None]).square().flatten(2).mean(2)
+    rows, columns = linear_sum_assignment(costs.numpy())
+    chosen = dict(zip(rows.tolist(), columns.tolist(), strict=True))
+    return [chosen.get(i) for i in range(len(truth))]

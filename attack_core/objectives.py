@@ -1,0 +1,185 @@
+"""How far a candidate's gradient is from the observed one: weighted distances over chosen parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attack_core.layers import GradientHandle
+from fl_core.errors import InputError, unknown_name
+from fl_core.types import Config, Tensors, require
+
+LayerMode = Literal["uniform", "auto", "early", "early_linear", "early_strong", "early_conv"]
+
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2(Config):
+    """Sum over parameters of the squared distance (Zhu et al., NeurIPS 2019)."""
+
+    kind: Literal["l2"] = "l2"
+
+    def loss(self, terms: Terms) -> Tensor:
+        """(C,) from the inner products of all chosen parameters."""
+        return (terms.weights * terms.distance()).sum(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Config):
+    """One minus the cosine between the whole gradients (Geiping et al., NeurIPS 2020)."""
+
+    kind: Literal["cosine"] = "cosine"
+
+    def loss(self, terms: Terms) -> Tensor:
+        """See `L2.loss`."""
+        dot = (terms.weights * terms.dot()).sum(1)
+        norms = (terms.weights * terms.norm()).sum(1) * (terms.weights * terms.target_norm()).sum()
+        return 1.0 - dot / norms.clamp_min(_TINY).sqrt()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity(Config):
+    """Mean over parameters of one minus the cosine of each parameter's gradient."""
+
+    kind: Literal["sim"] = "sim"
+
+    def loss(self, terms: Terms) -> Tensor:
+        """See `L2.loss`."""
+        return (terms.weights * terms.dissimilarity()).mean(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Both(Config):
+    """Sum over parameters of `l2_weight` * squared distance + `cos_weight` * (1 - cosine)."""
+
+    kind: Literal["both"] = "both"
+    l2_weight: float = 1.0
+    cos_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.l2_weight >= 0, self, "l2_weight", "at least 0")
+        require(self.cos_weight >= 0, self, "cos_weight", "at least 0")
+
+    def loss(self, terms: Terms) -> Tensor:
+        """See `L2.loss`."""
+        mixed = self.l2_weight * terms.distance() + self.cos_weight * terms.dissimilarity()
+        return (terms.weights * mixed).sum(1)
+
+
+Objective = L2 | Cosine | Similarity | Both
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Inner products between candidates' gradients and the target, (C, P) for P chosen parameters.
+
+    Each is computed when an objective asks for it, and only then.
+    """
+
+    handles: tuple[GradientHandle, ...]
+    targets: tuple[Tensor, ...]
+    weights: Tensor
+    """(P,), with mean 1 before a parameter is left out."""
+
+    def distance(self) -> Tensor:
+        """Squared L2 distances."""
+        pairs = zip(self.handles, self.targets, strict=True)
+        return torch.stack([handle.squared_distance(target) for handle, target in pairs], dim=1)
+
+    def dot(self) -> Tensor:
+        """Inner products with the target."""
+        pairs = zip(self.handles, self.targets, strict=True)
+        return torch.stack([handle.dot(target) for handle, target in pairs], dim=1)
+
+    def norm(self) -> Tensor:
+        """Squared norms of the candidates' gradients."""
+        return torch.stack([handle.squared_norm() for handle in self.handles], dim=1)
+
+    def target_norm(self) -> Tensor:
+        """Squared norms of the target's parameters, (P,)."""
+        return torch.stack([target.square().sum() for target in self.targets])
+
+    def dissimilarity(self) -> Tensor:
+        """One minus the cosine of each parameter."""
+        return 1.0 - self.dot() / (self.norm() * self.target_norm()).clamp_min(_TINY**2).sqrt()
+
+
+def choose(tensors: Tensors, *, indices: Sequence[int] | None, names: Sequence[str] | None) -> list[str]:
+    """The parameters to match, in the model's order: by index, by substring of the name, or all.
+
+    Given both, a parameter must satisfy both. Raises `InputError` for an index out of range, a substring that
+    nothing contains, or an empty choice.
+    """
+    all_names = list(tensors)
+    for index in indices or ():
+        if not 0 <= index < len(all_names):
+            raise InputError(
+                f"Layer index {index} is out of range: the model has parameters 0 to {len(all_names) - 1}."
+            )
+    for part in names or ():
+        if not any(part in name for name in all_names):
+            raise unknown_name("layer name", part, all_names)
+    chosen = [
+        name
+        for i, name in enumerate(all_names)
+        if (indices is None or i in indices) and (names is None or any(part in name for part in names))
+    ]
+    if not chosen:
+        raise InputError("The choice of layers by index and by name leaves no parameter to match.")
+    return chosen
+
+
+def layer_weights(tensors: Tensors, mode: LayerMode | tuple[float, ...]) -> dict[str, float]:
+    """A weight for each parameter with mean 1, by mode or from explicit numbers in the model's order.
+
+    With L parameters and index i: `auto` 1/norm of the observed tensor; `early` exp(-0.08 i); `early_linear`
+    max(1 - i/(L-1), 0.01); `early_strong` exp(-0.20 i); `early_conv` 3 for convolutions in the first half, 1.5
+    for later ones, 1.2 for anything else in the first half, 0.5 for the rest.
+    """
+    count = len(tensors)
+    if isinstance(mode, tuple):
+        if len(mode) != count or any(weight < 0 for weight in mode) or not any(mode):
+            raise InputError(
+                f"layer_weights has {len(mode)} numbers: must be {count}, one for each parameter, "
+                "none negative, not all 0."
+            )
+        raw = list(mode)
+    else:
+        raw = [_raw_weight(mode, i, count, tensor) for i, tensor in enumerate(tensors.values())]
+    mean = sum(raw) / count
+    return {name: weight / mean for name, weight in zip(tensors, raw, strict=True)}
+
+
+def _raw_weight(mode: LayerMode, i: int, count: int, tensor: Tensor) -> float:
+    early = i < count / 2
+    match mode:
+        case "uniform":
+            return 1.0
+        case "auto":
+            return 1.0 / max(float(tensor.norm()), _TINY)
+        case "early":
+            return math.exp(-0.08 * i)
+        case "early_linear":
+            return max(1.0 - i / max(count - 1, 1), 0.01)
+        case "early_strong":
+            return math.exp(-0.20 * i)
+        case "early_conv":
+            if tensor.dim() == 4:
+                return 3.0 if early else 1.5
+            return 1.2 if early else 0.5
+
+
+def terms(handles: Mapping[str, GradientHandle], targets: Tensors, weights: Mapping[str, float]) -> Terms:
+    """The chosen parameters' handles, targets and weights, side by side; `weights` makes the choice."""
+    device = next(iter(targets.values())).device
+    return Terms(
+        handles=tuple(handles[name] for name in weights),
+        targets=tuple(targets[name] for name in weights),
+        weights=torch.tensor(list(weights.values()), dtype=torch.float32, device=device),
+    )

@@ -1,0 +1,1 @@
+"""Defenses as studied objects: what a client does to its update before it leaves."""

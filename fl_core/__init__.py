@@ -1,0 +1,1 @@
+"""What federated clients compute and what a server sees of it."""

@@ -1,0 +1,130 @@
+"""Captures: what the server receives of chosen victims, at the exact weights the signal was computed at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fl_core.client import gradient_update, weight_update
+from fl_core.errors import InputError
+from fl_core.models import build_model
+from fl_core.server import Federation, LocalBatch, Release
+from fl_core.threat import Fact
+from fl_core.types import ClientUpdate, ModelState, RoundRecord, Signal, Truth
+
+
+@dataclass(frozen=True, kw_only=True)
+class Victim:
+    """Whose data a signal holds.
+
+    One client and its batch `batch` of the round for `gradients` and `one_step_update`; one client for
+    `local_update`; the group of participants number `batch` for `agg_update`.
+    """
+
+    client: int
+    batch: int = 0
+
+
+def victims(
+    federation: Federation, signal: Signal, *, first_client: int, round_number: int, count: int
+) -> list[Victim]:
+    """The first `count` victims, starting with `first_client`'s first batch; no image is in two of them.
+
+    Batches: through the client's first epoch, then on to the next clients; a last, smaller batch is no victim.
+    Raises `InputError` where data or clients run out.
+    """
+    config = federation.config
+    if not 0 <= first_client < config.clients:
+        raise InputError(
+            f"Client {first_client} does not exist: there are clients 0 to {config.clients - 1}."
+        )
+    order = [(first_client + i) % config.clients for i in range(config.clients)]
+    found: list[Victim] = []
+    if signal == "agg_update":
+        for group in range(count):
+            federation.participants(round_number, first=first_client, group=group)
+            found.append(Victim(client=first_client, batch=group))
+        return found
+    for client in order:
+        images = len(federation.shares[client])
+        per_client = min(images, 1) if signal == "local_update" else images // config.local.batch_size
+        found.extend(Victim(client=client, batch=batch) for batch in range(per_client))
+    if len(found) < count:
+        raise InputError(
+            f"{count} victims were asked for, but {config.clients} clients with "
+            f"{sum(map(len, federation.shares))} images hold only {len(found)} for signal {signal!r} at "
+            f"batch size {config.local.batch_size}; use more images or fewer victims."
+        )
+    return found[:count]
+
+
+def capture(
+    federation: Federation,
+    state: ModelState,
+    *,
+    signal: Signal,
+    round_number: int,
+    victim: Victim,
+    release: Release | None = None,
+    facts: tuple[Fact, ...] = (),
+) -> tuple[RoundRecord, Truth]:
+    """One victim's signal at `state` (the global weights at the start of the round) and the truth behind it."""
+    clients = [victim.client]
+    if signal == "agg_update":
+        clients = federation.participants(round_number, first=victim.client, group=victim.batch)
+    updates: list[ClientUpdate] = []
+    seen: list[tuple[int, int, bool]] = []
+    for client in clients:
+        batches = federation.local_batches(client, round_number)
+        if signal in ("gradients", "one_step_update"):
+            batches = batches[victim.batch : victim.batch + 1]
+        update = _client_signal(federation, state, signal, client, batches)
+        updates.append(release(update, round_number) if release else update)
+        seen.extend(_images_of(client, batches))
+    record = RoundRecord(
+        signal=signal,
+        round=round_number,
+        model=federation.model,
+        state=state,
+        batch_size=federation.config.local.batch_size,
+        updates=tuple(updates),
+        facts=facts,
+    )
+    return record, _truth(federation, seen)
+
+
+def _client_signal(
+    federation: Federation,
+    state: ModelState,
+    signal: Signal,
+    client: int,
+    batches: Sequence[LocalBatch],
+) -> ClientUpdate:
+    model, local = build_model(federation.model), federation.config.local
+    loaded = [federation.load(batch) for batch in batches]
+    if signal == "gradients":
+        return gradient_update(model, state, loaded[0], local, client=client)
+    examples = len({index for batch in batches for index in batch.indices})
+    return weight_update(model, state, loaded, local, client=client, examples=examples)
+
+
+def _images_of(client: int, batches: Sequence[LocalBatch]) -> list[tuple[int, int, bool]]:
+    pairs = [
+        (client, index, flip)
+        for batch in batches
+        for index, flip in zip(batch.indices, batch.flips, strict=True)
+    ]
+    return list(dict.fromkeys(pairs))
+
+
+def _truth(federation: Federation, seen: list[tuple[int, int, bool]]) -> Truth:
+    images, labels = federation.dataset.batch([i for _, i, _ in seen], [flip for _, _, flip in seen])
+    names = federation.dataset.names
+    return Truth(
+        images=images,
+        labels=labels.to(torch.int64),
+        ids=tuple(f"{names[i]}{':flip' if flip else ''}" for _, i, flip in seen),
+        clients=tuple(client for client, _, _ in seen),
+    )

@@ -1,0 +1,108 @@
+"""What one client computes: a gradient, or local SGD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fl_core.errors import InputError
+from fl_core.models import predict
+from fl_core.types import ClientUpdate, Config, ModelState, Tensors, require
+
+Batch = tuple[Tensor, Tensor]
+"""Images (B, 3, S, S) in [-1, 1] and labels (B,) int64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTraining(Config):
+    """A client's local SGD: learning rate, momentum (fresh every round), epochs, batch size."""
+
+    lr: float = 0.01
+    momentum: float = 0.9
+    epochs: int = 1
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, self, "lr", "more than 0")
+        require(0 <= self.momentum < 1, self, "momentum", "in [0, 1)")
+        require(self.epochs >= 1, self, "epochs", "at least 1")
+        require(self.batch_size >= 1, self, "batch_size", "at least 1")
+
+
+def loss_gradient(model: nn.Module, state: ModelState, batch: Batch) -> dict[str, Tensor]:
+    """The gradient of the mean cross-entropy over one batch, by parameter name."""
+    working = _trainable(state)
+    loss = functional.cross_entropy(predict(model, working, batch[0]), batch[1])
+    gradients = torch.autograd.grad(loss, list(working.parameters.values()))
+    return dict(zip(working.parameters, gradients, strict=True))
+
+
+def train_locally(
+    model: nn.Module, state: ModelState, batches: Iterable[Batch], local: LocalTraining
+) -> tuple[ModelState, int]:
+    """The state after one SGD step on each of `batches`, in order, with fresh momentum; and how many they were."""
+    steps = 0
+    working = _trainable(state)
+    optimizer = torch.optim.SGD(list(working.parameters.values()), lr=local.lr, momentum=local.momentum)
+    for images, labels in batches:
+        optimizer.zero_grad(set_to_none=True)
+        functional.cross_entropy(predict(model, working, images), labels).backward()
+        optimizer.step()
+        steps += 1
+    return working.detached(), steps
+
+
+def gradient_update(
+    model: nn.Module, state: ModelState, batch: Batch, local: LocalTraining, *, client: int
+) -> ClientUpdate:
+    """The signal `gradients`: one batch's gradient at `state`."""
+    return ClientUpdate(
+        client=client,
+        tensors=loss_gradient(model, state, batch),
+        examples=len(batch[1]),
+        steps=1,
+        lr=local.lr,
+        momentum=local.momentum,
+    )
+
+
+def weight_update(
+    model: nn.Module,
+    state: ModelState,
+    batches: Iterable[Batch],
+    local: LocalTraining,
+    *,
+    client: int,
+    examples: int,
+) -> ClientUpdate:
+    """The signals `one_step_update` and `local_update`: new weights minus old after SGD over `batches`."""
+    after, steps = train_locally(model, state, batches, local)
+    if steps == 0:
+        raise InputError(
+            f"Client {client} holds no image, so it has no update; use fewer clients or more data."
+        )
+    return ClientUpdate(
+        client=client,
+        tensors=difference(after.parameters, state.parameters),
+        buffers=difference(after.buffers, state.buffers),
+        examples=examples,
+        steps=steps,
+        lr=local.lr,
+        momentum=local.momentum,
+    )
+
+
+def difference(after: Tensors, before: Tensors) -> dict[str, Tensor]:
+    """`after` minus `before`, tensor by tensor."""
+    return {name: after[name] - before[name] for name in after}
+
+
+def _trainable(state: ModelState) -> ModelState:
+    copy = state.detached()
+    for parameter in copy.parameters.values():
+        parameter.requires_grad_(True)
+    return copy

@@ -1,0 +1,22 @@
+"""The one exception for mistakes that a person can mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input: config, data, path, device.
+
+    The message is one line that says what is wrong, where, which value, and what would be right.
+    The command line prints it and ends with exit code 2; it never becomes a traceback.
+    """
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> InputError:
+    """An `InputError` for `name`, with the nearest valid name and the whole list of `known` ones."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return InputError(f"Unknown {what} {name!r}.{hint} Known: {', '.join(names)}.")

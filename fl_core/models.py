@@ -1,0 +1,147 @@
+"""The victims' networks by name, initialised from a generator."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from fl_core.types import Config, ModelState, require
+
+ModelName = Literal["cnn64", "lenet", "mlp", "resnet18"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Config):
+    """A network by name.
+
+    - `cnn64`: three 3x3 convolutions (64, 128, 256 channels), each with ReLU and 2x2 average pooling, then
+      fully connected to 512 and to the classes (8.76 M parameters at 64x64).
+    - `lenet`: the network of Zhu et al., Deep Leakage from Gradients (NeurIPS 2019): three 5x5 convolutions
+      of 12 channels with sigmoids, then one fully connected layer.
+    - `mlp`: pixels to 512 to 256 to the classes, ReLU.
+    - `resnet18`: torchvision's.
+
+    `batch_norm` says how BatchNorm layers behave while a client trains: `eval` normalises by the running
+    statistics and leaves them alone, `train` normalises by the batch and updates them. Models without
+    BatchNorm ignore it.
+    """
+
+    kind: ModelName = "cnn64"
+    classes: int = 2
+    image_size: int = 64
+    batch_norm: Literal["eval", "train"] = "eval"
+
+    def __post_init__(self) -> None:
+        require(self.classes >= 2, self, "classes", "at least 2")
+        require(
+            self.image_size >= 8 and self.image_size % 8 == 0, self, "image_size", "a positive multiple of 8"
+        )
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """The network without values: parameters live on the `meta` device until a `ModelState` is put in.
+
+    Its mode (train or eval) is the one that `config.batch_norm` asks for. Global random state is untouched.
+    """
+    with torch.device("meta"):
+        model = _architecture(config)
+    return model.train(config.batch_norm == "train")
+
+
+def initial_state(config: ModelConfig, generator: torch.Generator) -> ModelState:
+    """Random starting weights (float32, CPU), the same for the same generator state.
+
+    PyTorch's own defaults: uniform in +-1/sqrt(fan in) for convolutions and linear layers; He et al. (2015)
+    normal, fan out, for `resnet18`'s convolutions; uniform in +-0.5 for `lenet`, as in its paper, since
+    sigmoids pass hardly any gradient at smaller weights.
+    """
+    parameters: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    for prefix, module in build_model(config).named_modules():
+        values = _initial_values(module, config, generator)
+        for name, parameter in module.named_parameters(recurse=False):
+            value = values[name]
+            if value.shape != parameter.shape:
+                raise AssertionError(f"{prefix}.{name}: {tuple(value.shape)} for {tuple(parameter.shape)}")
+            parameters[f"{prefix}.{name}"] = value
+        for name, buffer in module.named_buffers(recurse=False):
+            fill = torch.ones if name == "running_var" else torch.zeros
+            buffers[f"{prefix}.{name}"] = fill(buffer.shape, dtype=buffer.dtype)
+    return ModelState(parameters=parameters, buffers=buffers)
+
+
+def predict(model: nn.Module, state: ModelState, images: Tensor) -> Tensor:
+    """Logits (B, classes) of `images` (B, 3, S, S) under `state`; BatchNorm in train mode changes its buffers."""
+    logits: Tensor = torch.func.functional_call(model, {**state.parameters, **state.buffers}, (images,))
+    return logits
+
+
+def _architecture(config: ModelConfig) -> nn.Module:
+    size, classes = config.image_size, config.classes
+    match config.kind:
+        case "cnn64":
+            widths = (3, 64, 128, 256)
+            layers: OrderedDict[str, nn.Module] = OrderedDict()
+            for i in range(3):
+                layers[f"conv{i + 1}"] = nn.Conv2d(widths[i], widths[i + 1], 3, padding=1)
+                layers[f"relu{i + 1}"] = nn.ReLU()
+                layers[f"pool{i + 1}"] = nn.AvgPool2d(2)
+            layers["flatten"] = nn.Flatten()
+            layers["fc1"] = nn.Linear(256 * (size // 8) ** 2, 512)
+            layers["relu4"] = nn.ReLU()
+            layers["fc2"] = nn.Linear(512, classes)
+            return nn.Sequential(layers)
+        case "lenet":
+            return nn.Sequential(
+                OrderedDict(
+                    conv1=nn.Conv2d(3, 12, 5, stride=2, padding=2),
+                    act1=nn.Sigmoid(),
+                    conv2=nn.Conv2d(12, 12, 5, stride=2, padding=2),
+                    act2=nn.Sigmoid(),
+                    conv3=nn.Conv2d(12, 12, 5, stride=1, padding=2),
+                    act3=nn.Sigmoid(),
+                    flatten=nn.Flatten(),
+                    fc=nn.Linear(12 * (size // 4) ** 2, classes),
+                )
+            )
+        case "mlp":
+            return nn.Sequential(
+                OrderedDict(
+                    flatten=nn.Flatten(),
+                    fc1=nn.Linear(3 * size * size, 512),
+                    relu1=nn.ReLU(),
+                    fc2=nn.Linear(512, 256),
+                    relu2=nn.ReLU(),
+                    fc3=nn.Linear(256, classes),
+                )
+            )
+        case "resnet18":
+            network: nn.Module = torchvision.models.resnet18(num_classes=classes)
+            return network
+
+
+def _initial_values(module: nn.Module, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
+    if isinstance(module, nn.BatchNorm2d):
+        return {"weight": torch.ones(module.num_features), "bias": torch.zeros(module.num_features)}
+    if not isinstance(module, nn.Conv2d | nn.Linear):
+        return {}
+    shape = module.weight.shape
+    fan_in = math.prod(shape[1:])
+    if config.kind == "resnet18" and isinstance(module, nn.Conv2d):
+        fan_out = shape[0] * math.prod(shape[2:])
+        return {"weight": torch.randn(shape, generator=generator) * math.sqrt(2.0 / fan_out)}
+    bound = 0.5 if config.kind == "lenet" else 1.0 / math.sqrt(fan_in)
+    values = {"weight": _uniform(shape, bound, generator)}
+    if module.bias is not None:
+        values["bias"] = _uniform(module.bias.shape, bound, generator)
+    return values
+
+
+def _uniform(shape: torch.Size, bound: float, generator: torch.Generator) -> Tensor:
+    return (torch.rand(shape, generator=generator) * 2.0 - 1.0) * bound

@@ -1,0 +1,184 @@
+"""The federation: who holds what, who takes part, FedAvg rounds, accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from fl_core.celeba import FaceDataset
+from fl_core.client import Batch, LocalTraining, weight_update
+from fl_core.errors import InputError
+from fl_core.models import ModelConfig, build_model, predict
+from fl_core.partition import IID, Partition, partition
+from fl_core.rng import generator
+from fl_core.threat import average, weighted_mean
+from fl_core.types import ClientUpdate, Config, ModelState, require
+
+Release = Callable[[ClientUpdate, int], ClientUpdate]
+"""What a client does to its update in the round of that number before it leaves: the defense."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationConfig(Config):
+    """Clients, the fraction of them that takes part in a round, planned rounds, local training, partition.
+
+    `flip` mirrors each training image with probability 1/2, anew every epoch.
+    """
+
+    clients: int = 10
+    fraction: float = 0.5
+    rounds: int = 5
+    partition: Partition = field(default_factory=IID)
+    local: LocalTraining = field(default_factory=LocalTraining)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.clients >= 1, self, "clients", "at least 1")
+        require(0 < self.fraction <= 1, self, "fraction", "in (0, 1]")
+        require(self.rounds >= 1, self, "rounds", "at least 1")
+
+    @property
+    def per_round(self) -> int:
+        """How many clients take part in a round (at least one)."""
+        return max(1, math.floor(self.fraction * self.clients))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalBatch:
+    """One local step's images: dataset indices and whether each is mirrored."""
+
+    indices: tuple[int, ...]
+    flips: tuple[bool, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundResult:
+    """A finished round: its number, the weights after it, who took part."""
+
+    round: int
+    state: ModelState
+    participants: tuple[int, ...]
+
+
+class Federation:
+    """A data set spread over clients, and everything random about their training, fixed by `seed`."""
+
+    def __init__(
+        self,
+        *,
+        config: FederationConfig,
+        model: ModelConfig,
+        dataset: FaceDataset,
+        train: Sequence[int],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.config, self.model, self.dataset, self.seed, self.device = config, model, dataset, seed, device
+        self.shares = partition(dataset.labels, train, config.clients, config.partition, seed=seed)
+
+    def participants(self, round_number: int, *, first: int | None = None, group: int = 0) -> list[int]:
+        """The clients of a round, in a random order.
+
+        `first` always takes part and leads. `group` g > 0 is the g-th disjoint set of the same size after it:
+        a stand-in for another draw of the same round. Raises `InputError` where clients run out.
+        """
+        order = torch.randperm(
+            self.config.clients, generator=generator("participants", self.seed, round_number)
+        ).tolist()
+        if first is not None:
+            order = [first, *(client for client in order if client != first)]
+        size = self.config.per_round
+        chosen = order[group * size : (group + 1) * size]
+        if len(chosen) < size:
+            raise InputError(
+                f"{self.config.clients} clients hold {self.config.clients // size} disjoint groups of {size}, "
+                f"but group {group + 1} was asked for; use more clients, a smaller fraction or fewer victims."
+            )
+        return chosen
+
+    def local_batches(self, client: int, round_number: int) -> list[LocalBatch]:
+        """A client's batches of a round, epoch after epoch, each epoch in its own random order."""
+        local = self.config.local
+        draws = generator("batches", self.seed, client, round_number)
+        share = torch.tensor(self.shares[client], dtype=torch.int64)
+        batches = []
+        for _ in range(local.epochs):
+            order = share[torch.randperm(len(share), generator=draws)].tolist()
+            coins = torch.rand(len(share), generator=draws).tolist()
+            for start in range(0, len(order), local.batch_size):
+                stop = start + local.batch_size
+                flips = tuple(self.config.flip and coin < 0.5 for coin in coins[start:stop])
+                batches.append(LocalBatch(indices=tuple(order[start:stop]), flips=flips))
+        return batches
+
+    def load(self, batch: LocalBatch) -> Batch:
+        """Images and labels of `batch` on the federation's device."""
+        images, labels = self.dataset.batch(batch.indices, batch.flips)
+        return images.to(self.device), labels.to(self.device)
+
+    def client_update(self, state: ModelState, client: int, round_number: int) -> ClientUpdate:
+        """One client's whole local training in a round, as a weight delta."""
+        return weight_update(
+            build_model(self.model),
+            state,
+            map(self.load, self.local_batches(client, round_number)),
+            self.config.local,
+            client=client,
+            examples=len(self.shares[client]),
+        )
+
+    def run(self, state: ModelState, *, rounds: int, release: Release | None = None) -> Iterator[RoundResult]:
+        """FedAvg from `state` for `rounds` rounds, each yielded when it is done.
+
+        `release` stands between a client's update and the server. Clients without images sit out.
+        """
+        for round_number in range(rounds):
+            chosen = [client for client in self.participants(round_number) if self.shares[client]]
+            if not chosen:
+                raise InputError(f"No participant of round {round_number} holds an image; use more data.")
+            updates = []
+            for client in chosen:
+                update = self.client_update(state, client, round_number)
+                updates.append(release(update, round_number) if release else update)
+            state = apply_updates(state, tuple(updates))
+            yield RoundResult(round=round_number, state=state, participants=tuple(chosen))
+
+
+def apply_updates(state: ModelState, updates: tuple[ClientUpdate, ...]) -> ModelState:
+    """The state after adding FedAvg's mean update; integer buffers take the rounded mean."""
+    mean = average(updates)
+    moved = weighted_mean(
+        [{name: value.float() for name, value in update.buffers.items()} for update in updates],
+        [update.examples for update in updates],
+    )
+    return ModelState(
+        parameters={name: value + mean[name] for name, value in state.parameters.items()},
+        buffers={name: _shifted(value, moved[name]) for name, value in state.buffers.items()},
+    )
+
+
+@torch.no_grad()
+def count_correct(
+    model: ModelConfig,
+    state: ModelState,
+    dataset: FaceDataset,
+    indices: Sequence[int],
+    *,
+    device: torch.device,
+    batch_size: int = 64,
+) -> int:
+    """How many of the images at `indices` are classified right, BatchNorm in eval mode."""
+    network = build_model(model).eval()
+    correct = 0
+    for start in range(0, len(indices), batch_size):
+        images, labels = dataset.batch(indices[start : start + batch_size])
+        logits = predict(network, state, images.to(device))
+        correct += int((logits.argmax(dim=1) == labels.to(device)).sum())
+    return correct
+
+
+def _shifted(value: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+    return value + (change if value.is_floating_point() else change.round().to(value.dtype))

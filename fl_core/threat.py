@@ -1,0 +1,148 @@
+"""What the attacker may know: facts about a defense, the threat model, and the observation it leaves.
+
+`observe` is the one place where information is removed on the way from a capture to an attack.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fl_core.errors import InputError
+from fl_core.models import ModelConfig
+from fl_core.types import ClientUpdate, Config, ModelState, RoundRecord, Signal, Tensors
+
+View = Literal["individual", "aggregate", "key_holder", "ciphertext"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """Each update was scaled to at most this L2 norm (over all tensors, in units of the released signal)."""
+
+    max_norm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Independent noise of this standard deviation was added to every released number."""
+
+    distribution: Literal["gaussian", "laplace"]
+    sigma: float
+
+
+Fact = Clip | Noise
+
+
+class NotObservable(Exception):
+    """The threat model hides what an attack would need; the trial ends as `not_observable`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreatModel(Config):
+    """An honest-but-curious server.
+
+    `view` is what it sees of the signal; unset, it is `aggregate` for `agg_update` and `individual` for the
+    others. `labels` says whether it knows the labels of the training images. `knows_defense` says whether it
+    knows which defense is in force and with which parameters.
+    """
+
+    view: View | None = None
+    labels: Literal["unknown", "known"] = "unknown"
+    knows_defense: bool = True
+
+    def view_of(self, signal: Signal) -> View:
+        """The view in force for `signal`; raises `InputError` where view and signal contradict each other."""
+        if self.view is None:
+            return "aggregate" if signal == "agg_update" else "individual"
+        needed = "aggregate" if signal == "agg_update" else "individual"
+        if self.view in ("individual", "aggregate") and self.view != needed:
+            raise InputError(
+                f"threat.view = {self.view!r} does not go with signal {signal!r}: "
+                "agg_update is seen as aggregate, every other signal as individual."
+            )
+        return self.view
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """The attacker's whole input.
+
+    `tensors` are gradients or deltas by parameter name, as `signal` says; for `agg_update` the mean over
+    `clients` participants weighted by examples. `examples` is the number of images behind them, `steps` the
+    local steps of one client, `lr` and `momentum` those of its optimizer. `labels` (N,) is there only where
+    the threat model says that they are known.
+    """
+
+    signal: Signal
+    model: ModelConfig
+    state: ModelState
+    tensors: Tensors
+    examples: int
+    clients: int
+    batch_size: int
+    steps: int
+    lr: float
+    momentum: float
+    facts: tuple[Fact, ...] = ()
+    labels: Tensor | None = None
+
+    def to(self, device: torch.device) -> Observation:
+        """The same observation with every tensor on `device`."""
+
+        def moved(tensors: Tensors) -> dict[str, Tensor]:
+            return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+        return dataclasses.replace(
+            self,
+            state=ModelState(parameters=moved(self.state.parameters), buffers=moved(self.state.buffers)),
+            tensors=moved(self.tensors),
+            labels=None if self.labels is None else self.labels.to(device),
+        )
+
+
+def observe(record: RoundRecord, threat: ThreatModel, *, labels: Tensor | None = None) -> Observation:
+    """What `threat` leaves of `record`.
+
+    `labels` (N,) are the true ones; they pass only where the threat model says that they are known. Raises
+    `NotObservable` where the server sees ciphertexts alone.
+    """
+    if threat.view_of(record.signal) == "ciphertext":
+        raise NotObservable("The server sees ciphertexts only: no number of the update reaches the attack.")
+    if threat.labels == "known" and labels is None:
+        raise ValueError("threat.labels is 'known' but no labels were passed to observe().")
+    first = record.updates[0]
+    return Observation(
+        signal=record.signal,
+        model=record.model,
+        state=record.state,
+        tensors=first.tensors if len(record.updates) == 1 else average(record.updates),
+        examples=sum(update.examples for update in record.updates),
+        clients=len(record.updates),
+        batch_size=record.batch_size,
+        steps=max(update.steps for update in record.updates),
+        lr=first.lr,
+        momentum=first.momentum,
+        facts=record.facts if threat.knows_defense else (),
+        labels=labels if threat.labels == "known" else None,
+    )
+
+
+def average(updates: tuple[ClientUpdate, ...]) -> dict[str, Tensor]:
+    """FedAvg's mean of the updates' tensors, weighted by examples (McMahan et al., AISTATS 2017)."""
+    return weighted_mean([update.tensors for update in updates], [update.examples for update in updates])
+
+
+def weighted_mean(parts: list[Mapping[str, Tensor]], weights: list[int]) -> dict[str, Tensor]:
+    """The mean of equally named tensors, weighted by non-negative integers that sum to more than 0."""
+    total = sum(weights)
+    mean: dict[str, Tensor] = {}
+    for name, value in parts[0].items():
+        mean[name] = torch.zeros_like(value)
+        for part, weight in zip(parts, weights, strict=True):
+            mean[name] += part[name] * (weight / total)
+    return mean

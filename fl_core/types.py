@@ -1,0 +1,97 @@
+"""Words that every package shares: signals, updates, records, truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+from torch import Tensor
+
+from fl_core.errors import InputError
+
+if TYPE_CHECKING:
+    from fl_core.models import ModelConfig
+    from fl_core.threat import Fact
+
+Tensors = Mapping[str, Tensor]
+Signal = Literal["gradients", "one_step_update", "local_update", "agg_update"]
+SIGNALS: tuple[Signal, ...] = get_args(Signal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of every dataclass that a YAML file can spell: wrong keys and wrong types are refused."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "strict": True}
+
+
+def require(holds: bool, owner: object, name: str, rule: str) -> None:
+    """Raise `InputError` with the field's name, its value and the rule, unless the rule holds."""
+    if not holds:
+        raise InputError(f"{type(owner).__name__}.{name} = {getattr(owner, name)!r}: must be {rule}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelState:
+    """Everything that a model's forward pass reads: parameters and buffers (BatchNorm statistics) by name."""
+
+    parameters: Tensors
+    buffers: Tensors = field(default_factory=dict)
+
+    def detached(self) -> ModelState:
+        """A copy that shares no memory and no graph with this one."""
+        return ModelState(
+            parameters={name: value.detach().clone() for name, value in self.parameters.items()},
+            buffers={name: value.detach().clone() for name, value in self.buffers.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientUpdate:
+    """What one client hands to the server.
+
+    `tensors` holds gradients (signal `gradients`) or weight deltas, new minus old (every other signal), by
+    parameter name. `buffers` holds the change of the buffers, averaged like the weights. `examples` is the
+    number of images behind it, `steps` the number of local optimizer steps, `lr` and `momentum` those steps'.
+    `clip_factor` in (0, 1] is what a clipping defense scaled it by; the client's own knowledge, never observed.
+    """
+
+    client: int
+    tensors: Tensors
+    buffers: Tensors = field(default_factory=dict)
+    examples: int
+    steps: int
+    lr: float
+    momentum: float
+    clip_factor: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """The images (N, 3, S, S) in [-1, 1] and labels (N,) behind a signal; only metrics see it.
+
+    `ids` names each image: its file, with `:flip` where augmentation mirrored it. `clients` says whose it is.
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: tuple[str, ...]
+    clients: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRecord:
+    """One capture: the exact weights that the signal was computed at, and what the clients released.
+
+    `updates` has one entry for an individual signal and one for each participant for `agg_update`.
+    `facts` is what the defenses say of themselves; the threat model decides who learns it.
+    """
+
+    signal: Signal
+    round: int
+    model: ModelConfig
+    state: ModelState
+    batch_size: int
+    updates: tuple[ClientUpdate, ...]
+    facts: tuple[Fact, ...] = ()

@@ -1,0 +1,1 @@
+"""Sweeps: configuration, studies, execution, storage, analysis, command line."""

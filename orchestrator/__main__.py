@@ -1,0 +1,5 @@
+"""`python -m orchestrator` is `gradsweep`."""
+
+from orchestrator.cli import main
+
+main()

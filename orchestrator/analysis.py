@@ -1,0 +1,220 @@
+"""From rows to conclusions: one line for each cell and attacker, with statistics over test victims."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import bootstrap
+
+from orchestrator.files import write_atomically
+from orchestrator.schema import STUDIES
+from orchestrator.store import read_rows
+
+SUCCESS_DB = 20.0
+"""PSNR from which a reconstruction counts as a success: above the best mean-image victim."""
+
+EXACT_DB = 150.0
+"""What an exact reconstruction, of infinite PSNR, counts as: about the resolution of 32-bit pixels."""
+
+_MEASURES = ("psnr", "psnr_oracle", "psnr_prior", "psnr_mean_image", "psnr_range4", "ssim", "lpips", "mse")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95% bootstrap interval; NaN bounds where fewer than two victims are there."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def summarize(folder: Path) -> pd.DataFrame:
+    """One row for each cell and attacker, over the winner's test victims, in the order of the sweep file.
+
+    Raises `InputError` where the folder holds no results.
+    """
+    rows = read_rows(folder).to_pandas()
+    winners, utilities, order = _winners(folder), _utilities(folder), _order(folder)
+    groups = {(str(cell), str(who)): group for (cell, who), group in rows.groupby(["cell", "attacker"])}
+    # Rows lie in the order in which trials finished, which differs from run to run.
+    keys = sorted(groups, key=lambda key: (order(*key), key))
+    measured, lines = {}, []
+    for cell, who in keys:
+        winner = winners.get(f"{cell}/{who}")
+        measured[cell, who] = _exact(test_rows(groups[cell, who], winner["suggestion"] if winner else None))
+        lines.append(_line(groups[cell, who], measured[cell, who], winner, utilities.get(cell)))
+    for line in lines:
+        line |= _versus_none(line, lines, measured)
+    return pd.DataFrame(lines)
+
+
+def write_summary(folder: Path, table: pd.DataFrame) -> Path:
+    """The table as `summary.parquet`."""
+    path = folder / "summary.parquet"
+    write_atomically(path, table.to_parquet(index=False))
+    return path
+
+
+def mean_interval(values: npt.NDArray[np.float64]) -> Interval:
+    """The mean of one value for each victim, and its 95% percentile-bootstrap interval (10,000 resamples)."""
+    finite = values[np.isfinite(values)]
+    if len(finite) == 0:
+        return Interval(np.nan, np.nan, np.nan)
+    mean = float(finite.mean())
+    if len(finite) < 2 or np.ptp(finite) == 0:
+        bound = mean if len(finite) >= 2 else np.nan
+        return Interval(mean, bound, bound)
+    found = bootstrap(
+        (finite,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return Interval(mean, float(found.low), float(found.high))
+
+
+def test_rows(group: pd.DataFrame, winner: int | None) -> pd.DataFrame:
+    """The rows that a conclusion rests on: test victims of the winning suggestion."""
+    tested = group[group["phase"] == "test"]
+    return tested if winner is None else tested[tested["suggestion"] == winner]
+
+
+def read_studies(folder: Path) -> pd.DataFrame:
+    """All recorded suggestions of a results folder; empty where no attacker was tuned."""
+    path = folder / "studies" / "studies.parquet"
+    return pd.read_parquet(path) if path.is_file() else STUDIES.empty_table().to_pandas()
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The lines of a table as dicts by column name."""
+    return [{str(name): value for name, value in line.items()} for line in table.to_dict("records")]
+
+
+def by_victim(tested: pd.DataFrame) -> pd.DataFrame:
+    """One line for each victim of finished attacks, ordered by victim: the mean over its images.
+
+    Images of one batch are not independent, so a victim's images count as one.
+    """
+    ok = tested[tested["status"] == "ok"]
+    return ok.groupby("victim")[[*_MEASURES, "seconds", "cpu_seconds"]].mean()
+
+
+def _exact(rows: pd.DataFrame) -> pd.DataFrame:
+    columns = ["psnr", "psnr_oracle", "psnr_prior", "psnr_mean_image", "psnr_range4"]
+    return rows.assign(**{name: rows[name].replace(np.inf, EXACT_DB) for name in columns})
+
+
+def _bounds(name: str, values: pd.Series[float]) -> dict[str, float]:
+    found = mean_interval(np.asarray(values, dtype=np.float64))
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def _versus_none(
+    line: dict[str, Any], lines: list[dict[str, Any]], measured: dict[tuple[str, str], pd.DataFrame]
+) -> dict[str, Any]:
+    """How much PSNR the same attacker loses against the undefended cell, paired by victim."""
+    against = [
+        other["cell"]
+        for other in lines
+        if other["defense"] == "none" and other["differs"] == "{}" and other["attacker"] == line["attacker"]
+    ]
+    comparable = bool(against) and line["differs"] == "{}" and line["cell"] != against[0]
+    name = against[0] if comparable else None
+    mine = by_victim(measured[line["cell"], line["attacker"]])["psnr"]
+    theirs = by_victim(measured[name, line["attacker"]])["psnr"] if name else mine * np.nan
+    return {"undefended": name, **_bounds("drop", theirs.sub(mine).dropna())}
+
+
+def _line(
+    group: pd.DataFrame,
+    tested: pd.DataFrame,
+    winner: dict[str, Any] | None,
+    utility: dict[str, Any] | None,
+) -> dict[str, Any]:
+    first = group.iloc[0]
+    ok = tested[tested["status"] == "ok"]
+    victims = by_victim(tested)
+    reached = ok["psnr"].fillna(-np.inf) >= SUCCESS_DB
+    trials = group.drop_duplicates("trial_id")
+    kept = (
+        "cell",
+        "attacker",
+        "defense",
+        "signal",
+        "view",
+        "round",
+        "epsilon",
+        "epsilon_release",
+        "delta",
+        "dp_unit",
+    )
+    return {
+        **{name: first[name] for name in kept},
+        "differs": first["differs"],
+        "n": len(victims),
+        "images": len(ok),
+        "tests": tested["trial_id"].nunique(),
+        "tests_failed": tested.loc[tested["status"] == "failed", "trial_id"].nunique(),
+        **_bounds("psnr", victims["psnr"]),
+        "psnr_worst": float(ok["psnr"].max()) if len(ok) else np.nan,
+        "success": float(reached.mean()) if len(ok) else np.nan,
+        "psnr_mean_image": float(victims["psnr_mean_image"].mean()),
+        **_bounds("gain", victims["psnr"] - victims["psnr_mean_image"]),
+        "psnr_prior": float(victims["psnr_prior"].mean()),
+        **_bounds("over_prior", victims["psnr"] - victims["psnr_prior"]),
+        "psnr_oracle": float(victims["psnr_oracle"].mean()),
+        "psnr_range4": float(victims["psnr_range4"].mean()),
+        "ssim": float(victims["ssim"].mean()),
+        "lpips": float(victims["lpips"].mean()),
+        "label_match": float(ok["label_match"].astype(float).mean()) if len(ok) else np.nan,
+        "seconds": float(victims["seconds"].mean()),
+        "cpu_seconds": float(victims["cpu_seconds"].mean()),
+        "accuracy": utility["accuracy"] if utility else np.nan,
+        "accuracy_low": utility["low"] if utility else np.nan,
+        "accuracy_high": utility["high"] if utility else np.nan,
+        "majority": utility["majority"] if utility else np.nan,
+        "diverged": bool(utility["diverged"]) if utility else None,
+        "suggestion": winner["suggestion"] if winner else None,
+        "tuning_psnr": winner["value"] if winner else np.nan,
+        "suggestions": winner["count"] if winner else 0,
+        "hyperparameters": winner["params"] if winner else "{}",
+        "trials": len(trials),
+        "trials_failed": int((trials["status"] == "failed").sum()),
+        "not_observable": int((trials["status"] == "not_observable").sum()),
+    }
+
+
+def _winners(folder: Path) -> dict[str, dict[str, Any]]:
+    winners = {}
+    for study, group in read_studies(folder).groupby("study", sort=False):
+        told = group[group["state"] == "ok"].sort_values(["value", "suggestion"], ascending=[False, True])
+        if len(told):
+            best = told.iloc[0]
+            winners[str(study)] = {
+                "suggestion": int(best["suggestion"]),
+                "value": float(best["value"]),
+                "params": str(best["params"]),
+                "count": len(group),
+            }
+    return winners
+
+
+def _utilities(folder: Path) -> dict[str, dict[str, Any]]:
+    found = {}
+    for path in sorted((folder / "utility").glob("*.json")):
+        content = json.loads(path.read_bytes())
+        found[content["cell"]] = content["result"]
+    return found
+
+
+def _order(folder: Path) -> Callable[[str, str], tuple[int, int]]:
+    """The place of a cell and attacker in the sweep file; unknown names come last."""
+    path = folder / "sweep.json"
+    config = json.loads(path.read_bytes())["config"] if path.is_file() else {"cells": [], "attackers": []}
+    cells, attackers = ([entry["name"] for entry in config[kind]] for kind in ("cells", "attackers"))
+    ranks = [{name: i for i, name in enumerate(names)} for names in (cells, attackers)]
+    return lambda cell, who: (ranks[0].get(cell, len(cells)), ranks[1].get(who, len(attackers)))

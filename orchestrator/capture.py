@@ -1,0 +1,272 @@
+"""Content-addressed captures: weights, released records and truths, computed once and kept as safetensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from defenses.chain import Chain
+from fl_core.capture import Victim, capture, victims
+from fl_core.celeba import FaceDataset
+from fl_core.errors import InputError
+from fl_core.models import ModelConfig, initial_state
+from fl_core.rng import derive_seed, generator
+from fl_core.server import Federation
+from fl_core.types import ClientUpdate, ModelState, RoundRecord, Tensors, Truth
+from orchestrator.config import SweepConfig
+from orchestrator.files import write_atomically
+from orchestrator.identity import content_hash, tensor_hash
+
+FORMAT = 1
+"""Version of what a capture's key and files mean; a change makes old captures unused."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Global weights at the start of the captured round, and their hash."""
+
+    hash: str
+    state: ModelState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capture:
+    """One victim's record and truth, with the key that they are stored under."""
+
+    key: str
+    record: RoundRecord
+    truth: Truth
+
+
+class CaptureStore:
+    """The captures of one results folder, made when they are first asked for."""
+
+    def __init__(self, folder: Path, *, device: torch.device, progress: Progress) -> None:
+        self._folder, self._device, self._progress = folder, device, progress
+        self._weights: dict[str, Weights] = {}
+
+    def source(self, settings: SweepConfig, defense: Chain, dataset: FaceDataset) -> CaptureSource:
+        """The captures of one cell: `settings` as this cell has them."""
+        federation = Federation(
+            config=settings.federation,
+            model=settings.model,
+            dataset=dataset,
+            train=dataset.split("train", settings.data.train),
+            seed=settings.seed,
+            device=self._device,
+        )
+        weights = self._trajectory(settings, defense, federation)
+        return CaptureSource(
+            folder=self._folder, settings=settings, defense=defense, federation=federation, weights=weights
+        )
+
+    def drop(self) -> None:
+        """Remove all captures from disk; they are recomputed when they are needed again."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _trajectory(self, settings: SweepConfig, defense: Chain, federation: Federation) -> Weights:
+        """The weights that `settings.capture` asks for: initial, or after so many rounds of training."""
+        rounds = settings.capture.round
+        if rounds >= settings.federation.rounds:
+            raise InputError(
+                f"capture.round = {rounds}: the federation has rounds 0 to {settings.federation.rounds - 1}."
+            )
+        defended = settings.capture.weights == "defended"
+        key = content_hash(
+            {
+                "format": FORMAT,
+                "data": federation.dataset.fingerprint,
+                "train": settings.data.train,
+                "model": settings.model,
+                "federation": settings.federation,
+                "seed": settings.seed,
+                "round": rounds,
+                "defense": defense if defended and rounds else None,
+            }
+        )
+        if key in self._weights:
+            return self._weights[key]
+        path = self._folder / "weights" / f"{key}.safetensors"
+        state = _load_state(path, settings.model)
+        if state is None:
+            state = initial_state(settings.model, generator("model", settings.seed))
+            state = _to(state, self._device)
+            planned = settings.federation.rounds
+            release = defense.release(seed=derive_seed("training", settings.seed), rounds=planned)
+            for result in federation.run(state, rounds=rounds, release=release if defended else None):
+                state = result.state
+                self._progress(f"training to the captured weights: round {result.round + 1} of {rounds}")
+            state = _to(state, torch.device("cpu"))
+            _save_state(path, state)
+        weights = Weights(hash=tensor_hash(state.parameters, state.buffers), state=state)
+        self._weights[key] = weights
+        return weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureSource:
+    """Makes one cell's captures; see `CaptureStore.source`."""
+
+    folder: Path
+    settings: SweepConfig
+    defense: Chain
+    federation: Federation
+    weights: Weights
+
+    def victims(self) -> list[Victim]:
+        """Tuning victims, then test victims: disjoint, the same for every cell that shares the settings."""
+        counts = self.settings.victims
+        return victims(
+            self.federation,
+            self.settings.capture.signal,
+            first_client=self.settings.capture.client,
+            round_number=self.settings.capture.round,
+            count=counts.tuning + counts.test,
+        )
+
+    def key(self, victim: Victim) -> str:
+        """The capture's content address."""
+        return content_hash(
+            {
+                "format": FORMAT,
+                "data": self.federation.dataset.fingerprint,
+                "train": self.settings.data.train,
+                "weights": self.weights.hash,
+                "model": self.settings.model,
+                "federation": self.settings.federation,
+                "seed": self.settings.seed,
+                "defense": self.defense,
+                "signal": self.settings.capture.signal,
+                "round": self.settings.capture.round,
+                "victim": victim,
+            }
+        )
+
+    def get(self, victim: Victim) -> Capture:
+        """The capture of `victim`, from disk where it lies there, else computed and stored."""
+        key = self.key(victim)
+        path = self.folder / key
+        if not (path / "record.json").is_file():
+            self._store(path, *self._compute(victim))
+        return Capture(key=key, record=self._read_record(path), truth=_read_truth(path))
+
+    def _compute(self, victim: Victim) -> tuple[RoundRecord, Truth]:
+        settings, rounds = self.settings, self.settings.federation.rounds
+        seed = derive_seed("capture", settings.seed, victim.batch)
+        return capture(
+            self.federation,
+            _to(self.weights.state, self.federation.device),
+            signal=settings.capture.signal,
+            round_number=settings.capture.round,
+            victim=victim,
+            release=self.defense.release(seed=seed, rounds=rounds),
+            facts=self.defense.facts(rounds=rounds),
+        )
+
+    def _store(self, path: Path, record: RoundRecord, truth: Truth) -> None:
+        tensors: dict[str, torch.Tensor] = {}
+        described: list[dict[str, Any]] = []
+        for i, update in enumerate(record.updates):
+            tensors |= {f"{i}.tensor.{name}": _stored(value) for name, value in update.tensors.items()}
+            tensors |= {f"{i}.buffer.{name}": _stored(value) for name, value in update.buffers.items()}
+            described.append(
+                {
+                    f.name: getattr(update, f.name)
+                    for f in dataclasses.fields(update)
+                    if f.name not in ("tensors", "buffers")
+                }
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        _save_tensors(path / "record.safetensors", tensors)
+        _save_tensors(path / "truth.safetensors", {"images": truth.images, "labels": truth.labels})
+        names = {"ids": list(truth.ids), "clients": list(truth.clients)}
+        write_atomically(path / "truth.json", json.dumps(names).encode())
+        # Last, because its presence says that the capture is whole.
+        write_atomically(
+            path / "record.json",
+            json.dumps(
+                {"format": FORMAT, "weights": self.weights.hash, "updates": described}, indent=1
+            ).encode(),
+        )
+
+    def _read_record(self, path: Path) -> RoundRecord:
+        described = json.loads((path / "record.json").read_bytes())["updates"]
+        tensors = load_file(path / "record.safetensors")
+        updates = []
+        for i, fields in enumerate(described):
+            updates.append(
+                ClientUpdate(
+                    tensors=_with_prefix(tensors, f"{i}.tensor."),
+                    buffers=_with_prefix(tensors, f"{i}.buffer."),
+                    **fields,
+                )
+            )
+        return RoundRecord(
+            signal=self.settings.capture.signal,
+            round=self.settings.capture.round,
+            model=self.settings.model,
+            state=self.weights.state,
+            batch_size=self.settings.federation.local.batch_size,
+            updates=tuple(updates),
+            facts=self.defense.facts(rounds=self.settings.federation.rounds),
+        )
+
+
+def _read_truth(path: Path) -> Truth:
+    tensors = load_file(path / "truth.safetensors")
+    names = json.loads((path / "truth.json").read_bytes())
+    return Truth(
+        images=tensors["images"],
+        labels=tensors["labels"],
+        ids=tuple(names["ids"]),
+        clients=tuple(names["clients"]),
+    )
+
+
+def _stored(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().cpu().contiguous()
+
+
+def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    scratch = path.with_name(f"_{path.name}")
+    save_file(tensors, scratch)
+    scratch.replace(path)
+
+
+def _save_state(path: Path, state: ModelState) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"parameter.{k}": _stored(v) for k, v in state.parameters.items()}
+    _save_tensors(path, tensors | {f"buffer.{k}": _stored(v) for k, v in state.buffers.items()})
+
+
+def _load_state(path: Path, model: ModelConfig) -> ModelState | None:
+    if not path.is_file():
+        return None
+    tensors = load_file(path)
+    like = initial_state(model, torch.Generator().manual_seed(0))
+    return ModelState(
+        parameters={name: tensors[f"parameter.{name}"] for name in like.parameters},
+        buffers={name: tensors[f"buffer.{name}"] for name in like.buffers},
+    )
+
+
+def _with_prefix(tensors: Tensors, prefix: str) -> dict[str, torch.Tensor]:
+    # safetensors sorts names; the model's own order is restored by whoever pairs them with parameters.
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _to(state: ModelState, device: torch.device) -> ModelState:
+    return ModelState(
+        parameters={name: value.to(device) for name, value in state.parameters.items()},
+        buffers={name: value.to(device) for name, value in state.buffers.items()},
+    )

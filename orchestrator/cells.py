@@ -1,0 +1,192 @@
+"""One cell of a sweep: its settings, its captures, and the columns that all its rows share."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from defenses.chain import Chain
+from fl_core.capture import Victim
+from fl_core.celeba import FaceDataset
+from fl_core.rng import derive_seed
+from orchestrator.capture import Capture, CaptureSource, CaptureStore
+from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
+from orchestrator.identity import canonical
+from orchestrator.parse import cell_settings, to_plain, with_params
+from orchestrator.schema import hp_column
+from orchestrator.space import Params
+from orchestrator.store import Row
+from orchestrator.trial import Phase, TrialResult, TrialSpec
+from orchestrator.utility import UtilityResult, UtilitySpec, utility_spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A cell that is ready to run."""
+
+    config: CellConfig
+    settings: SweepConfig
+    chain: Chain
+    dataset: FaceDataset
+    source: CaptureSource
+
+    @classmethod
+    def prepare(
+        cls, sweep: SweepConfig, config: CellConfig, dataset: FaceDataset, store: CaptureStore
+    ) -> Cell:
+        """Validate threat and victims and fix the weights; nothing is captured yet."""
+        settings = cell_settings(sweep, config)
+        settings.threat.view_of(settings.capture.signal)
+        chain = Chain(defenses=config.defense)
+        source = store.source(settings, chain, dataset)
+        cell = cls(config=config, settings=settings, chain=chain, dataset=dataset, source=source)
+        _ = cell.victims
+        return cell
+
+    @cached_property
+    def victims(self) -> list[Victim]:
+        """Tuning victims, then test victims."""
+        return self.source.victims()
+
+    @cached_property
+    def public_mean(self) -> torch.Tensor:
+        """The mean image (3, S, S) of the public faces, which are no client's."""
+        indices = self.dataset.split("test", self.settings.data.public)
+        total = torch.zeros(self.dataset.image(indices[0]).shape)
+        for index in indices:
+            total += self.dataset.image(index)
+        return total / len(indices)
+
+    @cached_property
+    def defense_name(self) -> str:
+        """The chain's mechanisms, joined by +."""
+        return "+".join(defense.kind for defense in self.chain.defenses) or "none"
+
+    def utility(self) -> UtilitySpec | None:
+        """The run that gives this cell's accuracy, where the sweep asks for one."""
+        wanted = self.settings.utility
+        if wanted is None:
+            return None
+        return utility_spec(
+            fingerprint=self.dataset.fingerprint,
+            settings=self.settings,
+            wanted=wanted,
+            defense=self.chain,
+        )
+
+    def trial(
+        self, attacker: AttackerConfig, *, phase: Phase, suggestion: int | None, params: Params, victim: int
+    ) -> TrialSpec:
+        """The trial of `attacker` with `params` on the victim at position `victim`."""
+        execution = self.settings.execution
+        final = phase == "test"
+        return TrialSpec(
+            cell=self.config.name,
+            attacker=attacker.name,
+            phase=phase,
+            suggestion=suggestion,
+            victim=victim,
+            capture=self.source.key(self.victims[victim]),
+            attack=with_params(attacker.attack, params),
+            threat=self.settings.threat,
+            # The same for every cell, attacker and suggestion: comparisons are paired by victim.
+            seed=derive_seed("trial", self.settings.seed, victim),
+            device=execution.device,
+            threads=execution.threads,
+            control=final and execution.controls,
+            lpips=final and execution.lpips,
+            images=execution.images == "all" or (final and execution.images == "test"),
+        )
+
+    @cached_property
+    def columns(self) -> Row:
+        """What every row of the cell says of its setting."""
+        settings = self.settings
+        rounds = settings.federation.rounds
+        privacy = self.chain.privacy(rounds=rounds)
+        return {
+            "sweep": settings.name,
+            "cell": self.config.name,
+            "data": f"{settings.data.kind}:{self.dataset.fingerprint}",
+            "model": settings.model.kind,
+            "weights": self.source.weights.hash,
+            "defense": self.defense_name,
+            "defense_params": canonical([to_plain(defense) for defense in self.chain.defenses]),
+            "differs": canonical(dict(self.config.differs)),
+            "threat": canonical(settings.threat),
+            "view": settings.threat.view_of(settings.capture.signal),
+            "signal": settings.capture.signal,
+            "batch_size": settings.federation.local.batch_size,
+            "round": settings.capture.round,
+            "epsilon": privacy.epsilon if privacy else None,
+            "epsilon_release": privacy.epsilon_release if privacy else None,
+            "delta": privacy.delta if privacy else None,
+            "dp_unit": privacy.unit if privacy else None,
+            "adjacency": privacy.adjacency if privacy else None,
+            "rounds": rounds,
+            "sampling_rate": privacy.sampling_rate if privacy else None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """What rows say of one capture: the victim's client, bytes that one client sent, mean clip factor."""
+
+    client: int
+    bytes_up: int
+    clip_factor: float | None
+
+    @classmethod
+    def of(cls, capture: Capture, victim: Victim) -> Released:
+        """Read off a capture."""
+        updates = capture.record.updates
+        factors = [update.clip_factor for update in updates if update.clip_factor is not None]
+        return cls(
+            client=victim.client,
+            bytes_up=sum(t.numel() * t.element_size() for t in updates[0].tensors.values()),
+            clip_factor=sum(factors) / len(factors) if factors else None,
+        )
+
+
+def rows_of(
+    cell: Cell,
+    spec: TrialSpec,
+    result: TrialResult,
+    *,
+    params: Params,
+    released: Released,
+    utility: UtilityResult | None,
+    provenance: Row,
+) -> tuple[Row, ...]:
+    """A trial's rows: one for each true image, or one with a null `image_id` where it ended without scores."""
+    common = cell.columns | provenance | dataclasses.asdict(released)
+    common |= {
+        "trial_id": spec.trial_id,
+        "study": f"{spec.cell}/{spec.attacker}",
+        "attacker": spec.attacker,
+        "phase": spec.phase,
+        "suggestion": spec.suggestion,
+        "victim": spec.victim,
+        "attack": spec.attack.kind,
+        "attack_params": json.dumps(to_plain(spec.attack), sort_keys=True),
+        "seed": spec.seed,
+        "restarts": spec.attack.restarts,
+        "accuracy": utility.accuracy if utility else None,
+    }
+    kept = ("status", "error", "match_loss", "iterations", "candidates_failed", "seconds", "cpu_seconds")
+    common |= {
+        name: getattr(result, name) for name in (*kept, "device", "peak_memory_mb", "host", "started_at")
+    }
+    common |= {hp_column(name): value for name, value in params.items()}
+    if not result.scores:
+        return (common | {"image_id": None},)
+    figures: list[dict[str, Any]] = [vars(score) for score in result.scores]
+    return tuple(
+        common | {k: v for k, v in figure.items() if k not in ("original", "reconstruction")}
+        for figure in figures
+    )

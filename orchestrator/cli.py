@@ -1,0 +1,134 @@
+"""The command line `gradsweep`: thin commands over the package."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, track
+
+from fl_core.celeba import check_celeba
+from fl_core.errors import InputError
+from fl_core.faces import write_faces
+from orchestrator import doctor as health
+from orchestrator import experiment
+from orchestrator.analysis import summarize
+from orchestrator.parse import load_sweep
+from orchestrator.plan import plan_table
+from orchestrator.progress import ConsoleReporter
+from orchestrator.report import write_report
+from orchestrator.sweep import run_sweep
+from orchestrator.tables import notes, summary_table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Gradient-inversion sweeps.",
+)
+data = typer.Typer(no_args_is_help=True, help="Face data sets in CelebA's layout.")
+app.add_typer(data, name="data")
+
+BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
+
+Folder = Annotated[Path, typer.Argument(help="Results folder.")]
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="Sweep file (YAML).")],
+    out: Annotated[Path | None, typer.Option(help="Results folder [default: results/NAME].")] = None,
+    address: Annotated[
+        str, typer.Option(help="local, serial, auto, or a Ray cluster's HOST:PORT.")
+    ] = "local",
+    override: Annotated[list[str] | None, typer.Option("--set", help="key=value with a dotted key.")] = None,
+    cells: Annotated[str, typer.Option(help="Only cells whose name matches this pattern.")] = "*",
+    dry_run: Annotated[bool, typer.Option(help="Print what would run, and end.")] = False,
+) -> None:
+    """Run a sweep, or resume it: trials that are finished in the results folder are not repeated."""
+    config = load_sweep(file, override or [])
+    console = Console()
+    if dry_run:
+        console.print(plan_table(config, cells))
+        return
+    folder = out or Path("results") / config.name
+    outcome = run_sweep(config, folder, address=address, reporter=ConsoleReporter(console), cells=cells)
+    _report(folder, console)
+    console.print(
+        f"{outcome.trials} trials, {outcome.fresh} of them run now, {outcome.failed} failed.", highlight=False
+    )
+    raise typer.Exit(SOME_FAILED if outcome.failed else 0)
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Print the summary of a results folder and write its report.html, figures and summary.parquet."""
+    _report(folder, Console())
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def run(context: typer.Context) -> None:
+    """Run one experiment (the flags of run_experiment.py; see `gradsweep run --help`)."""
+    raise typer.Exit(experiment.main(context.args))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this installation can do: devices, versions, Ray, LPIPS weights, data."""
+    Console().print(health.table())
+
+
+@data.command()
+def synth(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    num: Annotated[int, typer.Option(help="How many faces.", min=1)],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same faces.")] = 0,
+) -> None:
+    """Write synthetic faces in CelebA's layout."""
+    with Progress(console=Console(), transient=True) as bar:
+        task = bar.add_task("faces", total=num)
+        write_faces(out, num=num, seed=seed, progress=lambda done, _: bar.update(task, completed=done))
+    Console().print(f"{num} faces in {out}", highlight=False)
+
+
+@data.command()
+def check(folder: Annotated[Path, typer.Argument(help="Folder in CelebA's layout.")]) -> None:
+    """Decode every image and read both tables; print all problems at once."""
+    console = Console()
+    problems = 0
+    for problem in track(check_celeba(folder), description="checking", console=console, transient=True):
+        problems += 1
+        console.print(problem, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{problems} problems in {folder}" if problems else f"{folder} is fine", highlight=False)
+    raise typer.Exit(BAD_INPUT if problems else 0)
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one line on stderr and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except InputError as error:
+        Console(stderr=True).print(f"gradsweep: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("gradsweep: interrupted; run the same command again to resume.")
+        sys.exit(INTERRUPTED)
+
+
+def _report(folder: Path, console: Console) -> None:
+    table = summarize(folder)
+    page = write_report(folder, table)
+    console.print(summary_table(table, title=str(folder)))
+    if (table["differs"] != "{}").any():
+        console.print(
+            "* differs from the other cells in more than the defense; see the report.", highlight=False
+        )
+    console.print(f"Report: {page}", highlight=False, soft_wrap=True)

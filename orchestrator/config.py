@@ -1,0 +1,193 @@
+"""What a sweep file says: typed, validated, every unknown key refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from attack_core.matching import Matching
+from defenses.chain import AnyDefense, Chain
+from fl_core.models import ModelConfig
+from fl_core.server import FederationConfig
+from fl_core.threat import ThreatModel
+from fl_core.types import Config, Signal, require
+from orchestrator.space import Parameter
+
+Json = dict[str, object] | list[object] | str | float | int | bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Config):
+    """Where the faces come from.
+
+    `auto` takes CelebA where it lies under `root`, else synthetic faces written once under
+    `root/synthetic_faces`. Clients hold the first `train` images of the train split, accuracy is measured on
+    the first `valid` of the validation split, and the mean public image is that of the first `public` of the
+    test split: three disjoint sets. null means all.
+    """
+
+    kind: Literal["auto", "celeba", "synthetic"] = "auto"
+    root: str = "data"
+    attribute: str = "Male"
+    train: int | None = 160
+    valid: int | None = 200
+    public: int | None = 200
+    synthetic_images: int = 2000
+    synthetic_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("train", "valid", "public"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, self, name, "at least 1, or null for all")
+        require(self.synthetic_images >= 8, self, "synthetic_images", "at least 8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureConfig(Config):
+    """Which signal is captured, at the weights of which round, starting from which client.
+
+    `weights: undefended` captures on the trajectory without defenses, the same for all cells; `defended`
+    trains with the cell's own defense, and the table says so.
+    """
+
+    signal: Signal = "gradients"
+    round: int = 0
+    client: int = 0
+    weights: Literal["undefended", "defended"] = "undefended"
+
+    def __post_init__(self) -> None:
+        require(self.round >= 0, self, "round", "at least 0")
+        require(self.client >= 0, self, "client", "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimsConfig(Config):
+    """How many victims tune an attacker, and how many others conclusions rest on."""
+
+    tuning: int = 4
+    test: int = 16
+
+    def __post_init__(self) -> None:
+        require(self.tuning >= 0, self, "tuning", "at least 0")
+        require(self.test >= 1, self, "test", "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(Config):
+    """The budget of every study: how many suggestions, who makes them, and the lag that keeps them reproducible.
+
+    Suggestion n is asked when exactly the results up to n - `lag` are known. `grid` tries every combination
+    of choices instead and ignores `suggestions`.
+    """
+
+    suggestions: int = 24
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    lag: int = 4
+    startup: int = 10
+
+    def __post_init__(self) -> None:
+        require(self.suggestions >= 1, self, "suggestions", "at least 1")
+        require(self.lag >= 1, self, "lag", "at least 1")
+        require(self.startup >= 0, self, "startup", "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackerConfig(Config):
+    """An attack and which of its parameters Optuna searches, by dotted path; an empty search runs it as it is."""
+
+    name: str = "generic"
+    attack: Matching = field(default_factory=Matching)
+    search: dict[str, Parameter] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UtilityConfig(Config):
+    """The separate training run that gives a cell's accuracy: its own images, local batch size and rate.
+
+    The other settings are the federation's, its planned rounds above all, so that a privacy budget means the
+    same noise. At least 1,000 training images, or the figure would be noise.
+    """
+
+    train: int = 1000
+    batch_size: int = 10
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.train >= 1000, self, "train", "at least 1000")
+        require(self.batch_size >= 1, self, "batch_size", "at least 1")
+        require(self.lr is None or self.lr > 0, self, "lr", "more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionConfig(Config):
+    """How trials run: device, threads of one trial, processes, and what is kept.
+
+    `workers: null` fills the cluster. `threads` changes rounding and so is part of every trial's identity.
+    """
+
+    device: str = "auto"
+    threads: int = 1
+    workers: int | None = None
+    controls: bool = True
+    lpips: bool = False
+    images: Literal["test", "all", "none"] = "test"
+    keep_captures: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.threads >= 1, self, "threads", "at least 1")
+        require(self.workers is None or self.workers >= 1, self, "workers", "at least 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellConfig(Config):
+    """One row of the comparison: a name, a defense chain, and openly whatever else differs from the rest.
+
+    `differs` maps dotted paths of the sweep file (`federation.rounds`, `capture.signal`, ...) to this cell's
+    own values. The table marks such cells: they are compared with care.
+    """
+
+    name: str
+    defense: tuple[AnyDefense, ...] = ()
+    differs: dict[str, Json] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        Chain(defenses=self.defense)
+        allowed = ("data", "model", "federation", "capture", "threat", "utility")
+        for path in self.differs:
+            require(path.split(".")[0] in allowed, self, "differs", f"paths into {', '.join(allowed)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(Config):
+    """A whole experiment. Everything but `cells` and `attackers` is common to all cells."""
+
+    name: str
+    seed: int = 42
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    capture: CaptureConfig = field(default_factory=CaptureConfig)
+    threat: ThreatModel = field(default_factory=ThreatModel)
+    victims: VictimsConfig = field(default_factory=VictimsConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    utility: UtilityConfig | None = None
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    cells: tuple[CellConfig, ...] = (CellConfig(name="none"),)
+    attackers: tuple[AttackerConfig, ...] = field(default_factory=lambda: (AttackerConfig(),))
+
+    def __post_init__(self) -> None:
+        for field_name in ("cells", "attackers"):
+            names = [entry.name for entry in getattr(self, field_name)]
+            require(bool(names), self, field_name, "at least one")
+            require(len(set(names)) == len(names), self, field_name, "entries with different names")
+            require(
+                all(_plain(name) for name in names), self, field_name, "names of letters, digits, . _ and -"
+            )
+        tuned = any(attacker.search for attacker in self.attackers)
+        require(
+            not tuned or self.victims.tuning >= 1, self, "victims", "with tuning >= 1 where a search is given"
+        )
+
+
+def _plain(name: str) -> bool:
+    return bool(name) and all(ch.isalnum() or ch in "._-" for ch in name)

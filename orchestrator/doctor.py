@@ -1,0 +1,36 @@
+"""What this installation can do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from attack_core.metrics import load_lpips
+from fl_core.celeba import IMAGE_FOLDER
+from fl_core.device import pick_device
+from orchestrator.provenance import provenance
+
+
+def table() -> Table:
+    """One line for each thing that a sweep may depend on."""
+    lpips = load_lpips()
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    celeba = (Path("data") / IMAGE_FOLDER).is_dir()
+    found = Table("what", "here", show_header=False)
+    found.add_row("python", platform.python_version())
+    found.add_row("versions", str(provenance()["versions"]))
+    found.add_row("cores", str(os.cpu_count()))
+    found.add_row("cuda", torch.cuda.get_device_name() if torch.cuda.is_available() else "no")
+    found.add_row("mps", "yes" if torch.backends.mps.is_available() else "no")
+    found.add_row("device for auto", str(pick_device("auto")))
+    found.add_row("LPIPS", "yes" if lpips.distance else lpips.reason)
+    found.add_row(
+        "CelebA under data/", "yes" if celeba else "no: sweeps with data.kind auto use synthetic faces"
+    )
+    found.add_row("free disk here", f"{free:.0f} GB")
+    return found

@@ -1,0 +1,285 @@
+"""One experiment from the command line: the flags of the original project, run through the sweep's machinery."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from rich.console import Console
+
+from attack_core.inits import Init
+from attack_core.matching import EarlyStop, Matching, Preset
+from attack_core.objectives import L2, Both, Cosine, LayerMode, Objective, Similarity
+from attack_core.optimizers import OptimizerName, Schedule
+from defenses.dp import DPUpdate
+from fl_core.client import LocalTraining
+from fl_core.device import DEVICES
+from fl_core.errors import InputError, unknown_name
+from fl_core.server import FederationConfig
+from fl_core.threat import ThreatModel
+from orchestrator.config import (
+    AttackerConfig,
+    CaptureConfig,
+    CellConfig,
+    DataConfig,
+    ExecutionConfig,
+    SweepConfig,
+    VictimsConfig,
+)
+from orchestrator.files import write_atomically
+from orchestrator.outputs import write_outputs
+from orchestrator.progress import ConsoleReporter
+from orchestrator.sweep import run_sweep
+
+LABELS = ("auto", "idlg", "optimize", "known")
+SOURCES = ("gradients", "one_step_update", "local_update", "agg_update")
+
+
+def _flag(default: Any, text: str, **options: Any) -> Any:
+    """A dataclass field that carries its flag's help text and argparse options."""
+    return field(default=default, metadata={"help": text, **options})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Every flag of `run_experiment.py` with its default, in the order of `--help`."""
+
+    data_root: str = _flag("data", "folder in CelebA's layout; without one, synthetic faces are used")
+    target_attr: str = _flag("Male", "attribute to classify")
+    victims: int = _flag(1, "how many victims, each attacked alone", type=int)
+    device: str = _flag("auto", "where to compute", choices=DEVICES)
+    seed: int = _flag(42, "fixes everything random", type=int)
+    out_dir: str | None = _flag(None, "results folder [results/baseline_TIMESTAMP]")
+    save_config: bool = _flag(False, "accepted as before; config.json is always written")
+    num_clients: int = _flag(10, "clients", type=int)
+    batch_size: int = _flag(1, "images in one local step", type=int)
+    data_subset: int = _flag(200, "images in all; a fifth of them is for validation", type=int)
+    num_rounds: int = _flag(5, "federated rounds", type=int)
+    local_epochs: int = _flag(1, "epochs of local training", type=int)
+    client_lr: float = _flag(0.01, "client learning rate", type=float)
+    client_momentum: float = _flag(0.9, "client momentum", type=float)
+    no_augment: bool = _flag(False, "no random mirroring of training images")
+    capture_client: int = _flag(0, "the client whose first batch is the first victim", type=int)
+    capture_round: int | None = _flag(None, "round to capture [the last]", type=int)
+    attack_source: str = _flag("gradients", "the captured signal", choices=SOURCES)
+    attack_iterations: int = _flag(2000, "iterations", type=int)
+    attack_lr: float = _flag(0.1, "learning rate", type=float)
+    tv_weight: float = _flag(0.001, "weight of total variation", type=float)
+    attack_optimizer: str = _flag("adam", "optimizer", choices=get_args(OptimizerName))
+    attack_restarts: int = _flag(1, "restarts, run together", type=int)
+    attack_batch: int = _flag(1, "images to reconstruct from one signal", type=int)
+    label_strategy: str = _flag("auto", "how labels are found", choices=LABELS)
+    compute_lpips: bool = _flag(False, "LPIPS too, where its weights are at hand")
+    lr_schedule: str = _flag("none", "learning-rate schedule", choices=get_args(Schedule))
+    early_stop: bool = _flag(False, "stop a restart that no longer improves")
+    patience: int = _flag(500, "iterations without improvement before stopping", type=int)
+    min_delta: float = _flag(1e-4, "least improvement that counts", type=float)
+    fft_init: bool = _flag(False, "start from 1/f noise")
+    preset: str = _flag("none", "TV weight and clamp together", choices=get_args(Preset))
+    match_metric: str = _flag("l2", "matching objective", choices=("l2", "cosine", "both", "sim"))
+    l2_weight: float = _flag(1.0, "weight of L2 in 'both'", type=float)
+    cos_weight: float = _flag(1.0, "weight of cosine in 'both'", type=float)
+    use_layers: tuple[str, ...] = _flag(("all",), "indices of the parameters to match, or all", nargs="+")
+    select_by_name: tuple[str, ...] | None = _flag(
+        None, "match parameters whose name contains one of these", nargs="+"
+    )
+    layer_weights: tuple[str, ...] = _flag(
+        ("uniform",), "a mode, or one number for each parameter", nargs="+"
+    )
+    no_heatmap: bool = _flag(False, "leave the row of error maps out of the picture")
+    dp_epsilon: float | None = _flag(None, "differential privacy of one release: epsilon [off]", type=float)
+    dp_delta: float = _flag(1e-5, "delta", type=float)
+    dp_max_norm: float = _flag(1.0, "L2 norm that updates are clipped to", type=float)
+    use_he: bool = _flag(False, "homomorphic encryption")
+    he_scheme: str = _flag("ckks", "encryption scheme", choices=("ckks", "paillier"))
+    he_bits: int | None = _flag(None, "Paillier key size [2048]", type=int)
+    he_precision: int | None = _flag(None, "Paillier fixed-point factor [1000000]", type=int)
+
+    def sweep(self) -> SweepConfig:
+        """The same experiment as a sweep of one cell with a fixed attacker."""
+        self._check_encryption()
+        if self.data_subset < 5:
+            raise InputError(
+                f"--data-subset {self.data_subset}: must be at least 5, a fifth is for validation."
+            )
+        valid = self.data_subset // 5
+        return SweepConfig(
+            name="experiment",
+            seed=self.seed,
+            data=DataConfig(
+                root=self.data_root, attribute=self.target_attr, train=self.data_subset - valid, valid=valid
+            ),
+            federation=FederationConfig(
+                clients=self.num_clients,
+                rounds=self.num_rounds,
+                flip=not self.no_augment,
+                local=LocalTraining(
+                    lr=self.client_lr,
+                    momentum=self.client_momentum,
+                    epochs=self.local_epochs,
+                    batch_size=self.batch_size,
+                ),
+            ),
+            capture=CaptureConfig(
+                signal=self.attack_source,  # type: ignore[arg-type]  # argparse checked the choice
+                round=self.num_rounds - 1 if self.capture_round is None else self.capture_round,
+                client=self.capture_client,
+            ),
+            threat=ThreatModel(labels="known" if self.label_strategy == "known" else "unknown"),
+            victims=VictimsConfig(tuning=0, test=self.victims),
+            execution=ExecutionConfig(
+                device=self.device, controls=False, lpips=self.compute_lpips, keep_captures=False
+            ),
+            cells=(CellConfig(name="experiment", defense=self._defense()),),
+            attackers=(AttackerConfig(name="matching", attack=self.attack()),),
+        )
+
+    def attack(self) -> Matching:
+        """The attack that the flags describe."""
+        init: Init = "fourier" if self.fft_init else "normal"
+        return Matching(
+            iterations=self.attack_iterations,
+            restarts=self.attack_restarts,
+            optimizer=self.attack_optimizer,  # type: ignore[arg-type]
+            lr=self.attack_lr,
+            schedule=self.lr_schedule,  # type: ignore[arg-type]
+            objective=self._objective(),
+            tv_weight=self.tv_weight,
+            # No preset is the clamp of +-2; the preset called none is what `--preset none` asks for by name.
+            preset=None if self.preset == "none" else self.preset,  # type: ignore[arg-type]
+            early_stop=EarlyStop(patience=self.patience, min_delta=self.min_delta)
+            if self.early_stop
+            else None,
+            init=init,
+            layers=_indices(self.use_layers),
+            layer_names=_split(self.select_by_name) if self.select_by_name else None,
+            layer_weights=_weights(self.layer_weights),
+            labels=self.label_strategy,  # type: ignore[arg-type]
+            images=self.attack_batch,
+        )
+
+    def _objective(self) -> Objective:
+        match self.match_metric:
+            case "cosine":
+                return Cosine()
+            case "sim":
+                return Similarity()
+            case "both":
+                return Both(l2_weight=self.l2_weight, cos_weight=self.cos_weight)
+            case _:
+                return L2()
+
+    def _defense(self) -> tuple[DPUpdate, ...]:
+        if self.dp_epsilon is None:
+            return ()
+        return (
+            DPUpdate(
+                epsilon=self.dp_epsilon, delta=self.dp_delta, max_norm=self.dp_max_norm, budget="release"
+            ),
+        )
+
+    def _check_encryption(self) -> None:
+        if self.he_scheme == "ckks":
+            for flag, value in (("--he-bits", self.he_bits), ("--he-precision", self.he_precision)):
+                if value is not None:
+                    raise InputError(
+                        f"{flag} {value} goes with --he-scheme paillier; ckks has no such setting."
+                    )
+        if self.use_he:
+            raise InputError(
+                "--use-he is not built yet: homomorphic encryption comes with the other defenses."
+            )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """A parser with one flag for each field of `Experiment`."""
+    built = _Parser(
+        prog="gradsweep run",
+        description="Capture one federated signal, invert it, and write picture, metrics and a results folder.",
+        allow_abbrev=False,
+    )
+    for entry in dataclasses.fields(Experiment):
+        options = dict(entry.metadata)
+        text = options.pop("help")
+        if entry.default is False:
+            options["action"] = "store_true"
+        shown = "" if entry.default in (None, False) else f" [{_shown(entry.default)}]"
+        built.add_argument(
+            f"--{entry.name.replace('_', '-')}",
+            default=entry.default,
+            help=f"{text}{shown}".replace("%", "%%"),
+            **options,
+        )
+    return built
+
+
+def parse(arguments: Sequence[str]) -> Experiment:
+    """Flags to an experiment; raises `InputError` for anything unknown or malformed."""
+    values: dict[str, Any] = vars(parser().parse_args(list(arguments)))
+    lists_to_tuples: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
+    }
+    return Experiment(**lists_to_tuples)
+
+
+def run(experiment: Experiment, console: Console) -> int:
+    """Run it, write its outputs, print its figures; the exit code."""
+    folder = Path(experiment.out_dir or f"results/baseline_{datetime.now():%Y%m%d_%H%M%S}")
+    config = experiment.sweep()
+    outcome = run_sweep(config, folder, address="serial", reporter=ConsoleReporter(console))
+    arguments = dataclasses.asdict(experiment) | {"out_dir": str(folder)}
+    write_atomically(folder / "config.json", json.dumps(arguments, indent=2).encode())
+    write_outputs(folder, heatmap=not experiment.no_heatmap, lpips=experiment.compute_lpips, console=console)
+    return 1 if outcome.failed else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`run_experiment.py` and `gradsweep run`: bad input ends with one line and exit code 2."""
+    try:
+        return run(parse(sys.argv[1:] if arguments is None else arguments), Console())
+    except InputError as error:
+        Console(stderr=True).print(f"gradsweep: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 2
+
+
+def _split(words: Sequence[str]) -> tuple[str, ...]:
+    """Words given apart or joined by commas."""
+    return tuple(part for word in words for part in word.split(",") if part)
+
+
+def _indices(words: Sequence[str]) -> tuple[int, ...] | None:
+    parts = _split(words)
+    if parts == ("all",):
+        return None
+    for part in parts:
+        if not part.isdigit():
+            raise InputError(f"--use-layers {part!r}: must be parameter indices such as 0 1 2, or all.")
+    return tuple(int(part) for part in parts)
+
+
+def _weights(words: Sequence[str]) -> LayerMode | tuple[float, ...]:
+    parts = _split(words)
+    modes: tuple[LayerMode, ...] = get_args(LayerMode)
+    for mode in modes:
+        if parts == (mode,):
+            return mode
+    try:
+        return tuple(float(part) for part in parts)
+    except ValueError:
+        raise unknown_name("--layer-weights", " ".join(parts), modes) from None
+
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

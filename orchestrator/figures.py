@@ -1,0 +1,212 @@
+"""The report's figures as PNG bytes, in a light and a dark version."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from orchestrator.analysis import SUCCESS_DB, records
+
+_MARKERS = "oDs^vP*X"
+_DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of one version of the figures."""
+
+    name: str
+    paper: str
+    ink: str
+    muted: str
+    grid: str
+    control: str
+    colours: tuple[str, ...]
+
+
+LIGHT = Theme(
+    "light",
+    "#ffffff",
+    "#1b2733",
+    "#5b6875",
+    "#dfe4e9",
+    "#c2410c",
+    ("#0b6bcb", "#1a7f5a", "#8e4bb8", "#c0265f", "#8a6d00", "#5b4a3f", "#3f6b8a", "#5c7a1f"),
+)
+DARK = Theme(
+    "dark",
+    "#151c23",
+    "#e6ebf0",
+    "#9aa7b4",
+    "#2c3741",
+    "#fb923c",
+    ("#6cb2ff", "#5fd3a5", "#cf9bf2", "#f58bb0", "#e0d04c", "#cbb6a6", "#93bcd8", "#b3d16a"),
+)
+THEMES = (LIGHT, DARK)
+
+
+def psnr_figure(table: pd.DataFrame, victims: Mapping[tuple[str, str], pd.DataFrame], theme: Theme) -> bytes:
+    """PSNR of every test victim, with mean and interval, beside the controls; one band for each line."""
+    figure, axes = _canvas(1.25 + 0.5 * len(table), theme)
+    cells = list(dict.fromkeys(table["cell"]))
+    for i, line in enumerate(records(table)):
+        values = victims[line["cell"], line["attacker"]]
+        colour = theme.colours[cells.index(line["cell"]) % len(theme.colours)]
+        spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(len(values))
+        axes.scatter(values["psnr"], i + spread, s=20, color=colour, alpha=0.55, linewidths=0, zorder=3)
+        _interval(axes, line, i, theme)
+        _tick(axes, values["psnr_mean_image"].mean(), i, theme.control, "-")
+        _tick(axes, values["psnr_prior"].mean(), i, theme.muted, ":")
+    axes.axvline(SUCCESS_DB, color=theme.ink, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
+    names = [f"{line['cell']} / {line['attacker']}" for line in records(table)]
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel("PSNR (dB), one dot per test victim", color=theme.muted)
+    axes.grid(axis="x", color=theme.grid, linewidth=0.7)
+    _legend(figure, _psnr_keys(theme), theme, columns=2)
+    return _png(figure)
+
+
+def utility_figure(table: pd.DataFrame, theme: Theme) -> bytes:
+    """Accuracy against mean PSNR, with intervals of both; for lines that have both."""
+    figure, axes = _canvas(3.9, theme)
+    shown = table[table["accuracy"].notna() & table["psnr"].notna()]
+    cells, attackers = list(dict.fromkeys(table["cell"])), list(dict.fromkeys(table["attacker"]))
+    keys: list[tuple[Line2D, str]] = []
+    for line in records(shown):
+        colour = theme.colours[cells.index(line["cell"]) % len(theme.colours)]
+        marker = _MARKERS[attackers.index(line["attacker"]) % len(_MARKERS)]
+        axes.errorbar(
+            line["psnr"],
+            100 * line["accuracy"],
+            xerr=_arms(line, "psnr", 1.0),
+            yerr=_arms(line, "accuracy", 100.0),
+            fmt=marker,
+            color=colour,
+            markersize=7,
+            elinewidth=1.1,
+            capsize=2.5,
+            markerfacecolor=theme.paper if line["diverged"] is True else colour,
+        )
+        ended = " (diverged)" if line["diverged"] is True else ""
+        key = Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6)
+        keys.append((key, f"{line['cell']} / {line['attacker']}{ended}"))
+    for share in sorted(set(shown["majority"].round(6))):
+        axes.axhline(100 * share, color=theme.control, linewidth=1.2, zorder=1)
+    keys.append((Line2D([], [], color=theme.control), "majority class"))
+    axes.set_xlabel("mean PSNR of the attack (dB): further left leaks less", color=theme.muted)
+    axes.set_ylabel("accuracy (%)", color=theme.muted)
+    axes.grid(color=theme.grid, linewidth=0.7)
+    _legend(figure, keys, theme, columns=2)
+    return _png(figure)
+
+
+def history_figure(studies: pd.DataFrame, cells: Sequence[str], theme: Theme) -> bytes:
+    """Tuning PSNR of every suggestion and the best so far, by study; failed suggestions stand on the axis.
+
+    `cells` gives each cell the colour that it has in the other figures.
+    """
+    figure, axes = _canvas(3.8, theme)
+    names = sorted(set(studies["study"]), key=lambda name: cells.index(name.partition("/")[0]))
+    attackers = list(dict.fromkeys(name.partition("/")[2] for name in names))
+    keys = []
+    for name in names:
+        cell, _, attacker = name.partition("/")
+        colour = theme.colours[cells.index(cell) % len(theme.colours)]
+        dash = _DASHES[attackers.index(attacker) % len(_DASHES)]
+        told = studies[(studies["study"] == name) & studies["state"].isin(["ok", "failed"])]
+        told = told.sort_values("suggestion")
+        number, value = told["suggestion"], told["value"].astype(float)
+        axes.scatter(number, value, s=14, color=colour, alpha=0.45, linewidths=0, zorder=2)
+        axes.step(number, value.cummax().ffill(), where="post", color=colour, linestyle=dash, linewidth=1.6)
+        lost = number[value.isna()]
+        if len(lost):
+            floor = axes.get_xaxis_transform()
+            axes.scatter(lost, [0.02] * len(lost), marker="x", s=18, color=colour, transform=floor)
+        keys.append((Line2D([], [], color=colour, linestyle=dash), name.replace("/", " / ")))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("suggestion", color=theme.muted)
+    axes.set_ylabel("PSNR on tuning victims (dB)", color=theme.muted)
+    axes.grid(color=theme.grid, linewidth=0.7)
+    _legend(figure, keys, theme, columns=2)
+    return _png(figure)
+
+
+def _psnr_keys(theme: Theme) -> list[tuple[Line2D, str]]:
+    return [
+        (Line2D([], [], color=theme.muted, marker="o", linestyle="", markersize=4.5), "test victim"),
+        (Line2D([], [], color=theme.ink, marker="D", markersize=4.5), "mean, 95% interval"),
+        (Line2D([], [], color=theme.control, linewidth=2), "mean public image"),
+        (Line2D([], [], color=theme.muted, linewidth=2, linestyle=":"), "same attack on noise"),
+        (Line2D([], [], color=theme.ink, linewidth=1, linestyle=(0, (5, 3))), f"{SUCCESS_DB:.0f} dB"),
+    ]
+
+
+def _canvas(height: float, theme: Theme) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.2, height), dpi=200, facecolor=theme.paper, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_facecolor(theme.paper)
+    axes.tick_params(colors=theme.ink, labelsize=9, length=0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(theme.grid)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _interval(axes: Axes, line: Mapping[str, Any], y: float, theme: Theme) -> None:
+    axes.errorbar(
+        line["psnr"],
+        y,
+        xerr=_arms(line, "psnr", 1.0),
+        fmt="D",
+        color=theme.ink,
+        markersize=4.5,
+        elinewidth=1.6,
+        capsize=3,
+        zorder=4,
+    )
+
+
+def _arms(line: Mapping[str, Any], name: str, scale: float) -> list[list[float]] | None:
+    """The lengths of an interval's two sides; None where it has none, which leaves the bare marker."""
+    low, high = line[f"{name}_low"], line[f"{name}_high"]
+    if not np.isfinite([low, high]).all():
+        return None
+    return [[scale * max(0.0, line[name] - low)], [scale * max(0.0, high - line[name])]]
+
+
+def _tick(axes: Axes, x: float, y: int, colour: str, style: str) -> None:
+    if np.isfinite(x):
+        axes.plot([x, x], [y - 0.34, y + 0.34], color=colour, linewidth=2, linestyle=style, zorder=2)
+
+
+def _legend(figure: Figure, keys: Iterable[tuple[Line2D, str]], theme: Theme, *, columns: int) -> None:
+    handles, labels = zip(*keys, strict=True)
+    # A leading space: matplotlib would leave out a label that begins with _.
+    legend = figure.legend(
+        list(handles),
+        [f" {label}" for label in labels],
+        loc="outside lower left",
+        ncols=columns,
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=theme.ink,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,52 @@
+"""Whose results a folder holds: the resolved config in `sweep.json`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fl_core.errors import InputError
+from orchestrator.config import SweepConfig
+from orchestrator.files import write_atomically
+from orchestrator.parse import to_plain
+
+FORMAT = 1
+
+
+def claim_folder(out: Path, config: SweepConfig) -> None:
+    """Note the config in the folder, or check that the folder is this config's.
+
+    More suggestions, more test victims and other workers extend a sweep; anything else needs a new folder.
+    """
+    path = out / "sweep.json"
+    plain = to_plain(config)
+    if path.is_file():
+        there = json.loads(path.read_bytes())
+        if there.get("format") != FORMAT:
+            raise InputError(
+                f"{path} has format {there.get('format')}, this gradsweep writes {FORMAT}; use another --out."
+            )
+        different = _first_difference(_fixed(there["config"]), _fixed(plain))
+        if different:
+            raise InputError(f"{out} holds another sweep: {different}; use another --out.")
+    write_atomically(path, json.dumps({"format": FORMAT, "config": plain}, indent=1).encode())
+
+
+def _fixed(plain: dict[str, Any]) -> dict[str, Any]:
+    copy: dict[str, Any] = json.loads(json.dumps(plain))
+    copy["study"].pop("suggestions")
+    copy["victims"].pop("test")
+    copy["execution"].pop("workers")
+    copy["execution"].pop("keep_captures")
+    return copy
+
+
+def _first_difference(old: Any, new: Any, path: str = "") -> str | None:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            found = _first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            if found:
+                return found
+        return None
+    return None if old == new else f"{path} was {json.dumps(old)} and is now {json.dumps(new)}"

@@ -1,0 +1,38 @@
+"""Content addresses: the hash of a value's canonical JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+import torch
+
+from fl_core.types import Tensors
+
+
+def canonical(value: object) -> str:
+    """JSON with sorted keys and no spaces; dataclasses become objects. Raises `TypeError` for anything else."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain, allow_nan=False)
+
+
+def content_hash(value: object) -> str:
+    """The first 20 hexadecimal digits of the SHA-256 of `canonical(value)`."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:20]
+
+
+def tensor_hash(*groups: Tensors) -> str:
+    """A hash of names, shapes, types and bytes of tensors on the CPU."""
+    digest = hashlib.sha256()
+    for tensors in groups:
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+            digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:20]
+
+
+def _plain(value: object) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    raise TypeError(f"{type(value).__name__} has no canonical JSON")

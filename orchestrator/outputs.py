@@ -1,0 +1,139 @@
+"""The files of a single experiment: the picture and the metrics."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from attack_core.metrics import load_lpips
+from orchestrator.analysis import mean_interval
+from orchestrator.files import write_atomically
+from orchestrator.store import read_images, read_rows
+from orchestrator.tables import interval, number
+
+PICTURE, METRICS = "baseline_attack_result.png", "metrics.txt"
+
+_SHOWN = 8
+"""At most so many images side by side in the picture."""
+
+
+def write_outputs(folder: Path, *, heatmap: bool, lpips: bool, console: Console) -> None:
+    """Write the picture and `metrics.txt`, and print one line for each victim and their mean."""
+    rows = read_rows(folder).to_pandas().sort_values("victim", kind="stable")
+    reason = load_lpips().reason if lpips else "LPIPS was not asked for (--compute-lpips)."
+    write_atomically(folder / METRICS, _metrics_text(rows, reason).encode())
+    pairs = _pairs(rows, read_images(folder).to_pandas())
+    if pairs:
+        write_atomically(folder / PICTURE, _picture(pairs, heatmap=heatmap))
+    console.print(_table(rows))
+    if lpips and reason:
+        console.print(reason, highlight=False, soft_wrap=True)
+    for name in (PICTURE, METRICS, "config.json", "trials"):
+        if (folder / name).exists():
+            console.print(f"{folder / name}", highlight=False, soft_wrap=True)
+
+
+def _metrics_text(rows: pd.DataFrame, lpips_reason: str) -> str:
+    """`Name: value` lines: means over victims, and what they rest on."""
+    ok = rows[(rows["status"] == "ok") & rows["psnr"].notna()]
+    if ok.empty:
+        return f"Status: {rows['status'].iloc[0]}\nError: {rows['error'].iloc[0]}\n"
+    lpips = ok["lpips"].mean()
+    lines = {
+        "MSE": f"{ok['mse'].mean():.6f}",
+        "PSNR": f"{ok['psnr'].mean():.4f}",
+        "SSIM": f"{ok['ssim'].mean():.4f}",
+        "LPIPS": f"{lpips:.4f}" if pd.notna(lpips) else f"n/a ({lpips_reason})",
+        "LabelMatch": f"{ok['label_match'].astype(float).mean():.4f}",
+        "PSNR_MeanImage": f"{ok['psnr_mean_image'].mean():.4f}",
+        "PSNR_Range4": f"{ok['psnr_range4'].mean():.4f}",
+        "Images": f"{len(ok)} of {len(rows)}",
+    }
+    return "".join(f"{name}: {value}\n" for name, value in lines.items())
+
+
+def _table(rows: pd.DataFrame) -> Table:
+    shown = Table(
+        "victim", "image", "PSNR dB", "mean image", "SSIM", "LPIPS", "label", "seconds", "CPU-s", "status"
+    )
+    for row in rows.to_dict("records"):
+        shown.add_row(
+            str(row["victim"]),
+            str(row["image_id"] or "-"),
+            number(row["psnr"], 2),
+            number(row["psnr_mean_image"], 2),
+            number(row["ssim"], 3),
+            number(row["lpips"], 3),
+            {True: "right", False: "wrong"}.get(row["label_match"], "-"),
+            number(row["seconds"]),
+            number(row["cpu_seconds"]),
+            str(row["status"]) if not row["error"] else f"{row['status']}: {row['error']}",
+        )
+    means = (
+        rows[rows["status"] == "ok"]
+        .groupby("victim")[["psnr", "psnr_mean_image", "ssim", "cpu_seconds"]]
+        .mean()
+    )
+    if len(means) > 1:
+        psnr = mean_interval(means["psnr"].to_numpy(float))
+        shown.add_section()
+        shown.add_row(
+            "mean",
+            f"worst {number(rows['psnr'].max(), 2)}",
+            interval(psnr.mean, psnr.low, psnr.high),
+            number(means["psnr_mean_image"].mean(), 2),
+            number(means["ssim"].mean(), 3),
+            "",
+            "",
+            "",
+            number(means["cpu_seconds"].mean()),
+            f"n={len(means)}, 95% interval",
+        )
+    return shown
+
+
+def _pairs(rows: pd.DataFrame, images: pd.DataFrame) -> list[tuple[float, Any, Any]]:
+    """PSNR, original and reconstruction (H, W, 3) in [0, 1] of the first images that have both."""
+    merged = rows.merge(images, on=["trial_id", "image_id"], how="inner")
+    found = [
+        (row["psnr"], _decode(row["original"]), _decode(row["reconstruction"]))
+        for row in merged.to_dict("records")
+        if row["original"] is not None and row["reconstruction"] is not None
+    ]
+    return found[:_SHOWN]
+
+
+def _decode(picture: dict[str, Any]) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(io.BytesIO(picture["bytes"])).convert("RGB"), dtype=np.float32) / 255.0
+
+
+def _picture(pairs: list[tuple[float, Any, Any]], *, heatmap: bool) -> bytes:
+    """Original above reconstruction above error map, one column for each image, as PNG bytes."""
+    names = ["original", "reconstruction", "mean |error|"][: 3 if heatmap else 2]
+    figure = Figure(figsize=(2.0 * len(pairs) + 1.0, 2.1 * len(names)), layout="constrained")
+    axes = figure.subplots(len(names), len(pairs), squeeze=False)
+    for column, (psnr, original, reconstruction) in enumerate(pairs):
+        error = np.abs(original - reconstruction).mean(axis=2)
+        axes[0, column].imshow(original)
+        axes[1, column].imshow(reconstruction)
+        axes[1, column].set_title(f"{psnr:.1f} dB", fontsize=9)
+        if heatmap:
+            drawn = axes[2, column].imshow(error, cmap="inferno", vmin=0.0, vmax=0.25)
+            if column == len(pairs) - 1:
+                figure.colorbar(drawn, ax=axes[2, column], fraction=0.05)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    for name, axis in zip(names, axes[:, 0], strict=True):
+        axis.set_ylabel(name, fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()

@@ -1,0 +1,183 @@
+"""From YAML text to a validated sweep, with errors that name the place and the nearest valid name."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from attack_core.matching import Matching
+from fl_core.errors import InputError
+from orchestrator.config import CellConfig, SweepConfig
+from orchestrator.space import Params
+
+T = TypeVar("T")
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
+    """The sweep in a YAML 1.2 file, after `key=value` overrides with dotted keys and YAML values.
+
+    Raises `InputError` for a missing file, bad YAML, unknown keys, wrong types, values out of range, and search
+    spaces that do not fit their attack.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read the sweep file {path}: {error}.") from error
+    tree = _yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: a sweep file is a mapping of settings, not {type(tree).__name__}.")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {override!r}: must be key=value, such as study.suggestions=8.")
+        put(tree, key, _yaml(value, f"--set {key}"), where="--set")
+    sweep = build(SweepConfig, tree, where=str(path))
+    for cell in sweep.cells:
+        cell_settings(sweep, cell)
+    for attacker in sweep.attackers:
+        _check_search(attacker.attack, attacker.search, where=f"{path}: attackers.{attacker.name}.search")
+    return sweep
+
+
+def build(kind: type[T], tree: object, *, where: str) -> T:
+    """`tree` (plain data) as a `kind`; raises `InputError` with the first thing that is wrong in it."""
+    try:
+        text = json.dumps(tree)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}.") from error
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_explain(kind, tree, error)}") from error
+
+
+def to_plain(config: object) -> Any:
+    """A config dataclass as plain JSON data, such that `build` gives it back."""
+    return json.loads(TypeAdapter(type(config)).dump_json(config))
+
+
+def put(tree: dict[str, Any], dotted: str, value: object, *, where: str) -> None:
+    """Set `tree[a][b]` for the key `a.b`; numbers index lists; missing mappings are made."""
+    *parents, last = dotted.split(".")
+    node: Any = tree
+    for part in parents:
+        if isinstance(node, list):
+            node = node[_index(node, part, dotted, where)]
+        elif isinstance(node, dict):
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+    if isinstance(node, list):
+        node[_index(node, last, dotted, where)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise InputError(f"{where} {dotted}: {'.'.join(parents)} is a value, not a group of settings.")
+
+
+def cell_settings(sweep: SweepConfig, cell: CellConfig) -> SweepConfig:
+    """The sweep as this one cell has it: its `differs` applied to the common settings."""
+    if not cell.differs:
+        return sweep
+    tree = to_plain(sweep)
+    for path, value in cell.differs.items():
+        put(tree, path, copy.deepcopy(value), where=f"cells.{cell.name}.differs")
+    return build(SweepConfig, tree, where=f"cells.{cell.name}.differs")
+
+
+def with_params(attack: Matching, params: Params) -> Matching:
+    """The attack with the parameters of one suggestion put in at their dotted paths."""
+    if not params:
+        return attack
+    tree = to_plain(attack)
+    for path, value in params.items():
+        put(tree, path, value, where="search")
+    return build(Matching, tree, where="search")
+
+
+def _check_search(attack: Matching, space: Mapping[str, Any], *, where: str) -> None:
+    base: Params = {name: parameter.examples()[0] for name, parameter in space.items()}
+    for name, parameter in space.items():
+        for value in parameter.examples():
+            try:
+                with_params(attack, base | {name: value})
+            except InputError as error:
+                raise InputError(f"{where}.{name} = {value!r} does not fit the attack: {error}") from error
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"{where}: not valid YAML: {line}") from error
+
+
+def _index(items: list[Any], part: str, dotted: str, where: str) -> int:
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    raise InputError(f"{where} {dotted}: {part!r} must be a list position from 0 to {len(items) - 1}.")
+
+
+def _explain(kind: type[Any], tree: object, error: ValidationError) -> str:
+    """One sentence on the first error that concerns the union member that was meant."""
+    errors = error.errors(include_url=False)
+    wrong_kind = [e for e in errors if e["type"] == "literal_error" and e["loc"][-1] == "kind"]
+    members = [e["loc"][:-1] for e in wrong_kind]
+    meant = [e for e in errors if not any(e["loc"][: len(m)] == m for m in members)]
+    # An unknown key says more than the missing ones beside it, and a rule of ours more than a type.
+    rank = {"unexpected_keyword_argument": 0, "value_error": 1}
+    first = min(meant or wrong_kind, key=lambda e: rank.get(e["type"], 2))
+    place = ".".join(str(part) for part in _clean(first["loc"], tree))
+    if first["type"] == "unexpected_keyword_argument":
+        key = str(first["loc"][-1])
+        near = difflib.get_close_matches(key, _known_keys(kind), n=1, cutoff=0.6)
+        hint = f" Did you mean {near[0]!r}?" if near and near[0] != key else ""
+        return f"unknown key {place!r}.{hint}"
+    if first["type"] == "value_error":
+        return f"{place}: {first['msg'].removeprefix('Value error, ')}" if place else first["msg"]
+    message = first["msg"][0].lower() + first["msg"][1:]
+    if not meant:
+        message = f"must be one of {', '.join(sorted({e['ctx']['expected'] for e in wrong_kind}))}"
+    value = "" if first["type"] == "missing" else f" = {json.dumps(first['input'], default=str)[:80]}"
+    return f"{place}{value}: {message}."
+
+
+def _clean(loc: Sequence[str | int], tree: object) -> list[str | int]:
+    """The location without the union member names that pydantic puts in."""
+    kept: list[str | int] = []
+    node: Any = tree
+    for i, part in enumerate(loc):
+        if isinstance(node, dict) and (part in node or i == len(loc) - 1):
+            node = node.get(part)
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            node = node[part]
+        else:
+            continue
+        kept.append(part)
+    return kept
+
+
+def _known_keys(kind: type[Any]) -> list[str]:
+    found: set[str] = set()
+
+    def visit(node: object) -> None:
+        if isinstance(node, dict):
+            found.update(str(key) for key in node.get("properties", {}))
+            for value in node.values():
+                visit(value)
+        elif isinstance(node, list):
+            for value in node:
+                visit(value)
+
+    visit(TypeAdapter(kind).json_schema())
+    return sorted(found | {f.name for f in dataclasses.fields(kind)})

@@ -1,0 +1,73 @@
+"""What a sweep would do: cells, trials, disk, CPU-hours."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+
+import torch
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from fl_core.errors import InputError
+from fl_core.models import ModelConfig, build_model
+from orchestrator.config import AttackerConfig, SweepConfig
+from orchestrator.parse import cell_settings
+from orchestrator.space import IntRange
+
+_SECONDS_PER_GFLOP = 1 / 25.0
+"""One CPU core's measured pace on the matching loop (cnn64: 60 ms an iteration); good to a factor of 2."""
+
+
+def plan_table(config: SweepConfig, cells: str) -> Table:
+    """One line for each cell and attacker. CPU-hours are an estimate from operation counts, not a promise."""
+    chosen = [cell for cell in config.cells if fnmatch.fnmatchcase(cell.name, cells)]
+    if not chosen:
+        raise InputError(
+            f"--cells {cells!r} matches none of {', '.join(cell.name for cell in config.cells)}."
+        )
+    shown = Table("cell", "attacker", "suggestions", "trials", "CPU-hours (estimate)", "captures MB")
+    for cell in chosen:
+        settings = cell_settings(config, cell)
+        for attacker in config.attackers:
+            budget = _budget(settings, attacker)
+            tests = settings.victims.test
+            trials = budget * settings.victims.tuning + tests
+            runs = trials + (tests if settings.execution.controls else 0)
+            hours = runs * _trial_seconds(settings, attacker) / 3600
+            records = settings.victims.tuning + tests
+            megabytes = records * 4e-6 * _parameters(settings.model)
+            shown.add_row(
+                cell.name, attacker.name, str(budget), str(trials), f"{hours:.2f}", f"{megabytes:.0f}"
+            )
+    return shown
+
+
+def _budget(settings: SweepConfig, attacker: AttackerConfig) -> int:
+    if not attacker.search:
+        return 0
+    if settings.study.sampler != "grid":
+        return settings.study.suggestions
+    return math.prod(len(parameter.examples()) for parameter in attacker.search.values())
+
+
+def _trial_seconds(settings: SweepConfig, attacker: AttackerConfig) -> float:
+    restarts: float = attacker.attack.restarts
+    searched = attacker.search.get("restarts")
+    if isinstance(searched, IntRange):
+        restarts = (searched.low + searched.high) / 2
+    images = attacker.attack.images or settings.federation.local.batch_size
+    # About nine passes of a forward's cost: forward, backward, weight gradients, and the second backward.
+    gflops = 9 * 2e-9 * _multiplications(settings.model)
+    return attacker.attack.iterations * restarts * images * gflops * _SECONDS_PER_GFLOP
+
+
+def _parameters(model: ModelConfig) -> int:
+    return sum(parameter.numel() for parameter in build_model(model).parameters())
+
+
+def _multiplications(model: ModelConfig) -> float:
+    """Multiplications of one forward pass on one image, from a pass on the meta device."""
+    with FlopCounterMode(display=False) as counter:
+        build_model(model).eval()(torch.empty(1, 3, model.image_size, model.image_size, device="meta"))
+    return float(counter.get_total_flops()) / 2

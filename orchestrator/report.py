@@ -1,0 +1,258 @@
+"""The report of a results folder: summary.parquet, figures, and one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from orchestrator.analysis import EXACT_DB, SUCCESS_DB, write_summary
+from orchestrator.exhibits import figures, gallery
+from orchestrator.files import write_atomically
+from orchestrator.results import Results
+from orchestrator.tables import interval, number, parameters
+from orchestrator.verdicts import LABELS, accuracy, share, utility_verdict, verdict
+
+Entry = dict[str, Any]
+
+
+def write_report(folder: Path, table: pd.DataFrame) -> Path:
+    """Write summary, figures and `report.html` of the folder that `table` summarizes; the page's path.
+
+    Raises `InputError` where the folder holds no results.
+    """
+    write_summary(folder, table)
+    results = Results(folder, table)
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            title=results.name,
+            facts=_facts(results),
+            synthetic=any(str(data).startswith("synthetic") for data in results.rows["data"]),
+            unfinished=_unfinished(results),
+            few=bool((table["n"] < 10).any()),
+            exact=EXACT_DB if (results.rows["psnr"] == float("inf")).any() else None,
+            success_db=f"{SUCCESS_DB:.0f}",
+            budgets=sorted(set(table.loc[table["suggestions"] > 0, "suggestions"])),
+            summary=_summary(results),
+            footnotes=_footnotes(results),
+            lpips_missing=_lpips_missing(results),
+            verdicts=_verdicts(results),
+            figures=figures(results),
+            gallery=gallery(results),
+            failures=_failures(results.rows),
+            config=json.dumps(results.config, indent=2, ensure_ascii=False) if results.config else None,
+            versions=_versions(results.rows),
+        )
+    )
+    path = folder / "report.html"
+    write_atomically(path, page.encode())
+    return path
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("orchestrator"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _facts(results: Results) -> list[tuple[str, str]]:
+    rows, config = results.rows, results.config
+    facts = [
+        ("Trials started", _period(rows["started_at"])),
+        ("Data", _distinct(rows["data"].str.replace(":", ", fingerprint "))),
+        ("Model", _distinct(rows["model"])),
+        ("Signal", f"{_distinct(rows['signal'])}, seen as {_distinct(rows['view'])}"),
+        ("Images behind a signal", f"local batches of {_distinct(rows['batch_size'])}"),
+        ("Round", f"{_distinct(rows['round'])} of {_distinct(rows['rounds'])} planned (counted from 0)"),
+    ]
+    if config:
+        victims, study, threat = config["victims"], config["study"], config["threat"]
+        searched = any(attacker["search"] for attacker in config["attackers"])
+        count = "every combination" if study["sampler"] == "grid" else f"{study['suggestions']} suggestions"
+        budget = f"{count} ({study['sampler']}), each on {victims['tuning']} tuning victims"
+        facts += [
+            (
+                "Threat model",
+                f"labels {threat['labels']}, {'knows' if threat['knows_defense'] else 'ignorant of'} "
+                "the defense in force",
+            ),
+            ("Victims", f"{victims['test']} for testing, {victims['tuning']} others for tuning"),
+            (
+                "Tuning budget",
+                f"{budget}; the same in every cell" if searched else "none",
+            ),
+            ("Seed", str(config["seed"])),
+        ]
+    commit = _distinct(rows["git_commit"]) or "not recorded"
+    return [*facts, ("Device", _distinct(rows["device"])), ("Commit", commit)]
+
+
+def _period(started: pd.Series[pd.Timestamp]) -> str:
+    first, last = started.min(), started.max()
+    date = "" if first.date() == last.date() else f"{last:%Y-%m-%d} "
+    return f"{first:%Y-%m-%d %H:%M} to {date}{last:%H:%M} UTC"
+
+
+def _distinct(column: pd.Series[Any]) -> str:
+    return ", ".join(sorted({str(value) for value in column.dropna()}))
+
+
+def _unfinished(results: Results) -> list[str]:
+    """Which cells and attackers still lack test victims; a study whose suggestions all failed has ended."""
+    if not results.config:
+        return []
+    tests = {(line["cell"], line["attacker"]): int(line["tests"]) for line in results.lines}
+    ended = {
+        str(study) for study, group in results.studies.groupby("study") if (group["state"] == "failed").all()
+    }
+    pairs = [(c["name"], a["name"]) for c in results.config["cells"] for a in results.config["attackers"]]
+    return [
+        f"{cell} / {who}: {tests.get((cell, who), 0)} of {results.planned} test victims"
+        for cell, who in pairs
+        if tests.get((cell, who), 0) < (results.planned or 0) and f"{cell}/{who}" not in ended
+    ]
+
+
+def _summary(results: Results) -> list[Entry]:
+    marks = {name: i for i, (name, _) in enumerate(_footnotes(results), start=1)}
+    has_lpips = bool(results.table["lpips"].notna().any())
+    return [
+        {
+            "cell": line["cell"],
+            "attacker": line["attacker"],
+            "mark": marks.get(line["cell"]),
+            "entries": _measured(line, has_lpips=has_lpips) + _circumstances(line),
+        }
+        for line in results.lines
+    ]
+
+
+def _entry(label: str, text: str, *notes: str, figure: bool = True, warning: str = "") -> Entry:
+    """A cell of the summary; an interval in `text` goes onto a line of its own."""
+    value, bracket, rest = text.partition(" [")
+    shown = [note for note in (f"[{rest}" if bracket else "", *notes) if note]
+    return {"label": label, "value": value, "notes": shown, "figure": figure, "warning": warning}
+
+
+def _measured(line: Entry, *, has_lpips: bool) -> list[Entry]:
+    gain = interval(line["gain"], line["gain_low"], line["gain_high"])
+    return [
+        _entry("n", str(line["n"])),
+        _entry("PSNR, dB", interval(line["psnr"], line["psnr_low"], line["psnr_high"])),
+        _entry("Worst, dB", number(line["psnr_worst"])),
+        _entry("Success", *share(line)),
+        _entry("Gain, dB", gain, f"mean image {number(line['psnr_mean_image'])}"),
+        _entry("Prior, dB", number(line["psnr_prior"])),
+        _entry("SSIM", number(line["ssim"], 2)),
+        *([_entry("LPIPS", number(line["lpips"], 3))] if has_lpips else []),
+    ]
+
+
+def _circumstances(line: Entry) -> list[Entry]:
+    release = _epsilon(line["epsilon_release"])
+    privacy = [f"{release} a release", f"per {line['dp_unit']}"] if release != "-" else []
+    reached, _, majority = accuracy(line).partition(", majority")
+    searched = line["suggestions"] > 0
+    winner = (
+        f"suggestion {line['suggestion']:.0f} of 0 to {line['suggestions'] - 1}" if searched else "no search"
+    )
+    hidden = f"{line['not_observable']} not observable" if line["not_observable"] else ""
+    return [
+        _entry("ε total", _epsilon(line["epsilon"]), *privacy),
+        _entry(
+            "Accuracy",
+            reached,
+            f"majority{majority}" if majority else "",
+            warning="diverged" if line["diverged"] is True else "",
+        ),
+        _entry("s/attack", number(line["seconds"])),
+        _entry("Winning parameters", winner, *parameters(line["hyperparameters"]).split(", "), figure=False),
+        _entry("Failed", f"{line['trials_failed']} of {line['trials']}", hidden),
+    ]
+
+
+def _epsilon(value: float | None) -> str:
+    return "-" if value is None or pd.isna(value) else f"{value:.3g}"
+
+
+def _footnotes(results: Results) -> list[tuple[str, list[str]]]:
+    """For each cell that differs in more than its defense: its own settings beside the common ones."""
+    found: dict[str, list[str]] = {}
+    for line in results.lines:
+        own = json.loads(line["differs"])
+        if own:
+            found[line["cell"]] = [
+                f"{path} = {json.dumps(value)} (the others: {_common(results.config, path)})"
+                for path, value in own.items()
+            ]
+    return list(found.items())
+
+
+def _common(config: Entry, path: str) -> str:
+    node: Any = config
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return json.dumps(node)
+
+
+def _lpips_missing(results: Results) -> str | None:
+    """Why the summary has no LPIPS; None where it has."""
+    if results.table["lpips"].notna().any():
+        return None
+    if not results.config.get("execution", {}).get("lpips"):
+        return "it was not asked for (execution.lpips)"
+    return "AlexNet's weights were not there, or no test image was reconstructed"
+
+
+def _verdicts(results: Results) -> list[Entry]:
+    ranked = results.table.dropna(subset="psnr").sort_values("psnr", ascending=False, kind="stable")
+    strongest = {cell: group["attacker"].iloc[0] for cell, group in ranked.groupby("cell") if len(group) > 1}
+    entries = []
+    for line in results.lines:
+        found = verdict(line, planned=results.planned)
+        entries.append(
+            {
+                "cell": line["cell"],
+                "attacker": line["attacker"],
+                "strongest": strongest.get(line["cell"]) == line["attacker"],
+                "level": found.level,
+                "label": LABELS[found.level],
+                "text": found.text,
+                "utility": utility_verdict(line),
+            }
+        )
+    return entries
+
+
+def _failures(rows: pd.DataFrame) -> list[Entry]:
+    """Trials that ended without scores, those with the same error on one line."""
+    ended = rows[rows["status"] != "ok"].drop_duplicates("trial_id")
+    ended = ended.assign(error=ended["error"].fillna("no message"))
+    groups = ended.groupby(["cell", "attacker", "phase", "status", "error"], sort=False)
+    return [
+        {
+            **dict(zip(("cell", "attacker", "phase", "status", "error"), key, strict=True)),
+            "count": len(group),
+            "victims": ", ".join(str(victim) for victim in sorted(set(group["victim"]))),
+            "trial": group["trial_id"].iloc[0],
+        }
+        for key, group in groups
+    ]
+
+
+def _versions(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """Each package with its versions; more than one where the folder was continued after an update."""
+    found: dict[str, list[str]] = {}
+    for text in rows["versions"].dropna().unique():
+        for package, number_ in json.loads(text).items():
+            found.setdefault(package, []).append(number_)
+    return [(package, ", ".join(sorted(set(numbers)))) for package, numbers in found.items()]

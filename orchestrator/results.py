@@ -1,0 +1,60 @@
+"""A results folder as the report reads it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from orchestrator.analysis import read_studies, records, test_rows
+from orchestrator.store import read_rows
+
+
+@dataclass(frozen=True)
+class Results:
+    """A folder with its summary; the config is empty where `sweep.json` is missing."""
+
+    folder: Path
+    table: pd.DataFrame
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """All rows of all trials."""
+        rows: pd.DataFrame = read_rows(self.folder).to_pandas()
+        return rows
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The sweep's config as it was run."""
+        path = self.folder / "sweep.json"
+        return dict(json.loads(path.read_bytes())["config"]) if path.is_file() else {}
+
+    @cached_property
+    def studies(self) -> pd.DataFrame:
+        """All suggestions."""
+        return read_studies(self.folder)
+
+    @cached_property
+    def name(self) -> str:
+        """The sweep's name."""
+        return str(self.config.get("name") or self.rows["sweep"].iloc[0])
+
+    @cached_property
+    def lines(self) -> list[dict[str, Any]]:
+        """The summary, line by line."""
+        return records(self.table)
+
+    @property
+    def planned(self) -> int | None:
+        """How many test victims the sweep asks for, where that is known."""
+        return self.config["victims"]["test"] if self.config else None
+
+    def tested(self, line: dict[str, Any]) -> pd.DataFrame:
+        """The rows that this line's figures come from."""
+        mine = (self.rows["cell"] == line["cell"]) & (self.rows["attacker"] == line["attacker"])
+        winner = None if pd.isna(line["suggestion"]) else int(line["suggestion"])
+        return test_rows(self.rows[mine], winner)

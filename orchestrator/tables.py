@@ -1,0 +1,83 @@
+"""The summary as a table on the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+
+def summary_table(table: pd.DataFrame, *, title: str) -> Table:
+    """One line for each cell and attacker, within 80 columns; PSNR and gain in dB, brackets are 95% intervals."""
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown.add_column("cell / attacker", overflow="fold")
+    for name in ("n", "PSNR dB", "worst", "mean image", "gain", "success", "epsilon", "accuracy"):
+        shown.add_column(name, justify="right")
+    for line in table.to_dict("records"):
+        shown.add_row(
+            f"{line['cell']}{' *' if line['differs'] != '{}' else ''} / {line['attacker']}",
+            str(line["n"]),
+            interval(line["psnr"], line["psnr_low"], line["psnr_high"]),
+            number(line["psnr_worst"]),
+            number(line["psnr_mean_image"]),
+            number(line["gain"]),
+            percent(line["success"]),
+            "-" if _missing(line["epsilon"]) else f"{line['epsilon']:g}",
+            f"{percent(line['accuracy'])}{' diverged' if line['diverged'] is True else ''}",
+        )
+    return shown
+
+
+def notes(table: pd.DataFrame) -> list[str]:
+    """What the table has no room for: how to read it, the winning hyperparameters, majority class, failures."""
+    said = [
+        "n: test victims. worst: the most exposed image. mean image: the same victims' PSNR of the mean public",
+        "face, no attack at all. gain: PSNR above that. success: images of 20 dB or more.",
+    ]
+    for line in table.to_dict("records"):
+        name = f"{line['cell']} / {line['attacker']}"
+        if line["suggestions"]:
+            said.append(
+                f"{name}: won by suggestion {line['suggestion']:.0f}: {parameters(line['hyperparameters'])}"
+            )
+        if line["trials_failed"] or line["not_observable"]:
+            said.append(
+                f"{name}: {line['trials_failed']} of {line['trials']} trials failed, "
+                f"{line['not_observable']} not observable"
+            )
+    majority = {percent(share) for share in table["majority"]} - {"-"}
+    if majority:
+        said.append(f"The majority class alone has accuracy {' / '.join(sorted(majority))}.")
+    if (table["differs"] != "{}").any():
+        said.append("* differs from the other cells in more than the defense; see the report.")
+    return said
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A figure, or - where there is none."""
+    return "-" if _missing(value) else f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage, or - where there is none."""
+    return "-" if _missing(value) else f"{100 * float(value or 0):.0f}%"
+
+
+def interval(mean: float | None, low: float | None, high: float | None) -> str:
+    """A mean with its interval."""
+    if _missing(low) or _missing(high):
+        return number(mean)
+    return f"{number(mean)} [{number(low)}, {number(high)}]"
+
+
+def parameters(text: str) -> str:
+    """Hyperparameters from JSON as name=value pairs."""
+    pairs = json.loads(text).items()
+    return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in pairs) or "-"
+
+
+def _missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,264 @@
+"""One trial: an attack on one observation, scored against the truth. Knows nothing of Ray, Optuna or Parquet."""
+
+from __future__ import annotations
+
+import io
+import resource
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import torch
+from PIL import Image
+
+from attack_core.controls import norm_matched_noise
+from attack_core.matching import Matching
+from attack_core.metrics import Lpips, assign, load_lpips, mse, psnr, psnr_range4, ssim, to_unit
+from attack_core.types import AttackFailed, Progress, Reconstruction
+from fl_core.device import pick_device
+from fl_core.errors import InputError
+from fl_core.models import build_model
+from fl_core.rng import generator
+from fl_core.threat import NotObservable, Observation, ThreatModel, observe
+from fl_core.types import RoundRecord, Truth
+from orchestrator.identity import content_hash
+
+Phase = Literal["tune", "test", "grid", "control"]
+Status = Literal["ok", "failed", "not_observable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec:
+    """A trial as pure data; two trials are the same exactly if their specs are.
+
+    `capture` is the capture's key, `victim` its position in the cell's list of victims. `seed` fixes the
+    attack's randomness. `threads` is part of it because it changes rounding.
+    """
+
+    cell: str
+    attacker: str
+    phase: Phase
+    suggestion: int | None
+    victim: int
+    capture: str
+    attack: Matching
+    threat: ThreatModel
+    seed: int
+    device: str
+    threads: int
+    control: bool = False
+    lpips: bool = False
+    images: bool = False
+
+    @cached_property
+    def trial_id(self) -> str:
+        """The hash of the spec's canonical JSON."""
+        return content_hash(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageScore:
+    """One true image's figures; null where nothing was reconstructed for it.
+
+    `psnr*` in dB with range 1 (`psnr_range4`: range 4); `psnr_oracle` is the best over all candidates,
+    `psnr_prior` the same attack's on norm-matched noise, `psnr_mean_image` the mean public image's.
+    """
+
+    image_id: str
+    psnr: float | None = None
+    psnr_oracle: float | None = None
+    psnr_prior: float | None = None
+    psnr_mean_image: float | None = None
+    psnr_range4: float | None = None
+    ssim: float | None = None
+    lpips: float | None = None
+    mse: float | None = None
+    label_match: bool | None = None
+    original: bytes | None = None
+    reconstruction: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """What a trial ended with: status, one score for each true image (none if it failed), cost."""
+
+    trial_id: str
+    status: Status
+    error: str | None
+    scores: tuple[ImageScore, ...]
+    match_loss: float | None
+    iterations: int | None
+    candidates_failed: int | None
+    seconds: float
+    cpu_seconds: float
+    device: str
+    peak_memory_mb: float
+    host: str
+    started_at: datetime
+
+
+@dataclass(frozen=True)
+class _Attacked:
+    observation: Observation
+    found: Reconstruction
+    prior: Reconstruction | None
+    seconds: float
+    cpu_seconds: float
+
+
+def run_trial(
+    spec: TrialSpec,
+    record: RoundRecord,
+    truth: Truth,
+    mean_image: torch.Tensor | None,
+    *,
+    progress: Progress | None = None,
+) -> TrialResult:
+    """Attack what the threat model leaves of `record` and score it.
+
+    `mean_image` (3, S, S) is the mean public image. Attack failures and what the threat model hides become the
+    result's status; bad input (`InputError`) and programming errors are raised.
+    """
+    started = datetime.now(UTC)
+    device = pick_device(spec.device)
+    _reset_peak(device)
+    with _threads(spec.threads):
+        begin, cpu = time.perf_counter(), time.process_time()
+        error: str | None = None
+        status: Status = "ok"
+        attacked = None
+        try:
+            attacked = _attack(spec, record, truth, device, progress)
+        except NotObservable as hidden:
+            status, error = "not_observable", str(hidden)
+        except AttackFailed as failure:
+            status, error = "failed", str(failure)
+        except InputError as failure:
+            # A signal that an attack cannot take (numbers that are not finite, say) is this trial's end only.
+            status, error = "failed", str(failure)
+        except torch.cuda.OutOfMemoryError as failure:
+            status, error = "failed", f"out of memory on {device}: {str(failure).splitlines()[0]}"
+        seconds = attacked.seconds if attacked else time.perf_counter() - begin
+        cpu_seconds = attacked.cpu_seconds if attacked else time.process_time() - cpu
+        scores = _score(spec, attacked, truth, mean_image) if attacked else ()
+    return TrialResult(
+        trial_id=spec.trial_id,
+        status=status,
+        error=error,
+        scores=scores,
+        match_loss=attacked.found.loss if attacked else None,
+        iterations=attacked.found.iterations if attacked else None,
+        candidates_failed=attacked.found.failed if attacked else None,
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+        device=str(device),
+        peak_memory_mb=_peak_mb(device),
+        host=socket.gethostname(),
+        started_at=started,
+    )
+
+
+def _attack(
+    spec: TrialSpec, record: RoundRecord, truth: Truth, device: torch.device, progress: Progress | None
+) -> _Attacked:
+    observation = observe(record, spec.threat, labels=truth.labels).to(device)
+    model = build_model(record.model)
+    begin, cpu = time.perf_counter(), time.process_time()
+    found = spec.attack(observation, model, generator("attack", spec.seed), progress=progress)
+    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
+    prior = None
+    if spec.control:
+        noise = norm_matched_noise(observation, generator("control", spec.seed))
+        try:
+            prior = spec.attack(noise, model, generator("attack", spec.seed))
+        except AttackFailed:
+            prior = None  # The control stays null; the attack itself stands.
+    return _Attacked(observation, found, prior, seconds, cpu_seconds)
+
+
+def _score(
+    spec: TrialSpec, attacked: _Attacked, truth: Truth, mean_image: torch.Tensor | None
+) -> tuple[ImageScore, ...]:
+    found, true = attacked.found, truth.images
+    chosen = assign(found.images, true)
+    oracle = [_assigned_psnr(images, true) for images in found.candidates]
+    nothing: list[float | None] = [None] * len(true)
+    prior = nothing if attacked.prior is None else _assigned_psnr(attacked.prior.images, true)
+    mean = nothing
+    if mean_image is not None:
+        mean = _assigned_psnr(mean_image.expand(len(found.images), -1, -1, -1), true)
+    perceptual = _lpips_once() if spec.lpips else Lpips(None, "not asked for")
+    scores = []
+    for i, image_id in enumerate(truth.ids):
+        j = chosen[i]
+        original = _png(true[i]) if spec.images else None
+        nothing_found = ImageScore(
+            image_id=image_id, original=original, psnr_prior=prior[i], psnr_mean_image=mean[i]
+        )
+        if j is None:
+            scores.append(nothing_found)
+            continue
+        mine, real = found.images[j : j + 1], true[i : i + 1]
+        best = [value for values in oracle if (value := values[i]) is not None]
+        scores.append(
+            replace(
+                nothing_found,
+                psnr=float(psnr(mine, real)),
+                psnr_oracle=max(best, default=None),
+                psnr_range4=float(psnr_range4(mine, real)),
+                ssim=float(ssim(mine, real)),
+                lpips=float(perceptual.distance(mine, real)) if perceptual.distance else None,
+                mse=float(mse(mine, real)),
+                label_match=bool(found.labels[j] == truth.labels[i]),
+                reconstruction=_png(found.images[j]) if spec.images else None,
+            )
+        )
+    return tuple(scores)
+
+
+def _assigned_psnr(images: torch.Tensor, truth: torch.Tensor) -> list[float | None]:
+    return [
+        None if j is None else float(psnr(images[j : j + 1], truth[i : i + 1]))
+        for i, j in enumerate(assign(images, truth))
+    ]
+
+
+@lru_cache(maxsize=1)
+def _lpips_once() -> Lpips:
+    return load_lpips()
+
+
+def _png(image: torch.Tensor) -> bytes:
+    pixels = (to_unit(image) * 255.0).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak_mb(device: torch.device) -> float:
+    """Peak memory in MB: of the trial on CUDA, of the process so far elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -1,0 +1,103 @@
+"""What a defense costs: the accuracy of a federation trained with it, in a run of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from scipy.stats import binomtest
+
+from defenses.chain import Chain
+from fl_core.celeba import FaceDataset
+from fl_core.models import ModelConfig, initial_state
+from fl_core.rng import derive_seed, generator
+from fl_core.server import Federation, FederationConfig, count_correct
+from fl_core.types import ModelState
+from orchestrator.config import SweepConfig, UtilityConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class UtilitySpec:
+    """A utility run as pure data: everything that its figures depend on."""
+
+    data: str
+    model: ModelConfig
+    federation: FederationConfig
+    defense: Chain
+    seed: int
+    train: int
+    valid: int | None
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class UtilityResult:
+    """Accuracy on the validation images after each round, with the majority class beside it.
+
+    `low` and `high` are the exact binomial 95% interval of the last round's accuracy. `diverged` says that the
+    weights stopped being finite; the accuracy is then that of the broken model.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    majority: float
+    images: int
+    per_round: tuple[float, ...]
+    diverged: bool
+
+
+def run_utility(spec: UtilitySpec, dataset: FaceDataset) -> UtilityResult:
+    """Train with the defense for all planned rounds and measure after each."""
+    device = torch.device(spec.device)
+    torch.set_num_threads(spec.threads)
+    federation = Federation(
+        config=spec.federation,
+        model=spec.model,
+        dataset=dataset,
+        train=dataset.split("train", spec.train),
+        seed=spec.seed,
+        device=device,
+    )
+    state = initial_state(spec.model, generator("model", spec.seed))
+    state = ModelState(
+        parameters={name: value.to(device) for name, value in state.parameters.items()},
+        buffers={name: value.to(device) for name, value in state.buffers.items()},
+    )
+    held_out = dataset.split("valid", spec.valid)
+    release = spec.defense.release(seed=derive_seed("training", spec.seed), rounds=spec.federation.rounds)
+    correct = []
+    for result in federation.run(state, rounds=spec.federation.rounds, release=release):
+        state = result.state
+        correct.append(count_correct(spec.model, state, dataset, held_out, device=device))
+    labels = dataset.labels[held_out]
+    interval = binomtest(correct[-1], len(held_out)).proportion_ci(method="exact")
+    return UtilityResult(
+        accuracy=correct[-1] / len(held_out),
+        low=float(interval.low),
+        high=float(interval.high),
+        majority=float(torch.bincount(labels).max()) / len(held_out),
+        images=len(held_out),
+        per_round=tuple(count / len(held_out) for count in correct),
+        diverged=not all(bool(torch.isfinite(value).all()) for value in state.parameters.values()),
+    )
+
+
+def utility_spec(
+    *, fingerprint: str, settings: SweepConfig, wanted: UtilityConfig, defense: Chain
+) -> UtilitySpec:
+    """The run that measures `defense` in the federation of `settings`, with the utility settings put in."""
+    federation = settings.federation
+    local = replace(federation.local, batch_size=wanted.batch_size, lr=wanted.lr or federation.local.lr)
+    return UtilitySpec(
+        data=fingerprint,
+        model=settings.model,
+        federation=replace(federation, local=local),
+        defense=defense,
+        seed=settings.seed,
+        train=wanted.train,
+        valid=settings.data.valid,
+        device=settings.execution.device,
+        threads=settings.execution.threads,
+    )
