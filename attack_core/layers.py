@@ -186,10 +186,12 @@ def _recording(model: nn.Module) -> Iterator[list[Trace]]:
         if not isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
             raise InputError(f"The attack cannot follow layer {name!r} of type {type(module).__name__}.")
 
-        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> Tensor:
             if any(call.name == name for call in calls):
                 raise InputError(f"The attack cannot follow layer {name!r}: it is called twice in one pass.")
             calls.append(Trace(name, module, inputs[0], output))
+            # The network goes on with a copy, so that what it does in place leaves the recorded output alone.
+            return output.clone()
 
         hooks.append(module.register_forward_hook(keep))
     try:

@@ -34,7 +34,7 @@ def write_report(folder: Path, table: pd.DataFrame) -> Path:
             facts=_facts(results),
             synthetic=any(str(data).startswith("synthetic") for data in results.rows["data"]),
             unfinished=_unfinished(results),
-            few=bool((table["n"] < 10).any()),
+            few=bool(table["n"].between(2, 9).any()),
             exact=EXACT_DB if (results.rows["psnr"] == float("inf")).any() else None,
             success_db=f"{SUCCESS_DB:.0f}",
             budgets=sorted(set(table.loc[table["suggestions"] > 0, "suggestions"])),
@@ -163,8 +163,9 @@ def _circumstances(line: Entry) -> list[Entry]:
     reached, _, majority = accuracy(line).partition(", majority")
     searched = line["suggestions"] > 0
     winner = (
-        f"suggestion {line['suggestion']:.0f} of 0 to {line['suggestions'] - 1}" if searched else "no search"
+        f"suggestion {line['suggestion']:.0f} (0 to {line['suggestions'] - 1})" if searched else "no search"
     )
+    winning = parameters(line["hyperparameters"]).split(", ") if searched else []
     hidden = f"{line['not_observable']} not observable" if line["not_observable"] else ""
     return [
         _entry("ε total", _epsilon(line["epsilon"]), *privacy),
@@ -175,7 +176,7 @@ def _circumstances(line: Entry) -> list[Entry]:
             warning="diverged" if line["diverged"] is True else "",
         ),
         _entry("s/attack", number(line["seconds"])),
-        _entry("Winning parameters", winner, *parameters(line["hyperparameters"]).split(", "), figure=False),
+        _entry("Winning parameters", winner, *winning, figure=False),
         _entry("Failed", f"{line['trials_failed']} of {line['trials']}", hidden),
     ]
 
@@ -214,23 +215,26 @@ def _lpips_missing(results: Results) -> str | None:
 
 
 def _verdicts(results: Results) -> list[Entry]:
-    ranked = results.table.dropna(subset="psnr").sort_values("psnr", ascending=False, kind="stable")
-    strongest = {cell: group["attacker"].iloc[0] for cell, group in ranked.groupby("cell") if len(group) > 1}
-    entries = []
-    for line in results.lines:
-        found = verdict(line, planned=results.planned)
-        entries.append(
+    """The verdicts by cell, each cell with the gravest of its attackers' levels."""
+    cells = []
+    for cell in dict.fromkeys(line["cell"] for line in results.lines):
+        lines = [line for line in results.lines if line["cell"] == cell]
+        found = [verdict(line, planned=results.planned) for line in lines]
+        best = max((line["psnr"] for line in lines if not pd.isna(line["psnr"])), default=None)
+        attackers = [
             {
-                "cell": line["cell"],
                 "attacker": line["attacker"],
-                "strongest": strongest.get(line["cell"]) == line["attacker"],
-                "level": found.level,
-                "label": LABELS[found.level],
-                "text": found.text,
-                "utility": utility_verdict(line),
+                "level": said.level,
+                "label": LABELS[said.level],
+                "text": said.text,
+                "strongest": len(lines) > 1 and line["psnr"] == best,
             }
-        )
-    return entries
+            for line, said in zip(lines, found, strict=True)
+        ]
+        level = min((said.level for said in found), key=list(LABELS).index)
+        utility = utility_verdict(lines[0])
+        cells.append({"cell": cell, "level": level, "attackers": attackers, "utility": utility})
+    return cells
 
 
 def _failures(rows: pd.DataFrame) -> list[Entry]:

@@ -19,7 +19,7 @@ LABELS: dict[Level, str] = {
     "single": "no interval",
     "nothing": "nothing measured",
 }
-"""What each level is called; each name is a statement about numbers, none about safety."""
+"""What each level is called, gravest first: names for what numbers show, none for a cell being safe."""
 
 Line = Mapping[str, Any]
 
@@ -77,8 +77,10 @@ def _nothing(line: Line) -> str:
     if failed and failed == trials:
         return f"All {trials} trials failed: nothing was measured, and that is no evidence of safety."
     if line["tests"] and line["n"] == 0:
+        lost = line["tests_failed"]
         return (
-            f"All {line['tests']} test attacks failed: nothing was measured, which is no evidence of safety."
+            f"No test attack was scored ({lost} failed, {line['tests'] - lost} not observable): nothing was "
+            "measured, and that is no evidence of safety."
         )
     if line["tests"]:
         return "The attack ended without a single reconstruction: nothing was measured."

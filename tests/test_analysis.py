@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from results_folder import failed_row, row, suggestion, trial, write_folder
 
 from fl_core.errors import InputError
 from orchestrator import analysis
 from orchestrator.analysis import EXACT_DB, mean_interval, records, summarize, write_summary
 from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
+from tests.results_folder import failed_row, row, suggestion, trial, write_folder
 
 
 def test_interval_contains_the_mean_and_repeats() -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from results_folder import failed_row, row, suggestion, trial, write_folder
 
 from orchestrator.analysis import summarize
 from orchestrator.config import CellConfig, SweepConfig, VictimsConfig
 from orchestrator.report import write_report
+from tests.results_folder import failed_row, row, suggestion, trial, write_folder
 
 CHROMIUM = shutil.which("chromium")
 
@@ -39,6 +39,8 @@ _PROBE = """<script>addEventListener("load", () => parent.postMessage(JSON.strin
   header: getComputedStyle(document.querySelector("thead")).position,
   paper: getComputedStyle(document.body).backgroundColor,
   pictures: [...document.images].map(i => [i.complete, i.naturalWidth, i.getBoundingClientRect().width]),
+  right: Math.max(...[...document.querySelectorAll("td > div, p, dd, li")].map(
+    e => e.getBoundingClientRect().right)),
   shown: [...document.images].map(i => i.currentSrc.length),
 }), "*"))</script>"""
 _FRAME = """<!doctype html><pre id="found"></pre><script>
@@ -60,13 +62,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     lost = trial(failed_row("late", victim=5, error="not_finite_" * 30, suggestion=0))
     searched = {"objective.weights.of.some.layer": 0.123, "init": "fourier"}
-    told = [suggestion(n, 9.0 + n, f"{cell}/generic", **searched) for cell in cells for n in (0, 1)]
+    told = [suggestion(0, 9.0, f"{cell}/generic", **searched) for cell in cells]
     config = SweepConfig(
         name="browser",
         cells=tuple(CellConfig(name=cell) for cell in cells),
         victims=VictimsConfig(tuning=2, test=3),
     )
-    told = [entry for entry in told if entry.suggestion == 0]
     folder = write_folder(
         tmp_path_factory.mktemp("browser"),
         [*tests, lost],
@@ -123,6 +124,8 @@ def test_pictures_load_and_nothing_scrolls_sideways(page: Path, tmp_path: Path, 
         assert natural > 0
         assert 0 < shown < width
     assert found["scroll"] <= width
+    # A wide table may scroll within its card on a desktop; on a phone its cells must fit.
+    assert found["right"] <= width or width > 736
     assert (found["header"] == "absolute") == (width < 736), "rows become cards on narrow screens only"
 
 

@@ -1,0 +1,63 @@
+"""Shared fixtures: small synthetic faces, small federations, and the real sample where it is named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from fl_core.celeba import FaceDataset, open_celeba
+from fl_core.client import LocalTraining
+from fl_core.faces import write_faces
+from fl_core.models import ModelConfig
+from fl_core.server import Federation, FederationConfig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Two cores are shared by everything; one thread each makes results and times steadier."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def faces_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ninety-six synthetic faces: 72 train, 12 valid, 12 test."""
+    root = tmp_path_factory.mktemp("faces") / "set"
+    write_faces(root, num=96, seed=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def celeba_root() -> Path:
+    """The real sample, where CELEBA_ROOT names it."""
+    root = os.environ.get("CELEBA_ROOT")
+    if not root:
+        pytest.skip("CELEBA_ROOT is not set: the real sample is not checked")
+    return Path(root)
+
+
+@pytest.fixture
+def faces(faces_root: Path) -> FaceDataset:
+    return open_celeba(faces_root, image_size=16)
+
+
+def make_federation(
+    dataset: FaceDataset,
+    *,
+    model: ModelConfig | None = None,
+    train: int = 24,
+    seed: int = 3,
+    config: FederationConfig | None = None,
+) -> Federation:
+    """A small federation on the CPU."""
+    return Federation(
+        config=config
+        or FederationConfig(clients=4, fraction=0.5, rounds=3, local=LocalTraining(batch_size=2)),
+        model=model or ModelConfig(kind="mlp", image_size=dataset.image_size),
+        dataset=dataset,
+        train=dataset.split("train", train),
+        seed=seed,
+        device=torch.device("cpu"),
+    )

@@ -1,0 +1,115 @@
+"""The DP mechanism: its noise, its bound, its budget, its refusals."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kstest
+
+from defenses.chain import Chain
+from defenses.dp import DPUpdate, add_gaussian, clip
+from fl_core.errors import InputError
+from fl_core.rng import generator
+from fl_core.threat import Clip, Noise
+from fl_core.types import ClientUpdate
+
+
+def update(*values: float) -> ClientUpdate:
+    tensors = {"a": torch.tensor(values), "b": torch.zeros(50_000)}
+    return ClientUpdate(client=0, tensors=tensors, examples=1, steps=1, lr=0.1, momentum=0.0)
+
+
+@pytest.mark.parametrize(("epsilon", "sigma"), [(0.1, 30.750), (1.0, 3.7306), (8.0, 0.6002)])
+def test_sigma_is_the_exact_gaussian_mechanisms(epsilon: float, sigma: float) -> None:
+    """Balle and Wang's analytic mechanism at delta 1e-5, sensitivity 1."""
+    assert DPUpdate(epsilon=epsilon, budget="release").sigma(rounds=5) == pytest.approx(sigma, rel=1e-4)
+
+
+def test_sigma_scales_with_norm_adjacency_and_rounds() -> None:
+    one = DPUpdate(epsilon=1.0).sigma(rounds=1)
+    assert DPUpdate(epsilon=1.0, max_norm=3.0).sigma(rounds=1) == pytest.approx(3 * one)
+    assert DPUpdate(epsilon=1.0, adjacency="replace_one").sigma(rounds=1) == pytest.approx(2 * one)
+    assert DPUpdate(epsilon=1.0).sigma(rounds=16) == pytest.approx(4 * one)
+
+
+def test_total_and_release_budgets_are_two_sides_of_one_composition() -> None:
+    total = DPUpdate(epsilon=8.0, budget="total").privacy(rounds=5)
+    assert total.epsilon == 8.0
+    assert total.epsilon_release < 8.0
+    back = DPUpdate(epsilon=total.epsilon_release, budget="release").privacy(rounds=5)
+    assert back.epsilon == pytest.approx(8.0, rel=1e-6)
+    assert DPUpdate(epsilon=1.0).privacy(rounds=1).epsilon_release == 1.0
+    assert (total.unit, total.adjacency, total.sampling_rate) == ("client", "zero_out", 1.0)
+
+
+@given(
+    values=st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=20),
+    max_norm=st.floats(1e-3, 1e3),
+)
+@settings(max_examples=100, deadline=None)
+def test_clipping_bounds_the_norm_and_keeps_the_direction(values: list[float], max_norm: float) -> None:
+    tensors = {"a": torch.tensor(values), "b": torch.tensor(values[::-1])}
+    clipped, factor = clip(tensors, max_norm)
+    norm = math.sqrt(sum(float(value.square().sum()) for value in clipped.values()))
+    assert norm <= max_norm * (1 + 1e-5)
+    assert 0 < factor <= 1
+    for name, value in clipped.items():
+        torch.testing.assert_close(value, tensors[name] * factor)
+    before = math.sqrt(sum(float(value.square().sum()) for value in tensors.values()))
+    if before <= max_norm:
+        assert factor == 1.0
+
+
+def test_noise_has_the_stated_scale_and_no_other() -> None:
+    defense = DPUpdate(epsilon=2.0, max_norm=0.5)
+    released = defense.on_update(update(3.0, 4.0), generator("noise"), rounds=4)
+    noise = released.tensors["b"].numpy()
+    sigma = defense.sigma(rounds=4)
+    assert kstest(noise, "norm", args=(0.0, sigma)).pvalue > 0.001
+    for wrong in (0.95, 1.05):
+        assert kstest(noise, "norm", args=(0.0, wrong * sigma)).pvalue < 0.001
+    assert released.clip_factor == pytest.approx(0.1)
+    assert defense.facts(rounds=4) == (Clip(max_norm=0.5), Noise(distribution="gaussian", sigma=sigma))
+
+
+def test_noise_is_fixed_by_client_and_round_and_differs_between_them() -> None:
+    release = Chain(defenses=(DPUpdate(),)).release(seed=1, rounds=2)
+    one, same = release(update(1.0), 0), release(update(1.0), 0)
+    other = release(update(1.0), 1)
+    assert torch.equal(one.tensors["b"], same.tensors["b"])
+    correlation = torch.corrcoef(torch.stack([one.tensors["b"], other.tensors["b"]]))[0, 1]
+    assert abs(float(correlation)) < 0.03
+    fresh = add_gaussian({"b": torch.zeros(50_000)}, 1.0, generator("x"))["b"]
+    assert fresh.dtype == torch.float32
+
+
+def test_an_empty_chain_releases_the_update_untouched() -> None:
+    chain = Chain()
+    given_update = update(1.0, 2.0)
+    assert chain.release(seed=0, rounds=1)(given_update, 0) is given_update
+    assert chain.facts(rounds=1) == ()
+    assert chain.privacy(rounds=1) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epsilon": 0.0}, "DPUpdate.epsilon = 0.0: must be finite and more than 0"),
+        ({"epsilon": -1.0}, "DPUpdate.epsilon = -1.0"),
+        ({"delta": 0.0}, "DPUpdate.delta = 0.0"),
+        ({"delta": 1.0}, "DPUpdate.delta = 1.0"),
+        ({"max_norm": 0.0}, "DPUpdate.max_norm = 0.0"),
+    ],
+)
+def test_bad_budgets_are_refused_by_name(options: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DPUpdate(**options)  # type: ignore[arg-type]
+
+
+def test_two_privacy_mechanisms_in_a_chain_are_refused() -> None:
+    with pytest.raises(InputError, match="dp_update twice"):
+        Chain(defenses=(DPUpdate(), DPUpdate()))
