@@ -21,7 +21,7 @@ from orchestrator.parse import cell_settings, to_plain, with_params
 from orchestrator.schema import hp_column
 from orchestrator.space import Params
 from orchestrator.store import Row
-from orchestrator.trial import Phase, TrialResult, TrialSpec
+from orchestrator.trial import ImageScore, Phase, TrialResult, TrialSpec
 from orchestrator.utility import UtilityResult, UtilitySpec, utility_spec
 
 
@@ -183,9 +183,7 @@ def rows_of(
         name: getattr(result, name) for name in (*kept, "device", "peak_memory_mb", "host", "started_at")
     }
     common |= {hp_column(name): value for name, value in params.items()}
-    if not result.scores:
-        return (common | {"image_id": None},)
-    figures: list[dict[str, Any]] = [vars(score) for score in result.scores]
+    figures: list[dict[str, Any]] = [vars(score) for score in result.scores or (ImageScore(),)]
     return tuple(
         common | {k: v for k, v in figure.items() if k not in ("original", "reconstruction")}
         for figure in figures

@@ -70,14 +70,10 @@ class Study:
         self._study.sampler = self._sampler(number)
         fixed = self._grid[number] if self._grid is not None else self._recorded.get(number)
         if fixed is not None:
+            self._check(number, fixed)
             self._study.enqueue_trial(dict(fixed))
         trial = self._study.ask()
         params = suggest(trial, self._space)
-        if fixed is not None and params != fixed:
-            raise InputError(
-                f"Study {self.name}: suggestion {number} is recorded as {fixed}, outside the search space now; "
-                "use another --out folder."
-            )
         self._asked.append(trial)
         self._params.append(params)
         self._tell_in_order()
@@ -99,6 +95,15 @@ class Study:
         told = [(n, value) for n, value in self._results.items() if value is not None]
         return max(told, key=lambda pair: (pair[1], -pair[0]), default=None)
 
+    def _check(self, number: int, fixed: Params) -> None:
+        if fixed.keys() != self._space.keys() or not all(
+            parameter.allows(fixed[name]) for name, parameter in self._space.items()
+        ):
+            raise InputError(
+                f"Study {self.name}: suggestion {number} is recorded as {fixed}, outside the search space now; "
+                "use another --out folder."
+            )
+
     def _tell_in_order(self) -> None:
         while self._told in self._results:
             # Ask everything that the lag allows before one more result becomes known.
@@ -106,7 +111,9 @@ class Study:
                 return
             value = self._results[self._told]
             if value is None:
-                self._study.tell(self._asked[self._told], state=TrialState.FAIL)
+                # TPE forgets trials that are told as failed and keeps coming back to where they were; a pruned
+                # one without values ranks below every finished one.
+                self._study.tell(self._asked[self._told], state=TrialState.PRUNED)
             else:
                 self._study.tell(self._asked[self._told], value)
             self._told += 1

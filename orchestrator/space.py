@@ -31,6 +31,10 @@ class FloatRange(Config):
         """Draw a value."""
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
+    def allows(self, value: Scalar) -> bool:
+        """Whether `value` lies in the range."""
+        return isinstance(value, float | int) and self.low <= value <= self.high
+
     def examples(self) -> list[Scalar]:
         """Values that the attack must accept for the space to be valid."""
         return [self.low, self.high]
@@ -52,6 +56,10 @@ class IntRange(Config):
     def suggest(self, trial: optuna.Trial, name: str) -> Scalar:
         """Draw a value."""
         return trial.suggest_int(name, self.low, self.high, log=self.log)
+
+    def allows(self, value: Scalar) -> bool:
+        """Whether `value` is a whole number in the range."""
+        return isinstance(value, int) and self.low <= value <= self.high
 
     def examples(self) -> list[Scalar]:
         """See `FloatRange.examples`."""
@@ -75,6 +83,10 @@ class Choice(Config):
         """Draw a value."""
         return trial.suggest_categorical(name, self.choices)
 
+    def allows(self, value: Scalar) -> bool:
+        """Whether `value` is one of the choices."""
+        return value in self.choices
+
     def examples(self) -> list[Scalar]:
         """See `FloatRange.examples`."""
         return list(self.choices)
@@ -84,5 +96,5 @@ Parameter = FloatRange | IntRange | Choice
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, Parameter]) -> Params:
-    """One value for each parameter, in the space's order."""
-    return {name: parameter.suggest(trial, name) for name, parameter in space.items()}
+    """One value for each parameter, drawn in the order of names, so that a file's order of keys changes nothing."""
+    return {name: parameter.suggest(trial, name) for name, parameter in sorted(space.items())}

@@ -285,7 +285,9 @@ def _picture(value: object) -> object:
     return {"bytes": value, "path": None} if isinstance(value, bytes) else value
 
 
-def picture_rows(trial_id: str, pairs: Iterable[tuple[str, bytes | None, bytes | None]]) -> tuple[Row, ...]:
+def picture_rows(
+    trial_id: str, pairs: Iterable[tuple[str | None, bytes | None, bytes | None]]
+) -> tuple[Row, ...]:
     """Image rows from (image_id, original, reconstruction)."""
     return tuple(
         {"trial_id": trial_id, "image_id": image_id, "original": original, "reconstruction": reconstruction}

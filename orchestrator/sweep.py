@@ -261,7 +261,7 @@ class Driver:
         self._fresh += 1
         self._failed += result.status == "failed"
         study.settle(self._store, spec, rows)
-        self._reporter.job_done(study.name, mean_of([row.get("psnr") for row in rows]))
+        self._reporter.job_done(study.name, mean_of([row["psnr"] for row in rows]))
 
     def _finish_utility(self, done: Done) -> None:
         cell = self._utility_jobs.pop(done.key.removeprefix("utility:"))

@@ -64,13 +64,13 @@ class TrialSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageScore:
-    """One true image's figures; null where nothing was reconstructed for it.
+    """One true image's figures; null where nothing was reconstructed for it, `image_id` too where a trial failed.
 
     `psnr*` in dB with range 1 (`psnr_range4`: range 4); `psnr_oracle` is the best over all candidates,
     `psnr_prior` the same attack's on norm-matched noise, `psnr_mean_image` the mean public image's.
     """
 
-    image_id: str
+    image_id: str | None = None
     psnr: float | None = None
     psnr_oracle: float | None = None
     psnr_prior: float | None = None
