@@ -67,7 +67,7 @@ def load_lpips() -> Lpips:
         return Lpips(
             None, f"LPIPS is left out: the hash of {_ALEXNET} begins with {digest[:8]}, not 7be5be79."
         )
-    import lpips  # noqa: PLC0415 - loads a network; only where it is asked for
+    import lpips
 
     network: Any = lpips.LPIPS(net="alex", verbose=False).eval()
 

@@ -16,12 +16,10 @@ from scipy.stats import bootstrap
 from orchestrator.files import write_atomically
 from orchestrator.schema import STUDIES
 from orchestrator.store import read_rows
+from orchestrator.trial import EXACT_DB
 
 SUCCESS_DB = 20.0
 """PSNR from which a reconstruction counts as a success: above the best mean-image victim."""
-
-EXACT_DB = 150.0
-"""What an exact reconstruction, of infinite PSNR, counts as: about the resolution of 32-bit pixels."""
 
 _MEASURES = ("psnr", "psnr_oracle", "psnr_prior", "psnr_mean_image", "psnr_range4", "ssim", "lpips", "mse")
 
@@ -204,10 +202,10 @@ def _winners(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _utilities(folder: Path) -> dict[str, dict[str, Any]]:
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for path in sorted((folder / "utility").glob("*.json")):
         content = json.loads(path.read_bytes())
-        found[content["cell"]] = content["result"]
+        found |= dict.fromkeys(content["cells"], content["result"])
     return found
 
 

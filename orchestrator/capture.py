@@ -71,8 +71,10 @@ class CaptureStore:
         )
 
     def drop(self) -> None:
-        """Remove all captures from disk; they are recomputed when they are needed again."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove all captures from disk, but not the weights; they are recomputed when they are needed again."""
+        for path in self._folder.iterdir() if self._folder.is_dir() else ():
+            if path.name != "weights":
+                shutil.rmtree(path)
 
     def _trajectory(self, settings: SweepConfig, defense: Chain, federation: Federation) -> Weights:
         """The weights that `settings.capture` asks for: initial, or after so many rounds of training."""

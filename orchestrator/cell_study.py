@@ -10,7 +10,7 @@ from orchestrator.config import AttackerConfig
 from orchestrator.search import Study
 from orchestrator.space import Params
 from orchestrator.store import ResultStore, Row, StudyRow
-from orchestrator.trial import Phase, TrialSpec
+from orchestrator.trial import EXACT_DB, Phase, TrialSpec
 
 
 class CellStudy:
@@ -49,7 +49,8 @@ class CellStudy:
         if spec.phase == "test" or self.study is None or spec.suggestion is None:
             return
         values = self._open[spec.suggestion]
-        values[spec.victim] = mean_of([row["psnr"] for row in rows])
+        psnr = mean_of([row["psnr"] for row in rows])
+        values[spec.victim] = None if psnr is None else min(psnr, EXACT_DB)
         if len(values) == self.cell.settings.victims.tuning:
             found = [value for value in values.values() if value is not None]
             value = statistics.fmean(found) if len(found) == len(values) else None

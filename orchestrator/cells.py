@@ -56,7 +56,7 @@ class Cell:
     @cached_property
     def public_mean(self) -> torch.Tensor:
         """The mean image (3, S, S) of the public faces, which are no client's."""
-        indices = self.dataset.split("test", self.settings.data.public)
+        indices = self.dataset.split("test")[: self.settings.data.public]
         total = torch.zeros(self.dataset.image(indices[0]).shape)
         for index in indices:
             total += self.dataset.image(index)
@@ -103,6 +103,11 @@ class Cell:
             images=execution.images == "all" or (final and execution.images == "test"),
         )
 
+    @property
+    def _weights_kind(self) -> str:
+        capture = self.settings.capture
+        return capture.weights if capture.round else "initial"
+
     @cached_property
     def columns(self) -> Row:
         """What every row of the cell says of its setting."""
@@ -114,7 +119,7 @@ class Cell:
             "cell": self.config.name,
             "data": f"{settings.data.kind}:{self.dataset.fingerprint}",
             "model": settings.model.kind,
-            "weights": self.source.weights.hash,
+            "weights": f"{self._weights_kind}:{self.source.weights.hash}",
             "defense": self.defense_name,
             "defense_params": canonical([to_plain(defense) for defense in self.chain.defenses]),
             "differs": canonical(dict(self.config.differs)),
@@ -135,9 +140,9 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """What rows say of one capture: the victim's client, bytes that one client sent, mean clip factor."""
+    """What rows say of one capture: the client (None for several), bytes that one client sent, mean clip factor."""
 
-    client: int
+    client: int | None
     bytes_up: int
     clip_factor: float | None
 
@@ -147,7 +152,7 @@ class Released:
         updates = capture.record.updates
         factors = [update.clip_factor for update in updates if update.clip_factor is not None]
         return cls(
-            client=victim.client,
+            client=victim.client if len(updates) == 1 else None,
             bytes_up=sum(t.numel() * t.element_size() for t in updates[0].tensors.values()),
             clip_factor=sum(factors) / len(factors) if factors else None,
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, track
+from typer.exceptions import TyperException
 
 from fl_core.celeba import check_celeba
 from fl_core.errors import InputError
@@ -30,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Gradient-inversion sweeps.",
 )
-data = typer.Typer(no_args_is_help=True, help="Face data sets in CelebA's layout.")
+data = typer.Typer(help="Face data sets in CelebA's layout.")
 app.add_typer(data, name="data")
 
 BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
@@ -111,24 +113,33 @@ def check(folder: Annotated[Path, typer.Argument(help="Folder in CelebA's layout
 
 
 def main() -> None:
-    """Run the command line; bad input ends with one line on stderr and exit code 2."""
+    """Run the command line and end the process with its exit code."""
+    sys.exit(execute(sys.argv[1:]))
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run one command line; bad input gives one line on stderr and exit code 2, never a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app()
+        code = int(app(args=list(arguments) or ["--help"], standalone_mode=False) or 0)
+        if code == INTERRUPTED:
+            _say("interrupted; run the same command again to resume.")
+        return code
     except InputError as error:
-        Console(stderr=True).print(f"gradsweep: {error}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("gradsweep: interrupted; run the same command again to resume.")
-        sys.exit(INTERRUPTED)
+        _say(str(error))
+    except TyperException as error:
+        _say(f"{error.format_message()} (see --help)")
+    return BAD_INPUT
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(f"gradsweep: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _report(folder: Path, console: Console) -> None:
     table = summarize(folder)
     page = write_report(folder, table)
     console.print(summary_table(table, title=str(folder)))
-    if (table["differs"] != "{}").any():
-        console.print(
-            "* differs from the other cells in more than the defense; see the report.", highlight=False
-        )
+    for note in notes(table):
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)

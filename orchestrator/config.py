@@ -22,8 +22,8 @@ class DataConfig(Config):
 
     `auto` takes CelebA where it lies under `root`, else synthetic faces written once under
     `root/synthetic_faces`. Clients hold the first `train` images of the train split, accuracy is measured on
-    the first `valid` of the validation split, and the mean public image is that of the first `public` of the
-    test split: three disjoint sets. null means all.
+    the first `valid` of the validation split, and the mean public image is that of at most `public` of the test
+    split: three disjoint sets. null means all.
     """
 
     kind: Literal["auto", "celeba", "synthetic"] = "auto"

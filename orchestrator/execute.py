@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -97,13 +98,14 @@ class RayExecutor:
     def __init__(self, address: str, *, workers: int | None, threads: int) -> None:
         """Connect to the cluster at `address`, or start Ray on this machine for `local`."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        named = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
         try:
-            _connect(address, cpus=(workers or os.cpu_count() or 1) * threads)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+            if ":" in named:
+                _reach(named)
+            _connect(named, cpus=(workers or os.cpu_count() or 1) * threads)
+        except (OSError, ValueError, RuntimeError) as error:
             line = str(error).splitlines()[0]
-            raise InputError(
-                f"No Ray cluster answers at {address!r} ({line}); try --address local."
-            ) from error
+            raise InputError(f"No Ray cluster answers at {named!r} ({line}); try --address local.") from error
         resources = ray.cluster_resources()
         fitting = max(1, int(resources.get("CPU", 1)) // threads)
         self.capacity = min(workers or fitting, fitting)
@@ -168,6 +170,20 @@ def _connect(address: str, *, cpus: int) -> None:
         ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="error")
     else:
         ray.init(address=address, log_to_driver=False, logging_level="error")
+
+
+@retry(
+    retry=retry_if_exception_type(OSError),
+    stop=stop_after_attempt(3),
+    wait=wait_exponential(0.5, max=5.0),
+    reraise=True,
+)
+def _reach(address: str) -> None:
+    """Open and close a connection: Ray itself would try for minutes where nobody listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        raise ValueError("the address must be HOST:PORT")
+    socket.create_connection((host, int(port)), timeout=5.0).close()
 
 
 def make_executor(address: str, *, workers: int | None, threads: int) -> Executor:

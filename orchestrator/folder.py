@@ -28,6 +28,11 @@ def claim_folder(out: Path, config: SweepConfig) -> None:
                 f"{path} has format {there.get('format')}, this gradsweep writes {FORMAT}; use another --out."
             )
         different = _first_difference(_fixed(there["config"]), _fixed(plain))
+        budget = there["config"]["study"]["suggestions"]
+        if config.study.suggestions < budget:
+            different = (
+                f"study.suggestions was {budget} and may grow, not shrink to {config.study.suggestions}"
+            )
         if different:
             raise InputError(f"{out} holds another sweep: {different}; use another --out.")
     write_atomically(path, json.dumps({"format": FORMAT, "config": plain}, indent=1).encode())

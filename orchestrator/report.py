@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from orchestrator.analysis import EXACT_DB, SUCCESS_DB, write_summary
+from orchestrator.analysis import SUCCESS_DB, write_summary
 from orchestrator.exhibits import figures, gallery
 from orchestrator.files import write_atomically
 from orchestrator.results import Results
 from orchestrator.tables import interval, number, parameters
+from orchestrator.trial import EXACT_DB
 from orchestrator.verdicts import LABELS, accuracy, share, utility_verdict, verdict
 
 Entry = dict[str, Any]

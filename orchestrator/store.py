@@ -247,7 +247,11 @@ def read_images(folder: Path) -> pa.Table:
 
 
 def _parts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("part-*.parquet"))
+    """The parts in force: without those that an unfinished compaction has merged already."""
+    plan = json.loads(_plan_path(folder).read_bytes()) if _plan_path(folder).exists() else None
+    merged = plan is not None and (folder / plan["merged"]).exists()
+    replaced = set(plan["replaces"]) if plan is not None and merged else set()
+    return [part for part in sorted(folder.glob("part-*.parquet")) if part.name not in replaced]
 
 
 def _write_parquet(path: Path, table: pa.Table) -> None:

@@ -124,7 +124,8 @@ class Driver:
         self._utility: dict[str, UtilityResult] = {}
         self._waiting: deque[tuple[CellStudy, TrialSpec]] = deque()
         self._running: dict[str, tuple[CellStudy, TrialSpec]] = {}
-        self._utility_jobs: dict[str, Cell] = {}
+        self._utility_jobs: dict[str, list[Cell]] = {}
+        self._utility_running: set[str] = set()
         self._shared: dict[tuple[str, int], tuple[Any, Any, Any, Any, Released]] = {}
         self._states: dict[str, Any] = {}
         self._resumed = self._fresh = self._failed = 0
@@ -132,19 +133,18 @@ class Driver:
 
     def plan(self) -> None:
         """Take what the folder holds already; afterwards `unfinished` says whether work is left."""
-        folder = self._store.folder / "utility"
-        for cell in self._cells:
-            spec = cell.utility()
-            path = folder / f"{content_hash(spec)}.json"
-            if spec is not None and path.is_file():
-                self._utility[cell.config.name] = build(
-                    UtilityResult, json.loads(path.read_bytes())["result"], where=str(path)
-                )
-            elif spec is not None:
-                self._utility_jobs[cell.config.name] = cell
+        found = 0
+        for key, cells in self._utility_cells().items():
+            path = self._utility_path(key)
+            if path.is_file():
+                found += 1
+                result = build(UtilityResult, json.loads(path.read_bytes())["result"], where=str(path))
+                self._keep_utility(key, cells, result)
+            else:
+                self._utility_jobs[key] = cells
         self._advance()
-        jobs = sum(study.jobs for study in self._studies) + len(self._utility) + len(self._utility_jobs)
-        self._reporter.start(jobs, self._resumed + len(self._utility))
+        jobs = sum(study.jobs for study in self._studies) + found + len(self._utility_jobs)
+        self._reporter.start(jobs, self._resumed + found)
 
     @property
     def unfinished(self) -> bool:
@@ -153,12 +153,9 @@ class Driver:
 
     def run(self, executor: Executor) -> None:
         """Work until every study has its test results."""
-        # A few trials go first, so that something is seen of the sweep while the federations train.
-        self._fill(executor)
-        for cell in self._utility_jobs.values():
-            executor.submit(f"utility:{cell.config.name}", run_utility, cell.utility(), cell.dataset)
         while self._waiting or self._running or self._utility_jobs:
             self._fill(executor)
+            self._start_utility(executor)
             done = executor.next_done(1.0)
             self._reporter.tick()
             if done is not None:
@@ -198,12 +195,21 @@ class Driver:
                     self._failed += rows[0]["status"] == "failed"
                     study.settle(self._store, spec, rows)
 
+    def _start_utility(self, executor: Executor) -> None:
+        """Keep at most half of the workers on the long utility runs, so that trials are seen to move."""
+        for key, cells in self._utility_jobs.items():
+            if len(self._utility_running) >= max(1, executor.capacity // 2):
+                return
+            if key not in self._utility_running:
+                self._utility_running.add(key)
+                executor.submit(f"utility:{key}", run_utility, cells[0].utility(), cells[0].dataset)
+
     def _fill(self, executor: Executor) -> None:
         held: list[tuple[CellStudy, TrialSpec]] = []
         # One spare job a worker hides the time between a result and the next submission.
         while self._waiting and executor.in_flight < 2 * executor.capacity:
             study, spec = self._waiting.popleft()
-            if spec.phase == "test" and study.cell.config.name in self._utility_jobs:
+            if spec.phase == "test" and any(study.cell in cells for cells in self._utility_jobs.values()):
                 held.append((study, spec))  # Its rows name the accuracy, which is still being measured.
                 continue
             state, record, truth, mean, _ = self._handles(study.cell, spec, executor)
@@ -264,22 +270,35 @@ class Driver:
         self._reporter.job_done(study.name, mean_of([row["psnr"] for row in rows]))
 
     def _finish_utility(self, done: Done) -> None:
-        cell = self._utility_jobs.pop(done.key.removeprefix("utility:"))
+        key = done.key.removeprefix("utility:")
+        cells = self._utility_jobs.pop(key)
+        self._utility_running.remove(key)
         if done.error is not None:
             raise done.error
-        result: UtilityResult = done.result
-        spec = cell.utility()
-        folder = self._store.folder / "utility"
-        folder.mkdir(exist_ok=True)
-        content = {
-            "format": FORMAT,
-            "cell": cell.config.name,
-            "spec": to_plain(spec),
-            "result": to_plain(result),
-        }
-        write_atomically(folder / f"{content_hash(spec)}.json", json.dumps(content, indent=1).encode())
-        self._utility[cell.config.name] = result
-        self._reporter.job_done(f"{cell.config.name}/accuracy", None)
+        self._keep_utility(key, cells, done.result)
+        self._reporter.job_done(f"{cells[0].config.name}/accuracy", None)
+
+    def _utility_cells(self) -> dict[str, list[Cell]]:
+        """The cells that share each utility run, by the run's content address."""
+        shared: dict[str, list[Cell]] = {}
+        for cell in self._cells:
+            spec = cell.utility()
+            if spec is not None:
+                shared.setdefault(content_hash(spec), []).append(cell)
+        return shared
+
+    def _utility_path(self, key: str) -> Path:
+        return self._store.folder / "utility" / f"{key}.json"
+
+    def _keep_utility(self, key: str, cells: list[Cell], result: UtilityResult) -> None:
+        path, names = self._utility_path(key), [cell.config.name for cell in cells]
+        path.parent.mkdir(exist_ok=True)
+        if path.is_file():
+            names = sorted({*names, *json.loads(path.read_bytes())["cells"]})
+        spec = to_plain(cells[0].utility())
+        content = {"format": FORMAT, "cells": names, "spec": spec, "result": to_plain(result)}
+        write_atomically(path, json.dumps(content, indent=1).encode())
+        self._utility |= dict.fromkeys(names, result)
 
 
 def _trial_job(

@@ -14,8 +14,8 @@ def summary_table(table: pd.DataFrame, *, title: str) -> Table:
     """One line for each cell and attacker, within 80 columns; PSNR and gain in dB, brackets are 95% intervals."""
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shown.add_column("cell / attacker", overflow="fold")
-    for name in ("n", "PSNR dB", "worst", "mean image", "gain", "success", "epsilon", "accuracy"):
-        shown.add_column(name, justify="right")
+    for name in ("n", "PSNR dB", "worst", "mean\nimage", "gain", ">=20\ndB", "epsilon", "accu-\nracy"):
+        shown.add_column(name, justify="right", no_wrap=True)
     for line in table.to_dict("records"):
         shown.add_row(
             f"{line['cell']}{' *' if line['differs'] != '{}' else ''} / {line['attacker']}",
@@ -26,7 +26,7 @@ def summary_table(table: pd.DataFrame, *, title: str) -> Table:
             number(line["gain"]),
             percent(line["success"]),
             "-" if _missing(line["epsilon"]) else f"{line['epsilon']:g}",
-            f"{percent(line['accuracy'])}{' diverged' if line['diverged'] is True else ''}",
+            f"{percent(line['accuracy'])}{' !' if line['diverged'] is True else ''}",
         )
     return shown
 
@@ -34,8 +34,8 @@ def summary_table(table: pd.DataFrame, *, title: str) -> Table:
 def notes(table: pd.DataFrame) -> list[str]:
     """What the table has no room for: how to read it, the winning hyperparameters, majority class, failures."""
     said = [
-        "n: test victims. worst: the most exposed image. mean image: the same victims' PSNR of the mean public",
-        "face, no attack at all. gain: PSNR above that. success: images of 20 dB or more.",
+        "n: test victims. Brackets: 95% interval. worst: the most exposed image. mean image: PSNR of the mean",
+        "public face, no attack at all; gain: PSNR above that. >=20 dB: share of images reconstructed that well.",
     ]
     for line in table.to_dict("records"):
         name = f"{line['cell']} / {line['attacker']}"
@@ -43,6 +43,8 @@ def notes(table: pd.DataFrame) -> list[str]:
             said.append(
                 f"{name}: won by suggestion {line['suggestion']:.0f}: {parameters(line['hyperparameters'])}"
             )
+        if line["diverged"] is True:
+            said.append(f"{name}: ! training with this defense diverged")
         if line["trials_failed"] or line["not_observable"]:
             said.append(
                 f"{name}: {line['trials_failed']} of {line['trials']} trials failed, "

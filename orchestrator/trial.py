@@ -29,6 +29,9 @@ from fl_core.threat import NotObservable, Observation, ThreatModel, observe
 from fl_core.types import RoundRecord, Truth
 from orchestrator.identity import content_hash
 
+EXACT_DB = 150.0
+"""What an exact reconstruction, of infinite PSNR, counts as in a mean: about the best that float32 pixels allow."""
+
 Phase = Literal["tune", "test", "grid", "control"]
 Status = Literal["ok", "failed", "not_observable"]
 
@@ -177,7 +180,7 @@ def _attack(
         noise = norm_matched_noise(observation, generator("control", spec.seed))
         try:
             prior = spec.attack(noise, model, generator("attack", spec.seed))
-        except AttackFailed:
+        except (AttackFailed, InputError):
             prior = None  # The control stays null; the attack itself stands.
     return _Attacked(observation, found, prior, seconds, cpu_seconds)
 

@@ -105,6 +105,6 @@ def write_folder(
     (folder / "utility").mkdir(exist_ok=True)
     for cell, changes in (utility or {}).items():
         result = {"accuracy": 0.8, "low": 0.75, "high": 0.85, "majority": 0.6, "diverged": False}
-        content = {"format": 1, "cell": cell, "result": result | dict(changes)}
+        content = {"format": 1, "cells": [cell], "result": result | dict(changes)}
         (folder / "utility" / f"{cell}.json").write_text(json.dumps(content))
     return folder

@@ -11,8 +11,9 @@ import pytest
 
 from fl_core.errors import InputError
 from orchestrator import analysis
-from orchestrator.analysis import EXACT_DB, mean_interval, records, summarize, write_summary
+from orchestrator.analysis import mean_interval, records, summarize, write_summary
 from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
+from orchestrator.trial import EXACT_DB
 from tests.results_folder import failed_row, row, suggestion, trial, write_folder
 
 

@@ -107,7 +107,7 @@ def test_local_sgd_follows_the_formula(momentum: float) -> None:
     config = ModelConfig(kind="mlp", image_size=8)
     model, state = build_model(config), initial_state(config, generator(0))
     batches = [(torch.randn(2, 3, 8, 8, generator=generator(i)), torch.tensor([0, 1])) for i in range(3)]
-    weights, velocity = dict(state.parameters), {name: 0.0 for name in state.parameters}
+    weights, velocity = dict(state.parameters), dict.fromkeys(state.parameters, 0.0)
     for batch in batches:
         gradient = loss_gradient(model, ModelState(parameters=weights), batch)
         velocity = {name: momentum * velocity[name] + gradient[name] for name in weights}
@@ -211,7 +211,7 @@ def test_victims_share_no_image(faces: FaceDataset, signal: str) -> None:
 
 
 def test_asking_for_more_victims_than_there_are_says_how_many_there_are(faces: FaceDataset) -> None:
-    with pytest.raises(InputError, match="13 victims were asked for, .* hold only 12"):
+    with pytest.raises(InputError, match=r"13 victims were asked for, .* hold only 12"):
         victims(make_federation(faces), "gradients", first_client=0, round_number=0, count=13)
     with pytest.raises(InputError, match="2 disjoint groups of 2"):
         victims(make_federation(faces), "agg_update", first_client=0, round_number=0, count=3)

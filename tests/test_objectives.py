@@ -156,7 +156,7 @@ def test_parameters_are_chosen_by_index_and_by_name() -> None:
     assert choose(tensors, indices=(2, 0), names=None) == ["conv1.weight", "fc.weight"]
     assert choose(tensors, indices=None, names=("conv",)) == ["conv1.weight", "conv1.bias"]
     assert choose(tensors, indices=(0, 2), names=("fc",)) == ["fc.weight"]
-    with pytest.raises(InputError, match="index 3 is out of range: .* 0 to 2"):
+    with pytest.raises(InputError, match=r"index 3 is out of range: .* 0 to 2"):
         choose(tensors, indices=(3,), names=None)
     with pytest.raises(InputError, match="Unknown layer name 'conw'"):
         choose(tensors, indices=None, names=("conw",))

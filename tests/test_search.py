@@ -91,7 +91,7 @@ def test_a_resumed_study_goes_on_where_it_was() -> None:
 
 def test_recorded_suggestions_outside_the_space_are_refused() -> None:
     recorded: dict[int, Params] = {0: {"lr": 5.0, "restarts": 1, "init": "normal"}}
-    with pytest.raises(InputError, match="suggestion 0 is recorded as .* outside the search space"):
+    with pytest.raises(InputError, match=r"suggestion 0 is recorded as .* outside the search space"):
         Study("s", SPACE, StudyConfig(), seed=0, recorded=recorded).next()
 
 

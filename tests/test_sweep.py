@@ -316,24 +316,22 @@ def test_accuracy_is_measured_once_and_stands_in_the_test_rows(tmp_path: Path, t
 
     root = tmp_path_factory.mktemp("many") / "set"
     write_faces(root, num=1344, seed=2)
-    config = sweep(root, attackers__0__search={}, utility={"train": 1000, "batch_size": 25})
+    cells = [*tree(root)["cells"], {"name": "known", "differs": {"threat.labels": "known"}}]
+    config = sweep(root, cells=cells, attackers__0__search={}, utility={"train": 1000, "batch_size": 25})
     run(config, tmp_path)
     rows = pd.read_parquet(tmp_path / "trials")
     found = {}
     for path in (tmp_path / "utility").glob("*.json"):
         content = json.loads(path.read_bytes())
-        found[content["cell"]] = content["result"]
-    assert set(found) == {"none", "dp"}
+        found |= dict.fromkeys(content["cells"], content["result"])
+    assert set(found) == {"none", "dp", "known"}
+    assert len(list((tmp_path / "utility").glob("*.json"))) == 2, "none and known share one run"
     for cell, result in found.items():
         assert set(rows[rows["cell"] == cell]["accuracy"]) == {result["accuracy"]}
         assert result["low"] <= result["accuracy"] <= result["high"]
         assert len(result["per_round"]) == 2
         assert result["majority"] >= 0.5
     assert run(config, tmp_path).fresh == 0
-    assert {json.loads(p.read_bytes())["cell"] for p in (tmp_path / "utility").glob("*.json")} == {
-        "none",
-        "dp",
-    }
 
 
 def test_two_drivers_on_one_folder_are_refused(faces_root: Path, tmp_path: Path) -> None:

@@ -1,0 +1,191 @@
+"""The command line as a person meets it: exit codes, one clear line, no traceback."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from orchestrator.cli import execute
+from tests.small import tree
+
+ROOT = Path(__file__).parent.parent
+
+
+def gradsweep(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line in this process, with what it printed."""
+    command = [str(argument) for argument in arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err):
+        for name, value in {"COLUMNS": "120", **environment}.items():
+            patched.setenv(name, value)
+        code = execute(command)
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
+def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """Exit code 2, one line on stderr that holds `parts`, no traceback."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.fixture
+def file(faces_root: Path, tmp_path: Path) -> Path:
+    return write(tmp_path, tree(faces_root, study__suggestions=2, victims={"tuning": 1, "test": 2}))
+
+
+def write(folder: Path, content: dict[str, Any]) -> Path:
+    path = folder / "small.yaml"
+    YAML(typ="safe", pure=True).dump(content, path)
+    return path
+
+
+def test_a_sweep_prints_its_table_and_report_and_runs_only_once(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = gradsweep("sweep", file, "--out", out, "--address", "serial")
+    assert first.returncode == 0, first.stderr
+    for part in (
+        "none / generic",
+        "dp / generic",
+        "won by suggestion",
+        "8 trials, 8 of them run now, 0 failed",
+    ):
+        assert part in first.stdout
+    assert (out / "report.html").is_file()
+    assert (out / "summary.parquet").is_file()
+    assert list((out / "figures").glob("*.png"))
+    again = gradsweep("sweep", file, "--out", out, "--address", "serial")
+    assert again.returncode == 0
+    assert "8 trials, 0 of them run now" in again.stdout
+    report = gradsweep("report", out)
+    assert report.returncode == 0
+    assert "none / generic" in report.stdout
+
+
+def test_a_dry_run_says_what_would_happen_and_does_nothing(file: Path, tmp_path: Path) -> None:
+    done = gradsweep("sweep", file, "--out", tmp_path / "out", "--dry-run")
+    assert done.returncode == 0
+    assert "CPU-hours" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_cells_can_be_chosen(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = gradsweep("sweep", file, "--out", out, "--address", "serial", "--cells", "d*")
+    assert done.returncode == 0
+    assert set(pd.read_parquet(out / "trials")["cell"]) == {"dp"}
+    refused(gradsweep("sweep", file, "--out", out, "--cells", "x*"), "--cells 'x*' matches none of none, dp")
+
+
+def test_failed_trials_give_exit_code_1(faces_root: Path, tmp_path: Path) -> None:
+    attack = {"kind": "matching", "iterations": 2, "lr": 1e30, "preset": "none"}
+    path = write(tmp_path, tree(faces_root, attackers__0__attack=attack, attackers__0__search={}))
+    done = gradsweep("sweep", path, "--out", tmp_path / "out", "--address", "serial")
+    assert done.returncode == 1
+    assert "6 failed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("study.sugestions=3", ("unknown key 'study.sugestions'", "'suggestions'")),
+        ("study.lag=often", ("study.lag", "integer")),
+        ("execution.device=gpu", ("Unknown device 'gpu'", "cuda", "mps")),
+        ("execution.device=cuda", ("Device 'cuda' is not available here",)),
+        ("data.root=nowhere", ("nowhere",)),
+        ("data.attribute=Mael", ("Mael", "Did you mean 'Male'")),
+        ("data.train=100000", ("100000",)),
+        ("victims.test=1000", ("victims were asked for",)),
+        ("capture.round=7", ("capture.round = 7", "0 to 1")),
+        ("threat.view=aggregate", ("threat.view = 'aggregate'",)),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    file: Path, tmp_path: Path, override: str, parts: tuple[str, ...]
+) -> None:
+    if override == "execution.device=cuda":
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("this machine has CUDA")
+    refused(
+        gradsweep("sweep", file, "--out", tmp_path / "out", "--address", "serial", "--set", override), *parts
+    )
+
+
+def test_bad_files_and_folders_are_one_line(file: Path, tmp_path: Path) -> None:
+    refused(gradsweep("sweep", tmp_path / "absent.yaml"), "absent.yaml")
+    refused(gradsweep("report", tmp_path), "holds no results")
+    refused(gradsweep("sweep", file, "--out", file / "out", "--address", "serial"), "Cannot write to")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused(
+        gradsweep(
+            "sweep", file, "--set", f"data.root={empty}", "--out", tmp_path / "o", "--address", "serial"
+        ),
+        "empty",
+    )
+    missing = gradsweep("data", "check", empty / "none")
+    assert missing.returncode == 2
+    assert str(empty / "none") in missing.stdout
+
+
+def test_an_unreachable_cluster_is_one_line(file: Path, tmp_path: Path) -> None:
+    done = gradsweep("sweep", file, "--out", tmp_path / "out", "--address", "auto", RAY_ADDRESS="127.0.0.1:9")
+    refused(done, "No Ray cluster answers", "--address local")
+
+
+def test_faces_are_written_checked_and_their_problems_listed(tmp_path: Path) -> None:
+    root = tmp_path / "faces"
+    assert gradsweep("data", "synth", "--out", root, "--num", 16, "--seed", 3).returncode == 0
+    fine = gradsweep("data", "check", root)
+    assert fine.returncode == 0, fine.stdout
+    (root / "img_align_celeba" / "000002.jpg").write_bytes(b"no picture")
+    (root / "img_align_celeba" / "000003.jpg").unlink()
+    broken = gradsweep("data", "check", root)
+    assert broken.returncode == 2
+    assert "000002.jpg" in broken.stdout
+    assert "000003.jpg" in broken.stdout
+    refused(gradsweep("data", "synth", "--out", root, "--num", 4), str(root))
+
+
+def test_doctor_says_what_is_here() -> None:
+    done = gradsweep("doctor")
+    assert done.returncode == 0
+    for part in ("cuda", "mps", "LPIPS", "torch"):
+        assert part in done.stdout
+
+
+def test_help_lists_every_command() -> None:
+    done = gradsweep("--help")
+    for command in ("run", "sweep", "report", "doctor", "data"):
+        assert command in done.stdout
+
+
+def test_usage_mistakes_are_one_line() -> None:
+    refused(gradsweep("swep"), "No such command 'swep'")
+    refused(gradsweep("sweep"), "Missing argument 'file'")
+    refused(gradsweep("sweep", "x.yaml", "--cel", "a"), "--cel")
+    refused(gradsweep("data", "synth", "--num", "0", "--out", "x"), "0")
+
+
+def test_the_command_itself_ends_with_the_exit_code(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "report", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+    )
+    refused(done, "holds no results")

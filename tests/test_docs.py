@@ -1,0 +1,107 @@
+"""The documentation names every column that the code writes, and nothing that it does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from orchestrator import schema
+from orchestrator.analysis import summarize
+from orchestrator.utility import UtilityResult
+from tests.results_folder import row, suggestion, trial, write_folder
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results.md"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
+# Spelled in two parts, so that this file does not hold what it forbids.
+LOCAL_PATHS = ("/wo" + "rk/", "/tmp" + "/bash")
+
+
+def sections() -> dict[str, str]:
+    """The text under each heading of the second level."""
+    parts = re.split(r"^## (.+)$", RESULTS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def table(section: str) -> list[list[str]]:
+    """The cells of a section's table lines that begin with a name in backticks."""
+    lines = [line for line in sections()[section].splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def names(section: str) -> list[str]:
+    """The documented names, without their backticks."""
+    return [cells[0].strip("`") for cells in table(section)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A results folder with a study, pictures, two cells and an accuracy."""
+    tests = [
+        trial(row(cell, victim, suggestion=0, trial_id=""), pictures=True)
+        for cell in ("none", "dp")
+        for victim in (2, 3)
+    ]
+    return write_folder(tmp_path, tests, suggestions=[suggestion(0, 12.0, lr=0.1)], utility={"none": {}})
+
+
+def test_trials_are_documented_in_order_with_their_types() -> None:
+    assert [(cells[0].strip("`"), cells[1]) for cells in table("Trials")] == [
+        (name, str(kind)) for name, kind in schema.BASE
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "columns"), [("Studies", schema.STUDIES.names), ("Images", schema.IMAGES.names)]
+)
+def test_other_tables_are_documented(section: str, columns: list[str]) -> None:
+    assert names(section) == columns
+
+
+def test_hyperparameter_columns_are_documented() -> None:
+    assert f"`{schema.hp_column('objective.kind')}`" in sections()["Trials"]
+
+
+def test_summary_is_documented(folder: Path) -> None:
+    assert sorted(names("Summary")) == sorted(summarize(folder).columns)
+
+
+def test_utility_results_are_documented() -> None:
+    assert names("Utility") == [field.name for field in dataclasses.fields(UtilityResult)]
+
+
+def test_examples_run(folder: Path) -> None:
+    """Every Python block of the page, in order, on a small folder; `datasets` is no dependency of ours."""
+    page = RESULTS.read_text(encoding="utf-8")
+    code = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    ours = [block for block in code if "from datasets" not in block]
+    assert len(ours) == len(code) - 1 >= 4
+    text = "\n".join(ours)
+    assert 'Path("results/quickstart")' in text
+    text = text.replace('Path("results/quickstart")', f"Path({str(folder)!r})")
+    exec(compile(text, str(RESULTS), "exec"), {})
+
+
+def test_links_point_to_files() -> None:
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        if not re.match(r"[a-z]+:|#", target) and not (page.parent / target.partition("#")[0]).exists()
+    ]
+    assert not broken
+
+
+def test_pages_name_no_path_of_one_machine() -> None:
+    found = [
+        f"{page.relative_to(ROOT)}:{number}: {path}"
+        for page in PAGES
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1)
+        for path in LOCAL_PATHS
+        if path in line
+    ]
+    assert PAGES
+    assert not found

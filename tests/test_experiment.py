@@ -1,0 +1,197 @@
+"""The original command line: its flags are frozen, its outputs are written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from attack_core.matching import EarlyStop, Matching
+from attack_core.objectives import Both, Cosine, Similarity
+from defenses.dp import DPUpdate
+from fl_core.errors import InputError
+from orchestrator.experiment import Experiment, main, parse
+
+ROOT = Path(__file__).parent.parent
+
+ORIGINAL = {
+    "device": "auto",
+    "seed": 42,
+    "out_dir": None,
+    "save_config": False,
+    "num_clients": 10,
+    "batch_size": 1,
+    "data_subset": 200,
+    "num_rounds": 5,
+    "local_epochs": 1,
+    "client_lr": 0.01,
+    "client_momentum": 0.9,
+    "no_augment": False,
+    "capture_client": 0,
+    "capture_round": None,
+    "attack_source": "gradients",
+    "attack_iterations": 2000,
+    "attack_lr": 0.1,
+    "tv_weight": 0.001,
+    "attack_optimizer": "adam",
+    "attack_restarts": 1,
+    "attack_batch": 1,
+    "label_strategy": "auto",
+    "compute_lpips": False,
+    "lr_schedule": "none",
+    "early_stop": False,
+    "patience": 500,
+    "min_delta": 1e-4,
+    "fft_init": False,
+    "preset": "none",
+    "match_metric": "l2",
+    "l2_weight": 1.0,
+    "cos_weight": 1.0,
+    "use_layers": ("all",),
+    "select_by_name": None,
+    "layer_weights": ("uniform",),
+    "no_heatmap": False,
+    "dp_epsilon": None,
+    "dp_delta": 1e-5,
+    "dp_max_norm": 1.0,
+    "use_he": False,
+    "he_bits": None,
+    "he_precision": None,
+}
+ADDED = {"data_root": "data", "target_attr": "Male", "victims": 1, "he_scheme": "ckks"}
+
+
+def test_the_flags_and_their_defaults_are_frozen() -> None:
+    assert vars(parse([])) == ORIGINAL | ADDED
+
+
+def test_defaults_mean_what_they_meant() -> None:
+    sweep = parse([]).sweep()
+    assert (sweep.data.train, sweep.data.valid) == (160, 40)
+    assert (sweep.federation.clients, sweep.federation.fraction, sweep.federation.per_round) == (10, 0.5, 5)
+    assert sweep.federation.flip
+    assert (sweep.capture.round, sweep.capture.client) == (4, 0)
+    assert sweep.attackers[0].attack == Matching(images=1)
+    assert sweep.attackers[0].attack.clamp == 2.0
+    assert sweep.cells[0].defense == ()
+
+
+def test_flags_reach_the_attack() -> None:
+    flags = (
+        "--match-metric both --l2-weight 2 --cos-weight 3 --lr-schedule cosine --early-stop --patience 7 "
+        "--min-delta 0.5 --fft-init --preset tight --use-layers 0 2,3 --select-by-name conv fc "
+        "--layer-weights early_conv --attack-restarts 4 --attack-optimizer lbfgs --label-strategy optimize"
+    )
+    attack = parse(flags.split()).attack()
+    assert attack == Matching(
+        objective=Both(l2_weight=2.0, cos_weight=3.0),
+        schedule="cosine",
+        early_stop=EarlyStop(patience=7, min_delta=0.5),
+        init="fourier",
+        preset="tight",
+        layers=(0, 2, 3),
+        layer_names=("conv", "fc"),
+        layer_weights="early_conv",
+        restarts=4,
+        optimizer="lbfgs",
+        labels="optimize",
+        images=1,
+    )
+    assert parse(["--match-metric", "cosine"]).attack().objective == Cosine()
+    assert parse(["--match-metric", "sim"]).attack().objective == Similarity()
+    assert parse(["--layer-weights", "1", "0.5"]).attack().layer_weights == (1.0, 0.5)
+
+
+def test_dp_flags_mean_one_release() -> None:
+    sweep = parse(["--dp-epsilon", "8", "--dp-delta", "1e-6", "--dp-max-norm", "2"]).sweep()
+    assert sweep.cells[0].defense == (DPUpdate(epsilon=8.0, delta=1e-6, max_norm=2.0, budget="release"),)
+    privacy = sweep.cells[0].defense[0].privacy(rounds=5)
+    assert privacy.epsilon_release == 8.0
+    assert privacy.epsilon > 8.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--atack-lr 1", "unrecognized arguments: --atack-lr"),
+        ("--seed x", "--seed"),
+        ("--match-metric l3", "invalid choice: 'l3'"),
+        ("--use-he", "--use-he is not built yet"),
+        ("--he-bits 512", "--he-bits 512 goes with --he-scheme paillier"),
+        ("--he-precision 10", "goes with --he-scheme paillier"),
+        ("--use-layers first", "--use-layers 'first'"),
+        ("--layer-weights early_linea", "Did you mean 'early_linear'"),
+        ("--data-subset 3", "must be at least 5"),
+        ("--victims 0", "VictimsConfig.test = 0"),
+        ("--device tpu", "invalid choice: 'tpu'"),
+        ("--dp-epsilon -1", "DPUpdate.epsilon = -1.0"),
+    ],
+)
+def test_bad_flags_are_refused_in_one_line(
+    flags: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags.split()) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+
+
+def test_an_experiment_writes_picture_metrics_config_and_rows(faces_root: Path, tmp_path: Path) -> None:
+    flags = (
+        f"--data-root {faces_root} --data-subset 40 --num-clients 4 --num-rounds 1 --attack-iterations 3 "
+        f"--victims 2 --lr-schedule cosine --tv-weight 1e-5 --out-dir {tmp_path} --compute-lpips"
+    )
+    done = subprocess.run(
+        [sys.executable, "run_experiment.py", *flags.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "baseline_attack_result.png") as picture:
+        assert picture.size[1] > picture.size[0]
+    metrics = dict(line.split(": ", 1) for line in (tmp_path / "metrics.txt").read_text().splitlines())
+    assert {"MSE", "PSNR", "SSIM", "LPIPS", "LabelMatch"} <= metrics.keys()
+    rows = pd.read_parquet(tmp_path / "trials")
+    assert len(rows) == 2
+    assert float(metrics["PSNR"]) == pytest.approx(rows["psnr"].mean(), abs=1e-3)
+    assert float(metrics["MSE"]) == pytest.approx(rows["mse"].mean(), abs=1e-5)
+    assert set(rows["phase"]) == {"test"}
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["attack_iterations"] == 3
+    assert saved["out_dir"] == str(tmp_path)
+    assert saved.keys() == vars(Experiment()).keys()
+
+
+def test_too_few_images_for_the_victims_is_an_error(faces_root: Path, tmp_path: Path) -> None:
+    flags = f"--data-root {faces_root} --data-subset 40 --victims 33 --out-dir {tmp_path}"
+    assert main(flags.split()) == 2
+    with pytest.raises(InputError, match="33 victims were asked for"):
+        from orchestrator.experiment import run
+
+        run(parse(flags.split()), console=_quiet())
+
+
+def _quiet():  # type: ignore[no-untyped-def]
+    from rich.console import Console
+
+    return Console(quiet=True)
+
+
+def test_showcase_settings_on_real_faces(celeba_root: Path, tmp_path: Path) -> None:
+    """A short form of the showcase: far above the mean image within 60 iterations."""
+    flags = (
+        f"--data-root {celeba_root} --num-rounds 1 --capture-round 0 --client-momentum 0 --attack-iterations 60 "
+        f"--tv-weight 1e-5 --lr-schedule cosine --victims 2 --out-dir {tmp_path}"
+    )
+    assert main(flags.split()) == 0
+    rows = pd.read_parquet(tmp_path / "trials")
+    assert (rows["psnr"] > rows["psnr_mean_image"] + 6).all()
+    assert rows["psnr"].mean() > 20
+    assert rows["label_match"].all()
