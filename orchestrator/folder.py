@@ -29,7 +29,7 @@ def claim_folder(out: Path, config: SweepConfig) -> None:
             )
         different = _first_difference(_fixed(there["config"]), _fixed(plain))
         budget = there["config"]["study"]["suggestions"]
-        if config.study.suggestions < budget:
+        if different is None and config.study.suggestions < budget:
             different = (
                 f"study.suggestions was {budget} and may grow, not shrink to {config.study.suggestions}"
             )

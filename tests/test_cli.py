@@ -177,7 +177,7 @@ def test_usage_mistakes_are_one_line() -> None:
     refused(gradsweep("swep"), "No such command 'swep'")
     refused(gradsweep("sweep"), "Missing argument 'file'")
     refused(gradsweep("sweep", "x.yaml", "--cel", "a"), "--cel")
-    refused(gradsweep("data", "synth", "--num", "0", "--out", "x"), "0")
+    refused(gradsweep("data", "synth", "--num", "0", "--out", "x"), "'--num'", "greater than or equal to 1")
 
 
 def test_the_command_itself_ends_with_the_exit_code(tmp_path: Path) -> None:

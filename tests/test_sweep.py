@@ -215,6 +215,8 @@ def test_a_larger_budget_extends_a_sweep_and_another_config_is_refused(
     pd.testing.assert_frame_equal(kept, old.reset_index(drop=True))
     with pytest.raises(InputError, match=r"another sweep: federation\.local\.lr was 0\.05 and is now 0\.1"):
         run(sweep(faces_root, federation__local__lr=0.1), out)
+    with pytest.raises(InputError, match=r"study\.suggestions was 6 and may grow, not shrink to 5"):
+        run(sweep(faces_root), out)
 
 
 def test_failures_stay_in_the_table_and_give_exit_counts(

@@ -1,0 +1,51 @@
+"""One picture of a results folder: originals above each cell's reconstructions of the same victims.
+
+python scripts/gallery.py results/quickstart docs/images/quickstart.png
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from orchestrator.analysis import summarize
+from orchestrator.store import read_images, read_rows
+
+SHOWN = 6
+
+
+def decode(picture: dict[str, bytes]) -> np.ndarray:
+    """A stored PNG as an array (H, W, 3)."""
+    return np.asarray(Image.open(io.BytesIO(picture["bytes"])).convert("RGB"))
+
+
+def main(folder: Path, out: Path) -> None:
+    """Draw the first test victims, one column each."""
+    rows = read_rows(folder).to_pandas()
+    rows = rows[rows["phase"] == "test"].merge(read_images(folder).to_pandas(), on=["trial_id", "image_id"])
+    cells = summarize(folder)["cell"].tolist()
+    victims = sorted(rows["victim"].unique())[:SHOWN]
+    figure = Figure(figsize=(1.35 * len(victims) + 1.2, 1.55 * (len(cells) + 1)), layout="constrained")
+    axes = figure.subplots(len(cells) + 1, len(victims), squeeze=False)
+    for column, victim in enumerate(victims):
+        mine = rows[rows["victim"] == victim].set_index("cell")
+        axes[0, column].imshow(decode(mine.iloc[0]["original"]))
+        for line, cell in enumerate(cells, start=1):
+            axes[line, column].imshow(decode(mine.loc[cell, "reconstruction"]))
+            axes[line, column].set_title(f"{mine.loc[cell, 'psnr']:.1f} dB", fontsize=8, pad=2)
+    for axis, name in zip(axes[:, 0], ["original", *cells], strict=True):
+        axis.set_ylabel(name, fontsize=9)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=80)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
