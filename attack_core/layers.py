@@ -37,8 +37,8 @@ class GradientHandle(Protocol):
     def dot(self, target: Tensor) -> Tensor:
         """Inner product with one target of the parameter's shape, (C,)."""
 
-    def squared_distance(self, target: Tensor) -> Tensor:
-        """Squared L2 distance to the target, (C,)."""
+    def squared_distance(self, target: Tensor, target_square: Tensor) -> Tensor:
+        """Squared L2 distance to the target, (C,); `target_square` () is the target's squared norm."""
 
     def dense(self) -> Tensor:
         """The gradient itself, (C, *parameter shape)."""
@@ -58,8 +58,8 @@ class DenseHandle:
         """See `GradientHandle`."""
         return self.gradient.flatten(1) @ target.flatten()
 
-    def squared_distance(self, target: Tensor) -> Tensor:
-        """See `GradientHandle`."""
+    def squared_distance(self, target: Tensor, target_square: Tensor) -> Tensor:  # noqa: ARG002
+        """See `GradientHandle`; the difference is taken directly, which keeps more digits."""
         return (self.gradient - target).flatten(1).square().sum(1)
 
     def dense(self) -> Tensor:
@@ -87,9 +87,9 @@ class GhostHandle:
         """See `GradientHandle`."""
         return ((self.error @ target) * self.input).sum((1, 2))
 
-    def squared_distance(self, target: Tensor) -> Tensor:
+    def squared_distance(self, target: Tensor, target_square: Tensor) -> Tensor:
         """See `GradientHandle`."""
-        return self.squared_norm() - 2.0 * self.dot(target) + target.square().sum()
+        return self.squared_norm() - 2.0 * self.dot(target) + target_square
 
     def dense(self) -> Tensor:
         """See `GradientHandle`."""

@@ -18,14 +18,14 @@ from torch.nn import functional
 from attack_core.inits import Init, initial_images
 from attack_core.labels import LabelStrategy, resolve_labels
 from attack_core.layers import gradient_handles
-from attack_core.objectives import L2, LayerMode, Objective, choose, layer_weights, terms
+from attack_core.objectives import L2, LayerMode, Matched, Objective, choose, layer_weights
 from attack_core.optimizers import OptimizerName, Schedule, make_stepper, rate_factor, warmup
 from attack_core.priors import total_variation
 from attack_core.targets import check_observation, gradient_estimate
 from attack_core.types import AttackFailed, Progress, Reconstruction
 from fl_core.errors import InputError
 from fl_core.threat import Observation
-from fl_core.types import Config, Tensors, require
+from fl_core.types import Config, require
 
 Preset = Literal["default", "soft", "tight", "none"]
 
@@ -164,8 +164,7 @@ class Problem:
 
     model: nn.Module
     observation: Observation
-    targets: Tensors
-    weights: dict[str, float]
+    matched: Matched
     objective: Objective
     tv_weight: Tensor
     clamp: float | None
@@ -190,8 +189,7 @@ class Problem:
         return cls(
             model=model,
             observation=observation,
-            targets=targets,
-            weights={name: weights[name] for name in chosen},
+            matched=Matched.of(targets, {name: weights[name] for name in chosen}),
             objective=attack.objective,
             tv_weight=torch.tensor(attack._each(tv_weight), dtype=torch.float32, device=device),
             clamp=clamp,
@@ -215,7 +213,7 @@ class Problem:
             return each.view(outputs.shape[:2]).mean(1)
 
         handles = gradient_handles(self.model, self.observation.state, images, training_loss)
-        match = self.objective.loss(terms(handles, self.targets, self.weights))
+        match = self.objective.loss(self.matched.terms(handles))
         weight = self.tv_weight[which] * prior_factor
         return match + weight * total_variation(images), match
 
@@ -237,7 +235,7 @@ class Candidates:
         cls, attack: Matching, problem: Problem, observation: Observation, generator: torch.Generator
     ) -> Candidates:
         """Random images and, where labels are optimised, random label logits, on the targets' device."""
-        device = next(iter(problem.targets.values())).device
+        device = problem.matched.squares.device
         size, count = observation.model.image_size, problem.images
         shape = (attack.restarts, count, 3, size, size)
         images = initial_images(attack.init, shape, std=attack.init_std, generator=generator)

@@ -39,7 +39,7 @@ class Cosine(Config):
     def loss(self, terms: Terms) -> Tensor:
         """See `L2.loss`."""
         dot = (terms.weights * terms.dot()).sum(1)
-        norms = (terms.weights * terms.norm()).sum(1) * (terms.weights * terms.target_norm()).sum()
+        norms = (terms.weights * terms.norm()).sum(1) * (terms.weights * terms.squares).sum()
         return 1.0 - dot / norms.clamp_min(_TINY).sqrt()
 
 
@@ -84,13 +84,15 @@ class Terms:
 
     handles: tuple[GradientHandle, ...]
     targets: tuple[Tensor, ...]
+    squares: Tensor
+    """Squared norms of the targets, (P,)."""
     weights: Tensor
     """(P,), with mean 1 before a parameter is left out."""
 
     def distance(self) -> Tensor:
         """Squared L2 distances."""
-        pairs = zip(self.handles, self.targets, strict=True)
-        return torch.stack([handle.squared_distance(target) for handle, target in pairs], dim=1)
+        triples = zip(self.handles, self.targets, self.squares, strict=True)
+        return torch.stack([handle.squared_distance(*rest) for handle, *rest in triples], dim=1)
 
     def dot(self) -> Tensor:
         """Inner products with the target."""
@@ -101,13 +103,9 @@ class Terms:
         """Squared norms of the candidates' gradients."""
         return torch.stack([handle.squared_norm() for handle in self.handles], dim=1)
 
-    def target_norm(self) -> Tensor:
-        """Squared norms of the target's parameters, (P,)."""
-        return torch.stack([target.square().sum() for target in self.targets])
-
     def dissimilarity(self) -> Tensor:
         """One minus the cosine of each parameter."""
-        return 1.0 - self.dot() / (self.norm() * self.target_norm()).clamp_min(_TINY**2).sqrt()
+        return 1.0 - self.dot() / (self.norm() * self.squares).clamp_min(_TINY**2).sqrt()
 
 
 def choose(tensors: Tensors, *, indices: Sequence[int] | None, names: Sequence[str] | None) -> list[str]:
@@ -175,11 +173,24 @@ def _raw_weight(mode: LayerMode, i: int, count: int, tensor: Tensor) -> float:
             return 1.2 if early else 0.5
 
 
-def terms(handles: Mapping[str, GradientHandle], targets: Tensors, weights: Mapping[str, float]) -> Terms:
-    """The chosen parameters' handles, targets and weights, side by side; `weights` makes the choice."""
-    device = next(iter(targets.values())).device
-    return Terms(
-        handles=tuple(handles[name] for name in weights),
-        targets=tuple(targets[name] for name in weights),
-        weights=torch.tensor(list(weights.values()), dtype=torch.float32, device=device),
-    )
+@dataclass(frozen=True)
+class Matched:
+    """What is matched: chosen parameters with their targets, squared norms and weights; fixed during an attack."""
+
+    names: tuple[str, ...]
+    targets: tuple[Tensor, ...]
+    squares: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, targets: Tensors, weights: Mapping[str, float]) -> Matched:
+        """The parameters named in `weights`."""
+        chosen = tuple(targets[name] for name in weights)
+        values = torch.tensor(list(weights.values()), dtype=torch.float32)
+        # The norms are taken once: for cnn64 they cost as much as a tenth of an iteration.
+        squares = torch.stack([target.square().sum() for target in chosen])
+        return cls(tuple(weights), chosen, squares, values.to(squares.device))
+
+    def terms(self, handles: Mapping[str, GradientHandle]) -> Terms:
+        """The inner products' ingredients for one evaluation."""
+        return Terms(tuple(handles[name] for name in self.names), self.targets, self.squares, self.weights)

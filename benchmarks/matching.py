@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attack_core.layers import gradient_handles
+from attack_core.objectives import L2, Matched
 from fl_core.client import loss_gradient
 from fl_core.device import pick_device
 from fl_core.errors import InputError
@@ -24,7 +25,7 @@ from fl_core.models import ModelConfig, build_model, initial_state, predict
 from fl_core.rng import generator
 from fl_core.types import ModelState
 
-TARGET = 2.0
+TARGET = 3.0
 """How many times faster the ghost form has to be than plain autograd."""
 
 
@@ -38,6 +39,7 @@ def problem(device: torch.device, candidates: int) -> dict[str, Callable[[], Ten
     truth = torch.rand((1, 3, 64, 64), generator=generator("truth")).to(device) * 2 - 1
     label = torch.tensor([1], device=device)
     target = loss_gradient(model, state, (truth, label))
+    matched = Matched.of(target, dict.fromkeys(target, 1.0))
     images = (
         torch.randn((candidates, 1, 3, 64, 64), generator=generator("start")).to(device).requires_grad_(True)
     )
@@ -47,7 +49,7 @@ def problem(device: torch.device, candidates: int) -> dict[str, Callable[[], Ten
 
     def through_handles(ghost: bool) -> Tensor:
         handles = gradient_handles(model, state, images, loss_of, ghost=ghost)
-        loss = torch.stack([handles[name].squared_distance(target[name]) for name in handles]).sum(0)
+        loss = L2().loss(matched.terms(handles))
         torch.autograd.grad(loss.sum(), images)
         return loss.detach()
 
