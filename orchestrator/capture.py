@@ -19,7 +19,7 @@ from fl_core.celeba import FaceDataset
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, initial_state
 from fl_core.rng import derive_seed, generator
-from fl_core.server import Federation
+from fl_core.server import Federation, count_correct
 from fl_core.types import ClientUpdate, ModelState, RoundRecord, Tensors, Truth
 from orchestrator.config import SweepConfig
 from orchestrator.files import write_atomically
@@ -103,11 +103,16 @@ class CaptureStore:
         if state is None:
             state = initial_state(settings.model, generator("model", settings.seed))
             state = _to(state, self._device)
-            planned = settings.federation.rounds
+            planned, dataset = settings.federation.rounds, federation.dataset
+            held_out = dataset.split("valid", settings.data.valid) if rounds else []
             release = defense.release(seed=derive_seed("training", settings.seed), rounds=planned)
             for result in federation.run(state, rounds=rounds, release=release if defended else None):
                 state = result.state
-                self._progress(f"training to the captured weights: round {result.round + 1} of {rounds}")
+                right = count_correct(settings.model, state, dataset, held_out, device=self._device)
+                self._progress(
+                    f"training to the captured weights: round {result.round + 1} of {rounds}, "
+                    f"accuracy {right / len(held_out):.0%} on {len(held_out)} validation images"
+                )
             state = _to(state, torch.device("cpu"))
             _save_state(path, state)
         weights = Weights(hash=tensor_hash(state.parameters, state.buffers), state=state)
