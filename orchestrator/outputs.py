@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -34,6 +35,8 @@ def write_outputs(folder: Path, *, heatmap: bool, lpips: bool, console: Console)
     if pairs:
         write_atomically(folder / PICTURE, _picture(pairs, heatmap=heatmap))
     console.print(_table(rows))
+    if summary := _summary(rows):
+        console.print(summary, highlight=False, soft_wrap=True)
     if lpips and reason:
         console.print(reason, highlight=False, soft_wrap=True)
     for name in (PICTURE, METRICS, "config.json", "trials"):
@@ -61,43 +64,37 @@ def _metrics_text(rows: pd.DataFrame, lpips_reason: str) -> str:
 
 
 def _table(rows: pd.DataFrame) -> Table:
-    shown = Table(
-        "victim", "image", "PSNR dB", "mean image", "SSIM", "LPIPS", "label", "seconds", "CPU-s", "status"
-    )
+    """One line for each image, within 80 columns."""
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("victim", "image", "PSNR dB", "mean\nimage", "SSIM", "LPIPS", "label", "CPU-s", "status"):
+        shown.add_column(name, justify="right" if name != "status" else "left", no_wrap=name != "status")
     for row in rows.to_dict("records"):
         shown.add_row(
             str(row["victim"]),
-            str(row["image_id"] or "-"),
+            str(row["image_id"]) if pd.notna(row["image_id"]) else "-",
             number(row["psnr"], 2),
             number(row["psnr_mean_image"], 2),
             number(row["ssim"], 3),
             number(row["lpips"], 3),
             {True: "right", False: "wrong"}.get(row["label_match"], "-"),
-            number(row["seconds"]),
             number(row["cpu_seconds"]),
-            str(row["status"]) if not row["error"] else f"{row['status']}: {row['error']}",
-        )
-    means = (
-        rows[rows["status"] == "ok"]
-        .groupby("victim")[["psnr", "psnr_mean_image", "ssim", "cpu_seconds"]]
-        .mean()
-    )
-    if len(means) > 1:
-        psnr = mean_interval(means["psnr"].to_numpy(float))
-        shown.add_section()
-        shown.add_row(
-            "mean",
-            f"worst {number(rows['psnr'].max(), 2)}",
-            interval(psnr.mean, psnr.low, psnr.high),
-            number(means["psnr_mean_image"].mean(), 2),
-            number(means["ssim"].mean(), 3),
-            "",
-            "",
-            "",
-            number(means["cpu_seconds"].mean()),
-            f"n={len(means)}, 95% interval",
+            f"{row['status']}: {row['error']}" if pd.notna(row["error"]) else str(row["status"]),
         )
     return shown
+
+
+def _summary(rows: pd.DataFrame) -> str | None:
+    """The mean over victims with its interval, where there is more than one."""
+    ok = rows[rows["status"] == "ok"]
+    means = ok.groupby("victim")[["psnr", "psnr_mean_image", "ssim", "cpu_seconds"]].mean()
+    if len(means) < 2:
+        return None
+    psnr, mean = mean_interval(means["psnr"].to_numpy(float)), means.mean()
+    return (
+        f"{len(means)} victims: PSNR {interval(psnr.mean, psnr.low, psnr.high)} dB (95% interval), "
+        f"worst {number(ok['psnr'].max())}, mean image {number(mean['psnr_mean_image'])}, "
+        f"SSIM {number(mean['ssim'], 2)}, {number(mean['cpu_seconds'])} CPU-s a victim"
+    )
 
 
 def _pairs(rows: pd.DataFrame, images: pd.DataFrame) -> list[tuple[float, Any, Any]]:
