@@ -167,7 +167,14 @@ class RayExecutor:
 def _connect(address: str, *, cpus: int) -> None:
     """A busy machine may start Ray's processes too slowly for each other; a second try then works."""
     if address == "local":
-        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="error")
+        # Named, so that a RAY_ADDRESS in the environment does not turn it into a cluster elsewhere.
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+        )
     else:
         ray.init(address=address, log_to_driver=False, logging_level="error")
 

@@ -67,7 +67,7 @@ def test_clipping_bounds_the_norm_and_keeps_the_direction(values: list[float], m
 def test_noise_has_the_stated_scale_and_no_other() -> None:
     defense = DPUpdate(epsilon=2.0, max_norm=0.5)
     released = defense.on_update(update(3.0, 4.0), generator("noise"), rounds=4)
-    noise = released.tensors["b"].numpy()
+    noise = released.tensors["b"].double().numpy()
     sigma = defense.sigma(rounds=4)
     assert kstest(noise, "norm", args=(0.0, sigma)).pvalue > 0.001
     for wrong in (0.95, 1.05):
