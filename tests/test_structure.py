@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,24 @@ def test_no_print_and_no_global_seeding_in_libraries() -> None:
                     assert name not in {"print", "torch.manual_seed", "np.random.seed", "random.seed"}, (
                         f"{path}: {name}"
                     )
+
+
+@pytest.mark.parametrize("name", ["run", "dev"])
+def test_the_lock_pins_every_dependency_and_names_no_address(name: str) -> None:
+    lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
+    pinned = {}
+    for line in lines:
+        found = re.fullmatch(r"([a-z0-9-]+)==([0-9][\w.+!-]*)( ; .+)?", line)
+        assert found, line
+        pinned[found[1]] = found[2]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + (project["optional-dependencies"]["dev"] if name == "dev" else [])
+    for requirement in wanted:
+        package = re.match(r"[A-Za-z0-9-]+", requirement)
+        assert package
+        assert package[0] in pinned, f"{package[0]} is not locked: run make lock"
+
+
+def test_the_two_locks_agree() -> None:
+    run, dev = ((ROOT / "requirements" / f"{name}.txt").read_text().splitlines() for name in ("run", "dev"))
+    assert set(run) <= set(dev)
