@@ -2,6 +2,6 @@
 
 import sys
 
-from orchestrator.experiment import main
+from orchestrator.cli import execute
 
-sys.exit(main())
+sys.exit(execute(["run", *sys.argv[1:]]))

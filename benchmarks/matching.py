@@ -33,9 +33,7 @@ def problem(device: torch.device, candidates: int) -> dict[str, Callable[[], Ten
     """The three ways to get one iteration's loss and image gradient, for `candidates` single images."""
     config = ModelConfig(kind="cnn64")
     model = build_model(config)
-    state = initial_state(config, generator("benchmark"))
-    weights = {name: value.to(device) for name, value in state.parameters.items()}
-    state = ModelState(parameters=weights)
+    state = initial_state(config, generator("benchmark")).to(device)
     truth = torch.rand((1, 3, 64, 64), generator=generator("truth")).to(device) * 2 - 1
     label = torch.tensor([1], device=device)
     target = loss_gradient(model, state, (truth, label))
@@ -56,7 +54,7 @@ def problem(device: torch.device, candidates: int) -> dict[str, Callable[[], Ten
     def plain_autograd() -> Tensor:
         losses = []
         for image in images:
-            leaves = {name: value.detach().requires_grad_(True) for name, value in weights.items()}
+            leaves = {name: value.detach().requires_grad_(True) for name, value in state.parameters.items()}
             loss = functional.cross_entropy(predict(model, ModelState(parameters=leaves), image), label)
             gradients = torch.autograd.grad(loss, list(leaves.values()), create_graph=True)
             pairs = zip(gradients, target.values(), strict=True)

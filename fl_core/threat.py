@@ -93,14 +93,10 @@ class Observation:
 
     def to(self, device: torch.device) -> Observation:
         """The same observation with every tensor on `device`."""
-
-        def moved(tensors: Tensors) -> dict[str, Tensor]:
-            return {name: tensor.to(device) for name, tensor in tensors.items()}
-
         return dataclasses.replace(
             self,
-            state=ModelState(parameters=moved(self.state.parameters), buffers=moved(self.state.buffers)),
-            tensors=moved(self.tensors),
+            state=self.state.to(device),
+            tensors={name: tensor.to(device) for name, tensor in self.tensors.items()},
             labels=None if self.labels is None else self.labels.to(device),
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from fl_core.errors import InputError
@@ -44,6 +45,13 @@ class ModelState:
         return ModelState(
             parameters={name: value.detach().clone() for name, value in self.parameters.items()},
             buffers={name: value.detach().clone() for name, value in self.buffers.items()},
+        )
+
+    def to(self, device: torch.device) -> ModelState:
+        """The same state with every tensor on `device`."""
+        return ModelState(
+            parameters={name: value.to(device) for name, value in self.parameters.items()},
+            buffers={name: value.to(device) for name, value in self.buffers.items()},
         )
 
 

@@ -102,7 +102,7 @@ class CaptureStore:
         state = _load_state(path, settings.model)
         if state is None:
             state = initial_state(settings.model, generator("model", settings.seed))
-            state = _to(state, self._device)
+            state = state.to(self._device)
             planned, dataset = settings.federation.rounds, federation.dataset
             held_out = dataset.split("valid", settings.data.valid) if rounds else []
             release = defense.release(seed=derive_seed("training", settings.seed), rounds=planned)
@@ -113,7 +113,7 @@ class CaptureStore:
                     f"training to the captured weights: round {result.round + 1} of {rounds}, "
                     f"accuracy {right / len(held_out):.0%} on {len(held_out)} validation images"
                 )
-            state = _to(state, torch.device("cpu"))
+            state = state.to(torch.device("cpu"))
             _save_state(path, state)
         weights = Weights(hash=tensor_hash(state.parameters, state.buffers), state=state)
         self._weights[key] = weights
@@ -172,7 +172,7 @@ class CaptureSource:
         seed = derive_seed("capture", settings.seed, victim.batch)
         return capture(
             self.federation,
-            _to(self.weights.state, self.federation.device),
+            self.weights.state.to(self.federation.device),
             signal=settings.capture.signal,
             round_number=settings.capture.round,
             victim=victim,
@@ -270,10 +270,3 @@ def _load_state(path: Path, model: ModelConfig) -> ModelState | None:
 def _with_prefix(tensors: Tensors, prefix: str) -> dict[str, torch.Tensor]:
     # safetensors sorts names; the model's own order is restored by whoever pairs them with parameters.
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _to(state: ModelState, device: torch.device) -> ModelState:
-    return ModelState(
-        parameters={name: value.to(device) for name, value in state.parameters.items()},
-        buffers={name: value.to(device) for name, value in state.buffers.items()},
-    )

@@ -78,7 +78,7 @@ def report(folder: Folder) -> None:
 )
 def run(context: typer.Context) -> None:
     """Run one experiment (the flags of run_experiment.py; see `gradsweep run --help`)."""
-    raise typer.Exit(experiment.main(context.args))
+    raise typer.Exit(experiment.run(experiment.parse(context.args), Console()))
 
 
 @app.command()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass, field
 from typing import Literal
 
 from attack_core.matching import Matching
 from defenses.chain import AnyDefense, Chain
+from fl_core.errors import InputError
 from fl_core.models import ModelConfig
 from fl_core.server import FederationConfig
 from fl_core.threat import ThreatModel
@@ -187,6 +189,15 @@ class SweepConfig(Config):
         require(
             not tuned or self.victims.tuning >= 1, self, "victims", "with tuning >= 1 where a search is given"
         )
+
+    def matching_cells(self, pattern: str) -> list[CellConfig]:
+        """The cells whose name matches a shell pattern; raises `InputError` where none does."""
+        chosen = [cell for cell in self.cells if fnmatch.fnmatchcase(cell.name, pattern)]
+        if not chosen:
+            raise InputError(
+                f"--cells {pattern!r} matches none of {', '.join(cell.name for cell in self.cells)}."
+            )
+        return chosen
 
 
 def _plain(name: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -243,15 +242,6 @@ def run(experiment: Experiment, console: Console) -> int:
     write_atomically(folder / "config.json", json.dumps(arguments, indent=2).encode())
     write_outputs(folder, heatmap=not experiment.no_heatmap, lpips=experiment.compute_lpips, console=console)
     return 1 if outcome.failed else 0
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`run_experiment.py` and `gradsweep run`: bad input ends with one line and exit code 2."""
-    try:
-        return run(parse(sys.argv[1:] if arguments is None else arguments), Console())
-    except InputError as error:
-        Console(stderr=True).print(f"gradsweep: {error}", markup=False, highlight=False, soft_wrap=True)
-        return 2
 
 
 def _split(words: Sequence[str]) -> tuple[str, ...]:

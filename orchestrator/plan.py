@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 
 import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from fl_core.errors import InputError
 from fl_core.models import ModelConfig, build_model
 from orchestrator.config import AttackerConfig, SweepConfig
 from orchestrator.parse import cell_settings
@@ -21,13 +19,8 @@ _SECONDS_PER_GFLOP = 1 / 25.0
 
 def plan_table(config: SweepConfig, cells: str) -> Table:
     """One line for each cell and attacker. CPU-hours are an estimate from operation counts, not a promise."""
-    chosen = [cell for cell in config.cells if fnmatch.fnmatchcase(cell.name, cells)]
-    if not chosen:
-        raise InputError(
-            f"--cells {cells!r} matches none of {', '.join(cell.name for cell in config.cells)}."
-        )
     shown = Table("cell", "attacker", "suggestions", "trials", "CPU-hours (estimate)", "captures MB")
-    for cell in chosen:
+    for cell in config.matching_cells(cells):
         settings = cell_settings(config, cell)
         for attacker in config.attackers:
             budget = _budget(settings, attacker)

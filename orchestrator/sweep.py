@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import json
 from collections import deque
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ import torch
 from attack_core.types import Progress
 from fl_core.celeba import FaceDataset
 from fl_core.device import pick_device
-from fl_core.errors import InputError
 from fl_core.types import ModelState, RoundRecord, Truth
 from orchestrator.capture import CaptureStore
 from orchestrator.cell_study import CellStudy, mean_of
@@ -65,11 +63,7 @@ def run_sweep(
 
     Raises `InputError` for bad input. Finished trials are on disk whatever happens.
     """
-    chosen = [cell for cell in config.cells if fnmatch.fnmatchcase(cell.name, cells)]
-    if not chosen:
-        raise InputError(
-            f"--cells {cells!r} matches none of {', '.join(cell.name for cell in config.cells)}."
-        )
+    chosen = config.matching_cells(cells)
     config = resolve(config)
     spaces = [attacker.search for attacker in config.attackers]
     with ResultStore(out, trials_schema(spaces)) as store:
@@ -77,7 +71,9 @@ def run_sweep(
         device = torch.device(config.execution.device)
         captures = CaptureStore(out / "captures", device=device, progress=reporter.message)
         faces = _FaceCache(reporter)
-        prepared = [Cell.prepare(config, cell, faces.of(config, cell.name), captures) for cell in chosen]
+        prepared = [
+            Cell.prepare(config, cell, faces.of(cell_settings(config, cell)), captures) for cell in chosen
+        ]
         driver = Driver(prepared, config, store, reporter)
         driver.plan()
         if driver.unfinished:
@@ -101,9 +97,8 @@ class _FaceCache:
         self._reporter = reporter
         self._open: dict[str, FaceDataset] = {}
 
-    def of(self, config: SweepConfig, name: str) -> FaceDataset:
-        """The data set of the cell called `name`."""
-        settings = cell_settings(config, next(cell for cell in config.cells if cell.name == name))
+    def of(self, settings: SweepConfig) -> FaceDataset:
+        """The data set of a cell with these settings."""
         key = content_hash({"data": settings.data, "size": settings.model.image_size})
         if key not in self._open:
             self._open[key] = open_faces(
@@ -123,7 +118,7 @@ class Driver:
         self._cells = list(cells)
         self._utility: dict[str, UtilityResult] = {}
         self._waiting: deque[tuple[CellStudy, TrialSpec]] = deque()
-        self._running: dict[str, tuple[CellStudy, TrialSpec]] = {}
+        self._running: dict[str, tuple[CellStudy, TrialSpec, Released]] = {}
         self._utility_jobs: dict[str, list[Cell]] = {}
         self._utility_running: set[str] = set()
         self._shared: dict[tuple[str, int], tuple[Any, Any, Any, Any, Released]] = {}
@@ -212,8 +207,8 @@ class Driver:
             if spec.phase == "test" and any(study.cell in cells for cells in self._utility_jobs.values()):
                 held.append((study, spec))  # Its rows name the accuracy, which is still being measured.
                 continue
-            state, record, truth, mean, _ = self._handles(study.cell, spec, executor)
-            self._running[spec.trial_id] = (study, spec)
+            state, record, truth, mean, released = self._handles(study.cell, spec, executor)
+            self._running[spec.trial_id] = (study, spec, released)
             job = _trial_job
             if isinstance(executor, SerialExecutor):
                 job = partial(_trial_job, progress=self._reporter.iteration)
@@ -245,11 +240,10 @@ class Driver:
         if done.key.startswith("utility:"):
             self._finish_utility(done)
             return
-        study, spec = self._running.pop(done.key)
-        key = (spec.capture, spec.victim)
-        released = self._shared[key][-1]
+        study, spec, released = self._running.pop(done.key)
         if spec.phase == "test":
-            del self._shared[key]
+            # Another attacker's trial may still run on it, or come later and share it anew.
+            self._shared.pop((spec.capture, spec.victim), None)
         result: TrialResult = done.result if done.error is None else _crashed(spec, done.error)
         rows = rows_of(
             study.cell,

@@ -12,7 +12,6 @@ from fl_core.celeba import FaceDataset
 from fl_core.models import ModelConfig, initial_state
 from fl_core.rng import derive_seed, generator
 from fl_core.server import Federation, FederationConfig, count_correct
-from fl_core.types import ModelState
 from orchestrator.config import SweepConfig, UtilityConfig
 
 
@@ -60,11 +59,7 @@ def run_utility(spec: UtilitySpec, dataset: FaceDataset) -> UtilityResult:
         seed=spec.seed,
         device=device,
     )
-    state = initial_state(spec.model, generator("model", spec.seed))
-    state = ModelState(
-        parameters={name: value.to(device) for name, value in state.parameters.items()},
-        buffers={name: value.to(device) for name, value in state.buffers.items()},
-    )
+    state = initial_state(spec.model, generator("model", spec.seed)).to(device)
     held_out = dataset.split("valid", spec.valid)
     release = spec.defense.release(seed=derive_seed("training", spec.seed), rounds=spec.federation.rounds)
     correct = []

@@ -15,7 +15,8 @@ from attack_core.matching import EarlyStop, Matching
 from attack_core.objectives import Both, Cosine, Similarity
 from defenses.dp import DPUpdate
 from fl_core.errors import InputError
-from orchestrator.experiment import Experiment, main, parse
+from orchestrator.cli import execute
+from orchestrator.experiment import Experiment, parse
 
 ROOT = Path(__file__).parent.parent
 
@@ -135,7 +136,7 @@ def test_dp_flags_mean_one_release() -> None:
 def test_bad_flags_are_refused_in_one_line(
     flags: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(flags.split()) == 2
+    assert execute(["run", *flags.split()]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert len(captured.err.strip().splitlines()) == 1
@@ -171,7 +172,7 @@ def test_an_experiment_writes_picture_metrics_config_and_rows(faces_root: Path, 
 
 def test_too_few_images_for_the_victims_is_an_error(faces_root: Path, tmp_path: Path) -> None:
     flags = f"--data-root {faces_root} --data-subset 40 --victims 33 --out-dir {tmp_path}"
-    assert main(flags.split()) == 2
+    assert execute(["run", *flags.split()]) == 2
     with pytest.raises(InputError, match="33 victims were asked for"):
         from orchestrator.experiment import run
 
@@ -190,7 +191,7 @@ def test_showcase_settings_on_real_faces(celeba_root: Path, tmp_path: Path) -> N
         f"--data-root {celeba_root} --num-rounds 1 --capture-round 0 --client-momentum 0 --attack-iterations 60 "
         f"--tv-weight 1e-5 --lr-schedule cosine --victims 2 --out-dir {tmp_path}"
     )
-    assert main(flags.split()) == 0
+    assert execute(["run", *flags.split()]) == 0
     rows = pd.read_parquet(tmp_path / "trials")
     assert (rows["psnr"] > rows["psnr_mean_image"] + 6).all()
     assert rows["psnr"].mean() > 20

@@ -345,3 +345,20 @@ def test_two_drivers_on_one_folder_are_refused(faces_root: Path, tmp_path: Path)
         pytest.raises(InputError, match="in use by another gradsweep"),
     ):
         run(sweep(faces_root), tmp_path)
+
+
+@pytest.mark.parametrize("address", ["serial", "local"])
+def test_two_attackers_share_a_cells_captures(faces_root: Path, tmp_path: Path, address: str) -> None:
+    plain = {"kind": "matching", "iterations": 3}
+    attackers = [{"name": name, "attack": plain | {"lr": lr}} for name, lr in (("slow", 0.01), ("fast", 0.2))]
+    victims = {"tuning": 0, "test": 1}
+    outcome = run(sweep(faces_root, attackers=attackers, victims=victims), tmp_path, address)
+    assert (outcome.trials, outcome.failed) == (4, 0)
+    rows = pd.read_parquet(tmp_path / "trials")
+    assert sorted(zip(rows["cell"], rows["attacker"], strict=True)) == [
+        ("dp", "fast"),
+        ("dp", "slow"),
+        ("none", "fast"),
+        ("none", "slow"),
+    ]
+    assert rows["image_id"].nunique() == 1
