@@ -12,10 +12,11 @@ from fl_core.threat import Observation
 def norm_matched_noise(observation: Observation, generator: torch.Generator) -> Observation:
     """The observation with every tensor replaced by Gaussian noise of the same L2 norm.
 
-    An attack on it can only paint its own prior; what it gains over that on the real signal is the leak.
+    An attack on it can only paint its own prior; what it gains over that on the real signal is the leak. Earlier
+    updates hold the same client's images, so they go too.
     """
     noise = {}
     for name, tensor in observation.tensors.items():
         draw = torch.randn(tensor.shape, generator=generator).to(tensor.device)
         noise[name] = draw * (tensor.norm() / draw.norm().clamp_min(1e-12))
-    return dataclasses.replace(observation, tensors=noise)
+    return dataclasses.replace(observation, tensors=noise, earlier=())

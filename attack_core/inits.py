@@ -1,27 +1,54 @@
-"""Where an attack starts: random images."""
+"""Where an attack starts: random images, or the mean public one."""
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-Init = Literal["normal", "fourier"]
+from fl_core.errors import InputError
+
+Init = Literal["normal", "uniform", "fourier", "pattern-2", "pattern-4", "pattern-8", "mean"]
+
+Shape = tuple[int, int, int, int, int]
+"""Candidates, images, 3, height, width."""
+
+_MEAN_NOISE = 0.1
+"""How much of the standard deviation is left around the mean image: enough to tell restarts apart."""
 
 
 def initial_images(
-    kind: Init, shape: tuple[int, int, int, int, int], *, std: float, generator: torch.Generator
+    kind: Init, shape: Shape, *, std: float, generator: torch.Generator, mean: Tensor | None = None
 ) -> Tensor:
-    """Starting images of `shape` (C, B, 3, S, S), float32, on the CPU, zero mean.
+    """Starting images of `shape` (C, B, 3, S, S), float32, on the CPU, in normalised pixels.
 
-    `normal` is white noise of standard deviation `std`; `fourier` is noise with an amplitude spectrum
-    1/f^1.5, like photographs (Field 1987), rescaled to `std` image by image.
+    - `normal`: white noise of standard deviation `std`.
+    - `uniform`: white noise, uniform in +-sqrt(3) `std`, which has the same deviation.
+    - `fourier`: noise with an amplitude spectrum 1/f^1.5, like photographs (Field 1987), rescaled to `std`
+      image by image.
+    - `pattern-n`: a normal n x n tile repeated over the image (Wei et al. 2020, arXiv:2004.10397). A tile that
+      does not divide the image is cut at the border.
+    - `mean`: the public `mean` image (3, S, S) plus normal noise of `std` / 10.
+
+    Raises `InputError` for `mean` where there is no mean image or one of another size.
     """
-    noise = torch.randn(shape, generator=generator)
-    if kind == "normal":
-        return noise * std
-    size = shape[-1]
+    match kind:
+        case "normal":
+            return torch.randn(shape, generator=generator) * std
+        case "uniform":
+            return (torch.rand(shape, generator=generator) * 2.0 - 1.0) * (math.sqrt(3.0) * std)
+        case "fourier":
+            return _photographic(torch.randn(shape, generator=generator), std)
+        case "pattern-2" | "pattern-4" | "pattern-8":
+            return _tiled(int(kind.removeprefix("pattern-")), shape, generator) * std
+        case "mean":
+            return _mean_image(mean, shape) + torch.randn(shape, generator=generator) * (_MEAN_NOISE * std)
+
+
+def _photographic(noise: Tensor, std: float) -> Tensor:
+    size = noise.shape[-1]
     vertical = torch.fft.fftfreq(size)[:, None]
     horizontal = torch.fft.rfftfreq(size)[None, :]
     radius = (vertical.square() + horizontal.square()).sqrt().clamp_min(1.0 / size)
@@ -29,3 +56,19 @@ def initial_images(
     centred = coloured - coloured.mean((-3, -2, -1), keepdim=True)
     spread = centred.std((-3, -2, -1), keepdim=True).clamp_min(1e-12)
     return centred * (std / spread)
+
+
+def _tiled(side: int, shape: Shape, generator: torch.Generator) -> Tensor:
+    tile = torch.randn((*shape[:3], side, side), generator=generator)
+    times = math.ceil(shape[-1] / side)
+    return tile.repeat(1, 1, 1, times, times)[..., : shape[-2], : shape[-1]]
+
+
+def _mean_image(mean: Tensor | None, shape: Shape) -> Tensor:
+    if mean is None:
+        raise InputError("init 'mean' starts at the mean public image, but this observation has none.")
+    if mean.shape != shape[2:]:
+        raise InputError(
+            f"The mean public image has shape {tuple(mean.shape)}; the attack's images have {shape[2:]}."
+        )
+    return mean.detach().cpu()

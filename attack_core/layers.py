@@ -11,7 +11,7 @@ Axes: C candidates, B images each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -125,6 +125,21 @@ def gradient_handles(
             f"The attack cannot follow parameter {missing[0]!r}: its layer was not called as expected."
         )
     return {name: found[name] for name in state.parameters}
+
+
+def stack_handles(each: Sequence[Mapping[str, GradientHandle]]) -> dict[str, GradientHandle]:
+    """One handle over all candidates for each parameter, from handles over some of them each."""
+    stacked: dict[str, GradientHandle] = {}
+    for name in each[0]:
+        parts = [handles[name] for handles in each]
+        ghosts = [part for part in parts if isinstance(part, GhostHandle)]
+        if len(ghosts) == len(parts):
+            stacked[name] = GhostHandle(
+                torch.cat([ghost.error for ghost in ghosts]), torch.cat([ghost.input for ghost in ghosts])
+            )
+        else:
+            stacked[name] = DenseHandle(torch.cat([part.dense() for part in parts]))
+    return stacked
 
 
 def trace(

@@ -88,3 +88,13 @@ def assign(images: Tensor, truth: Tensor) -> list[int | None]:
     rows, columns = linear_sum_assignment(costs.numpy())
     chosen = dict(zip(rows.tolist(), columns.tolist(), strict=True))
     return [chosen.get(i) for i in range(len(truth))]
+
+
+def label_accuracy(found: Tensor, truth: Tensor) -> float:
+    """Share of the true labels (N,) that are among the found ones (M,), each found one used once; order is free.
+
+    The overlap of the two multisets over N. Integers; not negative.
+    """
+    classes = int(torch.cat([found, truth]).max()) + 1
+    overlap = torch.minimum(found.bincount(minlength=classes), truth.bincount(minlength=classes))
+    return int(overlap.sum()) / len(truth)

@@ -26,7 +26,8 @@ class Reconstruction:
     `candidates` (C, B, 3, S, S) in [-1, 1] are all restarts' best images, on the CPU; `images` (B, 3, S, S) is
     the one of them that the attacker selected, `labels` (B,) its labels, `loss` its matching loss. `history`
     (iterations, C) holds each candidate's matching loss, NaN once it has ended. `failed` counts candidates
-    that met a loss that is not finite.
+    that met a loss that is not finite. `method` names what ran in the end, `notes` say in sentences why it was
+    chosen and what was fallen back from.
     """
 
     images: Tensor
@@ -36,6 +37,8 @@ class Reconstruction:
     history: Tensor
     iterations: int
     failed: int
+    method: str
+    notes: tuple[str, ...] = ()
 
 
 class Attack(Protocol):

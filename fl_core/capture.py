@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from fl_core.client import gradient_update, weight_update
+from fl_core.client import gradient_update
 from fl_core.errors import InputError
 from fl_core.models import build_model
 from fl_core.server import Federation, LocalBatch, Release
 from fl_core.threat import Fact
-from fl_core.types import ClientUpdate, ModelState, RoundRecord, Signal, Truth
+from fl_core.types import ClientUpdate, EarlierUpdate, ModelState, RoundRecord, Signal, Tensors, Truth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +69,34 @@ def capture(
     victim: Victim,
     release: Release | None = None,
     facts: tuple[Fact, ...] = (),
+    history: Sequence[ModelState] = (),
 ) -> tuple[RoundRecord, Truth]:
-    """One victim's signal at `state` (the global weights at the start of the round) and the truth behind it."""
+    """One victim's signal at `state` (the global weights at the start of the round) and the truth behind it.
+
+    Where momentum persists, `history` holds the global weights at the start of every earlier round: a client's
+    own rounds are replayed from them. A weight update then starts with the momentum that they left; an individual
+    one comes with the updates that the server received in them. Raises `InputError` where a round is missing.
+    """
+    remembers = federation.config.local.remembers and signal != "gradients"
+    if remembers and len(history) != round_number:
+        raise InputError(
+            f"A capture in round {round_number} with persistent momentum replays {round_number} earlier rounds, "
+            f"but the weights of {len(history)} were given."
+        )
     clients = [victim.client]
     if signal == "agg_update":
         clients = federation.participants(round_number, first=victim.client, group=victim.batch)
     updates: list[ClientUpdate] = []
     seen: list[tuple[int, int, bool]] = []
+    earlier: tuple[EarlierUpdate, ...] = ()
     for client in clients:
-        batches = federation.local_batches(client, round_number)
-        if signal in ("gradients", "one_step_update"):
-            batches = batches[victim.batch : victim.batch + 1]
-        update = _client_signal(federation, state, signal, client, batches)
+        batches = _batches(federation, signal, client, round_number, victim)
+        if signal == "gradients":
+            model, local = build_model(federation.model), federation.config.local
+            update = gradient_update(model, state, federation.load(batches[0]), local, client=client)
+        else:
+            earlier, velocity = _replay(federation, client, history if remembers else (), release)
+            update, _ = federation.client_update(state, client, batches, velocity=velocity)
         updates.append(release(update, round_number) if release else update)
         seen.extend(_images_of(client, batches))
     record = RoundRecord(
@@ -91,23 +107,34 @@ def capture(
         batch_size=federation.config.local.batch_size,
         updates=tuple(updates),
         facts=facts,
+        earlier=earlier if signal != "agg_update" else (),
     )
     return record, _truth(federation, seen)
 
 
-def _client_signal(
-    federation: Federation,
-    state: ModelState,
-    signal: Signal,
-    client: int,
-    batches: Sequence[LocalBatch],
-) -> ClientUpdate:
-    model, local = build_model(federation.model), federation.config.local
-    loaded = [federation.load(batch) for batch in batches]
-    if signal == "gradients":
-        return gradient_update(model, state, loaded[0], local, client=client)
-    examples = len({index for batch in batches for index in batch.indices})
-    return weight_update(model, state, loaded, local, client=client, examples=examples)
+def _batches(
+    federation: Federation, signal: Signal, client: int, round_number: int, victim: Victim
+) -> list[LocalBatch]:
+    """The victim's one batch, which stands in for the first of the round, or all that its client trains on."""
+    if signal in ("gradients", "one_step_update"):
+        return federation.local_batches(client, round_number)[victim.batch : victim.batch + 1]
+    return federation.trained_batches(client, round_number)
+
+
+def _replay(
+    federation: Federation, client: int, history: Sequence[ModelState], release: Release | None
+) -> tuple[tuple[EarlierUpdate, ...], Tensors]:
+    """What the server received of `client` in the rounds that started at `history`, and the momentum they left."""
+    received: list[EarlierUpdate] = []
+    velocity: Tensors = {}
+    for number, state in enumerate(history):
+        if client not in federation.trainees(number):
+            continue
+        batches = federation.trained_batches(client, number)
+        update, velocity = federation.client_update(state, client, batches, velocity=velocity)
+        released = release(update, number) if release else update
+        received.append(EarlierUpdate(round=number, tensors=released.tensors, steps=released.steps))
+    return tuple(received), velocity
 
 
 def _images_of(client: int, batches: Sequence[LocalBatch]) -> list[tuple[int, int, bool]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,18 +20,44 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class LocalTraining(Config):
-    """A client's local SGD: learning rate, momentum (fresh every round), epochs, batch size."""
+    """A client's local SGD: learning rate, momentum, epochs, batch size.
+
+    `momentum_state` says whether a client starts every round with momentum buffers of zero (`fresh`) or with
+    those that its last round left (`persistent`). `max_steps` ends local training after so many steps.
+    """
 
     lr: float = 0.01
     momentum: float = 0.9
     epochs: int = 1
     batch_size: int = 1
+    momentum_state: Literal["fresh", "persistent"] = "fresh"
+    max_steps: int | None = None
 
     def __post_init__(self) -> None:
         require(self.lr > 0, self, "lr", "more than 0")
         require(0 <= self.momentum < 1, self, "momentum", "in [0, 1)")
         require(self.epochs >= 1, self, "epochs", "at least 1")
         require(self.batch_size >= 1, self, "batch_size", "at least 1")
+        require(
+            self.max_steps is None or self.max_steps >= 1, self, "max_steps", "at least 1, or null for all"
+        )
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a client's momentum carries from one round into the next."""
+        return self.momentum_state == "persistent" and self.momentum > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What local training left: the state, how many steps it took, and the momentum buffers by parameter name.
+
+    `velocity` is empty where there is no momentum.
+    """
+
+    state: ModelState
+    steps: int
+    velocity: Tensors
 
 
 def loss_gradient(model: nn.Module, state: ModelState, batch: Batch) -> dict[str, Tensor]:
@@ -42,18 +69,30 @@ def loss_gradient(model: nn.Module, state: ModelState, batch: Batch) -> dict[str
 
 
 def train_locally(
-    model: nn.Module, state: ModelState, batches: Iterable[Batch], local: LocalTraining
-) -> tuple[ModelState, int]:
-    """The state after one SGD step on each of `batches`, in order, with fresh momentum; and how many they were."""
+    model: nn.Module,
+    state: ModelState,
+    batches: Iterable[Batch],
+    local: LocalTraining,
+    *,
+    velocity: Tensors | None = None,
+) -> Trained:
+    """One SGD step on each of `batches`, in order, with momentum buffers that start at `velocity` (None: zero)."""
     steps = 0
     working = _trainable(state)
     optimizer = torch.optim.SGD(list(working.parameters.values()), lr=local.lr, momentum=local.momentum)
+    for name, value in (velocity or {}).items():
+        optimizer.state[working.parameters[name]]["momentum_buffer"] = value.clone()
     for images, labels in batches:
         optimizer.zero_grad(set_to_none=True)
         functional.cross_entropy(predict(model, working, images), labels).backward()
         optimizer.step()
         steps += 1
-    return working.detached(), steps
+    left = {
+        name: optimizer.state[parameter]["momentum_buffer"]
+        for name, parameter in working.parameters.items()
+        if local.momentum > 0 and steps > 0
+    }
+    return Trained(state=working.detached(), steps=steps, velocity=left)
 
 
 def gradient_update(
@@ -78,22 +117,27 @@ def weight_update(
     *,
     client: int,
     examples: int,
-) -> ClientUpdate:
-    """The signals `one_step_update` and `local_update`: new weights minus old after SGD over `batches`."""
-    after, steps = train_locally(model, state, batches, local)
-    if steps == 0:
+    velocity: Tensors | None = None,
+) -> tuple[ClientUpdate, Tensors]:
+    """The signals `one_step_update` and `local_update`: new weights minus old after SGD over `batches`.
+
+    With them the momentum buffers that are left; `velocity` holds those that training starts with.
+    """
+    trained = train_locally(model, state, batches, local, velocity=velocity)
+    if trained.steps == 0:
         raise InputError(
             f"Client {client} holds no image, so it has no update; use fewer clients or more data."
         )
-    return ClientUpdate(
+    update = ClientUpdate(
         client=client,
-        tensors=difference(after.parameters, state.parameters),
-        buffers=difference(after.buffers, state.buffers),
+        tensors=difference(trained.state.parameters, state.parameters),
+        buffers=difference(trained.state.buffers, state.buffers),
         examples=examples,
-        steps=steps,
+        steps=trained.steps,
         lr=local.lr,
         momentum=local.momentum,
     )
+    return update, trained.velocity
 
 
 def difference(after: Tensors, before: Tensors) -> dict[str, Tensor]:

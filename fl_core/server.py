@@ -15,7 +15,7 @@ from fl_core.models import ModelConfig, build_model, predict
 from fl_core.partition import IID, Partition, partition
 from fl_core.rng import generator
 from fl_core.threat import average, weighted_mean
-from fl_core.types import ClientUpdate, Config, ModelState, require
+from fl_core.types import ClientUpdate, Config, ModelState, Tensors, require
 
 Release = Callable[[ClientUpdate, int], ClientUpdate]
 """What a client does to its update in the round of that number before it leaves: the defense."""
@@ -99,6 +99,10 @@ class Federation:
             )
         return chosen
 
+    def trainees(self, round_number: int) -> list[int]:
+        """The participants of a round of training: those that hold an image."""
+        return [client for client in self.participants(round_number) if self.shares[client]]
+
     def local_batches(self, client: int, round_number: int) -> list[LocalBatch]:
         """A client's batches of a round, epoch after epoch, each epoch in its own random order."""
         local = self.config.local
@@ -114,34 +118,51 @@ class Federation:
                 batches.append(LocalBatch(indices=tuple(order[start:stop]), flips=flips))
         return batches
 
+    def trained_batches(self, client: int, round_number: int) -> list[LocalBatch]:
+        """Those of `local_batches` that the client gets to: the first `max_steps`."""
+        return self.local_batches(client, round_number)[: self.config.local.max_steps]
+
     def load(self, batch: LocalBatch) -> Batch:
         """Images and labels of `batch` on the federation's device."""
         images, labels = self.dataset.batch(batch.indices, batch.flips)
         return images.to(self.device), labels.to(self.device)
 
-    def client_update(self, state: ModelState, client: int, round_number: int) -> ClientUpdate:
-        """One client's whole local training in a round, as a weight delta."""
+    def client_update(
+        self,
+        state: ModelState,
+        client: int,
+        batches: Sequence[LocalBatch],
+        *,
+        velocity: Tensors | None = None,
+    ) -> tuple[ClientUpdate, Tensors]:
+        """One client's local training on `batches`, as a weight delta, and the momentum buffers it left."""
         return weight_update(
             build_model(self.model),
             state,
-            map(self.load, self.local_batches(client, round_number)),
+            map(self.load, batches),
             self.config.local,
             client=client,
-            examples=len(self.shares[client]),
+            examples=len({index for batch in batches for index in batch.indices}),
+            velocity=velocity,
         )
 
     def run(self, state: ModelState, *, rounds: int, release: Release | None = None) -> Iterator[RoundResult]:
         """FedAvg from `state` for `rounds` rounds, each yielded when it is done.
 
-        `release` stands between a client's update and the server. Clients without images sit out.
+        `release` stands between a client's update and the server. Clients without images sit out. Persistent
+        momentum waits with its client until the next round that the client takes part in.
         """
+        memory: dict[int, Tensors] = {}
         for round_number in range(rounds):
-            chosen = [client for client in self.participants(round_number) if self.shares[client]]
+            chosen = self.trainees(round_number)
             if not chosen:
                 raise InputError(f"No participant of round {round_number} holds an image; use more data.")
             updates = []
             for client in chosen:
-                update = self.client_update(state, client, round_number)
+                batches = self.trained_batches(client, round_number)
+                update, velocity = self.client_update(state, client, batches, velocity=memory.get(client))
+                if self.config.local.remembers:
+                    memory[client] = velocity
                 updates.append(release(update, round_number) if release else update)
             state = apply_updates(state, tuple(updates))
             yield RoundResult(round=round_number, state=state, participants=tuple(chosen))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig
-from fl_core.types import ClientUpdate, Config, ModelState, RoundRecord, Signal, Tensors
+from fl_core.types import ClientUpdate, Config, EarlierUpdate, ModelState, RoundRecord, Signal, Tensors
 
 View = Literal["individual", "aggregate", "key_holder", "ciphertext"]
 
@@ -75,7 +75,9 @@ class Observation:
     `tensors` are gradients or deltas by parameter name, as `signal` says; for `agg_update` the mean over
     `clients` participants weighted by examples. `examples` is the number of images behind them, `steps` the
     local steps of one client, `lr` and `momentum` those of its optimizer. `labels` (N,) is there only where
-    the threat model says that they are known.
+    the threat model says that they are known. `public_mean` (3, S, S) in [-1, 1] is the mean of public images,
+    which anybody has; None where the setting offers none. `earlier` holds what an individual view saw of the
+    same client before, oldest first, where its momentum persists; empty where it starts from zero.
     """
 
     signal: Signal
@@ -90,6 +92,8 @@ class Observation:
     momentum: float
     facts: tuple[Fact, ...] = ()
     labels: Tensor | None = None
+    public_mean: Tensor | None = None
+    earlier: tuple[EarlierUpdate, ...] = ()
 
     def to(self, device: torch.device) -> Observation:
         """The same observation with every tensor on `device`."""
@@ -98,16 +102,29 @@ class Observation:
             state=self.state.to(device),
             tensors={name: tensor.to(device) for name, tensor in self.tensors.items()},
             labels=None if self.labels is None else self.labels.to(device),
+            public_mean=None if self.public_mean is None else self.public_mean.to(device),
+            earlier=tuple(
+                dataclasses.replace(update, tensors={k: v.to(device) for k, v in update.tensors.items()})
+                for update in self.earlier
+            ),
         )
 
 
-def observe(record: RoundRecord, threat: ThreatModel, *, labels: Tensor | None = None) -> Observation:
+def observe(
+    record: RoundRecord,
+    threat: ThreatModel,
+    *,
+    labels: Tensor | None = None,
+    public_mean: Tensor | None = None,
+) -> Observation:
     """What `threat` leaves of `record`.
 
-    `labels` (N,) are the true ones; they pass only where the threat model says that they are known. Raises
-    `NotObservable` where the server sees ciphertexts alone.
+    `labels` (N,) are the true ones; they pass only where the threat model says that they are known.
+    `public_mean` (3, S, S) passes always, earlier updates of a client only where updates are seen one by one.
+    Raises `NotObservable` where the server sees ciphertexts alone.
     """
-    if threat.view_of(record.signal) == "ciphertext":
+    view = threat.view_of(record.signal)
+    if view == "ciphertext":
         raise NotObservable("The server sees ciphertexts only: no number of the update reaches the attack.")
     if threat.labels == "known" and labels is None:
         raise ValueError("threat.labels is 'known' but no labels were passed to observe().")
@@ -125,6 +142,8 @@ def observe(record: RoundRecord, threat: ThreatModel, *, labels: Tensor | None =
         momentum=first.momentum,
         facts=record.facts if threat.knows_defense else (),
         labels=labels if threat.labels == "known" else None,
+        public_mean=public_mean,
+        earlier=record.earlier if view == "individual" else (),
     )
 
 

@@ -76,6 +76,15 @@ class ClientUpdate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EarlierUpdate:
+    """What the server received of a client in an earlier round: weight deltas after `steps` local steps."""
+
+    round: int
+    tensors: Tensors
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Truth:
     """The images (N, 3, S, S) in [-1, 1] and labels (N,) behind a signal; only metrics see it.
 
@@ -87,13 +96,21 @@ class Truth:
     ids: tuple[str, ...]
     clients: tuple[int, ...]
 
+    def example_labels(self) -> Tensor:
+        """One label (N,) for each image that the clients hold: a mirrored copy is the same image."""
+        held: dict[tuple[int, str], int] = {}
+        for i, (client, name) in enumerate(zip(self.clients, self.ids, strict=True)):
+            held.setdefault((client, name.removesuffix(":flip")), i)
+        return self.labels[list(held.values())]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRecord:
     """One capture: the exact weights that the signal was computed at, and what the clients released.
 
     `updates` has one entry for an individual signal and one for each participant for `agg_update`.
-    `facts` is what the defenses say of themselves; the threat model decides who learns it.
+    `facts` is what the defenses say of themselves; the threat model decides who learns it. `earlier` holds the
+    client's updates of earlier rounds, oldest first, where its momentum carries them into this one.
     """
 
     signal: Signal
@@ -103,3 +120,4 @@ class RoundRecord:
     batch_size: int
     updates: tuple[ClientUpdate, ...]
     facts: tuple[Fact, ...] = ()
+    earlier: tuple[EarlierUpdate, ...] = ()

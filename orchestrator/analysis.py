@@ -21,7 +21,10 @@ from orchestrator.trial import EXACT_DB
 SUCCESS_DB = 20.0
 """PSNR from which a reconstruction counts as a success: above the best mean-image victim."""
 
-_MEASURES = ("psnr", "psnr_oracle", "psnr_prior", "psnr_mean_image", "psnr_range4", "ssim", "lpips", "mse")
+_MEASURES = (
+    *("psnr", "psnr_oracle", "psnr_prior", "psnr_mean_image", "psnr_range4"),
+    *("ssim", "lpips", "mse", "label_accuracy"),
+)
 
 
 @dataclass(frozen=True)
@@ -139,20 +142,14 @@ def _line(
     reached = ok["psnr"].fillna(-np.inf) >= SUCCESS_DB
     trials = group.drop_duplicates("trial_id")
     kept = (
-        "cell",
-        "attacker",
-        "defense",
-        "signal",
-        "view",
-        "round",
-        "epsilon",
-        "epsilon_release",
-        "delta",
-        "dp_unit",
+        *("cell", "attacker", "defense", "defense_params", "signal", "view", "round", "weights_accuracy"),
+        *("epsilon", "epsilon_release", "delta", "dp_unit", "differs"),
     )
     return {
         **{name: first[name] for name in kept},
-        "differs": first["differs"],
+        "labels": json.loads(first["threat"])["labels"],
+        "method": _methods(ok),
+        "notes": json.dumps(_notes(ok), ensure_ascii=False),
         "n": len(victims),
         "images": len(ok),
         "tests": tested["trial_id"].nunique(),
@@ -169,6 +166,7 @@ def _line(
         "ssim": float(victims["ssim"].mean()),
         "lpips": float(victims["lpips"].mean()),
         "label_match": float(ok["label_match"].astype(float).mean()) if len(ok) else np.nan,
+        **_bounds("label_accuracy", victims["label_accuracy"]),
         "seconds": float(victims["seconds"].mean()),
         "cpu_seconds": float(victims["cpu_seconds"].mean()),
         "accuracy": utility["accuracy"] if utility else np.nan,
@@ -184,6 +182,20 @@ def _line(
         "trials_failed": int((trials["status"] == "failed").sum()),
         "not_observable": int((trials["status"] == "not_observable").sum()),
     }
+
+
+def _methods(ok: pd.DataFrame) -> str:
+    """What really ran, the most frequent first; with how often where it was not always the same."""
+    counts = ok.drop_duplicates("trial_id")["method"].value_counts()
+    if len(counts) < 2:
+        return "".join(counts.index)
+    return ", ".join(f"{method} ({count})" for method, count in counts.items())
+
+
+def _notes(ok: pd.DataFrame) -> list[str]:
+    """Each thing that attacks said of their choice, the most frequent first."""
+    told = ok.drop_duplicates("trial_id")["notes"].dropna().map(json.loads).explode().dropna()
+    return [str(note) for note in told.value_counts().index]
 
 
 def _winners(folder: Path) -> dict[str, dict[str, Any]]:

@@ -20,12 +20,12 @@ from fl_core.errors import InputError
 from fl_core.models import ModelConfig, initial_state
 from fl_core.rng import derive_seed, generator
 from fl_core.server import Federation, count_correct
-from fl_core.types import ClientUpdate, ModelState, RoundRecord, Tensors, Truth
+from fl_core.types import ClientUpdate, EarlierUpdate, ModelState, RoundRecord, Tensors, Truth
 from orchestrator.config import SweepConfig
 from orchestrator.files import write_atomically
 from orchestrator.identity import content_hash, tensor_hash
 
-FORMAT = 1
+FORMAT = 2
 """Version of what a capture's key and files mean; a change makes old captures unused."""
 
 Progress = Callable[[str], None]
@@ -33,10 +33,14 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Global weights at the start of the captured round, and their hash."""
+    """Global weights at the start of the captured round, and their hash.
+
+    `history` holds those of every earlier round where clients' momentum carries over, else nothing.
+    """
 
     hash: str
     state: ModelState
+    history: tuple[ModelState, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,41 +87,46 @@ class CaptureStore:
             raise InputError(
                 f"capture.round = {rounds}: the federation has rounds 0 to {settings.federation.rounds - 1}."
             )
-        defended = settings.capture.weights == "defended"
-        key = content_hash(
-            {
-                "format": FORMAT,
-                "data": federation.dataset.fingerprint,
-                "train": settings.data.train,
-                "model": settings.model,
-                "federation": settings.federation,
-                "seed": settings.seed,
-                "round": rounds,
-                "defense": defense if defended and rounds else None,
-            }
+        remembers = settings.federation.local.remembers
+        wanted = range(rounds + 1) if remembers else range(rounds, rounds + 1)
+        paths = {
+            number: self._folder
+            / "weights"
+            / f"{_state_key(settings, defense, federation, number)}.safetensors"
+            for number in wanted
+        }
+        name = paths[rounds].stem
+        if name in self._weights:
+            return self._weights[name]
+        if not all(path.is_file() for path in paths.values()):
+            self._train(settings, defense, federation, paths)
+        *history, state = (_load_state(path, settings.model) for path in paths.values())
+        weights = Weights(
+            hash=tensor_hash(state.parameters, state.buffers), state=state, history=tuple(history)
         )
-        if key in self._weights:
-            return self._weights[key]
-        path = self._folder / "weights" / f"{key}.safetensors"
-        state = _load_state(path, settings.model)
-        if state is None:
-            state = initial_state(settings.model, generator("model", settings.seed))
-            state = state.to(self._device)
-            planned, dataset = settings.federation.rounds, federation.dataset
-            held_out = dataset.split("valid", settings.data.valid) if rounds else []
-            release = defense.release(seed=derive_seed("training", settings.seed), rounds=planned)
-            for result in federation.run(state, rounds=rounds, release=release if defended else None):
-                state = result.state
-                right = count_correct(settings.model, state, dataset, held_out, device=self._device)
-                self._progress(
-                    f"training to the captured weights: round {result.round + 1} of {rounds}, "
-                    f"accuracy {right / len(held_out):.0%} on {len(held_out)} validation images"
-                )
-            state = state.to(torch.device("cpu"))
-            _save_state(path, state)
-        weights = Weights(hash=tensor_hash(state.parameters, state.buffers), state=state)
-        self._weights[key] = weights
+        self._weights[name] = weights
         return weights
+
+    def _train(
+        self, settings: SweepConfig, defense: Chain, federation: Federation, paths: dict[int, Path]
+    ) -> None:
+        """Train to the last round of `paths` and save the weights at the start of each that it names."""
+        rounds, dataset = max(paths), federation.dataset
+        state = initial_state(settings.model, generator("model", settings.seed)).to(self._device)
+        if 0 in paths:
+            _save_state(paths[0], state)
+        held_out = dataset.split("valid", settings.data.valid) if rounds else []
+        seed = derive_seed("training", settings.seed)
+        release = defense.release(seed=seed, rounds=settings.federation.rounds)
+        defended = settings.capture.weights == "defended"
+        for result in federation.run(state, rounds=rounds, release=release if defended else None):
+            right = count_correct(settings.model, result.state, dataset, held_out, device=self._device)
+            self._progress(
+                f"training to the captured weights: round {result.round + 1} of {rounds}, "
+                f"accuracy {right / len(held_out):.0%} on {len(held_out)} validation images"
+            )
+            if result.round + 1 in paths:
+                _save_state(paths[result.round + 1], result.state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +187,7 @@ class CaptureSource:
             victim=victim,
             release=self.defense.release(seed=seed, rounds=rounds),
             facts=self.defense.facts(rounds=rounds),
+            history=tuple(state.to(self.federation.device) for state in self.weights.history),
         )
 
     def _store(self, path: Path, record: RoundRecord, truth: Truth) -> None:
@@ -193,6 +203,10 @@ class CaptureSource:
                     if f.name not in ("tensors", "buffers")
                 }
             )
+        for past in record.earlier:
+            prefix = f"earlier.{past.round}."
+            tensors |= {f"{prefix}{name}": _stored(value) for name, value in past.tensors.items()}
+        earlier = [{"round": past.round, "steps": past.steps} for past in record.earlier]
         path.mkdir(parents=True, exist_ok=True)
         _save_tensors(path / "record.safetensors", tensors)
         _save_tensors(path / "truth.safetensors", {"images": truth.images, "labels": truth.labels})
@@ -202,15 +216,21 @@ class CaptureSource:
         write_atomically(
             path / "record.json",
             json.dumps(
-                {"format": FORMAT, "weights": self.weights.hash, "updates": described}, indent=1
+                {
+                    "format": FORMAT,
+                    "weights": self.weights.hash,
+                    "updates": described,
+                    "earlier": earlier,
+                },
+                indent=1,
             ).encode(),
         )
 
     def _read_record(self, path: Path) -> RoundRecord:
-        described = json.loads((path / "record.json").read_bytes())["updates"]
+        described = json.loads((path / "record.json").read_bytes())
         tensors = load_file(path / "record.safetensors")
         updates = []
-        for i, fields in enumerate(described):
+        for i, fields in enumerate(described["updates"]):
             updates.append(
                 ClientUpdate(
                     tensors=_with_prefix(tensors, f"{i}.tensor."),
@@ -226,7 +246,28 @@ class CaptureSource:
             batch_size=self.settings.federation.local.batch_size,
             updates=tuple(updates),
             facts=self.defense.facts(rounds=self.settings.federation.rounds),
+            earlier=tuple(
+                EarlierUpdate(tensors=_with_prefix(tensors, f"earlier.{fields['round']}."), **fields)
+                for fields in described["earlier"]
+            ),
         )
+
+
+def _state_key(settings: SweepConfig, defense: Chain, federation: Federation, number: int) -> str:
+    """The content address of the global weights at the start of round `number`."""
+    defended = settings.capture.weights == "defended"
+    return content_hash(
+        {
+            "format": FORMAT,
+            "data": federation.dataset.fingerprint,
+            "train": settings.data.train,
+            "model": settings.model,
+            "federation": settings.federation,
+            "seed": settings.seed,
+            "round": number,
+            "defense": defense if defended and number else None,
+        }
+    )
 
 
 def _read_truth(path: Path) -> Truth:
@@ -256,9 +297,7 @@ def _save_state(path: Path, state: ModelState) -> None:
     _save_tensors(path, tensors | {f"buffer.{k}": _stored(v) for k, v in state.buffers.items()})
 
 
-def _load_state(path: Path, model: ModelConfig) -> ModelState | None:
-    if not path.is_file():
-        return None
+def _load_state(path: Path, model: ModelConfig) -> ModelState:
     tensors = load_file(path)
     like = initial_state(model, torch.Generator().manual_seed(0))
     return ModelState(

@@ -13,11 +13,13 @@ import torch
 from defenses.chain import Chain
 from fl_core.capture import Victim
 from fl_core.celeba import FaceDataset
+from fl_core.errors import InputError
 from fl_core.rng import derive_seed
+from fl_core.server import count_correct
 from orchestrator.capture import Capture, CaptureSource, CaptureStore
-from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
+from orchestrator.config import AttackerConfig, CellConfig, SweepConfig, matching_part
 from orchestrator.identity import canonical
-from orchestrator.parse import cell_settings, to_plain, with_params
+from orchestrator.parse import cell_settings, suggested_attack, to_plain
 from orchestrator.schema import hp_column
 from orchestrator.space import Params
 from orchestrator.store import Row
@@ -79,6 +81,16 @@ class Cell:
             defense=self.chain,
         )
 
+    def weights_accuracy(self) -> float | None:
+        """How many of the validation images the attacked weights classify right, 0 to 1; None without images."""
+        settings, device = self.settings, torch.device(self.settings.execution.device)
+        try:
+            held_out = self.dataset.split("valid", settings.data.valid)
+        except InputError:
+            return None  # Nothing but this figure needs them: an attack on initial weights does without.
+        state = self.source.weights.state.to(device)
+        return count_correct(settings.model, state, self.dataset, held_out, device=device) / len(held_out)
+
     def trial(
         self, attacker: AttackerConfig, *, phase: Phase, suggestion: int | None, params: Params, victim: int
     ) -> TrialSpec:
@@ -92,7 +104,7 @@ class Cell:
             suggestion=suggestion,
             victim=victim,
             capture=self.source.key(self.victims[victim]),
-            attack=with_params(attacker.attack, params),
+            attack=suggested_attack(attacker, params),
             threat=self.settings.threat,
             # The same for every cell, attacker and suggestion: comparisons are paired by victim.
             seed=derive_seed("trial", self.settings.seed, victim),
@@ -166,6 +178,7 @@ def rows_of(
     params: Params,
     released: Released,
     utility: UtilityResult | None,
+    weights_accuracy: float | None,
     provenance: Row,
 ) -> tuple[Row, ...]:
     """A trial's rows: one for each true image, or one with a null `image_id` where it ended without scores."""
@@ -180,13 +193,14 @@ def rows_of(
         "attack": spec.attack.kind,
         "attack_params": json.dumps(to_plain(spec.attack), sort_keys=True),
         "seed": spec.seed,
-        "restarts": spec.attack.restarts,
+        "restarts": matching_part(spec.attack).restarts,
         "accuracy": utility.accuracy if utility else None,
+        "weights_accuracy": weights_accuracy,
+        "notes": None if result.notes is None else json.dumps(result.notes, ensure_ascii=False),
     }
-    kept = ("status", "error", "match_loss", "iterations", "candidates_failed", "seconds", "cpu_seconds")
-    common |= {
-        name: getattr(result, name) for name in (*kept, "device", "peak_memory_mb", "host", "started_at")
-    }
+    cost = ("iterations", "candidates_failed", "seconds", "cpu_seconds", "device", "peak_memory_mb")
+    kept = ("status", "error", "method", "label_accuracy", "match_loss", *cost, "host", "started_at")
+    common |= {name: getattr(result, name) for name in kept}
     common |= {hp_column(name): value for name, value in params.items()}
     figures: list[dict[str, Any]] = [vars(score) for score in result.scores or (ImageScore(),)]
     return tuple(

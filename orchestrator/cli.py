@@ -23,8 +23,9 @@ from orchestrator.parse import load_sweep
 from orchestrator.plan import plan_table
 from orchestrator.progress import ConsoleReporter
 from orchestrator.report import write_report
+from orchestrator.rounds import by_round
 from orchestrator.sweep import run_sweep
-from orchestrator.tables import notes, summary_table
+from orchestrator.tables import notes, rounds_table, summary_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -140,6 +141,9 @@ def _report(folder: Path, console: Console) -> None:
     table = summarize(folder)
     page = write_report(folder, table)
     console.print(summary_table(table, title=str(folder)))
+    series = by_round(table)
+    if len(series):
+        console.print(rounds_table(series))
     for note in notes(table):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)

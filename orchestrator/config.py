@@ -6,6 +6,7 @@ import fnmatch
 from dataclasses import dataclass, field
 from typing import Literal
 
+from attack_core.families import AnyAttack
 from attack_core.matching import Matching
 from defenses.chain import AnyDefense, Chain
 from fl_core.errors import InputError
@@ -13,7 +14,7 @@ from fl_core.models import ModelConfig
 from fl_core.server import FederationConfig
 from fl_core.threat import ThreatModel
 from fl_core.types import Config, Signal, require
-from orchestrator.space import Parameter
+from orchestrator.space import Parameter, Space
 
 Json = dict[str, object] | list[object] | str | float | int | bool | None
 
@@ -94,12 +95,46 @@ class StudyConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FamilyConfig(Config):
+    """One attack of a search over families, with what is searched of it, by dotted path."""
+
+    attack: AnyAttack = field(default_factory=Matching)
+    search: dict[str, Parameter] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttackerConfig(Config):
-    """An attack and which of its parameters Optuna searches, by dotted path; an empty search runs it as it is."""
+    """An attack and which of its parameters Optuna searches, by dotted path; an empty search runs it as it is.
+
+    With `families` Optuna chooses one of them first and then that family's parameters alone; they take the place
+    of `attack` and `search`.
+    """
 
     name: str = "generic"
-    attack: Matching = field(default_factory=Matching)
+    attack: AnyAttack = field(default_factory=Matching)
     search: dict[str, Parameter] = field(default_factory=dict)
+    families: dict[str, FamilyConfig] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        alone = not self.families or (self.attack == Matching() and not self.search)
+        require(alone, self, "families", "without 'attack' and 'search' beside it: each family has its own")
+        simple = all(name and all(ch.isalnum() or ch in "_-" for ch in name) for name in self.families)
+        require(simple, self, "families", "named with letters, digits, _ and -")
+
+    @property
+    def space(self) -> Space:
+        """What a study of this attacker searches."""
+        return Space(self.search, {name: family.search for name, family in self.families.items()})
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is anything to search."""
+        return bool(self.search or self.families)
+
+
+def matching_part(attack: AnyAttack) -> Matching:
+    """The matching loop of an attack: itself, or what it falls back to."""
+    return attack if isinstance(attack, Matching) else attack.fallback
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +220,7 @@ class SweepConfig(Config):
             require(
                 all(_plain(name) for name in names), self, field_name, "names of letters, digits, . _ and -"
             )
-        tuned = any(attacker.search for attacker in self.attackers)
+        tuned = any(attacker.searches for attacker in self.attackers)
         require(
             not tuned or self.victims.tuning >= 1, self, "victims", "with tuning >= 1 where a search is given"
         )

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator.analysis import by_victim, records
-from orchestrator.figures import THEMES, Theme, history_figure, psnr_figure, utility_figure
+from orchestrator.figures import THEMES, Theme, history_figure, psnr_figure, round_figure, utility_figure
 from orchestrator.files import write_atomically
 from orchestrator.results import Results
+from orchestrator.rounds import by_round
 from orchestrator.store import read_images
 from orchestrator.tables import interval, number, percent
 
@@ -21,7 +22,7 @@ Entry = dict[str, Any]
 
 def figures(results: Results) -> list[Entry]:
     """Draw, write under `figures/` and describe each figure that there is something to draw for."""
-    return [*_psnr(results), *_utility(results), *_history(results)]
+    return [*_psnr(results), *_rounds(results), *_utility(results), *_history(results)]
 
 
 def gallery(results: Results) -> list[Entry]:
@@ -74,6 +75,28 @@ def _psnr(results: Results) -> list[Entry]:
             caption="Right of the orange bar, the attack comes closer to the truth than the mean image does.",
             alt="Mean PSNR with 95% interval: " + "; ".join(spoken),
             draw=lambda theme: psnr_figure(measured, victims, theme),
+        )
+    ]
+
+
+def _rounds(results: Results) -> list[Entry]:
+    series = by_round(results.table)
+    if series.empty:
+        return []
+    spoken = [
+        f"{line['series']} round {line['round']} (accuracy {percent(line['weights_accuracy'])}) "
+        f"{interval(line['psnr'], line['psnr_low'], line['psnr_high'])} dB"
+        for line in records(series)
+    ]
+    return [
+        _figure(
+            results,
+            "rounds",
+            title="Quality against round and accuracy",
+            caption="Cells that differ in the captured round. Dotted: how many validation images the attacked "
+            "weights classify right.",
+            alt="Mean PSNR by round: " + "; ".join(spoken),
+            draw=lambda theme: round_figure(series, theme),
         )
     ]
 

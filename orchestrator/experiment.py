@@ -13,16 +13,21 @@ from typing import Any, NoReturn, get_args
 
 from rich.console import Console
 
+from attack_core.candidates import EarlyStop
+from attack_core.families import NAMED, AnyAttack
 from attack_core.inits import Init
-from attack_core.matching import EarlyStop, Matching, Preset
+from attack_core.labels import LabelStrategy
+from attack_core.matching import Matching, Preset
 from attack_core.objectives import L2, Both, Cosine, LayerMode, Objective, Similarity
 from attack_core.optimizers import OptimizerName, Schedule
 from defenses.dp import DPUpdate
 from fl_core.client import LocalTraining
 from fl_core.device import DEVICES
 from fl_core.errors import InputError, unknown_name
+from fl_core.models import ModelConfig, ModelName
 from fl_core.server import FederationConfig
 from fl_core.threat import ThreatModel
+from orchestrator.analysis import summarize, write_summary
 from orchestrator.config import (
     AttackerConfig,
     CaptureConfig,
@@ -31,27 +36,36 @@ from orchestrator.config import (
     ExecutionConfig,
     SweepConfig,
     VictimsConfig,
+    matching_part,
 )
 from orchestrator.files import write_atomically
 from orchestrator.outputs import write_outputs
 from orchestrator.progress import ConsoleReporter
 from orchestrator.sweep import run_sweep
 
-LABELS = ("auto", "idlg", "optimize", "known")
 SOURCES = ("gradients", "one_step_update", "local_update", "agg_update")
 
 
-def _flag(default: Any, text: str, **options: Any) -> Any:
-    """A dataclass field that carries its flag's help text and argparse options."""
-    return field(default=default, metadata={"help": text, **options})
+def _flag(default: Any, text: str, *, sets: str = "", also: str = "", **options: Any) -> Any:
+    """A dataclass field that carries its flag's help text and argparse options.
+
+    `sets` names the field of `Matching` that the flag sets, `also` is a second name of the flag.
+    """
+    return field(default=default, metadata={"help": text, "sets": sets, "also": also, "options": options})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Every flag of `run_experiment.py` with its default, in the order of `--help`."""
+    """Every flag of `run_experiment.py` with its default, in the order of `--help`.
+
+    `given` names the flags that stood on the command line; it is no flag itself.
+    """
 
     data_root: str = _flag("data", "folder in CelebA's layout; without one, synthetic faces are used")
     target_attr: str = _flag("Male", "attribute to classify")
+    attack: str = _flag("matching", f"which attack: {', '.join(NAMED)}")
+    model: str = _flag("cnn64", "the clients' network", choices=get_args(ModelName))
+    image_size: int = _flag(64, "pixels on a side", type=int)
     victims: int = _flag(1, "how many victims, each attacked alone", type=int)
     device: str = _flag("auto", "where to compute", choices=DEVICES)
     seed: int = _flag(42, "fixes everything random", type=int)
@@ -62,35 +76,44 @@ class Experiment:
     data_subset: int = _flag(200, "images in all; a fifth of them is for validation", type=int)
     num_rounds: int = _flag(5, "federated rounds", type=int)
     local_epochs: int = _flag(1, "epochs of local training", type=int)
+    local_steps: int | None = _flag(None, "steps of local training at most [all]", type=int)
     client_lr: float = _flag(0.01, "client learning rate", type=float)
     client_momentum: float = _flag(0.9, "client momentum", type=float)
     no_augment: bool = _flag(False, "no random mirroring of training images")
     capture_client: int = _flag(0, "the client whose first batch is the first victim", type=int)
-    capture_round: int | None = _flag(None, "round to capture [the last]", type=int)
-    attack_source: str = _flag("gradients", "the captured signal", choices=SOURCES)
-    attack_iterations: int = _flag(2000, "iterations", type=int)
-    attack_lr: float = _flag(0.1, "learning rate", type=float)
-    tv_weight: float = _flag(0.001, "weight of total variation", type=float)
-    attack_optimizer: str = _flag("adam", "optimizer", choices=get_args(OptimizerName))
-    attack_restarts: int = _flag(1, "restarts, run together", type=int)
-    attack_batch: int = _flag(1, "images to reconstruct from one signal", type=int)
-    label_strategy: str = _flag("auto", "how labels are found", choices=LABELS)
+    capture_round: int | None = _flag(
+        None, "round to capture, after training for so many [the last]", also="--round", type=int
+    )
+    attack_source: str = _flag("gradients", "the captured signal", also="--signal", choices=SOURCES)
+    attack_iterations: int = _flag(2000, "iterations", sets="iterations", type=int)
+    attack_lr: float = _flag(0.1, "learning rate", sets="lr", type=float)
+    tv_weight: float = _flag(0.001, "weight of total variation", sets="tv_weight", type=float)
+    attack_optimizer: str = _flag("adam", "optimizer", sets="optimizer", choices=get_args(OptimizerName))
+    attack_restarts: int = _flag(1, "restarts, run together", sets="restarts", type=int)
+    attack_batch: int = _flag(1, "images to reconstruct from one signal", sets="images", type=int)
+    label_strategy: str = _flag(
+        "auto", "how labels are found", sets="labels", choices=get_args(LabelStrategy)
+    )
     compute_lpips: bool = _flag(False, "LPIPS too, where its weights are at hand")
-    lr_schedule: str = _flag("none", "learning-rate schedule", choices=get_args(Schedule))
-    early_stop: bool = _flag(False, "stop a restart that no longer improves")
-    patience: int = _flag(500, "iterations without improvement before stopping", type=int)
-    min_delta: float = _flag(1e-4, "least improvement that counts", type=float)
-    fft_init: bool = _flag(False, "start from 1/f noise")
-    preset: str = _flag("none", "TV weight and clamp together", choices=get_args(Preset))
-    match_metric: str = _flag("l2", "matching objective", choices=("l2", "cosine", "both", "sim"))
-    l2_weight: float = _flag(1.0, "weight of L2 in 'both'", type=float)
-    cos_weight: float = _flag(1.0, "weight of cosine in 'both'", type=float)
-    use_layers: tuple[str, ...] = _flag(("all",), "indices of the parameters to match, or all", nargs="+")
+    lr_schedule: str = _flag("none", "learning-rate schedule", sets="schedule", choices=get_args(Schedule))
+    early_stop: bool = _flag(False, "stop a restart that no longer improves", sets="early_stop")
+    patience: int = _flag(500, "iterations without improvement before stopping", sets="early_stop", type=int)
+    min_delta: float = _flag(1e-4, "least improvement that counts", sets="early_stop", type=float)
+    fft_init: bool = _flag(False, "start from 1/f noise", sets="init")
+    preset: str = _flag("none", "TV weight and clamp together", sets="preset", choices=get_args(Preset))
+    match_metric: str = _flag(
+        "l2", "matching objective", sets="objective", choices=("l2", "cosine", "both", "sim")
+    )
+    l2_weight: float = _flag(1.0, "weight of L2 in 'both'", sets="objective", type=float)
+    cos_weight: float = _flag(1.0, "weight of cosine in 'both'", sets="objective", type=float)
+    use_layers: tuple[str, ...] = _flag(
+        ("all",), "indices of the parameters to match, or all", sets="layers", nargs="+"
+    )
     select_by_name: tuple[str, ...] | None = _flag(
-        None, "match parameters whose name contains one of these", nargs="+"
+        None, "match parameters whose name contains one of these", sets="layer_names", nargs="+"
     )
     layer_weights: tuple[str, ...] = _flag(
-        ("uniform",), "a mode, or one number for each parameter", nargs="+"
+        ("uniform",), "a mode, or one number for each parameter", sets="layer_weights", nargs="+"
     )
     no_heatmap: bool = _flag(False, "leave the row of error maps out of the picture")
     dp_epsilon: float | None = _flag(None, "differential privacy of one release: epsilon [off]", type=float)
@@ -100,6 +123,7 @@ class Experiment:
     he_scheme: str = _flag("ckks", "encryption scheme", choices=("ckks", "paillier"))
     he_bits: int | None = _flag(None, "Paillier key size [2048]", type=int)
     he_precision: int | None = _flag(None, "Paillier fixed-point factor [1000000]", type=int)
+    given: tuple[str, ...] = ()
 
     def sweep(self) -> SweepConfig:
         """The same experiment as a sweep of one cell with a fixed attacker."""
@@ -115,6 +139,7 @@ class Experiment:
             data=DataConfig(
                 root=self.data_root, attribute=self.target_attr, train=self.data_subset - valid, valid=valid
             ),
+            model=ModelConfig(kind=self.model, image_size=self.image_size),  # type: ignore[arg-type]
             federation=FederationConfig(
                 clients=self.num_clients,
                 rounds=self.num_rounds,
@@ -124,6 +149,7 @@ class Experiment:
                     momentum=self.client_momentum,
                     epochs=self.local_epochs,
                     batch_size=self.batch_size,
+                    max_steps=self.local_steps,
                 ),
             ),
             capture=CaptureConfig(
@@ -137,11 +163,27 @@ class Experiment:
                 device=self.device, controls=False, lpips=self.compute_lpips, keep_captures=False
             ),
             cells=(CellConfig(name="experiment", defense=self._defense()),),
-            attackers=(AttackerConfig(name="matching", attack=self.attack()),),
+            attackers=(AttackerConfig(name=self.attack, attack=self.chosen_attack()),),
         )
 
-    def attack(self) -> Matching:
-        """The attack that the flags describe."""
+    def chosen_attack(self) -> AnyAttack:
+        """The attack that the flags describe.
+
+        `matching` is the original's, all of whose settings are flags. Any other has settings of its own, and of
+        the flags only those that were given change its matching loop.
+        """
+        if self.attack not in NAMED:
+            raise unknown_name("--attack", self.attack, NAMED)
+        described = self._matching()
+        if self.attack == "matching":
+            return described
+        flags = {entry.name: entry.metadata.get("sets", "") for entry in dataclasses.fields(self)}
+        changed = {name: getattr(described, name) for flag in self.given if (name := flags[flag])}
+        chosen = NAMED[self.attack]
+        part = dataclasses.replace(matching_part(chosen), **changed)
+        return part if isinstance(chosen, Matching) else dataclasses.replace(chosen, fallback=part)
+
+    def _matching(self) -> Matching:
         init: Init = "fourier" if self.fft_init else "normal"
         return Matching(
             iterations=self.attack_iterations,
@@ -210,14 +252,16 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     for entry in dataclasses.fields(Experiment):
-        options = dict(entry.metadata)
-        text = options.pop("help")
+        if not entry.metadata:
+            continue
+        options, text, also = (entry.metadata[key] for key in ("options", "help", "also"))
         if entry.default is False:
-            options["action"] = "store_true"
+            options = options | {"action": "store_true"}
         shown = "" if entry.default in (None, False) else f" [{_shown(entry.default)}]"
         built.add_argument(
             f"--{entry.name.replace('_', '-')}",
-            default=entry.default,
+            *([also] if also else []),
+            default=argparse.SUPPRESS,
             help=f"{text}{shown}".replace("%", "%%"),
             **options,
         )
@@ -230,7 +274,7 @@ def parse(arguments: Sequence[str]) -> Experiment:
     lists_to_tuples: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
     }
-    return Experiment(**lists_to_tuples)
+    return Experiment(**lists_to_tuples, given=tuple(sorted(values)))
 
 
 def run(experiment: Experiment, console: Console) -> int:
@@ -240,7 +284,11 @@ def run(experiment: Experiment, console: Console) -> int:
     outcome = run_sweep(config, folder, address="serial", reporter=ConsoleReporter(console))
     arguments = dataclasses.asdict(experiment) | {"out_dir": str(folder)}
     write_atomically(folder / "config.json", json.dumps(arguments, indent=2).encode())
-    write_outputs(folder, heatmap=not experiment.no_heatmap, lpips=experiment.compute_lpips, console=console)
+    table = summarize(folder)
+    write_summary(folder, table)
+    write_outputs(
+        folder, table, heatmap=not experiment.no_heatmap, lpips=experiment.compute_lpips, console=console
+    )
     return 1 if outcome.failed else 0
 
 

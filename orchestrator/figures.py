@@ -110,6 +110,40 @@ def utility_figure(table: pd.DataFrame, theme: Theme) -> bytes:
     return _png(figure)
 
 
+def round_figure(series: pd.DataFrame, theme: Theme) -> bytes:
+    """Mean PSNR with its interval against the attacked round, and the accuracy of those weights on a second axis.
+
+    `series` is what `by_round` gives.
+    """
+    figure, axes = _canvas(3.9, theme)
+    right = axes.twinx()
+    right.tick_params(colors=theme.control, labelsize=9, length=0)
+    right.spines[:].set_visible(False)
+    keys: list[tuple[Line2D, str]] = []
+    drawn: list[pd.DataFrame] = []
+    for i, (name, lines) in enumerate(series.groupby("series", sort=False)):
+        colour, marker = theme.colours[i % len(theme.colours)], _MARKERS[i % len(_MARKERS)]
+        axes.plot(lines["round"], lines["psnr"], color=colour, linewidth=1.6)
+        for line in records(lines):
+            arms = _arms(line, "psnr", 1.0)
+            axes.errorbar(line["round"], line["psnr"], yerr=arms, fmt=marker, color=colour, capsize=3)
+        keys.append((Line2D([], [], color=colour, marker=marker, markersize=6), str(name)))
+        accuracy = lines[["round", "weights_accuracy"]].dropna().reset_index(drop=True)
+        if not any(accuracy.equals(other) for other in drawn):  # Most series attack the same weights.
+            right.plot(
+                accuracy["round"], 100 * accuracy["weights_accuracy"], ":s", color=theme.control, markersize=4
+            )
+            drawn.append(accuracy)
+    keys.append((Line2D([], [], color=theme.control, linestyle=":", marker="s"), "accuracy of the weights"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("round whose weights are attacked", color=theme.muted)
+    axes.set_ylabel("mean PSNR (dB)", color=theme.muted)
+    right.set_ylabel("accuracy (%)", color=theme.control)
+    axes.grid(color=theme.grid, linewidth=0.7)
+    _legend(figure, keys, theme, columns=2)
+    return _png(figure)
+
+
 def history_figure(studies: pd.DataFrame, cells: Sequence[str], theme: Theme) -> bytes:
     """Tuning PSNR of every suggestion and the best so far, by study; failed suggestions stand on the axis.
 

@@ -11,7 +11,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.files import write_atomically
 from orchestrator.parse import to_plain
 
-FORMAT = 1
+FORMAT = 2
 
 
 def claim_folder(out: Path, config: SweepConfig) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +17,36 @@ from rich.console import Console
 from rich.table import Table
 
 from attack_core.metrics import load_lpips
-from orchestrator.analysis import mean_interval
+from orchestrator.analysis import records
 from orchestrator.files import write_atomically
 from orchestrator.store import read_images, read_rows
-from orchestrator.tables import interval, number
+from orchestrator.tables import interval, labels, number, percent
+from orchestrator.verdicts import verdict
 
 PICTURE, METRICS = "baseline_attack_result.png", "metrics.txt"
 
 _SHOWN = 8
 """At most so many images side by side in the picture."""
 
+_LISTED = 40
+"""At most so many images on the terminal."""
 
-def write_outputs(folder: Path, *, heatmap: bool, lpips: bool, console: Console) -> None:
-    """Write the picture and `metrics.txt`, and print one line for each victim and their mean."""
+
+def write_outputs(folder: Path, table: pd.DataFrame, *, heatmap: bool, lpips: bool, console: Console) -> None:
+    """Write the picture and `metrics.txt`; print one line for each image, the mean, what ran and what it shows.
+
+    `table` is the folder's summary, of one cell and one attacker.
+    """
     rows = read_rows(folder).to_pandas().sort_values("victim", kind="stable")
     reason = load_lpips().reason if lpips else "LPIPS was not asked for (--compute-lpips)."
     write_atomically(folder / METRICS, _metrics_text(rows, reason).encode())
     pairs = _pairs(rows, read_images(folder).to_pandas())
     if pairs:
         write_atomically(folder / PICTURE, _picture(pairs, heatmap=heatmap))
-    console.print(_table(rows))
-    if summary := _summary(rows):
-        console.print(summary, highlight=False, soft_wrap=True)
-    if lpips and reason:
-        console.print(reason, highlight=False, soft_wrap=True)
-    for name in (PICTURE, METRICS, "config.json", "trials"):
+    console.print(_table(rows.head(_LISTED)))
+    for text in [*_findings(rows, records(table)[0]), *([reason] if lpips and reason else [])]:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    for name in (PICTURE, METRICS, "config.json", "trials", "summary.parquet"):
         if (folder / name).exists():
             console.print(f"{folder / name}", highlight=False, soft_wrap=True)
 
@@ -78,23 +85,30 @@ def _table(rows: pd.DataFrame) -> Table:
             number(row["lpips"], 3),
             {True: "right", False: "wrong"}.get(row["label_match"], "-"),
             number(row["cpu_seconds"]),
-            f"{row['status']}: {row['error']}" if pd.notna(row["error"]) else str(row["status"]),
+            str(row["status"]),
         )
     return shown
 
 
-def _summary(rows: pd.DataFrame) -> str | None:
-    """The mean over victims with its interval, where there is more than one."""
-    ok = rows[rows["status"] == "ok"]
-    means = ok.groupby("victim")[["psnr", "psnr_mean_image", "ssim", "cpu_seconds"]].mean()
-    if len(means) < 2:
-        return None
-    psnr, mean = mean_interval(means["psnr"].to_numpy(float)), means.mean()
-    return (
-        f"{len(means)} victims: PSNR {interval(psnr.mean, psnr.low, psnr.high)} dB (95% interval), "
-        f"worst {number(ok['psnr'].max())}, mean image {number(mean['psnr_mean_image'])}, "
-        f"SSIM {number(mean['ssim'], 2)}, {number(mean['cpu_seconds'])} CPU-s a victim"
-    )
+def _findings(rows: pd.DataFrame, line: dict[str, Any]) -> list[str]:
+    """Mean, interval, worst and cost over victims; what ran and why; what that allows to say."""
+    found = [f"... {len(rows) - _LISTED} more images in trials/"] if len(rows) > _LISTED else []
+    if line["n"]:
+        victims = f"{line['n']} victim{'s' if line['n'] > 1 else ''}"
+        bound = " (95% interval)" if line["n"] > 1 else ""
+        found += [
+            f"{victims}: PSNR {interval(line['psnr'], line['psnr_low'], line['psnr_high'])} dB{bound}, "
+            f"worst {number(line['psnr_worst'])}, mean image {number(line['psnr_mean_image'])}, "
+            f"SSIM {number(line['ssim'], 2)}, {number(line['cpu_seconds'])} CPU-s a victim",
+            f"Weights of round {line['round']}, accuracy {percent(line['weights_accuracy'])}; "
+            f"labels right: {labels(line)}",
+            f"What ran: {line['method']}",
+            *(f"Why: {note}" for note in json.loads(line["notes"])),
+        ]
+    ended = rows[rows["error"].notna()]
+    errors = Counter(ended["status"] + ": " + ended["error"])
+    found += [f"{error} ({count} of {line['tests']} trials)" for error, count in errors.items()]
+    return [*found, verdict(line).text]
 
 
 def _pairs(rows: pd.DataFrame, images: pd.DataFrame) -> list[tuple[float, Any, Any]]:

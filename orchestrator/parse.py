@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from attack_core.matching import Matching
-from fl_core.errors import InputError
-from orchestrator.config import CellConfig, SweepConfig
-from orchestrator.space import Params
+from attack_core.families import NAMED, AnyAttack
+from fl_core.errors import InputError, unknown_name
+from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
+from orchestrator.space import FAMILY, Params, of_family
 
 T = TypeVar("T")
 
@@ -35,17 +36,40 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     tree = _yaml(text, str(path))
     if not isinstance(tree, dict):
         raise InputError(f"{path}: a sweep file is a mapping of settings, not {type(tree).__name__}.")
+    spell_out(tree, where=str(path))
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise InputError(f"--set {override!r}: must be key=value, such as study.suggestions=8.")
         put(tree, key, _yaml(value, f"--set {key}"), where="--set")
+    spell_out(tree, where="--set")
     sweep = build(SweepConfig, tree, where=str(path))
     for cell in sweep.cells:
         cell_settings(sweep, cell)
     for attacker in sweep.attackers:
-        _check_search(attacker.attack, attacker.search, where=f"{path}: attackers.{attacker.name}.search")
+        place = f"{path}: attackers.{attacker.name}"
+        _check_search(attacker.attack, attacker.search, where=f"{place}.search")
+        for name, family in attacker.families.items():
+            _check_search(family.attack, family.search, where=f"{place}.families.{name}.search")
     return sweep
+
+
+def spell_out(tree: dict[str, Any], *, where: str) -> None:
+    """Replace every attack that is given by name by all of its settings, in place.
+
+    An attack is `NAME`, or a mapping with `name: NAME` and the settings that differ from it, or one with a `kind`,
+    which is `matching` where it is left out. Raises `InputError` for names that there are not; other mistakes
+    are left to `build`.
+    """
+    attackers = tree.get("attackers")
+    for i, attacker in enumerate(attackers if isinstance(attackers, list) else []):
+        families = attacker.get("families") if isinstance(attacker, dict) else None
+        owners = {f"attackers.{i}": attacker}
+        for name, family in (families if isinstance(families, dict) else {}).items():
+            owners[f"attackers.{i}.families.{name}"] = family
+        for place, owner in owners.items():
+            if isinstance(owner, dict) and "attack" in owner:
+                owner["attack"] = _spelled(owner["attack"], where=f"{where}: {place}.attack")
 
 
 def build(kind: type[T], tree: object, *, where: str) -> T:
@@ -94,17 +118,51 @@ def cell_settings(sweep: SweepConfig, cell: CellConfig) -> SweepConfig:
     return build(SweepConfig, tree, where=f"cells.{cell.name}.differs")
 
 
-def with_params(attack: Matching, params: Params) -> Matching:
-    """The attack with the parameters of one suggestion put in at their dotted paths."""
+def with_params(attack: AnyAttack, params: Params) -> AnyAttack:
+    """The attack with these parameters put in at their dotted paths."""
     if not params:
         return attack
     tree = to_plain(attack)
     for path, value in params.items():
         put(tree, path, value, where="search")
-    return build(Matching, tree, where="search")
+    return build(type(attack), tree, where="search")
 
 
-def _check_search(attack: Matching, space: Mapping[str, Any], *, where: str) -> None:
+def suggested_attack(attacker: AttackerConfig, params: Params) -> AnyAttack:
+    """The attack that one suggestion of the attacker's study stands for."""
+    if not attacker.families:
+        return with_params(attacker.attack, params)
+    return with_params(attacker.families[str(params[FAMILY])].attack, of_family(params))
+
+
+def _spelled(attack: object, *, where: str) -> object:
+    if isinstance(attack, str):
+        attack = {"name": attack}
+    if not isinstance(attack, dict):
+        return attack
+    if "name" not in attack:
+        return {"kind": "matching"} | attack
+    own = {key: value for key, value in attack.items() if key != "name"}
+    name = str(attack["name"])
+    if name not in NAMED:
+        raise InputError(f"{where}: {unknown_name('attack', name, NAMED)}")
+    if "kind" in own:
+        raise InputError(f"{where}: must have a name or a kind, not both; {name!r} says the kind.")
+    return _merged(to_plain(NAMED[name]), own)
+
+
+def _merged(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `own` put over it, level by level; a mapping of another kind replaces the one that was there."""
+    merged = dict(base)
+    for key, value in own.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("kind") in (None, old.get("kind")):
+            value = _merged(old, value)
+        merged[key] = value
+    return merged
+
+
+def _check_search(attack: AnyAttack, space: Mapping[str, Any], *, where: str) -> None:
     base: Params = {name: parameter.examples()[0] for name, parameter in space.items()}
     for name, parameter in space.items():
         for value in parameter.examples():
@@ -131,9 +189,7 @@ def _index(items: list[Any], part: str, dotted: str, where: str) -> int:
 def _explain(kind: type[Any], tree: object, error: ValidationError) -> str:
     """One sentence on the first error that concerns the union member that was meant."""
     errors = error.errors(include_url=False)
-    wrong_kind = [e for e in errors if e["type"] == "literal_error" and e["loc"][-1] == "kind"]
-    members = [e["loc"][:-1] for e in wrong_kind]
-    meant = [e for e in errors if not any(e["loc"][: len(m)] == m for m in members)]
+    meant, wrong_kind = _meant(errors)
     # An unknown key says more than the missing ones beside it, and a rule of ours more than a type.
     rank = {"unexpected_keyword_argument": 0, "value_error": 1}
     first = min(meant or wrong_kind, key=lambda e: rank.get(e["type"], 2))
@@ -150,6 +206,22 @@ def _explain(kind: type[Any], tree: object, error: ValidationError) -> str:
         message = f"must be one of {', '.join(sorted({e['ctx']['expected'] for e in wrong_kind}))}"
     value = "" if first["type"] == "missing" else f" = {json.dumps(first['input'], default=str)[:80]}"
     return f"{place}{value}: {message}."
+
+
+def _meant(errors: list[ErrorDetails]) -> tuple[list[ErrorDetails], list[ErrorDetails]]:
+    """Of the errors of all members of unions: those of members whose kind is right, and kinds that no member has."""
+    wrong = [e for e in errors if e["type"] == "literal_error" and e["loc"][-1] == "kind"]
+    members = {e["loc"][:-1] for e in wrong}
+    meant = [e for e in errors if not any(e["loc"][: len(m)] == m for m in members)]
+
+    def unknown(e: ErrorDetails) -> bool:
+        own, union = e["loc"][:-1], e["loc"][:-2]
+        nested = any(own != m and own[: len(m)] == m for m in members)
+        # Another member was meant where it has an error of its own, deeper down.
+        beside = [o["loc"][: len(own)] for o in errors if o["loc"][: len(union)] == union]
+        return not nested and all(place in members for place in beside)
+
+    return meant, [e for e in wrong if unknown(e)] or wrong
 
 
 def _clean(loc: Sequence[str | int], tree: object) -> list[str | int]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from attack_core.matching import Matching
 from fl_core.models import ModelConfig, build_model
-from orchestrator.config import AttackerConfig, SweepConfig
+from orchestrator.config import AttackerConfig, FamilyConfig, SweepConfig, matching_part
 from orchestrator.parse import cell_settings
-from orchestrator.space import IntRange
+from orchestrator.space import IntRange, Parameter
 
 _SECONDS_PER_GFLOP = 1 / 25.0
 """One CPU core's measured pace on the matching loop (cnn64: 60 ms an iteration); good to a factor of 2."""
@@ -37,22 +38,28 @@ def plan_table(config: SweepConfig, cells: str) -> Table:
 
 
 def _budget(settings: SweepConfig, attacker: AttackerConfig) -> int:
-    if not attacker.search:
+    if not attacker.searches:
         return 0
-    if settings.study.sampler != "grid":
-        return settings.study.suggestions
-    return math.prod(len(parameter.examples()) for parameter in attacker.search.values())
+    return len(attacker.space.grid()) if settings.study.sampler == "grid" else settings.study.suggestions
 
 
 def _trial_seconds(settings: SweepConfig, attacker: AttackerConfig) -> float:
-    restarts: float = attacker.attack.restarts
-    searched = attacker.search.get("restarts")
-    if isinstance(searched, IntRange):
-        restarts = (searched.low + searched.high) / 2
-    images = attacker.attack.images or settings.federation.local.batch_size
+    """Of the matching loop, which other attacks fall back to; the mean over families, which may all be chosen."""
     # About nine passes of a forward's cost: forward, backward, weight gradients, and the second backward.
     gflops = 9 * 2e-9 * _multiplications(settings.model)
-    return attacker.attack.iterations * restarts * images * gflops * _SECONDS_PER_GFLOP
+    batch = settings.federation.local.batch_size
+    families: Sequence[FamilyConfig | AttackerConfig] = list(attacker.families.values()) or [attacker]
+    passes = [_passes(matching_part(family.attack), family.search, batch) for family in families]
+    return sum(passes) / len(passes) * gflops * _SECONDS_PER_GFLOP
+
+
+def _passes(loop: Matching, search: Mapping[str, Parameter], batch: int) -> float:
+    """How many images an attack differentiates in all its iterations."""
+    restarts: float = loop.restarts
+    searched = search.get("restarts")
+    if isinstance(searched, IntRange):
+        restarts = (searched.low + searched.high) / 2
+    return loop.iterations * restarts * (loop.images or batch)
 
 
 def _parameters(model: ModelConfig) -> int:

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from orchestrator.analysis import SUCCESS_DB, write_summary
+from orchestrator.analysis import SUCCESS_DB, records, write_summary
 from orchestrator.exhibits import figures, gallery
 from orchestrator.files import write_atomically
 from orchestrator.results import Results
-from orchestrator.tables import interval, number, parameters
+from orchestrator.rounds import by_round
+from orchestrator.tables import interval, labels, number, parameters, percent
 from orchestrator.trial import EXACT_DB
 from orchestrator.verdicts import LABELS, accuracy, share, utility_verdict, verdict
 
@@ -40,6 +41,7 @@ def write_report(folder: Path, table: pd.DataFrame) -> Path:
             success_db=f"{SUCCESS_DB:.0f}",
             budgets=sorted(set(table.loc[table["suggestions"] > 0, "suggestions"])),
             summary=_summary(results),
+            rounds=_rounds(results),
             footnotes=_footnotes(results),
             lpips_missing=_lpips_missing(results),
             verdicts=_verdicts(results),
@@ -71,13 +73,14 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("Trials started", _period(rows["started_at"])),
         ("Data", _distinct(rows["data"].str.replace(":", ", fingerprint "))),
         ("Model", _distinct(rows["model"])),
+        ("Attacked weights", f"{_distinct(rows['weights'].str.partition(':')[0])}{_accuracies(rows)}"),
         ("Signal", f"{_distinct(rows['signal'])}, seen as {_distinct(rows['view'])}"),
         ("Images behind a signal", f"local batches of {_distinct(rows['batch_size'])}"),
         ("Round", f"{_distinct(rows['round'])} of {_distinct(rows['rounds'])} planned (counted from 0)"),
     ]
     if config:
         victims, study, threat = config["victims"], config["study"], config["threat"]
-        searched = any(attacker["search"] for attacker in config["attackers"])
+        searched = any(attacker["search"] or attacker["families"] for attacker in config["attackers"])
         count = "every combination" if study["sampler"] == "grid" else f"{study['suggestions']} suggestions"
         budget = f"{count} ({study['sampler']}), each on {victims['tuning']} tuning victims"
         facts += [
@@ -105,6 +108,12 @@ def _period(started: pd.Series[pd.Timestamp]) -> str:
 
 def _distinct(column: pd.Series[Any]) -> str:
     return ", ".join(sorted({str(value) for value in column.dropna()}))
+
+
+def _accuracies(rows: pd.DataFrame) -> str:
+    """The accuracy of the attacked weights; nothing where none was measured."""
+    found = " / ".join(percent(value) for value in sorted(rows["weights_accuracy"].dropna().unique()))
+    return f", accuracy {found} on validation images" if found else ""
 
 
 def _unfinished(results: Results) -> list[str]:
@@ -154,6 +163,7 @@ def _measured(line: Entry, *, has_lpips: bool) -> list[Entry]:
         _entry("Gain, dB", gain, f"mean image {number(line['psnr_mean_image'])}"),
         _entry("Prior, dB", number(line["psnr_prior"])),
         _entry("SSIM", number(line["ssim"], 2)),
+        _entry("Labels", labels(line)),
         *([_entry("LPIPS", number(line["lpips"], 3))] if has_lpips else []),
     ]
 
@@ -179,6 +189,25 @@ def _circumstances(line: Entry) -> list[Entry]:
         _entry("s/attack", number(line["seconds"])),
         _entry("Winning parameters", winner, *winning, figure=False),
         _entry("Failed", f"{line['trials_failed']} of {line['trials']}", hidden),
+    ]
+
+
+def _rounds(results: Results) -> list[Entry]:
+    """Quality against round and accuracy, a line for each cell and attacker of a series."""
+    return [
+        {
+            "series": line["series"],
+            "cell": line["cell"],
+            "entries": [
+                _entry("Round", str(line["round"])),
+                _entry("Accuracy of the weights", percent(line["weights_accuracy"])),
+                _entry("n", str(line["n"])),
+                _entry("PSNR, dB", interval(line["psnr"], line["psnr_low"], line["psnr_high"])),
+                _entry("Worst, dB", number(line["psnr_worst"])),
+                _entry("Labels", labels(line)),
+            ],
+        }
+        for line in records(by_round(results.table))
     ]
 
 
@@ -228,6 +257,8 @@ def _verdicts(results: Results) -> list[Entry]:
                 "level": said.level,
                 "label": LABELS[said.level],
                 "text": said.text,
+                "method": line["method"],
+                "notes": json.loads(line["notes"]),
                 "strongest": len(lines) > 1 and line["psnr"] == best,
             }
             for line, said in zip(lines, found, strict=True)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from fl_core.errors import InputError
 from orchestrator.space import Choice, FloatRange, IntRange, Parameter
 
-VERSION = "1"
+VERSION = "2"
 """Of the results folder; written into every file's metadata."""
 
 _S, _F, _I, _B = pa.string(), pa.float64(), pa.int64(), pa.bool_()
@@ -37,6 +37,7 @@ BASE: tuple[tuple[str, pa.DataType], ...] = (
     ("signal", _S),
     ("batch_size", _I),
     ("round", _I),
+    ("weights_accuracy", _F),
     ("client", _I),
     ("epsilon", _F),
     ("epsilon_release", _F),
@@ -49,6 +50,8 @@ BASE: tuple[tuple[str, pa.DataType], ...] = (
     ("bytes_up", _I),
     ("attack", _S),
     ("attack_params", _S),
+    ("method", _S),
+    ("notes", _S),
     ("seed", _I),
     ("psnr", _F),
     ("psnr_oracle", _F),
@@ -59,6 +62,7 @@ BASE: tuple[tuple[str, pa.DataType], ...] = (
     ("lpips", _F),
     ("mse", _F),
     ("label_match", _B),
+    ("label_accuracy", _F),
     ("match_loss", _F),
     ("iterations", _I),
     ("restarts", _I),

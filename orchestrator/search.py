@@ -6,7 +6,6 @@ been told, in order. Results that come back early wait.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from optuna.trial import TrialState
 from fl_core.errors import InputError
 from fl_core.rng import derive_seed
 from orchestrator.config import StudyConfig
-from orchestrator.space import Choice, Parameter, Params, suggest
+from orchestrator.space import Params, Space
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Study:
     def __init__(
         self,
         name: str,
-        space: Mapping[str, Parameter],
+        space: Space,
         config: StudyConfig,
         *,
         seed: int,
@@ -43,9 +42,9 @@ class Study:
         """`recorded` suggestions, from an earlier run of the same study, are asked again as they were."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.name = name
-        self._space, self._config, self._seed = dict(space), config, seed
+        self._space, self._config, self._seed = space, config, seed
         self._study = optuna.create_study(study_name=name, direction="maximize")
-        self._grid = _grid(space) if config.sampler == "grid" else None
+        self._grid = space.grid() if config.sampler == "grid" else None
         self._recorded = dict(recorded or {})
         self._asked: list[optuna.Trial] = []
         self._params: list[Params] = []
@@ -73,7 +72,7 @@ class Study:
             self._check(number, fixed)
             self._study.enqueue_trial(dict(fixed))
         trial = self._study.ask()
-        params = suggest(trial, self._space)
+        params = self._space.suggest(trial)
         self._asked.append(trial)
         self._params.append(params)
         self._tell_in_order()
@@ -96,9 +95,7 @@ class Study:
         return max(told, key=lambda pair: (pair[1], -pair[0]), default=None)
 
     def _check(self, number: int, fixed: Params) -> None:
-        if fixed.keys() != self._space.keys() or not all(
-            parameter.allows(fixed[name]) for name, parameter in self._space.items()
-        ):
+        if not self._space.allows(fixed):
             raise InputError(
                 f"Study {self.name}: suggestion {number} is recorded as {fixed}, outside the search space now; "
                 "use another --out folder."
@@ -123,11 +120,3 @@ class Study:
         if self._config.sampler == "tpe":
             return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._config.startup)
         return optuna.samplers.RandomSampler(seed=seed)
-
-
-def _grid(space: Mapping[str, Parameter]) -> list[Params]:
-    for name, parameter in space.items():
-        if not isinstance(parameter, Choice):
-            raise InputError(f"A grid study needs choices, but {name!r} is a range.")
-    options = [parameter.examples() for parameter in space.values()]
-    return [dict(zip(space, values, strict=True)) for values in itertools.product(*options)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import optuna
 
+from fl_core.errors import InputError
 from fl_core.types import Config, require
 
 Scalar = float | int | str | bool | None
@@ -95,6 +97,71 @@ class Choice(Config):
 Parameter = FloatRange | IntRange | Choice
 
 
-def suggest(trial: optuna.Trial, space: Mapping[str, Parameter]) -> Params:
-    """One value for each parameter, drawn in the order of names, so that a file's order of keys changes nothing."""
-    return {name: parameter.suggest(trial, name) for name, parameter in sorted(space.items())}
+FAMILY = "family"
+"""The name under which a search over families asks for one of them."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a study searches: `parameters` by name, or first one of `families` and then its own alone.
+
+    In a suggestion the parameter at path `lr` of the family `dlg` has the name `dlg.lr`.
+    """
+
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    families: Mapping[str, Mapping[str, Parameter]] = field(default_factory=dict)
+
+    def every(self) -> dict[str, Parameter]:
+        """All parameters by the name that suggestions give them, whichever family they belong to."""
+        found = self._first()
+        for family in self.families:
+            found |= self._of(family)
+        return found
+
+    def suggest(self, trial: optuna.Trial) -> Params:
+        """Draw one value for each parameter, in the order of names: a file's order of keys changes nothing."""
+        params = {name: parameter.suggest(trial, name) for name, parameter in sorted(self._first().items())}
+        own = self._of(params.get(FAMILY))
+        return params | {name: parameter.suggest(trial, name) for name, parameter in sorted(own.items())}
+
+    def allows(self, params: Params) -> bool:
+        """Whether a suggestion may be this one: the right names, every value in its range."""
+        drawn = self._first() | self._of(params.get(FAMILY))
+        return params.keys() == drawn.keys() and all(
+            parameter.allows(params[name]) for name, parameter in drawn.items()
+        )
+
+    def grid(self) -> list[Params]:
+        """Every combination of choices, family after family; raises `InputError` where a parameter is a range."""
+        if not self.families:
+            return _combinations(self.parameters)
+        return [
+            {FAMILY: family, **combination}
+            for family in self.families
+            for combination in _combinations(self._of(family))
+        ]
+
+    def _first(self) -> dict[str, Parameter]:
+        """What is drawn whatever else is drawn."""
+        if not self.families:
+            return dict(self.parameters)
+        return {FAMILY: Choice(kind="choice", choices=tuple(sorted(self.families)))}
+
+    def _of(self, family: Scalar) -> dict[str, Parameter]:
+        """The parameters of one family, by their names in a suggestion; none without families."""
+        own = self.families.get(str(family), {})
+        return {f"{family}.{path}": parameter for path, parameter in own.items()}
+
+
+def of_family(params: Params) -> Params:
+    """The chosen family's own parameters in a suggestion, by their paths into its attack."""
+    prefix = f"{params[FAMILY]}."
+    return {name.removeprefix(prefix): value for name, value in params.items() if name != FAMILY}
+
+
+def _combinations(space: Mapping[str, Parameter]) -> list[Params]:
+    for name, parameter in space.items():
+        if not isinstance(parameter, Choice):
+            raise InputError(f"A grid study needs choices, but {name!r} is a range.")
+    options = [parameter.examples() for parameter in space.values()]
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*options)]

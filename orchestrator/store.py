@@ -183,7 +183,7 @@ class ResultStore:
         numbers = [int(part.stem.removeprefix("part-")) for part in [*trials, *images]]
         self._part = max(numbers, default=0)
         for part in trials:
-            self._check_version(part)
+            self._check_columns(part)
         if trials:
             for row in pads.dataset(trials, schema=self._schema).to_table().to_pylist():
                 self._rows.setdefault(row["trial_id"], []).append(row)
@@ -193,18 +193,8 @@ class ResultStore:
                 self._keep_suggestion(row | {"params": json.loads(row["params"])})
         self._adopt_log()
 
-    def _check_version(self, part: Path) -> None:
-        try:
-            found = pq.read_schema(part)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(
-                f"{part} is not a readable Parquet file ({error}); remove it to run its trials again."
-            ) from error
-        version = (found.metadata or {}).get(b"gradsweep", b"none").decode()
-        if version != schema.VERSION:
-            raise InputError(
-                f"{part} has schema version {version}, this gradsweep writes {schema.VERSION}; use another --out."
-            )
+    def _check_columns(self, part: Path) -> None:
+        found = _read_schema(part)
         if found.remove_metadata() != self._schema.remove_metadata():
             raise InputError(
                 f"{part} has other columns than this sweep's search spaces give; use another --out."
@@ -233,17 +223,34 @@ class ResultStore:
 
 
 def read_rows(folder: Path) -> pa.Table:
-    """All trial rows of a results folder; raises `InputError` where there are none."""
+    """All trial rows of a results folder; raises `InputError` where there are none, or of another version."""
     parts = _parts(folder / "trials")
     if not parts:
         raise InputError(f"{folder} holds no results: {folder / 'trials'} has no Parquet file.")
-    return pads.dataset(parts, schema=pq.read_schema(parts[0])).to_table()
+    return pads.dataset(parts, schema=_read_schema(parts[0])).to_table()
 
 
 def read_images(folder: Path) -> pa.Table:
     """All pictures of a results folder; empty where none were kept."""
     parts = _parts(folder / "images")
     return pads.dataset(parts, schema=schema.IMAGES).to_table() if parts else schema.IMAGES.empty_table()
+
+
+def _read_schema(part: Path) -> pa.Schema:
+    """The columns of one file of trials; raises `InputError` where it is unreadable or of another version."""
+    try:
+        found = pq.read_schema(part)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(
+            f"{part} is not a readable Parquet file ({error}); remove it to run its trials again."
+        ) from error
+    version = (found.metadata or {}).get(b"gradsweep", b"none").decode()
+    if version != schema.VERSION:
+        raise InputError(
+            f"{part} has schema version {version}, this gradsweep writes and reads {schema.VERSION}; "
+            "use another --out, or the gradsweep that wrote it."
+        )
+    return found
 
 
 def _parts(folder: Path) -> list[Path]:

@@ -65,7 +65,7 @@ def run_sweep(
     """
     chosen = config.matching_cells(cells)
     config = resolve(config)
-    spaces = [attacker.search for attacker in config.attackers]
+    spaces = [attacker.space.every() for attacker in config.attackers]
     with ResultStore(out, trials_schema(spaces)) as store:
         claim_folder(out, config)
         device = torch.device(config.execution.device)
@@ -123,6 +123,7 @@ class Driver:
         self._utility_running: set[str] = set()
         self._shared: dict[tuple[str, int], tuple[Any, Any, Any, Any, Released]] = {}
         self._states: dict[str, Any] = {}
+        self._accuracies: dict[str, float | None] = {}
         self._resumed = self._fresh = self._failed = 0
         self._provenance = provenance()
 
@@ -163,11 +164,11 @@ class Driver:
 
     def _study(self, cell: Cell, attacker: AttackerConfig) -> CellStudy:
         study = None
-        if attacker.search:
+        if attacker.searches:
             name = f"{cell.config.name}/{attacker.name}"
             study = Study(
                 name,
-                attacker.search,
+                attacker.space,
                 cell.settings.study,
                 seed=self._config.seed,
                 recorded=self._store.suggestions(name),
@@ -252,6 +253,7 @@ class Driver:
             params=study.params(spec.suggestion),
             released=released,
             utility=self._utility.get(study.cell.config.name) if spec.phase == "test" else None,
+            weights_accuracy=self._weights_accuracy(study.cell),
             provenance=self._provenance,
         )
         pictures = picture_rows(
@@ -262,6 +264,13 @@ class Driver:
         self._failed += result.status == "failed"
         study.settle(self._store, spec, rows)
         self._reporter.job_done(study.name, mean_of([row["psnr"] for row in rows]))
+
+    def _weights_accuracy(self, cell: Cell) -> float | None:
+        """Measured once for all cells that attack the same weights on the same images."""
+        key = f"{cell.dataset.fingerprint}:{cell.settings.data.valid}:{cell.source.weights.hash}"
+        if key not in self._accuracies:
+            self._accuracies[key] = cell.weights_accuracy()
+        return self._accuracies[key]
 
     def _finish_utility(self, done: Done) -> None:
         key = done.key.removeprefix("utility:")
@@ -314,6 +323,9 @@ def _crashed(spec: TrialSpec, error: BaseException) -> TrialResult:
         status="failed",
         error=f"{type(error).__name__}: {lines[0]}",
         scores=(),
+        method=None,
+        notes=None,
+        label_accuracy=None,
         match_loss=None,
         iterations=None,
         candidates_failed=None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -31,14 +33,50 @@ def summary_table(table: pd.DataFrame, *, title: str) -> Table:
     return shown
 
 
+def rounds_table(series: pd.DataFrame) -> Table:
+    """Quality against round and the attacked weights' accuracy, within 80 columns; `series` as `by_round` gives it."""
+    shown = Table(
+        title="Quality against round and accuracy",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    shown.add_column("defense / attacker", overflow="fold")
+    for name in ("round", "weights'\naccuracy", "n", "PSNR dB", "worst", "labels\nright"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for line in series.to_dict("records"):
+        shown.add_row(
+            str(line["series"]),
+            str(line["round"]),
+            percent(line["weights_accuracy"]),
+            str(line["n"]),
+            interval(line["psnr"], line["psnr_low"], line["psnr_high"]),
+            number(line["psnr_worst"]),
+            labels(line),
+        )
+    return shown
+
+
+def labels(line: Mapping[Any, Any]) -> str:
+    """The share of labels that the attack found, with its interval; `known` where it was given them."""
+    if line["labels"] == "known":
+        return "known"
+    low, high = percent(line["label_accuracy_low"]), percent(line["label_accuracy_high"])
+    bracket = f" [{low}, {high}]" if "-" not in (low, high) else ""
+    return f"{percent(line['label_accuracy'])}{bracket}"
+
+
 def notes(table: pd.DataFrame) -> list[str]:
-    """What the table has no room for: how to read it, the winning hyperparameters, majority class, failures."""
+    """What the table has no room for: how to read it, what ran and why, labels, majority class, failures."""
     said = [
         "n: test victims. Brackets: 95% interval. worst: the most exposed image. mean image: PSNR of the mean",
         "public face, no attack at all; gain: PSNR above that. >=20 dB: share of images reconstructed that well.",
     ]
     for line in table.to_dict("records"):
         name = f"{line['cell']} / {line['attacker']}"
+        if line["method"]:
+            said.append(f"{name}: by {line['method']}; labels right: {labels(line)}")
+        said.extend(f"{name}: {note}" for note in json.loads(line["notes"]))
         if line["suggestions"]:
             said.append(
                 f"{name}: won by suggestion {line['suggestion']:.0f}: {parameters(line['hyperparameters'])}"

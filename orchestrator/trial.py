@@ -18,8 +18,18 @@ import torch
 from PIL import Image
 
 from attack_core.controls import norm_matched_noise
-from attack_core.matching import Matching
-from attack_core.metrics import Lpips, assign, load_lpips, mse, psnr, psnr_range4, ssim, to_unit
+from attack_core.families import AnyAttack
+from attack_core.metrics import (
+    Lpips,
+    assign,
+    label_accuracy,
+    load_lpips,
+    mse,
+    psnr,
+    psnr_range4,
+    ssim,
+    to_unit,
+)
 from attack_core.types import AttackFailed, Progress, Reconstruction
 from fl_core.device import pick_device
 from fl_core.errors import InputError
@@ -50,7 +60,7 @@ class TrialSpec:
     suggestion: int | None
     victim: int
     capture: str
-    attack: Matching
+    attack: AnyAttack
     threat: ThreatModel
     seed: int
     device: str
@@ -89,12 +99,19 @@ class ImageScore:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
-    """What a trial ended with: status, one score for each true image (none if it failed), cost."""
+    """What a trial ended with: status, one score for each true image (none if it failed), cost.
+
+    `method` and `notes` are the attack's own words on what it did; `label_accuracy` is the share of the signal's
+    labels that it found, in any order. All three are null without scores.
+    """
 
     trial_id: str
     status: Status
     error: str | None
     scores: tuple[ImageScore, ...]
+    method: str | None
+    notes: tuple[str, ...] | None
+    label_accuracy: float | None
     match_loss: float | None
     iterations: int | None
     candidates_failed: int | None
@@ -137,7 +154,7 @@ def run_trial(
         status: Status = "ok"
         attacked = None
         try:
-            attacked = _attack(spec, record, truth, device, progress)
+            attacked = _attack(spec, record, truth, mean_image, device, progress)
         except NotObservable as hidden:
             status, error = "not_observable", str(hidden)
         except AttackFailed as failure:
@@ -155,6 +172,11 @@ def run_trial(
         status=status,
         error=error,
         scores=scores,
+        method=attacked.found.method if attacked else None,
+        notes=attacked.found.notes if attacked else None,
+        label_accuracy=label_accuracy(attacked.found.labels.cpu(), truth.example_labels())
+        if attacked
+        else None,
         match_loss=attacked.found.loss if attacked else None,
         iterations=attacked.found.iterations if attacked else None,
         candidates_failed=attacked.found.failed if attacked else None,
@@ -168,9 +190,16 @@ def run_trial(
 
 
 def _attack(
-    spec: TrialSpec, record: RoundRecord, truth: Truth, device: torch.device, progress: Progress | None
+    spec: TrialSpec,
+    record: RoundRecord,
+    truth: Truth,
+    mean_image: torch.Tensor | None,
+    device: torch.device,
+    progress: Progress | None,
 ) -> _Attacked:
-    observation = observe(record, spec.threat, labels=truth.labels).to(device)
+    observation = observe(record, spec.threat, labels=truth.example_labels(), public_mean=mean_image).to(
+        device
+    )
     model = build_model(record.model)
     begin, cpu = time.perf_counter(), time.process_time()
     found = spec.attack(observation, model, generator("attack", spec.seed), progress=progress)

@@ -39,6 +39,10 @@ def row(cell: str = "none", victim: int = 2, psnr: float | None = 15.0, **change
         "model": "cnn64",
         "defense": "none" if cell == "none" else "dp_update",
         "differs": "{}",
+        "weights": "initial:feed",
+        "weights_accuracy": 0.5,
+        "defense_params": "[]" if cell == "none" else '[{"kind":"dp_update"}]',
+        "threat": json.dumps({"view": None, "labels": "unknown", "knows_defense": True}),
         "signal": "gradients",
         "view": "individual",
         "batch_size": 1,
@@ -50,6 +54,9 @@ def row(cell: str = "none", victim: int = 2, psnr: float | None = 15.0, **change
         "psnr_mean_image": 11.0,
         "psnr_range4": None if psnr is None else psnr + 6.02,
         "ssim": None if psnr is None else 0.5,
+        "method": "matching",
+        "notes": "[]",
+        "label_accuracy": None if psnr is None else 1.0,
         "label_match": None if psnr is None else True,
         "seconds": 4.0,
         "cpu_seconds": 4.0,
@@ -62,7 +69,7 @@ def row(cell: str = "none", victim: int = 2, psnr: float | None = 15.0, **change
 
 def failed_row(cell: str = "none", victim: int = 2, error: str = "lost", **changes: Any) -> Row:
     """The row of a trial that failed."""
-    nothing = dict.fromkeys(("image_id", "psnr_prior", "psnr_mean_image"))
+    nothing = dict.fromkeys(("image_id", "psnr_prior", "psnr_mean_image", "method", "notes"))
     return row(cell, victim, None, status="failed", error=error) | nothing | changes
 
 

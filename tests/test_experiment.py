@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from attack_core.matching import EarlyStop, Matching
+from attack_core.candidates import EarlyStop
+from attack_core.families import NAMED
+from attack_core.matching import Matching
 from attack_core.objectives import Both, Cosine, Similarity
 from defenses.dp import DPUpdate
 from fl_core.errors import InputError
@@ -64,7 +67,17 @@ ORIGINAL = {
     "he_bits": None,
     "he_precision": None,
 }
-ADDED = {"data_root": "data", "target_attr": "Male", "victims": 1, "he_scheme": "ckks"}
+ADDED = {
+    "data_root": "data",
+    "target_attr": "Male",
+    "victims": 1,
+    "he_scheme": "ckks",
+    "attack": "matching",
+    "model": "cnn64",
+    "image_size": 64,
+    "local_steps": None,
+    "given": (),
+}
 
 
 def test_the_flags_and_their_defaults_are_frozen() -> None:
@@ -88,7 +101,7 @@ def test_flags_reach_the_attack() -> None:
         "--min-delta 0.5 --fft-init --preset tight --use-layers 0 2,3 --select-by-name conv fc "
         "--layer-weights early_conv --attack-restarts 4 --attack-optimizer lbfgs --label-strategy optimize"
     )
-    attack = parse(flags.split()).attack()
+    attack = parse(flags.split()).chosen_attack()
     assert attack == Matching(
         objective=Both(l2_weight=2.0, cos_weight=3.0),
         schedule="cosine",
@@ -103,9 +116,36 @@ def test_flags_reach_the_attack() -> None:
         labels="optimize",
         images=1,
     )
-    assert parse(["--match-metric", "cosine"]).attack().objective == Cosine()
-    assert parse(["--match-metric", "sim"]).attack().objective == Similarity()
-    assert parse(["--layer-weights", "1", "0.5"]).attack().layer_weights == (1.0, 0.5)
+    assert parse(["--match-metric", "cosine"]).chosen_attack().objective == Cosine()
+    assert parse(["--match-metric", "sim"]).chosen_attack().objective == Similarity()
+    assert parse(["--layer-weights", "1", "0.5"]).chosen_attack().layer_weights == (1.0, 0.5)
+
+
+def test_a_named_attack_keeps_its_settings_but_for_the_flags_that_are_given() -> None:
+    assert parse(["--attack", "inverting_gradients"]).chosen_attack() == NAMED["inverting_gradients"]
+    flags = "--attack inverting_gradients --attack-iterations 2000 --attack-lr 0.3 --patience 9 --victims 4"
+    changed = parse([*flags.split(), "--early-stop"]).chosen_attack()
+    assert changed == dataclasses.replace(
+        NAMED["inverting_gradients"],
+        iterations=2000,
+        lr=0.3,
+        early_stop=EarlyStop(patience=9, min_delta=1e-4),
+    )
+    assert parse(["--attack", "matching"]).sweep() == parse([]).sweep(), (
+        "the default is the original's attack"
+    )
+
+
+def test_flags_describe_the_federation_too() -> None:
+    flags = "--model lenet --image-size 32 --signal local_update --round 2 --local-steps 4 --batch-size 2"
+    sweep = parse(flags.split()).sweep()
+    assert (sweep.model.kind, sweep.model.image_size) == ("lenet", 32)
+    assert (sweep.capture.signal, sweep.capture.round) == ("local_update", 2)
+    assert (sweep.federation.local.max_steps, sweep.federation.local.batch_size) == (4, 2)
+    assert (
+        sweep
+        == parse(flags.replace("signal", "attack-source").replace("round", "capture-round").split()).sweep()
+    )
 
 
 def test_dp_flags_mean_one_release() -> None:
@@ -121,6 +161,9 @@ def test_dp_flags_mean_one_release() -> None:
     [
         ("--atack-lr 1", "unrecognized arguments: --atack-lr"),
         ("--seed x", "--seed"),
+        ("--attack idgl", "Unknown --attack 'idgl'. Did you mean 'idlg'?"),
+        ("--image-size 63", "ModelConfig.image_size = 63"),
+        ("--attack dlg --attack-lr 0", "Matching.lr = 0.0"),
         ("--match-metric l3", "invalid choice: 'l3'"),
         ("--use-he", "--use-he is not built yet"),
         ("--he-bits 512", "--he-bits 512 goes with --he-scheme paillier"),
@@ -164,10 +207,32 @@ def test_an_experiment_writes_picture_metrics_config_and_rows(faces_root: Path, 
     assert float(metrics["PSNR"]) == pytest.approx(rows["psnr"].mean(), abs=1e-3)
     assert float(metrics["MSE"]) == pytest.approx(rows["mse"].mean(), abs=1e-5)
     assert set(rows["phase"]) == {"test"}
+    assert "PSNR" in done.stdout
+    assert "95% interval" in done.stdout
+    assert "What ran: matching" in done.stdout
+    assert "CPU-s a victim" in done.stdout
+    line = pd.read_parquet(tmp_path / "summary.parquet").iloc[0]
+    assert (line["n"], line["attacker"], line["method"]) == (2, "matching", "matching")
+    assert line["psnr"] == pytest.approx(rows["psnr"].mean())
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["attack_iterations"] == 3
     assert saved["out_dir"] == str(tmp_path)
     assert saved.keys() == vars(Experiment()).keys()
+
+
+def test_an_attack_that_does_not_fit_ends_in_one_clear_line(
+    faces_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = (
+        f"--data-root {faces_root} --data-subset 40 --num-clients 4 --num-rounds 1 --model mlp --image-size 16 "
+        f"--attack idlg --batch-size 2 --victims 2 --out-dir {tmp_path}"
+    )
+    assert execute(["run", *flags.split()]) == 1
+    shown = capsys.readouterr().out
+    assert "label_strategy 'idlg' infers one label, but 2 images are reconstructed. (2 of 2 trials)" in shown
+    assert "nothing was measured" in shown
+    assert not (tmp_path / "baseline_attack_result.png").exists()
+    assert pd.read_parquet(tmp_path / "summary.parquet")["n"].tolist() == [0]
 
 
 def test_too_few_images_for_the_victims_is_an_error(faces_root: Path, tmp_path: Path) -> None:

@@ -112,10 +112,10 @@ def test_local_sgd_follows_the_formula(momentum: float) -> None:
         gradient = loss_gradient(model, ModelState(parameters=weights), batch)
         velocity = {name: momentum * velocity[name] + gradient[name] for name in weights}
         weights = {name: value - 0.05 * velocity[name] for name, value in weights.items()}
-    after, steps = train_locally(model, state, batches, LocalTraining(lr=0.05, momentum=momentum))
-    assert steps == 3
+    trained = train_locally(model, state, batches, LocalTraining(lr=0.05, momentum=momentum))
+    assert trained.steps == 3
     for name, value in weights.items():
-        torch.testing.assert_close(after.parameters[name], value, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(trained.state.parameters[name], value, rtol=1e-5, atol=1e-7)
 
 
 def update(values: list[float], examples: int) -> ClientUpdate:
@@ -171,10 +171,10 @@ def test_local_update_is_the_difference_of_weights_and_holds_all_of_the_clients_
     assert set(truth.clients) == {3}
     assert len(truth.ids) == len(federation.shares[3]) == record.updates[0].examples
     batches = [federation.load(batch) for batch in federation.local_batches(3, 0)]
-    after, steps = train_locally(build_model(federation.model), state, batches, federation.config.local)
-    assert steps == record.updates[0].steps == 3
+    trained = train_locally(build_model(federation.model), state, batches, federation.config.local)
+    assert trained.steps == record.updates[0].steps == 3
     for name, value in record.updates[0].tensors.items():
-        torch.testing.assert_close(value, after.parameters[name] - state.parameters[name])
+        torch.testing.assert_close(value, trained.state.parameters[name] - state.parameters[name])
 
 
 def test_aggregate_is_the_weighted_mean_of_the_participants_and_the_threat_model_hides_them(

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from attack_core.candidates import EarlyStop
 from attack_core.controls import norm_matched_noise
 from attack_core.inits import initial_images
-from attack_core.labels import idlg, resolve_labels
-from attack_core.matching import EarlyStop, Matching
+from attack_core.labels import idlg
+from attack_core.matching import Matching
 from attack_core.metrics import assign, psnr
 from attack_core.objectives import L2, Both, Cosine, Similarity
 from attack_core.optimizers import rate_factor
@@ -207,17 +208,17 @@ def test_early_stop_ends_a_stalled_candidate(faces: FaceDataset) -> None:
     ("preset", "bound"), [("default", 2.0), ("soft", 3.0), ("tight", 1.5), ("none", None)]
 )
 def test_presets_bound_the_pixels(faces: FaceDataset, preset: str, bound: float | None) -> None:
-    from attack_core.matching import Candidates, Problem
+    from attack_core.matching import Problem, start
 
     observation, _ = observed(faces)
     attack = Matching(preset=preset, iterations=1)  # type: ignore[arg-type]
-    problem = Problem.of(attack, observation, build_model(observation.model))
+    problem = Problem.of(attack, observation, build_model(observation.model), generator(0))
     assert problem.clamp == bound
-    candidates = Candidates.start(attack, problem, observation, generator(0))
+    candidates = start(attack, problem, observation, generator(0))
     with torch.no_grad():
-        candidates.images[0].fill_(50.0)
+        candidates.canvases[0].image().fill_(50.0)
     candidates.clamp(problem.clamp)
-    assert float(candidates.images[0].detach().max()) == (50.0 if bound is None else bound)
+    assert float(candidates.canvases[0].image().detach().max()) == (50.0 if bound is None else bound)
 
 
 def test_cosine_schedule_by_hand() -> None:
@@ -254,20 +255,6 @@ def test_idlg_finds_every_label(faces: FaceDataset) -> None:
             federation, state, signal="gradients", round_number=0, victim=Victim(client=0, batch=batch)
         )
         assert torch.equal(idlg(observe(record, ThreatModel())), truth.labels)
-
-
-def test_label_strategies(faces: FaceDataset) -> None:
-    single, _ = observed(faces)
-    batch, _ = observed(faces, batch=2)
-    mean, _ = observed(faces, signal="agg_update")
-    assert resolve_labels("auto", single, 1) is not None
-    assert resolve_labels("auto", batch, 2) is None
-    assert resolve_labels("auto", mean, 1) is None
-    assert resolve_labels("optimize", single, 1) is None
-    with pytest.raises(InputError, match="'idlg' infers one label, but 2"):
-        resolve_labels("idlg", batch, 2)
-    with pytest.raises(InputError, match="labels: known"):
-        resolve_labels("known", single, 1)
 
 
 def test_signals_that_do_not_fit_are_refused_by_tensor_name(faces: FaceDataset) -> None:

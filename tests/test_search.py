@@ -9,16 +9,35 @@ import pytest
 from fl_core.errors import InputError
 from orchestrator.config import StudyConfig
 from orchestrator.search import Study, Suggestion
-from orchestrator.space import Choice, FloatRange, IntRange, Params
+from orchestrator.space import Choice, FloatRange, IntRange, Params, Space, of_family
 
-SPACE = {
-    "lr": FloatRange(kind="float", low=0.01, high=1.0, log=True),
-    "restarts": IntRange(kind="int", low=1, high=4),
-    "init": Choice(kind="choice", choices=("normal", "fourier")),
-}
+SPACE = Space(
+    {
+        "lr": FloatRange(kind="float", low=0.01, high=1.0, log=True),
+        "restarts": IntRange(kind="int", low=1, high=4),
+        "init": Choice(kind="choice", choices=("normal", "fourier")),
+    }
+)
+FAMILIES = Space(
+    families={
+        "dlg": {"lr": FloatRange(kind="float", low=0.01, high=1.0, log=True)},
+        "auto": {},
+        "cosine": {
+            "restarts": IntRange(kind="int", low=1, high=4),
+            "lr": FloatRange(kind="float", low=0.01, high=1.0),
+        },
+    }
+)
 
 
 def value(params: Params) -> float | None:
+    match params.get("family"):
+        case "auto":
+            return 1.0
+        case "dlg":
+            return None if float(params["dlg.lr"] or 0) > 0.9 else float(params["dlg.lr"] or 0)
+        case "cosine":
+            return 2.0 - abs(float(params["cosine.lr"] or 0) - 0.3) + int(params["cosine.restarts"] or 0)
     if params["init"] == "fourier" and int(params["restarts"] or 0) == 4:
         return None
     return -abs(float(params["lr"] or 0) - 0.3) + int(params["restarts"] or 0)
@@ -31,9 +50,10 @@ def play(
     order: int,
     recorded: dict[int, Params] | None = None,
     stop: int = 10**9,
+    space: Space = SPACE,
 ):  # type: ignore[no-untyped-def]
     """Run a study with so many workers whose results come back in a random order."""
-    study = Study("cell/generic", SPACE, config, seed=7, recorded=recorded)
+    study = Study("cell/generic", space, config, seed=7, recorded=recorded)
     shuffled, running, found = random.Random(order), [], []
     while not study.done and len(found) < stop:
         while len(running) < workers and (asked := study.next()) is not None:
@@ -46,12 +66,13 @@ def play(
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 @pytest.mark.parametrize("lag", [1, 4])
-def test_suggestions_do_not_depend_on_workers_or_order(sampler: str, lag: int) -> None:
+@pytest.mark.parametrize("space", [SPACE, FAMILIES], ids=["one", "families"])
+def test_suggestions_do_not_depend_on_workers_or_order(sampler: str, lag: int, space: Space) -> None:
     config = StudyConfig(suggestions=24, sampler=sampler, lag=lag, startup=5)  # type: ignore[arg-type]
-    study, serial = play(config, workers=1, order=0)
+    study, serial = play(config, workers=1, order=0, space=space)
     assert [s.number for s in serial] == list(range(24))
     for workers, order in ((2, 1), (3, 2), (8, 3), (8, 4)):
-        other, found = play(config, workers=workers, order=order)
+        other, found = play(config, workers=workers, order=order, space=space)
         assert found == serial
         assert other.best() == study.best()
 
@@ -80,12 +101,13 @@ def test_tpe_learns_from_results() -> None:
     assert late_mean("tpe") > late_mean("random") + 0.3
 
 
-def test_a_resumed_study_goes_on_where_it_was() -> None:
+@pytest.mark.parametrize("space", [SPACE, FAMILIES], ids=["one", "families"])
+def test_a_resumed_study_goes_on_where_it_was(space: Space) -> None:
     config = StudyConfig(suggestions=20, lag=4, startup=5)
-    _, whole = play(config, workers=2, order=1)
-    _, part = play(config, workers=2, order=5, stop=11)
+    _, whole = play(config, workers=2, order=1, space=space)
+    _, part = play(config, workers=2, order=5, stop=11, space=space)
     recorded = {s.number: s.params for s in part}
-    _, resumed = play(config, workers=3, order=9, recorded=recorded)
+    _, resumed = play(config, workers=3, order=9, recorded=recorded, space=space)
     assert resumed == whole
 
 
@@ -110,7 +132,7 @@ def test_a_grid_tries_every_combination_once() -> None:
         "a": Choice(kind="choice", choices=(1, 2)),
         "b": Choice(kind="choice", choices=("x", "y", "z")),
     }
-    study = Study("s", space, StudyConfig(sampler="grid", lag=2), seed=0)
+    study = Study("s", Space(space), StudyConfig(sampler="grid", lag=2), seed=0)
     seen = []
     while (asked := study.next()) is not None:
         seen.append(tuple(asked.params.values()))
@@ -118,3 +140,35 @@ def test_a_grid_tries_every_combination_once() -> None:
     assert sorted(seen) == sorted((a, b) for a in (1, 2) for b in "xyz")
     with pytest.raises(InputError, match="'lr' is a range"):
         Study("s", SPACE, StudyConfig(sampler="grid"), seed=0)
+
+
+def test_a_search_over_families_draws_the_chosen_ones_parameters_alone_and_finds_the_best() -> None:
+    study, found = play(StudyConfig(suggestions=40, lag=2, startup=8), workers=1, order=0, space=FAMILIES)
+    own = {"dlg": {"dlg.lr"}, "auto": set(), "cosine": {"cosine.lr", "cosine.restarts"}}
+    for suggestion in found:
+        family = str(suggestion.params["family"])
+        assert suggestion.params.keys() == {"family"} | own[family]
+        assert of_family(suggestion.params).keys() == {name.partition(".")[2] for name in own[family]}
+    assert {s.params["family"] for s in found} == own.keys()
+    late = [s.params["family"] for s in found[20:]]
+    assert late.count("cosine") > len(late) / 2, "the best family is asked most"
+    number, _ = study.best() or (0, 0.0)
+    assert (study.params(number)["family"], study.params(number)["cosine.restarts"]) == ("cosine", 4)
+    assert FAMILIES.every().keys() == {"family", *own["dlg"], *own["cosine"]}
+
+
+def test_a_recorded_suggestion_of_another_family_is_refused() -> None:
+    for params in ({"family": "dlg"}, {"family": "sapag"}, {"family": "auto", "dlg.lr": 0.1}, {"lr": 0.1}):
+        with pytest.raises(InputError, match="outside the search space"):
+            Study("s", FAMILIES, StudyConfig(), seed=0, recorded={0: params}).next()
+
+
+def test_a_grid_over_families_is_the_union_of_their_grids() -> None:
+    choice = Choice(kind="choice", choices=(1, 2))
+    grid = Space(families={"a": {"x": choice, "y": choice}, "b": {}, "c": {"x": choice}}).grid()
+    assert len(grid) == 4 + 1 + 2
+    assert {"family": "a", "a.x": 2, "a.y": 1} in grid
+    assert {"family": "b"} in grid
+    assert {"family": "c", "c.x": 1} in grid
+    with pytest.raises(InputError, match=r"'dlg\.lr' is a range"):
+        FAMILIES.grid()

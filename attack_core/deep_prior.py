@@ -1,0 +1,69 @@
+"""Images as the output of a small untrained network: what it can say easily looks like a picture.
+
+Ulyanov et al. 2018, arXiv:1711.10925. The network's input is fixed noise; its weights are what is optimised.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+_CODE = 16
+"""Channels of the noise."""
+_WIDTH = 32
+"""Channels inside."""
+_SLOPE = 0.2
+
+
+class DeepPrior:
+    """One candidate's B images (B, 3, S, S), painted by one network (32,739 weights) from B fixed noise maps.
+
+    Pixels lie within (-1, 1).
+    """
+
+    def __init__(self, images: int, size: int, generator: torch.Generator, device: torch.device) -> None:
+        with torch.device("meta"):
+            self._network = _network()
+        self._noise = torch.randn((images, _CODE, size // 8, size // 8), generator=generator).to(device)
+        self._weights = {
+            name: _initial(parameter.shape, name, generator).to(device).requires_grad_(True)
+            for name, parameter in self._network.named_parameters()
+        }
+
+    def leaves(self) -> list[Tensor]:
+        """The network's weights."""
+        return list(self._weights.values())
+
+    def image(self) -> Tensor:
+        """What the network paints now, differentiable with respect to its weights."""
+        painted: Tensor = torch.func.functional_call(self._network, self._weights, (self._noise,))
+        return painted
+
+    def clamp(self, bound: float) -> None:
+        """Nothing: the last layer bounds the pixels."""
+
+
+def _network() -> nn.Sequential:
+    """Three doublings of the noise's size, each after a convolution; group norms keep the scale (Wu & He 2018)."""
+    layers: list[nn.Module] = []
+    channels = _CODE
+    for _ in range(3):
+        layers += [
+            nn.Conv2d(channels, _WIDTH, 3, padding=1),
+            nn.GroupNorm(4, _WIDTH),
+            nn.LeakyReLU(_SLOPE),
+            nn.Upsample(scale_factor=2, mode="bilinear"),
+        ]
+        channels = _WIDTH
+    layers += [nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1), nn.GroupNorm(4, _WIDTH), nn.LeakyReLU(_SLOPE)]
+    return nn.Sequential(*layers, nn.Conv2d(_WIDTH, 3, 1), nn.Tanh())
+
+
+def _initial(shape: torch.Size, name: str, generator: torch.Generator) -> Tensor:
+    """He et al. 2015 normal for convolutions; ones and zeros for the norms and biases."""
+    if len(shape) == 4:
+        deviation = math.sqrt(2.0 / ((1.0 + _SLOPE**2) * math.prod(shape[1:])))
+        return torch.randn(shape, generator=generator) * deviation
+    return torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)

@@ -1,0 +1,152 @@
+"""The inputs of a fully connected layer, from its gradients alone.
+
+For one image the weight gradient of a layer y = W x + b is the outer product of the error at y and the input x, and
+the bias gradient is that error: every row of one over the other is x (Phong et al. 2018, arXiv:1706.04340; Geiping et
+al. 2020, arXiv:2003.14053, prop. 3.1). For several images both are sums, which `disaggregation` takes apart.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attack_core.disaggregation import Inseparable, disaggregate
+from attack_core.tail import Tail
+from fl_core.types import Tensors
+
+Estimate = Literal["ratio", "weighted", "rank_one"]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Each image's part in the gradient of the tail's first layer.
+
+    `inputs` (B, I) and `errors` (B, O) are that layer's; `logit_errors` (B, K) are those at the network's output, up
+    to a positive factor for each image. `residual` is the relative L2 distance between the observed weight gradient
+    and the one that the shares give.
+    """
+
+    inputs: Tensor
+    errors: Tensor
+    logit_errors: Tensor
+    residual: float
+
+    @property
+    def labels(self) -> Tensor:
+        """The class (B,) whose logit the loss wants higher: softmax minus one-hot is negative there alone."""
+        return self.logit_errors.argmin(dim=1)
+
+
+def input_estimate(weight: Tensor, bias: Tensor, estimate: Estimate) -> Tensor:
+    """A single image's layer input (I,) from its weight gradient (O, I) and bias gradient (O,).
+
+    - `ratio`: the row of the largest bias gradient, divided by it.
+    - `weighted`: the mean of all rows' ratios weighted by the squared bias gradient, W^T b / |b|^2: the least squares
+      solution where b is exact.
+    - `rank_one`: from the leading singular pair of [W b], the best fit where W and b carry the same noise.
+
+    Raises `Inseparable` where the bias gradient is zero: the layer is dead for this image.
+    """
+    if not float(bias.abs().max()) > 0:
+        raise Inseparable("the bias gradient is zero: no unit of the layer reacts to the image")
+    if estimate == "ratio":
+        row = int(bias.abs().argmax())
+        return weight[row] / bias[row]
+    if estimate == "weighted":
+        return weight.mT @ bias / bias.square().sum()
+    # Eigenvectors in float64 on the CPU: some accelerators have none.
+    both = torch.cat([weight, bias[:, None]], dim=1).cpu()
+    gram = (both @ both.mT).double()
+    unit = torch.linalg.eigh(gram).eigenvectors[:, -1].float().to(weight)
+    found: Tensor = weight.mT @ unit / (bias @ unit)
+    return found
+
+
+def estimate_error(bias: Tensor, inputs: Tensor, sigma: float) -> float:
+    """The expected relative squared error of an input estimate (I,) where every gradient has noise of std `sigma`."""
+    signal = float(bias.square().sum() * inputs.square().sum())
+    return math.inf if signal == 0 else sigma**2 * inputs.numel() / signal
+
+
+def recover_shares(
+    gradients: Tensors,
+    weights: Tensors,
+    tail: Tail,
+    count: int,
+    generator: torch.Generator,
+    *,
+    estimate: Estimate,
+    rounds: int,
+    tolerance: float,
+) -> Shares:
+    """The shares of `count` images in `gradients` taken at `weights` (both by parameter name).
+
+    Several images are told apart at the last hidden layer, whose errors the output layer's weights explain, and
+    followed down from there: a layer's inputs, known, say which units below are on, so the errors there are known
+    too and the inputs are the solution of linear equations. `rounds` and `tolerance` are `disaggregate`'s. Raises
+    `Inseparable`.
+    """
+    if count == 1:
+        weight, bias = (gradients[f"{tail.first}.{kind}"] for kind in ("weight", "bias"))
+        inputs = input_estimate(weight, bias, estimate)[None]
+        residual = float((bias[:, None] * inputs - weight).norm() / weight.norm())
+        return Shares(inputs, bias[None], gradients[f"{tail.layers[-1]}.bias"][None], residual)
+    if len(tail.layers) < 2:
+        raise Inseparable(
+            f"one fully connected layer of {len(gradients[f'{tail.first}.bias'])} outputs holds no ReLU pattern "
+            f"that tells {count} images apart"
+        )
+    hidden, last = tail.layers[-2:]
+    outgoing = weights[f"{last}.weight"]
+    mixture = disaggregate(
+        gradients[f"{hidden}.weight"],
+        gradients[f"{hidden}.bias"],
+        count,
+        generator,
+        layer=(weights[f"{hidden}.weight"], weights[f"{hidden}.bias"]),
+        outgoing=(outgoing,),
+        rounds=rounds,
+        tolerance=tolerance,
+    )
+    logit_errors = _logit_errors(mixture.errors, outgoing)
+    errors, inputs = mixture.errors, mixture.inputs
+    for lower, upper in reversed(list(zip(tail.layers[:-2], tail.layers[1:-1], strict=True))):
+        errors = (errors @ weights[f"{upper}.weight"]) * _switched_on(inputs)
+        solution = torch.linalg.lstsq(errors.mT.double().cpu(), gradients[f"{lower}.weight"].double().cpu())
+        inputs = solution.solution.to(errors)
+    weight = gradients[f"{tail.first}.weight"]
+    residual = float((errors.mT @ inputs - weight).norm() / weight.norm())
+    if not residual <= tolerance:
+        raise Inseparable(
+            f"the errors followed down to {tail.first} leave {residual:.1e} of its gradient unexplained"
+        )
+    return Shares(inputs, errors, logit_errors, residual)
+
+
+def _switched_on(outputs: Tensor) -> Tensor:
+    """Which recovered outputs of a ReLU (B, O) are above 0; the negative ones show how large the error is."""
+    largest = outputs.amax(dim=1, keepdim=True)
+    error = (-outputs).amax(dim=1, keepdim=True).maximum(_ROUNDING * largest)
+    return outputs > 2.0 * error
+
+
+_ROUNDING = 1e-6
+"""Float32 arithmetic leaves at least this relative error."""
+
+
+def _logit_errors(errors: Tensor, outgoing: Tensor) -> Tensor:
+    """Errors at the output (B, K) from those at the last hidden layer (B, O): least squares over units that are on.
+
+    Softmax minus one-hot sums to zero over classes, so each is a combination of differences to the first class.
+    """
+    differences = (outgoing[1:] - outgoing[:1]).double().cpu()
+    found = []
+    for error in errors.double().cpu():
+        on = error.abs() > 1e-4 * error.abs().max()
+        rest = torch.linalg.lstsq(differences[:, on].mT, error[on][:, None]).solution[:, 0]
+        found.append(torch.cat([-rest.sum()[None], rest]))
+    return torch.stack(found).to(errors)

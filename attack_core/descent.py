@@ -1,0 +1,142 @@
+"""L-BFGS under an image prior that gives way in stages: the engine of the analytic attack.
+
+The prior leads while the images are far off and the data have the last word, as in graduated non-convexity (Blake and
+Zisserman 1987). Where the data's error is known, the prior stops giving way once the images explain the data as well
+as the truth does: going on would fit the error (Morozov's discrepancy principle).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attack_core.coordinates import CosineCoordinates
+from attack_core.opponent import opponent_variation
+from attack_core.types import AttackFailed
+from fl_core.types import Config, require
+
+Mismatch = Callable[[Tensor], Tensor]
+"""From images (B, 3, S, S) to how badly they explain the data, relative to the data's own square, ()."""
+Measure = Callable[[Tensor], CosineCoordinates]
+"""From images (B, 3, S, S) to the coordinates that suit the data there."""
+
+_SCALE = 1e6
+"""The library's L-BFGS compares curvatures with absolute bounds; mismatches of 1e-9 would stall it."""
+_NOISY_STAGES = 6
+"""Stages, a factor of about ten apart, in which the prior gives way where the data's error is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent(Config):
+    """Minimise mismatch + weight * variation, with `opponent_variation` of `chroma` and `edge` as the prior.
+
+    `evaluations` of mismatch and gradient in all, spread evenly over `stages` whose weight falls geometrically from
+    `prior_start` to `prior_end`. `memory` is how many pairs L-BFGS keeps. The first stage moves pixels, later ones
+    move coordinates in which the data are equally sensitive everywhere, where the caller can measure them.
+    """
+
+    evaluations: int = 600
+    stages: int = 3
+    prior_start: float = 1e-8
+    prior_end: float = 1e-9
+    chroma: float = 3.0
+    edge: float = 0.1
+    memory: int = 200
+
+    def __post_init__(self) -> None:
+        require(self.stages >= 1, self, "stages", "at least 1")
+        require(self.evaluations >= self.stages, self, "evaluations", f"at least stages = {self.stages}")
+        require(0 < self.prior_start < math.inf, self, "prior_start", "more than 0")
+        require(
+            0 < self.prior_end <= self.prior_start,
+            self,
+            "prior_end",
+            f"more than 0, at most prior_start = {self.prior_start}",
+        )
+        require(self.chroma >= 0, self, "chroma", "at least 0")
+        require(self.edge > 0, self, "edge", "more than 0")
+        require(self.memory >= 1, self, "memory", "at least 1")
+
+    def minimise(
+        self,
+        mismatch: Mismatch,
+        start: Tensor,
+        *,
+        measure: Measure | None = None,
+        stiffness: float = 1.0,
+        error: float = 0.0,
+        report: Callable[[float], None] = lambda _: None,
+    ) -> Tensor:
+        """Images (B, 3, S, S) from `start`; `report` is told each evaluation's mismatch.
+
+        `stiffness` multiplies the prior's weights. `error` is the mismatch that the truth itself is expected to have:
+        above 0, the prior starts stronger and gives way in more stages, until it is reached. Raises `AttackFailed`
+        where the mismatch stops being finite.
+        """
+        weights = [stiffness * weight for weight in self._weights(error)]
+        images = start.detach()
+        for stage, weight in enumerate(weights):
+            coordinates = measure(images) if measure is not None and stage > 0 else None
+            images, reached = self._descend(
+                mismatch, images, coordinates, weight, self.evaluations // len(weights), report
+            )
+            if reached < error:
+                break
+        return images
+
+    def _weights(self, error: float) -> list[float]:
+        """One prior weight for each stage."""
+        start, stages = self.prior_start, self.stages
+        if error > 0:
+            start = max(start, error * 1e-2)
+            stages = min(self.evaluations, max(stages, _NOISY_STAGES))
+        if stages == 1:
+            return [self.prior_end]
+        ratio = (self.prior_end / start) ** (1.0 / (stages - 1))
+        return [start * ratio**i for i in range(stages)]
+
+    def _descend(
+        self,
+        mismatch: Mismatch,
+        start: Tensor,
+        coordinates: CosineCoordinates | None,
+        weight: float,
+        evaluations: int,
+        report: Callable[[float], None],
+    ) -> tuple[Tensor, float]:
+        """One stage: the images and their mismatch."""
+        moved = torch.zeros_like(start, requires_grad=True)
+        optimizer = torch.optim.LBFGS(
+            [moved],
+            max_iter=evaluations,
+            max_eval=evaluations,
+            history_size=self.memory,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
+        last = math.nan
+
+        def images() -> Tensor:
+            return start + (moved if coordinates is None else coordinates.images(moved))
+
+        def evaluate() -> Tensor:
+            nonlocal last
+            optimizer.zero_grad(set_to_none=True)
+            candidate = images()
+            data = mismatch(candidate)
+            variation = opponent_variation(candidate, chroma=self.chroma, edge=self.edge).sum()
+            loss = _SCALE * (data + weight * variation)
+            loss.backward()
+            last = float(data.detach())
+            if not math.isfinite(last):
+                raise AttackFailed("The mismatch is not finite.")
+            report(last)
+            return loss
+
+        optimizer.step(evaluate)
+        return images().detach(), last

@@ -1,0 +1,289 @@
+"""Taking apart a batch's gradient at a fully connected layer that a ReLU follows.
+
+The weight gradient is a mixture of rank B, sum over b of error_b input_b^T, and a ReLU makes the errors sparse:
+unit j is off for image b exactly where error_bj = 0. In the B-dimensional column space of the gradient the true
+errors are the directions with conspicuously many zeros. B - 1 units that are all off for one image determine its
+direction, so random choices of B - 1 units are tried until every image has been hit (Dimitrov et al. 2024, SPEAR,
+arXiv:2403.03945). Scales follow from the bias gradient, which is the sum of the errors.
+
+Faces switch the same units on, so zeros alone mislead: differences of images have many too, and choices that hit are
+rare. Where the network's last layer follows, its weights say what an error looks like on the units that are on, which
+settles the first (`_fits`), and with two classes tell pairs of units whose difference is as good as an off unit, which
+settles the second (`_switches`). Both carry over to a weight delta over several steps, each image used once: every
+image's share still has rank one and exact zeros, though the last layer moves on between the images.
+
+The algebra runs in float64 on the CPU: it is small, and some accelerators have no float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_ROUND = 4096
+"""Choices of units that are tried together."""
+_OFF = 1e-3
+"""A unit counts as off where the error is below this share of the direction's largest."""
+_SAME = 1e-4
+"""Directions whose cosine is this close to 1 are one."""
+_FIT_STILL, _FIT_MOVED = 1e-2, 0.1
+"""How far, relatively, an image's error may be from the last layer's span, where its weights stood still or moved."""
+_PARTNERS = 4
+"""How many similar units each unit is compared with."""
+_TIGHTENINGS = 3
+"""How often a direction that is nearly right is fitted anew to the units that it leaves most nearly off."""
+_CONTRADICTIONS = 0.1
+"""The largest share of units that may contradict an image; where weights moved, some do."""
+_GAP = 10.0
+"""By how much the mixture's last singular value must exceed the next."""
+
+
+class Inseparable(Exception):
+    """The gradient could not be taken apart; the message says why."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A layer's gradient taken apart: `errors` (B, O), `inputs` (B, I), and how well they explain it.
+
+    `residual` is the relative L2 distance between the observed weight gradient and the one they give.
+    """
+
+    errors: Tensor
+    inputs: Tensor
+    residual: float
+
+
+def disaggregate(
+    weight: Tensor,
+    bias: Tensor,
+    count: int,
+    generator: torch.Generator,
+    *,
+    layer: tuple[Tensor, Tensor],
+    outgoing: tuple[Tensor, ...] = (),
+    rounds: int = 100,
+    tolerance: float = 1e-3,
+) -> Mixture:
+    """Errors and inputs of `count` images from a weight gradient (O, I) and a bias gradient (O,).
+
+    `layer` is the layer itself, weights (O, I) and biases (O,). `outgoing` are the weights (K, O) of the last layer
+    where it follows next; for a weight delta over several steps those before and those after. Without them, zeros
+    alone decide. At most `rounds` times 4,096 choices of units are tried; `tolerance` bounds the relative residual of
+    both gradients. Raises `Inseparable`.
+    """
+    last = _LastLayer.of([each.double().cpu() for each in outgoing]) if outgoing else None
+    puzzle = _Puzzle.of(weight.double().cpu(), bias.double().cpu(), count, layer, last)
+    found: list[Tensor] = []
+    told_apart = 0
+    for candidates in _candidates(puzzle, generator, rounds):
+        for direction in _conspicuous(puzzle, candidates):
+            if all(float((direction @ known).abs()) < 1 - _SAME for known in found):
+                found.append(direction)
+        if count <= len(found) and (last is not None or len(found) >= 2 * count or count == 1):
+            told_apart, mixture = _solve(puzzle, found, tolerance)
+            if mixture is not None:
+                return Mixture(mixture.errors.to(weight), mixture.inputs.to(weight), mixture.residual)
+    raise Inseparable(f"{told_apart or min(len(found), count - 1)} of {count} images were told apart")
+
+
+@dataclass(frozen=True)
+class _LastLayer:
+    """What it says of errors: they combine the columns of `span` (O, S) where units are on, up to `fit`.
+
+    `common` (O,) is what all errors have in common there, if there are just two classes.
+    """
+
+    span: Tensor
+    common: Tensor | None
+    fit: float
+
+    @classmethod
+    def of(cls, outgoing: list[Tensor]) -> _LastLayer:
+        """Softmax minus one-hot sums to zero over classes, so errors combine differences of rows."""
+        span = torch.cat([(each[1:] - each[:1]).mT for each in outgoing], dim=1)
+        common = span.mean(1) if len(outgoing[0]) == 2 else None
+        return cls(span, common, _FIT_STILL if len(outgoing) == 1 else _FIT_MOVED)
+
+    def of_units(self, which: Tensor) -> _LastLayer:
+        """The same for some of the units."""
+        return _LastLayer(self.span[which], None if self.common is None else self.common[which], self.fit)
+
+    def fits(self, errors: Tensor) -> bool:
+        """Whether the errors (O,) of units that are on could be an image's."""
+        solution = torch.linalg.lstsq(self.span, errors[:, None], driver="gelsd").solution
+        return float((self.span @ solution - errors[:, None]).norm()) < self.fit * float(errors.norm())
+
+
+@dataclass(frozen=True)
+class _Puzzle:
+    """The gradients `weight` = `left` `rows`, (O, B) times (B, I), and `bias` (O,), and the layers around them."""
+
+    weight: Tensor
+    bias: Tensor
+    left: Tensor
+    rows: Tensor
+    layer: tuple[Tensor, Tensor]
+    last: _LastLayer | None
+
+    @classmethod
+    def of(
+        cls,
+        weight: Tensor,
+        bias: Tensor,
+        count: int,
+        layer: tuple[Tensor, Tensor],
+        last: _LastLayer | None,
+    ) -> _Puzzle:
+        """Factors of rank `count` with orthonormal rows in the second; refuses another numerical rank."""
+        if min(weight.shape) <= count:
+            raise Inseparable(f"{count} images are too many for a layer of shape {tuple(weight.shape)}")
+        squares, columns = torch.linalg.eigh(weight @ weight.mT)
+        spectrum = squares.flip(0).clamp_min(0.0).sqrt()
+        columns = columns.flip(1)[:, :count]
+        if float(spectrum[count - 1]) <= _GAP * float(spectrum[count]):
+            raise Inseparable(f"its gradient does not have rank {count}, one for each image, above its noise")
+        left, rows = columns * spectrum[:count], (columns.mT @ weight) / spectrum[:count, None]
+        return cls(weight, bias, left, rows, (layer[0].double().cpu(), layer[1].double().cpu()), last)
+
+    @property
+    def count(self) -> int:
+        """How many images there are."""
+        return self.left.shape[1]
+
+
+def _candidates(puzzle: _Puzzle, generator: torch.Generator, rounds: int) -> Iterator[Tensor]:
+    """Directions (N, B), unit vectors, that leave a random choice of B - 1 units off; again and again."""
+    left, last = puzzle.left[_live(puzzle.left)], puzzle.last
+    if puzzle.count == 1:
+        yield torch.ones((1, 1), dtype=left.dtype)
+        return
+    paired = last is not None and last.common is not None
+    units = _distinct(left)
+    if last is not None and last.common is not None:
+        units = _switches(left, last.common[_live(puzzle.left)])
+    if len(units) < puzzle.count:
+        raise Inseparable(f"only {len(units)} units tell {puzzle.count} images apart")
+    for _ in range(rounds):
+        keys = torch.rand((_ROUND, len(units)), generator=generator)
+        chosen = units[keys.topk(puzzle.count - 1, dim=1).indices]
+        candidates = torch.linalg.svd(chosen, full_matrices=True).Vh[:, -1]
+        yield torch.cat([candidates, _tightened(left, candidates)]) if paired else candidates
+
+
+def _live(left: Tensor) -> Tensor:
+    """Units that are on for any image."""
+    size = left.norm(dim=1)
+    live: Tensor = size > 1e-5 * size.max()
+    return live
+
+
+def _distinct(rows: Tensor) -> Tensor:
+    """Unit rows without those parallel to an earlier one: units that go on and off together say one thing."""
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    parallel = (unit @ unit.mT).abs() > 1 - 1e-8
+    distinct: Tensor = unit[parallel.double().argmax(dim=1) == torch.arange(len(unit))]
+    return distinct
+
+
+def _switches(left: Tensor, common: Tensor) -> Tensor:
+    """Rows for a layer before two classes: differences of units that are on for nearly the same images.
+
+    Divided by what all errors have in common, a unit's row is the sum of one vector for each image it is on for. Two
+    similar rows differ by the vectors of the few images that switch one of the units, so for any other image their
+    difference is zero: far more often than a unit is off.
+    """
+    usable = common.abs() > 1e-2 * common.abs().max()
+    sums = torch.cat([left[usable] / common[usable, None], torch.zeros_like(left[:1])])
+    centred = sums - sums.mean(0)
+    white = centred @ torch.linalg.inv(torch.linalg.cholesky(centred.mT @ centred)).mT
+    near = torch.cdist(white, white)
+    same = near < 1e-4 * near.max()
+    first = same.double().argmax(dim=1) == torch.arange(len(near))
+    sums, near = sums[first], near[first][:, first].fill_diagonal_(torch.inf)
+    partners = near.topk(min(_PARTNERS, len(near) - 1), dim=1, largest=False).indices
+    return _distinct((sums[:, None] - sums[partners]).flatten(0, 1))
+
+
+def _tightened(left: Tensor, candidates: Tensor) -> Tensor:
+    """Each nearly right direction (N, B) replaced by the one that its most nearly off units have in common."""
+    unit = left / left.norm(dim=1, keepdim=True)
+    many = min(2 * left.shape[1], len(unit))
+    for _ in range(_TIGHTENINGS):
+        rows = unit[(candidates @ unit.mT).abs().topk(many, dim=1, largest=False).indices]
+        candidates = torch.linalg.eigh(rows.mT @ rows).eigenvectors[:, :, 0]
+    return candidates
+
+
+def _conspicuous(puzzle: _Puzzle, candidates: Tensor) -> list[Tensor]:
+    """The candidates (N, B) that look like an image's error, each computed anew from all the units it leaves off."""
+    live = _live(puzzle.left)
+    left, last = puzzle.left[live], None if puzzle.last is None else puzzle.last.of_units(live)
+    errors = candidates @ left.mT
+    off = errors.abs() < _OFF * errors.abs().amax(dim=1, keepdim=True)
+    if puzzle.count == 1:
+        return list(candidates)
+    enough = off.sum(1) >= (puzzle.count if last is not None else 2 * puzzle.count)
+    kept = []
+    # Choices of units repeat, so each set of zeros is looked at once.
+    for pattern in torch.unique(off[enough], dim=0):
+        direction = torch.linalg.svd(left[pattern], full_matrices=True).Vh[-1]
+        if last is None or last.of_units(~pattern).fits(left[~pattern] @ direction):
+            kept.append(direction)
+    return kept
+
+
+def _solve(puzzle: _Puzzle, found: list[Tensor], tolerance: float) -> tuple[int, Mixture | None]:
+    """Errors and inputs from the directions with most zeros, and how many images of the last trial hold up.
+
+    Where one image's units include nearly all of another's, their difference looks like an image too. It is found out
+    by running the recovered inputs through the layer: the units that they switch on are not the ones where its error
+    is. The worst offender goes and the next direction takes its place.
+    """
+    errors = puzzle.left @ torch.stack(found, dim=1)
+    zeros = (errors.abs() < _OFF * errors.abs().amax(dim=0)).sum(0)
+    remaining = [found[i] for i in zeros.argsort(descending=True, stable=True).tolist()]
+    while True:
+        chosen = _independent(remaining, puzzle.count)
+        if len(chosen) < puzzle.count:
+            return len(chosen), None
+        mixture = _mixture(puzzle, torch.stack([remaining[i] for i in chosen], dim=1))
+        contradictions = _contradictions(puzzle, mixture)
+        if float(contradictions.max()) <= _CONTRADICTIONS:
+            explained = (mixture.errors.sum(0) - puzzle.bias).norm() / puzzle.bias.norm()
+            if max(float(explained), mixture.residual) <= tolerance:
+                return puzzle.count, mixture
+        del remaining[chosen[int(contradictions.argmax())]]
+
+
+def _independent(directions: list[Tensor], count: int) -> list[int]:
+    """The first up to `count` linearly independent directions, by index."""
+    chosen: list[int] = []
+    for i, direction in enumerate(directions):
+        stacked = torch.stack([*(directions[j] for j in chosen), direction], dim=1)
+        if float(torch.linalg.svdvals(stacked)[-1]) > 1e-6:
+            chosen.append(i)
+        if len(chosen) == count:
+            break
+    return chosen
+
+
+def _mixture(puzzle: _Puzzle, directions: Tensor) -> Mixture:
+    """What `directions` (B, B), in columns, make of both gradients; scales from the bias gradient."""
+    errors = puzzle.left @ directions
+    scales = torch.linalg.lstsq(errors, puzzle.bias[:, None]).solution[:, 0]
+    errors = errors * scales
+    inputs = torch.linalg.lstsq(directions * scales, puzzle.rows, driver="gelsd").solution
+    residual = float((errors @ inputs - puzzle.weight).norm() / puzzle.weight.norm())
+    return Mixture(errors.mT, inputs, residual)
+
+
+def _contradictions(puzzle: _Puzzle, mixture: Mixture) -> Tensor:
+    """(B,): the share of units that an image's input switches on without an error there, or the reverse."""
+    weight, bias = puzzle.layer
+    on = mixture.inputs @ weight.mT + bias > 0
+    reacts = mixture.errors.abs() > _OFF * mixture.errors.abs().amax(dim=1, keepdim=True)
+    return (on != reacts).double().mean(1)

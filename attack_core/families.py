@@ -1,0 +1,62 @@
+"""The attacks by kind, and the published ones by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from attack_core.matching import Matching
+from attack_core.objectives import Cosine
+from attack_core.priors import BatchNormStatistics, GroupConsistency, L2Norm, TotalVariation
+
+_DLG = Matching(
+    iterations=300,
+    optimizer="lbfgs",
+    lr=1.0,
+    tv_weight=0.0,
+    clamp=None,
+    init_std=0.3,
+    labels="optimize",
+)
+
+AnyAttack = Matching
+"""Every attack that a sweep file can spell; the union is the registry."""
+
+NAMED: dict[str, AnyAttack] = {
+    # The original project's: L2 on all layers, Adam, total variation.
+    "matching": Matching(),
+    # Zhu et al. 2019, arXiv:1906.08935: image and label together by L-BFGS, no prior; for smooth activations. The
+    # start is nearer to grey than there: larger noise saturates the sigmoids.
+    "dlg": _DLG,
+    # Zhao et al. 2020, arXiv:2001.02610: the same with the label read off the last layer; one image.
+    "idlg": replace(_DLG, labels="idlg"),
+    # Geiping et al. 2020, arXiv:2003.14053: cosine, hard-signed Adam in steps, pixels boxed, total variation
+    # (0.1 times its mean over a 64x64 image there is 8e-6 times its sum). 24,000 iterations there.
+    "inverting_gradients": Matching(
+        objective=Cosine(),
+        sign="hard",
+        schedule="step",
+        tv_weight=0.0,
+        priors=(TotalVariation(weight=8e-6),),
+        clamp=1.0,
+        init_std=1.0,
+    ),
+    # Yin et al. 2021, arXiv:2104.07586: BatchNorm statistics, a group of restarts, L2 and total variation; labels
+    # by counts and no registration here. 20,000 iterations there. Needs a model with BatchNorm.
+    "gradinversion": Matching(
+        restarts=4,
+        schedule="cosine",
+        tv_weight=0.0,
+        priors=(
+            TotalVariation(weight=1e-4),
+            L2Norm(weight=1e-6),
+            BatchNormStatistics(weight=1e-3),
+            GroupConsistency(weight=1e-3),
+        ),
+        init_std=1.0,
+    ),
+    # Ulyanov et al. 2018, arXiv:1711.10925, as the image's parametrisation: the network is the prior.
+    "deep_prior": Matching(
+        objective=Cosine(), schedule="cosine", lr=0.01, tv_weight=0.0, parametrisation="deep_prior"
+    ),
+}
+"""Attacks by the name that `--attack` takes; every one is a starting point whose fields can be overridden."""

@@ -1,0 +1,130 @@
+"""A network's fully connected end, and everything before it.
+
+The analytic attack needs to know which linear layers follow each other with nothing but ReLUs between them, and to
+run the part of the network in front of them alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fl_core.errors import InputError
+from fl_core.models import predict
+from fl_core.types import ModelState
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Names of the last linear layers, first to last, with a ReLU after each but the last.
+
+    `pixels` says that the first one's input is the flattened image itself.
+    """
+
+    layers: tuple[str, ...]
+    pixels: bool
+
+    @property
+    def first(self) -> str:
+        """The layer that sees the features."""
+        return self.layers[0]
+
+
+@dataclass(frozen=True)
+class _Call:
+    name: str
+    module: nn.Module
+    input: Tensor
+    output: Tensor
+
+
+def find_tail(model: nn.Module, state: ModelState, image_size: int) -> Tail:
+    """The fully connected end of `model`, found by running one image; raises `InputError` where there is none."""
+    device = next(iter(state.parameters.values())).device
+    image = torch.linspace(-1.0, 1.0, 3 * image_size**2, device=device).view(1, 3, image_size, image_size)
+    calls = list(reversed(_calls(model, state, image)))
+    if not calls or not isinstance(calls[0].module, nn.Linear):
+        raise InputError("The model's last layer is not fully connected, so nothing follows analytically.")
+    layers = [calls[0]]
+    for relu, linear in itertools.pairwise(calls[1:]):
+        follows = relu.output is layers[0].input and linear.output is relu.input
+        if not (follows and isinstance(relu.module, nn.ReLU) and isinstance(linear.module, nn.Linear)):
+            continue
+        layers.insert(0, linear)
+    entry = layers[0].input
+    pixels = entry.shape[1] == image.numel() and bool(torch.equal(entry[0], image.flatten()))
+    return Tail(tuple(call.name for call in layers), pixels)
+
+
+@torch.no_grad()
+def _calls(model: nn.Module, state: ModelState, image: Tensor) -> list[_Call]:
+    """Every leaf module's call in order; outputs of one are the next one's input by identity."""
+    calls: list[_Call] = []
+    hooks = []
+    for name, module in model.named_modules():
+        if any(True for _ in module.children()):
+            continue
+
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+            calls.append(_Call(name, module, inputs[0], output))
+
+        hooks.append(module.register_forward_hook(keep))
+    try:
+        scratch = ModelState(
+            parameters=state.parameters, buffers={k: v.clone() for k, v in state.buffers.items()}
+        )
+        predict(model, scratch, image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+class _Reached(Exception):
+    """The layer's input is there; what follows need not run."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+
+class Prefix:
+    """The network up to a layer: from images (B, 3, S, S) to that layer's inputs (B, I), differentiable."""
+
+    def __init__(self, model: nn.Module, state: ModelState, layer: str) -> None:
+        parameters = dict(state.parameters)
+        self._channels_last = all(value.device.type == "cpu" for value in parameters.values())
+        if self._channels_last:
+            # Convolutions run a fifth faster on the CPU in this layout.
+            for name, value in parameters.items():
+                if value.dim() == 4:
+                    parameters[name] = value.contiguous(memory_format=torch.channels_last)
+        self._model, self._layer = model, layer
+        self._state = ModelState(parameters=parameters, buffers=state.buffers)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """See the class."""
+        if self._channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with self._stopped():
+            try:
+                predict(self._model, self._state, images)
+            except _Reached as reached:
+                return reached.value
+        raise AssertionError(f"layer {self._layer!r} was not called")
+
+    @contextmanager
+    def _stopped(self) -> Iterator[None]:
+        def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG001
+            raise _Reached(inputs[0])
+
+        hook = self._model.get_submodule(self._layer).register_forward_pre_hook(stop)
+        try:
+            yield
+        finally:
+            hook.remove()

@@ -1,0 +1,443 @@
+"""Our attacks beside the peer library's: PSNR against CPU seconds a victim, on the same victims.
+
+python benchmarks/attacks.py [--data-root DIR] [--model NAME] [--image-size S] [--batch B] [--victims N]
+    [--weights random|trained] [--labels recovered|given] [--iterations N] [--figure FILE] [--json]
+    [--ours "NAME [key=value ...]" ...] [--peer "CONFIG [hydra.key=value ...]" ...]
+python benchmarks/attacks.py --iteration [--repeats N] [--json]
+
+One process, one thread, victim by victim, every attack in turn on each. `--iteration` times one L2-matching
+iteration on cnn64 instead. Without --data-root synthetic faces stand in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matching
+import matplotlib as mpl
+import numpy as np
+import peers
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from attack_core.families import NAMED
+from attack_core.metrics import assign, psnr
+from fl_core.celeba import FaceDataset, open_celeba
+from fl_core.client import LocalTraining, gradient_update, loss_gradient, train_locally
+from fl_core.errors import InputError, unknown_name
+from fl_core.faces import write_faces
+from fl_core.models import ModelConfig, build_model, initial_state
+from fl_core.rng import derive_seed, generator
+from fl_core.server import count_correct
+from fl_core.threat import Observation, ThreatModel, observe
+from fl_core.types import ModelState, RoundRecord
+from orchestrator.analysis import mean_interval
+from orchestrator.parse import build, put, to_plain
+
+ACCURACY = 0.8
+"""Validation accuracy from which a model counts as trained."""
+TRAINING_FACES, EPOCHS = 1000, 12
+ITERATION_TARGET = 3.0
+"""How many times faster one of our L2-matching iterations has to be than a plain double backward."""
+PEERS = (
+    "invertinggradients",
+    "modern",
+    "clsattack",
+    "legacy",
+    "seethroughgradients",
+    "deepleakage",
+    "wei",
+    "beyondinfering",
+)
+"""Breaching's attacks on images that run on one gradient."""
+CPU = torch.device("cpu")
+
+Answer = tuple[Tensor, int]
+"""Images and forward passes."""
+
+
+@dataclass(frozen=True)
+class Victim:
+    """What the attacker sees of one victim, and the images behind it."""
+
+    observation: Observation
+    images: Tensor
+
+
+@dataclass
+class Method:
+    """One attack as named on the command line, and what it has reached so far."""
+
+    name: str
+    side: str
+    run: Callable[[Victim, int], Answer] | None
+    reason: str = ""
+    psnr: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    evaluations: list[float] = field(default_factory=list)
+
+    def fail(self, reason: str) -> None:
+        """Take the method out of the comparison, with the reason that the table gives."""
+        self.run, self.reason = None, reason
+
+
+def our_method(spec: str, iterations: int) -> Method:
+    """A key of `NAMED` and settings over it; every `iterations` in it is the command line's unless set there."""
+    name, *settings = spec.split()
+    if name not in NAMED:
+        raise unknown_name("attack", name, NAMED)
+    tree = to_plain(NAMED[name])
+    _set_iterations(tree, iterations)
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"--ours {spec!r}: {setting!r} must be key=value.")
+        put(tree, key, _json_or_text(value), where="--ours")
+    attack = build(type(NAMED[name]), tree, where=f"--ours {spec!r}")
+
+    def run(victim: Victim, number: int) -> Answer:
+        model = build_model(victim.observation.model)
+        evaluations, count = peers._counter()
+        model.register_forward_hook(count)
+        found = attack(victim.observation, model, generator("attack", number))
+        return found.images, evaluations[0]
+
+    return Method(name=spec, side="ours", run=run)
+
+
+def peer_method(spec: str, iterations: int) -> Method:
+    """One of breaching's attack configurations and hydra overrides; without the library a method that failed."""
+    name, *overrides = spec.split()
+    method = Method(name=f"breaching {spec}", side="breaching", run=None)
+    try:
+        library = peers.load()
+        config = peers.attack_config(library, name, overrides, iterations)
+    except peers.PeerMissing as error:
+        method.fail(str(error))
+        return method
+    except Exception as error:  # Hydra's own errors for a name or key that is not there.
+        method.fail(_short(error))
+        return method
+
+    def run(victim: Victim, number: int) -> Answer:
+        seed = derive_seed("peer", number)
+        found = peers.reconstruct(library, victim.observation, config, seed=seed)
+        return found.images, found.evaluations
+
+    method.run = run
+    return method
+
+
+def _set_iterations(tree: Any, iterations: int) -> None:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if key == "iterations":
+                tree[key] = iterations
+            else:
+                _set_iterations(value, iterations)
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def make_victims(options: argparse.Namespace, dataset: FaceDataset) -> list[Victim]:
+    """The first batches of the test split, each with its gradient at the same weights."""
+    config = ModelConfig(kind=options.model, image_size=options.image_size)
+    state = initial_state(config, generator("model", options.seed))
+    if options.weights == "trained":
+        state = trained(config, state, dataset)
+    chosen = dataset.split("test", options.victims * options.batch)
+    local = LocalTraining(batch_size=options.batch)
+    threat = ThreatModel(labels="known" if options.labels == "given" else "unknown")
+    found = []
+    for start in range(0, len(chosen), options.batch):
+        images, labels = dataset.batch(chosen[start : start + options.batch])
+        update = gradient_update(build_model(config), state, (images, labels), local, client=0)
+        record = RoundRecord(
+            signal="gradients",
+            round=0,
+            model=config,
+            state=state,
+            batch_size=options.batch,
+            updates=(update,),
+        )
+        found.append(Victim(observe(record, threat, labels=labels), images))
+    return found
+
+
+def trained(config: ModelConfig, state: ModelState, dataset: FaceDataset) -> ModelState:
+    """SGD (0.01, momentum 0.9, batches of 10) on the train split until the valid split is 80% right.
+
+    BatchNorm trains as usual, by batch statistics; the attack then meets its running ones. Raises `InputError`
+    where the epochs run out.
+    """
+    indices = dataset.split("train")[:TRAINING_FACES]
+    valid = dataset.split("valid")[: TRAINING_FACES // 2]
+    model = build_model(ModelConfig(kind=config.kind, image_size=config.image_size, batch_norm="train"))
+    accuracy = 0.0
+    for epoch in range(EPOCHS):
+        order = torch.randperm(len(indices), generator=generator("epoch", epoch)).tolist()
+        steps = (
+            dataset.batch([indices[i] for i in order[at : at + 10]]) for at in range(0, len(order) - 9, 10)
+        )
+        state = train_locally(model, state, steps, LocalTraining()).state
+        accuracy = count_correct(config, state, dataset, valid, device=CPU) / len(valid)
+        print(f"epoch {epoch + 1}: {accuracy:.1%} of {len(valid)} faces right", file=sys.stderr)
+        if accuracy >= ACCURACY:
+            return state
+    raise InputError(f"Training reached {accuracy:.1%} in {EPOCHS} epochs, less than {ACCURACY:.0%}.")
+
+
+def score(images: Tensor, truth: Tensor) -> float:
+    """Mean PSNR over a victim's images, each true image with the reconstruction that stands for it."""
+    pairs = [(i, j) for i, j in enumerate(assign(images, truth)) if j is not None]
+    return float(torch.stack([psnr(images[j : j + 1], truth[i : i + 1])[0] for i, j in pairs]).mean())
+
+
+def compare(methods: Sequence[Method], victims: Sequence[Victim]) -> None:
+    """Every method on every victim, victim by victim; a method that raises is out, and says why."""
+    for number, victim in enumerate(victims):
+        for method in methods:
+            if method.run is None:
+                continue
+            start = time.process_time()
+            try:
+                images, evaluations = method.run(victim, number)
+            except Exception as error:  # One attack that cannot run must not end the comparison.
+                method.fail(_short(error))
+                continue
+            method.seconds.append(time.process_time() - start)
+            method.psnr.append(score(images, victim.images))
+            method.evaluations.append(float(evaluations))
+            print(
+                f"victim {number + 1}/{len(victims)} {method.name}: {method.psnr[-1]:.1f} dB", file=sys.stderr
+            )
+
+
+def report(methods: Sequence[Method]) -> list[dict[str, Any]]:
+    """Result lines: figures of each method, then our best against the peer's best, victim by victim."""
+    lines = []
+    for method in methods:
+        if method.run is None:
+            lines.append(line(f"{method.name}: PSNR", "dB", [], reason=method.reason))
+            continue
+        bounds = mean_interval(np.asarray(method.psnr))
+        psnr_line = line(f"{method.name}: PSNR", "dB", method.psnr, value=bounds.mean)
+        lines.append(psnr_line | {"low": bounds.low, "high": bounds.high})
+        lines.append(line(f"{method.name}: best reconstructed", "dB", method.psnr, value=max(method.psnr)))
+        lines.append(line(f"{method.name}: CPU a victim", "s", method.seconds))
+        lines.append(line(f"{method.name}: forward passes", "", method.evaluations))
+    best = {side: best_of(methods, side) for side in ("ours", "breaching")}
+    ours, theirs = best["ours"], best["breaching"]
+    name = "our best minus breaching's best"
+    if ours is None or theirs is None:
+        absent = "ours" if ours is None else "breaching"
+        return [*lines, line(name, "dB", [], target=0.0, reason=f"no attack of {absent} ran")]
+    gaps = [mine - its for mine, its in zip(ours.psnr, theirs.psnr, strict=True)]
+    gap = line(name, "dB", gaps, target=0.0, value=statistics.fmean(gaps))
+    return [*lines, gap | {"ours": ours.name, "peer": theirs.name}]
+
+
+def best_of(methods: Sequence[Method], side: str) -> Method | None:
+    """The method of one side with the highest mean PSNR."""
+    ran = [method for method in methods if method.side == side and method.run is not None]
+    return max(ran, key=lambda method: statistics.fmean(method.psnr), default=None)
+
+
+def line(
+    name: str,
+    unit: str,
+    values: Sequence[float],
+    *,
+    target: float | None = None,
+    value: float | None = None,
+    reason: str = "",
+) -> dict[str, Any]:
+    """One result, the median of `values` unless given; `spread` is their range; without values a null and a reason."""
+    if value is None and values:
+        value = statistics.median(values)
+    entry: dict[str, Any] = {
+        "name": name,
+        "value": value,
+        "unit": unit,
+        "target": target,
+        "ok": value is None or target is None or value >= target,
+        "spread": max(values) - min(values) if values else None,
+        "n": len(values),
+    }
+    return entry | ({"reason": reason} if reason else {})
+
+
+def time_iteration(repeats: int) -> list[dict[str, Any]]:
+    """CPU seconds of one L2-matching iteration (cnn64, one image): ours, a plain loop, breaching; in turn."""
+    ways = {k: v for k, v in matching.problem(CPU, 1).items() if k != "plain handles"}
+    reason = ""
+    try:
+        ways["breaching"] = _peer_iteration(peers.load())
+    except peers.PeerMissing as error:
+        reason = str(error)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    losses: dict[str, Tensor] = {}
+    for number in range(repeats + 2):
+        for name, way in ways.items():
+            start = time.process_time()
+            losses[name] = way()
+            if number >= 2:  # Two rounds warm up, for breaching compiles its objective.
+                seconds[name].append(time.process_time() - start)
+    lines = [line(f"{name}: iteration", "s", values) for name, values in seconds.items()]
+    for name in ("plain autograd", "breaching"):
+        title = f"{name} / ghost, CPU time"
+        if name not in ways:
+            lines.append(line(title, "x", [], target=ITERATION_TARGET, reason=reason))
+            continue
+        ratios = [slow / fast for slow, fast in zip(seconds[name], seconds["ghost"], strict=True)]
+        lines.append(line(title, "x", ratios, target=ITERATION_TARGET))
+        gap = float((losses[name] - losses["ghost"]).abs().max() / losses["ghost"].max())
+        entry = line(f"{name}: relative loss difference from ghost", "", [gap])
+        lines.append(entry | {"target": 1e-5, "ok": gap <= 1e-5})
+    return lines
+
+
+def _peer_iteration(library: Any) -> Callable[[], Tensor]:
+    """Breaching's iteration on the very problem that `matching.problem` poses."""
+    config = ModelConfig(kind="cnn64")
+    state = initial_state(config, generator("benchmark"))
+    truth = torch.rand((1, 3, 64, 64), generator=generator("truth")) * 2 - 1
+    label = torch.tensor([1])
+    target = loss_gradient(build_model(config), state, (truth, label))
+    start = torch.randn((1, 1, 3, 64, 64), generator=generator("start"))[0]
+    return peers.euclidean_step(library, config, state, list(target.values()), label, start)
+
+
+def show(methods: Sequence[Method], lines: Sequence[dict[str, Any]]) -> None:
+    """The comparison as a table, then every line that has a target."""
+    width = max((len(method.name) for method in methods), default=0)
+    if methods:
+        print(f"{'attack':{width}s}  PSNR [95%]           best   CPU-s  passes")
+    for method in methods:
+        if method.run is None:
+            print(f"{method.name:{width}s}  -  {method.reason}")
+            continue
+        bounds = mean_interval(np.asarray(method.psnr))
+        interval = f"{bounds.mean:5.2f} [{bounds.low:5.2f}, {bounds.high:5.2f}]"
+        seconds, passes = statistics.fmean(method.seconds), statistics.fmean(method.evaluations)
+        print(
+            f"{method.name:{width}s}  {interval:20s} {max(method.psnr):5.2f}  {seconds:6.1f}  {passes:6.0f}"
+        )
+    for entry in lines:
+        if entry["target"] is not None or not methods:
+            value = entry.get("reason") if entry["value"] is None else f"{entry['value']:.3g} {entry['unit']}"
+            print(f"{entry['name']}: {value}{'' if entry['ok'] else '  MISSED'}")
+
+
+def draw(methods: Sequence[Method], path: Path, title: str) -> None:
+    """Mean PSNR with its interval, and the best reconstruction, against CPU seconds a victim."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    ran = [method for method in methods if method.run is not None]
+    for number, method in enumerate(ran):
+        _draw_method(axes, method, f"C{number % 10}")
+    axes.set(xlabel="CPU seconds a victim, one thread", ylabel="PSNR (dB)", xscale="log", title=title)
+    axes.grid(alpha=0.3)
+    if ran:
+        axes.legend(fontsize=7, title="dot: mean and 95% interval; triangle: most exposed", title_fontsize=7)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _draw_method(axes: Axes, method: Method, color: str) -> None:
+    bounds, seconds = mean_interval(np.asarray(method.psnr)), statistics.fmean(method.seconds)
+    bars = np.nan_to_num([[bounds.mean - bounds.low], [bounds.high - bounds.mean]])
+    filled = color if method.side == "ours" else "white"
+    axes.errorbar(
+        seconds, bounds.mean, yerr=bars, fmt="o", color=color, mfc=filled, capsize=3, label=method.name
+    )
+    axes.plot(seconds, max(method.psnr), "^", color=color, mfc=filled)
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}"
+
+
+def parse_options() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """The command line."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--victims", type=int, default=4)
+    parser.add_argument("--model", default="cnn64")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--weights", choices=("random", "trained"), default="random")
+    parser.add_argument("--labels", choices=("recovered", "given"), default="recovered")
+    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--ours", nargs="*", default=list(NAMED))
+    parser.add_argument("--peer", nargs="*", default=list(PEERS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--iteration", action="store_true")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--device", choices=("cpu",), default="cpu", help="CPU seconds are what is compared")
+    parser.add_argument("--json", action="store_true")
+    return parser, parser.parse_args()
+
+
+def run_comparison(options: argparse.Namespace) -> tuple[list[Method], list[dict[str, Any]]]:
+    """Faces, victims, attacks, and the figure where one is asked for."""
+    methods = [our_method(spec, options.iterations) for spec in options.ours]
+    methods += [peer_method(spec, options.iterations) for spec in options.peer]
+    with tempfile.TemporaryDirectory() as folder:
+        root = options.data_root
+        if root is None:
+            root = Path(folder) / "faces"
+            wanted = 8 * options.victims * options.batch
+            write_faces(root, num=max(wanted, 4 * TRAINING_FACES // 3 if options.weights == "trained" else 0))
+        victims = make_victims(options, open_celeba(root, image_size=options.image_size))
+        compare(methods, victims)
+    if options.figure is not None:
+        title = f"{options.model} {options.image_size}x{options.image_size}, {options.weights} weights, "
+        draw(methods, options.figure, f"{title}batch {options.batch}, {options.iterations} iterations")
+    return methods, report(methods)
+
+
+def main() -> int:
+    """Measure and print; exit code 1 where a target is missed."""
+    parser, options = parse_options()
+    torch.set_num_threads(1)
+    methods: list[Method] = []
+    try:
+        if options.iteration:
+            lines = time_iteration(options.repeats)
+        else:
+            methods, lines = run_comparison(options)
+    except InputError as error:
+        parser.error(str(error))
+    if options.json:
+        for entry in lines:
+            print(json.dumps(entry))
+    else:
+        show(methods, lines)
+    return 0 if all(entry["ok"] for entry in lines) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Quality against round and accuracy: cells that differ in the captured round; labels and methods told apart."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from fl_core.celeba import open_celeba
+from fl_core.models import initial_state
+from fl_core.rng import generator
+from fl_core.server import Federation, count_correct
+from orchestrator.analysis import summarize
+from orchestrator.cli import execute
+from orchestrator.progress import Silent
+from orchestrator.rounds import by_round
+from orchestrator.store import FinishedTrial
+from orchestrator.sweep import run_sweep
+from orchestrator.tables import labels, notes, rounds_table
+from tests.results_folder import row, trial, write_folder
+from tests.small import sweep
+from tests.test_report import write
+
+ROUNDS = {"none": (0, 30.0, 0.5), "later": (4, 25.0, 0.7), "trained": (9, 21.0, 0.85)}
+
+
+def attacked(**changes: object) -> list[FinishedTrial]:
+    return [
+        trial(
+            row(cell, victim, psnr + victim)
+            | {
+                "defense": "none",
+                "defense_params": "[]",
+                "round": number,
+                "weights_accuracy": accuracy,
+                "differs": json.dumps({"capture.round": number} if number else {}),
+            }
+            | changes
+        )
+        for cell, (number, psnr, accuracy) in ROUNDS.items()
+        for victim in (2, 3)
+    ]
+
+
+def test_cells_that_differ_in_their_round_form_one_series(tmp_path: Path) -> None:
+    apart = [trial(row("dp", 2), row("dp", 2, image_id="b.jpg"))]
+    series = by_round(summarize(write_folder(tmp_path, [*reversed(attacked()), *apart])))
+    assert series["cell"].tolist() == ["none", "later", "trained"]
+    assert series["round"].tolist() == [0, 4, 9]
+    assert series["psnr"].tolist() == [32.5, 27.5, 23.5]
+    assert set(series["series"]) == {"none / generic"}
+
+
+def test_cells_that_differ_in_more_are_no_series(tmp_path: Path) -> None:
+    lines = summarize(write_folder(tmp_path, attacked()))
+    lines.loc[lines["cell"] == "later", "differs"] = '{"capture.round":4,"federation.rounds":9}'
+    lines.loc[lines["cell"] == "trained", "defense_params"] = '[{"kind":"dp_update"}]'
+    assert by_round(lines).empty
+
+
+def test_the_report_draws_and_tells_them(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, attacked())
+    html, page = write(folder)
+    for theme in ("light", "dark"):
+        assert (folder / "figures" / f"rounds-{theme}.png").read_bytes().startswith(b"\x89PNG")
+    assert "none / generic round 9 (accuracy 85%) 23.5 [23.0, 24.0] dB" in html
+    told = {entry["Round"]: entry for entry in page.rows if "Round" in entry}
+    assert told["4"]["Accuracy of the weights"] == "70%"
+    assert told["4"]["PSNR, dB"] == "27.5 [27.0, 28.0]"
+    assert "Attacked weights initial, accuracy 50% / 70% / 85% on validation images" in page.text
+
+
+def test_the_terminal_tells_them_within_80_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as shown:
+        console.print(rounds_table(by_round(summarize(write_folder(tmp_path, attacked())))))
+    lines = shown.get().splitlines()
+    assert execute(["report", str(tmp_path)]) == 0
+    assert "Quality against round and accuracy" in capsys.readouterr().out
+    assert max(map(len, lines)) <= 80
+    assert any("9" in text and "85%" in text and "23.5 [23.0, 24.0]" in text for text in lines)
+
+
+def test_without_other_rounds_there_is_nothing_to_tell(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, [trial(row("none", victim)) for victim in (2, 3)])
+    _, page = write(folder)
+    assert not (folder / "figures" / "rounds-light.png").exists()
+    assert "Quality against round" not in page.text
+
+
+def test_labels_stand_apart_from_images_unless_they_are_known(tmp_path: Path) -> None:
+    found = summarize(write_folder(tmp_path / "a", attacked(label_accuracy=0.75))).iloc[0]
+    assert found["label_accuracy"] == 0.75
+    assert labels(found) == "75% [75%, 75%]"
+    known = json.dumps({"view": None, "labels": "known", "knows_defense": True})
+    assert labels(summarize(write_folder(tmp_path / "b", attacked(threat=known))).iloc[0]) == "known"
+
+
+def test_methods_and_distinct_notes_are_told_with_the_most_frequent_first(tmp_path: Path) -> None:
+    some = [
+        trial(row("none", victim, method=method, notes=json.dumps(told)))
+        for victim, (method, told) in enumerate(
+            [("matching", ["Noise."]), ("analytic", ["Dense."]), ("analytic", ["Dense.", "<Rank.>"])]
+        )
+    ]
+    table = summarize(write_folder(tmp_path, some))
+    assert table["method"].tolist() == ["analytic (2), matching (1)"]
+    assert json.loads(table["notes"].iloc[0])[0] == "Dense."
+    assert sorted(json.loads(table["notes"].iloc[0])) == ["<Rank.>", "Dense.", "Noise."]
+    said = notes(table)
+    assert "none / generic: by analytic (2), matching (1); labels right: 100% [100%, 100%]" in said
+    assert "none / generic: Dense." in said
+    html, page = write(tmp_path)
+    assert "What ran: analytic (2), matching (1)." in page.text
+    assert "&lt;Rank.&gt;" in html
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_weights_accuracy_is_that_of_the_attacked_weights(
+    faces_root: Path, tmp_path: Path, number: int
+) -> None:
+    config = sweep(
+        faces_root,
+        attackers=[{"name": "generic", "attack": {"kind": "matching", "iterations": 1}}],
+        cells=[{"name": "none"}],
+        capture={"round": number},
+        federation__local={"lr": 0.5, "momentum": 0.0},
+    )
+    run_sweep(config, tmp_path, address="serial", reporter=Silent())
+    dataset = open_celeba(faces_root, image_size=16)
+    state = initial_state(config.model, generator("model", config.seed))
+    federation = Federation(
+        config=config.federation,
+        model=config.model,
+        dataset=dataset,
+        train=dataset.split("train", config.data.train),
+        seed=config.seed,
+        device=next(iter(state.parameters.values())).device,
+    )
+    for result in federation.run(state, rounds=number):
+        state = result.state
+    held_out = dataset.split("valid", config.data.valid)
+    right = count_correct(config.model, state, dataset, held_out, device=federation.device)
+    rows = pd.read_parquet(tmp_path / "trials")
+    assert set(rows["weights_accuracy"]) == {right / len(held_out)}
