@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attack_core.coordinates import CosineCoordinates
 from attack_core.dense import Estimate, Shares, estimate_error, recover_shares
 from attack_core.descent import Descent, Mismatch
 from attack_core.disaggregation import Inseparable
+from attack_core.inversion import FeatureInverter, along_path, drift_errors
 from attack_core.layers import couples_examples, gradient_handles
 from attack_core.matching import Matching
-from attack_core.refinement import equations_mismatch, feature_mismatch
-from attack_core.tail import Prefix, Tail, find_tail
+from attack_core.refinement import equations_mismatch
+from attack_core.tail import Tail, find_tail
 from attack_core.targets import check_observation, gradient_estimate, travelled
+from attack_core.trajectory import Order, find_order
 from attack_core.types import Progress, Reconstruction
 from fl_core.errors import InputError
 from fl_core.threat import Noise, Observation
@@ -40,8 +41,9 @@ class Analytic(Config):
     `weighted` otherwise. `inversion` starts at the mean public image, or at grey where there is none. `refine`
     says whether the earlier layers' gradients follow with `refinement`: `auto` where features are fewer than pixels
     and no noise is known. Batches are taken apart in at most `rounds` rounds, to a relative residual of `tolerance`,
-    or of `drift_tolerance` where the weights moved between the images. Where that fails, `fallback` runs on the
-    same observation and the notes say why.
+    or of `drift_tolerance` where the weights moved between the images. Then the weights of each local step follow in
+    turn with the images, `passes` times. Where taking apart fails, `fallback` runs on the same observation and the
+    notes say why.
     """
 
     kind: Literal["analytic"] = "analytic"
@@ -52,12 +54,14 @@ class Analytic(Config):
     rounds: int = 100
     tolerance: float = 1e-3
     drift_tolerance: float = 0.1
+    passes: int = 3
     fallback: Matching = field(default_factory=Matching)
 
     def __post_init__(self) -> None:
         require(self.rounds >= 1, self, "rounds", "at least 1")
         require(0 < self.tolerance < 1, self, "tolerance", "in (0, 1)")
         require(0 < self.drift_tolerance < 1, self, "drift_tolerance", "in (0, 1)")
+        require(self.passes >= 1, self, "passes", "at least 1")
 
     def __call__(
         self,
@@ -67,8 +71,9 @@ class Analytic(Config):
         *,
         progress: Progress | None = None,
     ) -> Reconstruction:
-        """Run the attack; see `attack_core.types.Attack`. The loss is the relative squared L2 distance of gradients.
+        """Run the attack; see `attack_core.types.Attack`.
 
+        The loss is the relative squared L2 distance between the observed gradient, or delta, and that of the answer.
         Raises `InputError` for a signal that does not fit the model, and `AttackFailed` as `fallback` does.
         """
         check_observation(observation)
@@ -82,14 +87,18 @@ class Analytic(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class _Problem:
-    """What is to be inverted: fixed while the descent runs."""
+    """What is to be inverted: fixed while the descent runs.
+
+    `order` is there where one client took several steps. `error` is the expected relative squared error of the
+    layer inputs where noise is known.
+    """
 
     model: nn.Module
     observation: Observation
-    state: ModelState
     gradients: Tensors
     tail: Tail
     shares: Shares
+    order: Order | None
     error: float
 
     @classmethod
@@ -103,28 +112,32 @@ class _Problem:
             tail = find_tail(model, observation.state, observation.model.image_size)
         except InputError as reason:
             raise Inseparable(str(reason)) from None
-        state, moved = halfway(observation)
-        gradients = gradient_estimate(observation)
+        moved = observation.signal != "gradients" and observation.steps > 1
+        gradients, start = gradient_estimate(observation), observation.state.parameters
         sigma = noise_level(observation)
         chosen: Estimate = "rank_one" if sigma > 0 else "weighted"
         shares = recover_shares(
             gradients,
-            state.parameters,
+            start,
             tail,
             observation.examples,
             generator,
             estimate=chosen if attack.estimate == "auto" else attack.estimate,
             rounds=attack.rounds,
             tolerance=attack.drift_tolerance if moved else attack.tolerance,
+            after={name: start[name] + observation.tensors[name] for name in start} if moved else None,
         )
-        error = estimate_error(shares.errors, shares.inputs, sigma) if sigma > 0 else 0.0
+        error = 0.0
+        if sigma > 0:
+            weight, bias = (gradients[f"{tail.first}.{kind}"] for kind in ("weight", "bias"))
+            error = estimate_error(weight, bias, sigma)
         return cls(
             model=model,
             observation=observation,
-            state=state,
             gradients=gradients,
             tail=tail,
             shares=shares,
+            order=find_order(observation, tail, shares) if moved and observation.clients == 1 else None,
             error=error,
         )
 
@@ -132,46 +145,58 @@ class _Problem:
         self, attack: Analytic, generator: torch.Generator, progress: Progress | None
     ) -> Reconstruction:
         """Images from the layer inputs."""
-        size = self.observation.model.image_size
+        size, count = self.observation.model.image_size, len(self.shares.inputs)
+        if self.error > _HOPELESS:
+            images = self._start().expand(count, -1, -1, -1)
+            notes = ["the known noise hides the layer input: the answer is the mean public image"]
+            return self._result("analytic: mean image", images, [], notes)
         notes = [self._note()]
         if self.tail.pixels:
             images = self.shares.inputs.view(-1, 3, size, size)
             return self._result("analytic: layer input", images, [], notes)
-        prefix = Prefix(self.model, self.state, self.tail.first)
         features, pixels = self.shares.inputs.shape[1], 3 * size * size
         # Fewer equations than unknowns: the prior has to decide more.
         stiffness = max(1.0, pixels / features) ** 2
         scarce = features < pixels and self.error == 0
         refined = attack.refine == "always" or (attack.refine == "auto" and scarce)
-        planned = attack.inversion.evaluations * len(self.shares.inputs)
+        planned = attack.inversion.evaluations * count * (attack.passes if self.order else 1)
         planned += attack.refinement.evaluations if refined else 0
         seen: list[float] = []
-        report = _reporter(seen, planned, progress)
-        measure = partial(CosineCoordinates.measured, prefix, generator=generator)
-        images = torch.cat(
-            [
-                attack.inversion.minimise(
-                    feature_mismatch(prefix, target),
-                    self._start(),
-                    measure=measure,
-                    stiffness=stiffness,
-                    error=self.error,
-                    report=report,
-                )
-                for target in self.shares.inputs[:, None]
-            ]
+        inverter = FeatureInverter(
+            model=self.model,
+            layer=self.tail.first,
+            targets=self.shares.inputs,
+            descent=attack.inversion,
+            stiffness=stiffness,
+            generator=generator,
+            report=_reporter(seen, planned, progress),
         )
+        if self.order is not None:
+            notes.append(f"one epoch of {len(self.order.batches)} steps, in an order that the errors tell")
+            images, missed = along_path(
+                inverter, self.observation, self.order, self.shares.labels, self._start(), attack.passes
+            )
+            return self._result("analytic: features along the steps", images, seen, notes, missed)
+        state, start = self.observation.state, self._start().expand(count, -1, -1, -1)
+        errors = [self.error] * count
+        if self.observation.steps > 1:
+            notes.append(
+                "several clients took several steps: features taken at the weights they started from"
+            )
+            errors = drift_errors(inverter, self.observation, start)
+        images = inverter.invert([state] * count, start, errors)
         if not refined:
             return self._result("analytic: features", images, seen, notes)
         if scarce:
             notes.append(f"{features} features for {pixels} pixels: refined by the earlier layers' gradients")
         mismatch: Mismatch = equations_mismatch(
-            self.model, self.state, self.tail, self.gradients, self.shares.inputs, self.shares.errors
+            self.model, state, self.tail, self.gradients, self.shares.inputs, self.shares.errors
         )
-        images = attack.refinement.minimise(mismatch, images, stiffness=stiffness, report=report)
+        images = attack.refinement.minimise(mismatch, images, stiffness=stiffness, report=inverter.report)
         return self._result("analytic: features, refined", images, seen, notes)
 
     def _start(self) -> Tensor:
+        """The image (1, 3, S, S) that is known before the signal."""
         mean = self.observation.public_mean
         if mean is None:
             size = self.observation.model.image_size
@@ -182,19 +207,24 @@ class _Problem:
         images = len(self.shares.inputs)
         layer = self.tail.layers[-2] if images > 1 else self.tail.first
         what = "the input" if images == 1 else f"the inputs of {images} images"
-        note = f"{what} of layer {layer} from its gradients, residual {self.shares.residual:.1e}"
-        return note if self.error == 0 else f"{note}; known noise: expected relative error {self.error:.1e}"
+        note = f"{what} of layer {layer} from its gradients"
+        if self.error:
+            return f"{note}, known noise: relative error about {_magnitude(self.error)}"
+        return f"{note}, residual below {_magnitude(self.shares.residual)}"
 
-    def _result(self, method: str, images: Tensor, seen: list[float], notes: list[str]) -> Reconstruction:
+    def _result(
+        self, method: str, images: Tensor, seen: list[float], notes: list[str], loss: float | None = None
+    ) -> Reconstruction:
         images = images.detach().clamp(-1.0, 1.0)
         labels = self.shares.labels
-        history = torch.tensor(seen or [0.0])[:, None]
+        if loss is None:
+            loss = gradient_mismatch(self.model, self.observation.state, self.gradients, images, labels)
         return Reconstruction(
             images=images.cpu(),
             labels=labels.cpu(),
-            loss=gradient_mismatch(self.model, self.state, self.gradients, images, labels),
+            loss=loss,
             candidates=images.cpu()[None],
-            history=history,
+            history=torch.tensor(seen or [0.0])[:, None],
             iterations=len(seen),
             failed=0,
             method=method,
@@ -202,18 +232,13 @@ class _Problem:
         )
 
 
-def halfway(observation: Observation) -> tuple[ModelState, bool]:
-    """The weights that the signal's gradients were taken at, and whether they are only about those.
+_HOPELESS = 0.1
+"""From this expected relative squared error of the layer input on, the mean public image is the better answer."""
 
-    A client's local steps start at the round's weights and end at known ones; the point halfway is the best single
-    stand-in. An aggregate says nothing of where each client ended.
-    """
-    state = observation.state
-    moved = observation.signal != "gradients" and observation.steps > 1
-    if not moved or observation.clients > 1:
-        return state, moved
-    parameters = {name: value + 0.5 * observation.tensors[name] for name, value in state.parameters.items()}
-    return ModelState(parameters=parameters, buffers=state.buffers), moved
+
+def _magnitude(value: float) -> str:
+    """The power of ten at or above a positive value: notes of different victims then agree."""
+    return f"{10.0 ** math.ceil(math.log10(max(value, 1e-12))):.0e}"
 
 
 def noise_level(observation: Observation) -> float:

@@ -66,10 +66,23 @@ def input_estimate(weight: Tensor, bias: Tensor, estimate: Estimate) -> Tensor:
     return found
 
 
-def estimate_error(bias: Tensor, inputs: Tensor, sigma: float) -> float:
-    """The expected relative squared error of an input estimate (I,) where every gradient has noise of std `sigma`."""
-    signal = float(bias.square().sum() * inputs.square().sum())
-    return math.inf if signal == 0 else sigma**2 * inputs.numel() / signal
+def estimate_error(weight: Tensor, bias: Tensor, sigma: float) -> float:
+    """The expected relative squared error of `rank_one`'s estimate where every number has noise of deviation `sigma`.
+
+    From weight gradient (O, I) and bias gradient (O,): by how much noise turns the leading singular vector
+    (Benaych-Georges and Nadakuditi 2012), and by how much it rescales what the bias gives. Infinite where noise alone
+    has singular values as large.
+    """
+    both = torch.cat([weight, bias[:, None]], dim=1).cpu()
+    rows, columns = both.shape
+    top = float(torch.linalg.eigvalsh((both @ both.mT).double())[-1]) / sigma**2
+    inner = top - rows - columns
+    if top <= (math.sqrt(rows) + math.sqrt(columns)) ** 2 or inner**2 <= 4 * rows * columns:
+        return math.inf
+    signal = (inner + math.sqrt(inner**2 - 4 * rows * columns)) / 2
+    aligned = 1 - columns * (rows + signal) / (signal * (signal + columns))
+    size = max(float(bias.square().sum()) / sigma**2 - rows, 0.0)
+    return math.inf if aligned <= 0 or size == 0 else 1 / aligned - 1 + 1 / size
 
 
 def recover_shares(
@@ -82,8 +95,11 @@ def recover_shares(
     estimate: Estimate,
     rounds: int,
     tolerance: float,
+    after: Tensors | None = None,
 ) -> Shares:
     """The shares of `count` images in `gradients` taken at `weights` (both by parameter name).
+
+    Where the weights moved between the images, `weights` are those before and `after` those after.
 
     Several images are told apart at the last hidden layer, whose errors the output layer's weights explain, and
     followed down from there: a layer's inputs, known, say which units below are on, so the errors there are known
@@ -101,21 +117,23 @@ def recover_shares(
             f"that tells {count} images apart"
         )
     hidden, last = tail.layers[-2:]
-    outgoing = weights[f"{last}.weight"]
+    ends = [weights] if after is None else [weights, after]
+    middle = weights if after is None else {name: (weights[name] + after[name]) / 2 for name in weights}
+    outgoing = middle[f"{last}.weight"]
     mixture = disaggregate(
         gradients[f"{hidden}.weight"],
         gradients[f"{hidden}.bias"],
         count,
         generator,
-        layer=(weights[f"{hidden}.weight"], weights[f"{hidden}.bias"]),
-        outgoing=(outgoing,),
+        layers=tuple((end[f"{hidden}.weight"], end[f"{hidden}.bias"]) for end in ends),
+        outgoing=tuple(end[f"{last}.weight"] for end in ends),
         rounds=rounds,
         tolerance=tolerance,
     )
     logit_errors = _logit_errors(mixture.errors, outgoing)
     errors, inputs = mixture.errors, mixture.inputs
     for lower, upper in reversed(list(zip(tail.layers[:-2], tail.layers[1:-1], strict=True))):
-        errors = (errors @ weights[f"{upper}.weight"]) * _switched_on(inputs)
+        errors = (errors @ middle[f"{upper}.weight"]) * _switched_on(inputs)
         solution = torch.linalg.lstsq(errors.mT.double().cpu(), gradients[f"{lower}.weight"].double().cpu())
         inputs = solution.solution.to(errors)
     weight = gradients[f"{tail.first}.weight"]

@@ -41,6 +41,10 @@ _GAP = 10.0
 """By how much the mixture's last singular value must exceed the next."""
 
 
+Layer = tuple[Tensor, Tensor]
+"""A linear layer's weights (O, I) and biases (O,)."""
+
+
 class Inseparable(Exception):
     """The gradient could not be taken apart; the message says why."""
 
@@ -63,20 +67,20 @@ def disaggregate(
     count: int,
     generator: torch.Generator,
     *,
-    layer: tuple[Tensor, Tensor],
+    layers: tuple[Layer, ...],
     outgoing: tuple[Tensor, ...] = (),
     rounds: int = 100,
     tolerance: float = 1e-3,
 ) -> Mixture:
     """Errors and inputs of `count` images from a weight gradient (O, I) and a bias gradient (O,).
 
-    `layer` is the layer itself, weights (O, I) and biases (O,). `outgoing` are the weights (K, O) of the last layer
-    where it follows next; for a weight delta over several steps those before and those after. Without them, zeros
-    alone decide. At most `rounds` times 4,096 choices of units are tried; `tolerance` bounds the relative residual of
-    both gradients. Raises `Inseparable`.
+    `layers` is the layer itself, weights (O, I) and biases (O,), `outgoing` the weights (K, O) of the last layer where
+    it follows next, without which zeros alone decide; each for a weight delta over several steps before and after. At
+    most `rounds` times 4,096 choices of units are tried; `tolerance` bounds the relative residual of both gradients.
+    Raises `Inseparable`.
     """
     last = _LastLayer.of([each.double().cpu() for each in outgoing]) if outgoing else None
-    puzzle = _Puzzle.of(weight.double().cpu(), bias.double().cpu(), count, layer, last)
+    puzzle = _Puzzle.of(weight.double().cpu(), bias.double().cpu(), count, layers, last)
     found: list[Tensor] = []
     told_apart = 0
     for candidates in _candidates(puzzle, generator, rounds):
@@ -126,7 +130,7 @@ class _Puzzle:
     bias: Tensor
     left: Tensor
     rows: Tensor
-    layer: tuple[Tensor, Tensor]
+    layers: tuple[Layer, ...]
     last: _LastLayer | None
 
     @classmethod
@@ -135,7 +139,7 @@ class _Puzzle:
         weight: Tensor,
         bias: Tensor,
         count: int,
-        layer: tuple[Tensor, Tensor],
+        layers: tuple[Layer, ...],
         last: _LastLayer | None,
     ) -> _Puzzle:
         """Factors of rank `count` with orthonormal rows in the second; refuses another numerical rank."""
@@ -147,7 +151,8 @@ class _Puzzle:
         if float(spectrum[count - 1]) <= _GAP * float(spectrum[count]):
             raise Inseparable(f"its gradient does not have rank {count}, one for each image, above its noise")
         left, rows = columns * spectrum[:count], (columns.mT @ weight) / spectrum[:count, None]
-        return cls(weight, bias, left, rows, (layer[0].double().cpu(), layer[1].double().cpu()), last)
+        double = tuple((each.double().cpu(), offset.double().cpu()) for each, offset in layers)
+        return cls(weight, bias, left, rows, double, last)
 
     @property
     def count(self) -> int:
@@ -156,22 +161,27 @@ class _Puzzle:
 
 
 def _candidates(puzzle: _Puzzle, generator: torch.Generator, rounds: int) -> Iterator[Tensor]:
-    """Directions (N, B), unit vectors, that leave a random choice of B - 1 units off; again and again."""
+    """Directions (N, B), unit vectors, that leave a random choice of B - 1 units off; again and again.
+
+    Units themselves and, before two classes, their switches take turns: switches hit far more often where the last
+    layer stood still, units alone are exact where it moved.
+    """
     left, last = puzzle.left[_live(puzzle.left)], puzzle.last
     if puzzle.count == 1:
         yield torch.ones((1, 1), dtype=left.dtype)
         return
-    paired = last is not None and last.common is not None
-    units = _distinct(left)
+    pools = [_distinct(left)]
     if last is not None and last.common is not None:
-        units = _switches(left, last.common[_live(puzzle.left)])
-    if len(units) < puzzle.count:
-        raise Inseparable(f"only {len(units)} units tell {puzzle.count} images apart")
-    for _ in range(rounds):
+        pools.insert(0, _switches(left, last.common[_live(puzzle.left)]))
+    pools = [units for units in pools if len(units) >= puzzle.count]
+    if not pools:
+        raise Inseparable(f"too few units react to tell {puzzle.count} images apart")
+    for number in range(rounds):
+        units = pools[number % len(pools)]
         keys = torch.rand((_ROUND, len(units)), generator=generator)
         chosen = units[keys.topk(puzzle.count - 1, dim=1).indices]
         candidates = torch.linalg.svd(chosen, full_matrices=True).Vh[:, -1]
-        yield torch.cat([candidates, _tightened(left, candidates)]) if paired else candidates
+        yield torch.cat([candidates, _tightened(left, candidates)]) if len(pools) > 1 else candidates
 
 
 def _live(left: Tensor) -> Tensor:
@@ -282,8 +292,12 @@ def _mixture(puzzle: _Puzzle, directions: Tensor) -> Mixture:
 
 
 def _contradictions(puzzle: _Puzzle, mixture: Mixture) -> Tensor:
-    """(B,): the share of units that an image's input switches on without an error there, or the reverse."""
-    weight, bias = puzzle.layer
-    on = mixture.inputs @ weight.mT + bias > 0
+    """(B,): the share of units that an image's input switches on without an error there, or the reverse.
+
+    Where the layer moved, a unit counts that contradicts it both before and after.
+    """
     reacts = mixture.errors.abs() > _OFF * mixture.errors.abs().amax(dim=1, keepdim=True)
-    return (on != reacts).double().mean(1)
+    contradicts = torch.ones_like(reacts)
+    for weight, bias in puzzle.layers:
+        contradicts &= (mixture.inputs @ weight.mT + bias > 0) != reacts
+    return contradicts.double().mean(1)

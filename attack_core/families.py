@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from attack_core.analytic import Analytic
 from attack_core.matching import Matching
 from attack_core.objectives import Cosine
 from attack_core.priors import BatchNormStatistics, GroupConsistency, L2Norm, TotalVariation
@@ -18,7 +19,7 @@ _DLG = Matching(
     labels="optimize",
 )
 
-AnyAttack = Matching
+AnyAttack = Matching | Analytic
 """Every attack that a sweep file can spell; the union is the registry."""
 
 NAMED: dict[str, AnyAttack] = {
@@ -54,6 +55,8 @@ NAMED: dict[str, AnyAttack] = {
         ),
         init_std=1.0,
     ),
+    # Layer inputs by linear algebra, images from features; see `attack_core.analytic` for the papers.
+    "analytic": Analytic(),
     # Ulyanov et al. 2018, arXiv:1711.10925, as the image's parametrisation: the network is the prior.
     "deep_prior": Matching(
         objective=Cosine(), schedule="cosine", lr=0.01, tv_weight=0.0, parametrisation="deep_prior"

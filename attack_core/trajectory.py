@@ -1,0 +1,166 @@
+"""Which local step saw which image, and the weights at that step: what a weight delta over several steps leaves open.
+
+Once the shares of a delta are known, the fully connected end of the network can be trained again without any image:
+its inputs are known. At the first step the weights are known too, so the images of that step are those whose errors
+the weights explain; their gradients give the weights of the second step, and so on. The weights in front follow from
+estimates of the images in that order, or without them from even progress along the delta.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attack_core.dense import Shares
+from attack_core.simulation_steps import Batch
+from attack_core.tail import Tail
+from attack_core.targets import geometric, gradient_estimate, travelled, velocity_estimate
+from fl_core.client import loss_gradient
+from fl_core.threat import Observation
+from fl_core.types import ModelState, Tensors
+
+
+@dataclass(frozen=True)
+class Order:
+    """The image slots of each local step, and the largest relative error with which a step explains an image."""
+
+    batches: tuple[Batch, ...]
+    misfit: float
+
+    def step_of(self, image: int) -> int:
+        """The step (from 0) that saw `image`."""
+        return next(step for step, batch in enumerate(self.batches) if image in batch)
+
+
+def find_order(observation: Observation, tail: Tail, shares: Shares) -> Order:
+    """Give every image of `shares` to a local step, one epoch through.
+
+    Step by step the images are taken whose errors the weights at that step explain best.
+    """
+    total, labels = observation.examples, shares.labels
+    names = [f"{layer}.{kind}" for layer in tail.layers for kind in ("weight", "bias")]
+    weights = {name: observation.state.parameters[name] for name in names}
+    velocity = {name: value for name, value in velocity_estimate(observation).items() if name in weights}
+    left, batches, misfit = list(range(total)), list[Batch](), 0.0
+    for step in range(observation.steps):
+        size = min(observation.batch_size, len(left))
+        scale = _share_of_step(observation, step) / size
+        errors = _tail_errors(weights, tail, shares.inputs[left], labels[left]) * scale
+        observed = shares.errors[left]
+        misfits = (errors - observed).norm(dim=1) / observed.norm(dim=1).clamp_min(1e-30)
+        chosen = misfits.argsort(stable=True)[:size].tolist()
+        misfit = max(misfit, float(misfits[chosen].max()))
+        batch = tuple(sorted(left[i] for i in chosen))
+        gradient = _tail_gradient(weights, tail, shares.inputs[list(batch)], labels[list(batch)])
+        weights, velocity = _stepped(observation, weights, velocity, gradient)
+        left = [image for image in left if image not in batch]
+        batches.append(batch)
+    return Order(tuple(batches), misfit)
+
+
+def even_states(observation: Observation) -> list[ModelState]:
+    """The weights before each local step if every step had the same gradient."""
+    states = []
+    mean, velocity = gradient_estimate(observation), velocity_estimate(observation)
+    lr, m, start = observation.lr, observation.momentum, observation.state
+    for step in range(observation.steps):
+        carried, path = m * geometric(m, step), travelled(m, step)
+        parameters = {}
+        for name, value in start.parameters.items():
+            moved = path * mean[name] + (carried * velocity[name] if velocity else 0.0)
+            parameters[name] = value - lr * moved
+        states.append(_state(parameters, start))
+    return states
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The weights before each local step, and how far the last step ends from the observed delta.
+
+    `missed` is the squared distance over the delta's square.
+    """
+
+    states: tuple[ModelState, ...]
+    missed: float
+
+
+def simulate(
+    observation: Observation, model: nn.Module, images: Tensor, labels: Tensor, order: Order
+) -> Simulation:
+    """Local training if the client held `images` (B, 3, S, S) with `labels` (B,) in `order`.
+
+    What the last step misses of the delta is spread evenly over the steps before it.
+    """
+    start, velocity = observation.state, velocity_estimate(observation)
+    weights: Tensors = start.parameters
+    states = [start]
+    for batch in order.batches:
+        chosen = list(batch)
+        gradient = loss_gradient(model, _state(weights, start), (images[chosen], labels[chosen]))
+        weights, velocity = _stepped(observation, weights, velocity, gradient)
+        states.append(_state(weights, start))
+    missed = {
+        name: value + observation.tensors[name] - weights[name] for name, value in start.parameters.items()
+    }
+    whole = travelled(observation.momentum, observation.steps)
+    shares = [travelled(observation.momentum, step) / whole for step in range(observation.steps)]
+    corrected = [
+        _state({name: value + share * missed[name] for name, value in state.parameters.items()}, start)
+        for share, state in zip(shares, states, strict=False)
+    ]
+    squares = sum(float(value.square().sum()) for value in missed.values())
+    whole_square = sum(float(value.square().sum()) for value in observation.tensors.values())
+    return Simulation(tuple(corrected), squares / whole_square)
+
+
+def _state(weights: Tensors, like: ModelState) -> ModelState:
+    return ModelState(parameters=weights, buffers=like.buffers)
+
+
+def _share_of_step(observation: Observation, step: int) -> float:
+    """How much of the estimated mean gradient is step number `step`'s (from 0)."""
+    m, steps = observation.momentum, observation.steps
+    return geometric(m, steps - step) / travelled(m, steps)
+
+
+def _stepped(
+    observation: Observation, weights: Tensors, velocity: Tensors, gradient: Tensors
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights and momentum buffers after one step of SGD."""
+    m, lr = observation.momentum, observation.lr
+    moved = {
+        name: value + (m * velocity[name] if name in velocity else 0.0) for name, value in gradient.items()
+    }
+    return {name: value - lr * moved[name] for name, value in weights.items()}, moved
+
+
+def _tail_errors(weights: Tensors, tail: Tail, inputs: Tensor, labels: Tensor) -> Tensor:
+    """The loss's gradient (B, O) at the first layer's output for each image alone."""
+    first, *rest = tail.layers
+    outputs = functional.linear(inputs, weights[f"{first}.weight"], weights[f"{first}.bias"])
+    with torch.enable_grad():
+        outputs = outputs.detach().requires_grad_(True)
+        passed = outputs
+        for layer in rest:
+            passed = functional.linear(
+                passed.relu(), weights[f"{layer}.weight"].detach(), weights[f"{layer}.bias"].detach()
+            )
+        loss = functional.cross_entropy(passed, labels, reduction="sum")
+        (errors,) = torch.autograd.grad(loss, outputs)
+    return errors
+
+
+def _tail_gradient(weights: Tensors, tail: Tail, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """The gradient of the mean loss over a batch for the fully connected end."""
+    with torch.enable_grad():
+        moving = {name: value.detach().requires_grad_(True) for name, value in weights.items()}
+        passed = inputs
+        for i, layer in enumerate(tail.layers):
+            passed = functional.linear(
+                passed.relu() if i else passed, moving[f"{layer}.weight"], moving[f"{layer}.bias"]
+            )
+        found = torch.autograd.grad(functional.cross_entropy(passed, labels), list(moving.values()))
+    return dict(zip(moving, found, strict=True))
