@@ -20,6 +20,7 @@ from torch.nn import functional
 from attack_core.dense import Estimate, Shares, estimate_error, recover_shares
 from attack_core.descent import Descent, Mismatch
 from attack_core.disaggregation import Inseparable
+from attack_core.inits import initial_images
 from attack_core.inversion import FeatureInverter, along_path, drift_errors
 from attack_core.layers import couples_examples, gradient_handles
 from attack_core.matching import Matching
@@ -38,7 +39,7 @@ class Analytic(Config):
     """Layer inputs by linear algebra, images by feature inversion, one after the other.
 
     `estimate` is how one image's layer input is read: `auto` takes `rank_one` where the noise is known and
-    `weighted` otherwise. `inversion` starts at the mean public image, or at grey where there is none. `refine`
+    `weighted` otherwise. `inversion` starts at the mean public image, or near grey where there is none. `refine`
     says whether the earlier layers' gradients follow with `refinement`: `auto` where features are fewer than pixels
     and no noise is known. Batches are taken apart in at most `rounds` rounds, to a relative residual of `tolerance`,
     or of `drift_tolerance` where the weights moved between the images. Then the weights of each local step follow in
@@ -147,7 +148,7 @@ class _Problem:
         """Images from the layer inputs."""
         size, count = self.observation.model.image_size, len(self.shares.inputs)
         if self.error > _HOPELESS:
-            images = self._start().expand(count, -1, -1, -1)
+            images = self._start(generator).expand(count, -1, -1, -1)
             notes = ["the known noise hides the layer input: the answer is the mean public image"]
             return self._result("analytic: mean image", images, [], notes)
         notes = [self._note()]
@@ -174,10 +175,15 @@ class _Problem:
         if self.order is not None:
             notes.append(f"one epoch of {len(self.order.batches)} steps, in an order that the errors tell")
             images, missed = along_path(
-                inverter, self.observation, self.order, self.shares.labels, self._start(), attack.passes
+                inverter,
+                self.observation,
+                self.order,
+                self.shares.labels,
+                self._start(generator),
+                attack.passes,
             )
             return self._result("analytic: features along the steps", images, seen, notes, missed)
-        state, start = self.observation.state, self._start().expand(count, -1, -1, -1)
+        state, start = self.observation.state, self._start(generator).expand(count, -1, -1, -1)
         errors = [self.error] * count
         if self.observation.steps > 1:
             notes.append(
@@ -195,13 +201,15 @@ class _Problem:
         images = attack.refinement.minimise(mismatch, images, stiffness=stiffness, report=inverter.report)
         return self._result("analytic: features, refined", images, seen, notes)
 
-    def _start(self) -> Tensor:
+    def _start(self, generator: torch.Generator) -> Tensor:
         """The image (1, 3, S, S) that is known before the signal."""
         mean = self.observation.public_mean
-        if mean is None:
-            size = self.observation.model.image_size
-            mean = torch.zeros((3, size, size), device=self.shares.inputs.device)
-        return mean[None]
+        if mean is not None:
+            return mean[None]
+        size = self.observation.model.image_size
+        # Not quite grey: networks without biases have no slope there.
+        noise = initial_images("fourier", (1, 1, 3, size, size), std=_GREY, generator=generator)
+        return noise[0].to(self.shares.inputs.device)
 
     def _note(self) -> str:
         images = len(self.shares.inputs)
@@ -234,6 +242,10 @@ class _Problem:
 
 _HOPELESS = 0.1
 """From this expected relative squared error of the layer input on, the mean public image is the better answer."""
+
+
+_GREY = 0.01
+"""Standard deviation of the start where there is no mean image."""
 
 
 def _magnitude(value: float) -> str:

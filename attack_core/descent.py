@@ -24,6 +24,11 @@ Mismatch = Callable[[Tensor], Tensor]
 Measure = Callable[[Tensor], CosineCoordinates]
 """From images (B, 3, S, S) to the coordinates that suit the data there."""
 
+
+class _Diverged(Exception):
+    """A line search has left the numbers that are finite; the best point so far stands."""
+
+
 _SCALE = 1e6
 """The library's L-BFGS compares curvatures with absolute bounds; mismatches of 1e-9 would stall it."""
 _NOISY_STAGES = 6
@@ -119,24 +124,27 @@ class Descent(Config):
             tolerance_change=0.0,
             line_search_fn="strong_wolfe",
         )
-        last = math.nan
-
-        def images() -> Tensor:
-            return start + (moved if coordinates is None else coordinates.images(moved))
+        best = (math.inf, math.nan, start)
 
         def evaluate() -> Tensor:
-            nonlocal last
+            nonlocal best
             optimizer.zero_grad(set_to_none=True)
-            candidate = images()
+            candidate = start + (moved if coordinates is None else coordinates.images(moved))
             data = mismatch(candidate)
             variation = opponent_variation(candidate, chroma=self.chroma, edge=self.edge).sum()
             loss = _SCALE * (data + weight * variation)
             loss.backward()
-            last = float(data.detach())
-            if not math.isfinite(last):
-                raise AttackFailed("The mismatch is not finite.")
-            report(last)
+            total, match = float(loss.detach()), float(data.detach())
+            if not math.isfinite(total):
+                raise _Diverged
+            report(match)
+            if total < best[0]:
+                best = (total, match, candidate.detach())
             return loss
 
-        optimizer.step(evaluate)
-        return images().detach(), last
+        try:
+            optimizer.step(evaluate)
+        except _Diverged:
+            if math.isinf(best[0]):
+                raise AttackFailed("The mismatch is not finite.") from None
+        return best[2], best[1]

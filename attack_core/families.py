@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attack_core.analytic import Analytic
+from attack_core.auto import Auto
 from attack_core.matching import Matching
 from attack_core.objectives import Cosine
+from attack_core.presets import inverting_gradients, soft_matching
 from attack_core.priors import BatchNormStatistics, GroupConsistency, L2Norm, TotalVariation
 
 _DLG = Matching(
@@ -19,10 +21,12 @@ _DLG = Matching(
     labels="optimize",
 )
 
-AnyAttack = Matching | Analytic
+AnyAttack = Matching | Analytic | Auto
 """Every attack that a sweep file can spell; the union is the registry."""
 
 NAMED: dict[str, AnyAttack] = {
+    # Whichever of the following suits the observation.
+    "auto": Auto(),
     # The original project's: L2 on all layers, Adam, total variation.
     "matching": Matching(),
     # Zhu et al. 2019, arXiv:1906.08935: image and label together by L-BFGS, no prior; for smooth activations. The
@@ -30,17 +34,10 @@ NAMED: dict[str, AnyAttack] = {
     "dlg": _DLG,
     # Zhao et al. 2020, arXiv:2001.02610: the same with the label read off the last layer; one image.
     "idlg": replace(_DLG, labels="idlg"),
-    # Geiping et al. 2020, arXiv:2003.14053: cosine, hard-signed Adam in steps, pixels boxed, total variation
-    # (0.1 times its mean over a 64x64 image there is 8e-6 times its sum). 24,000 iterations there.
-    "inverting_gradients": Matching(
-        objective=Cosine(),
-        sign="hard",
-        schedule="step",
-        tv_weight=0.0,
-        priors=(TotalVariation(weight=8e-6),),
-        clamp=1.0,
-        init_std=1.0,
-    ),
+    # Geiping et al. 2020, arXiv:2003.14053.
+    "inverting_gradients": inverting_gradients(),
+    # The same idea with softer signs and one image's known features matched too (see `soft_matching`).
+    "features": soft_matching(feature_weight=0.1),
     # Yin et al. 2021, arXiv:2104.07586: BatchNorm statistics, a group of restarts, L2 and total variation; labels
     # by counts and no registration here. 20,000 iterations there. Needs a model with BatchNorm.
     "gradinversion": Matching(

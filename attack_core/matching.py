@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from attack_core.candidates import Candidates, Canvas, EarlyStop, Parametrisation, Pixels, Score
 from attack_core.deep_prior import DeepPrior
+from attack_core.features import FeatureTarget
 from attack_core.inits import Init, initial_images
 from attack_core.labels import LabelStrategy, resolve_labels
 from attack_core.objectives import L2, LayerMode, Matched, Objective, choose, layer_weights
@@ -48,7 +49,8 @@ class Matching(Config):
     sign to a first-order optimizer. `clamp` bounds pixels to +-clamp in normalised units (None: unbounded);
     `preset` replaces `tv_weight` and `clamp`. `layers` (indices) and `layer_names` (substrings) choose parameters.
     `images` is how many images to reconstruct (None: as many as the signal holds). `local` says how images explain
-    the weight delta of several local steps.
+    the weight delta of several local steps. `feature_weight` adds for one image the relative squared distance of its
+    features to those that the gradients of the first fully connected layer determine (`attack_core.dense`).
 
     `parametrisation` says what moves: the pixels, from `init` at standard deviation `init_std`, or with
     `deep_prior` the weights of one small untrained network for each restart, which has no init and bounds its
@@ -81,6 +83,7 @@ class Matching(Config):
     layer_weights: LayerMode | tuple[float, ...] = "uniform"
     labels: LabelStrategy = "auto"
     images: int | None = None
+    feature_weight: float = 0.0
     local: LocalModel = field(default_factory=Averaged)
 
     def __post_init__(self) -> None:
@@ -88,6 +91,7 @@ class Matching(Config):
         require(self.restarts >= 1, self, "restarts", "at least 1")
         require(self.clamp is None or self.clamp > 0, self, "clamp", "more than 0, or null for none")
         require(self.init_std > 0, self, "init_std", "more than 0")
+        require(self.feature_weight >= 0, self, "feature_weight", "at least 0")
         require(self.images is None or self.images >= 1, self, "images", "at least 1")
         require(all(rate > 0 for rate in self._each(self.lr)), self, "lr", "more than 0")
         require(all(weight >= 0 for weight in self._each(self.tv_weight)), self, "tv_weight", "at least 0")
@@ -171,6 +175,7 @@ class Problem:
     clamp: float | None
     labels: Tensor | None
     images: int
+    features: FeatureTarget | None
 
     @classmethod
     def of(
@@ -202,6 +207,9 @@ class Problem:
             clamp=clamp,
             labels=None if labels is None else labels.to(device).repeat(local.copies),
             images=images * local.copies,
+            features=FeatureTarget.of(attack.feature_weight, observation, model, targets)
+            if attack.feature_weight
+            else None,
         )
 
     @property
@@ -212,7 +220,8 @@ class Problem:
     def losses(self, images: Tensor, logits: Tensor | None, which: list[int]) -> Tensor:
         """Matching losses (A,) of candidates `which`: images (A, B, 3, S, S), logits (A, B, K)."""
         handles = self.local.handles(images, self._probabilities(images, logits), which)
-        return self.objective.loss(self.matched.terms(handles)) + self.local.tie(images)
+        loss = self.objective.loss(self.matched.terms(handles)) + self.local.tie(images)
+        return loss if self.features is None else loss + self.features.loss(handles)
 
     def _probabilities(self, images: Tensor, logits: Tensor | None) -> Tensor:
         """What each image's label is taken for, (A, B, K)."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attack_core.batchnorm import has_batch_norm, statistics_distance
+from attack_core.opponent import opponent_variation
 from fl_core.errors import InputError
 from fl_core.types import Config, ModelState, require
 
@@ -66,6 +67,27 @@ class TotalVariation(Config):
         # An infinite slope at equal neighbours comes from the outer root alone.
         rooted = steps if self.outer == 1 else (steps + _SMOOTH).pow(self.outer)
         total: Tensor = rooted.flatten(1).sum(1)
+        return self.weight * total
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpponentVariation(Config):
+    """`weight` * smooth total variation in opponent colours: `attack_core.opponent.opponent_variation`."""
+
+    kind: Literal["opponent"] = "opponent"
+    weight: float = 1e-5
+    chroma: float = 3.0
+    edge: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, self, "weight", "at least 0")
+        require(self.chroma >= 0, self, "chroma", "at least 0")
+        require(self.edge > 0, self, "edge", "more than 0")
+
+    def penalty(self, images: Tensor, scene: Scene) -> Tensor:  # noqa: ARG002
+        """See `TotalVariation.penalty`."""
+        each = opponent_variation(images.flatten(0, 1), chroma=self.chroma, edge=self.edge)
+        total: Tensor = each.unflatten(0, (len(images), -1)).sum(1)
         return self.weight * total
 
 
@@ -182,7 +204,15 @@ class GroupConsistency(Config):
         return self.weight * distance
 
 
-Prior = TotalVariation | L2Norm | Wavelet | PatchSparsity | BatchNormStatistics | GroupConsistency
+Prior = (
+    TotalVariation
+    | OpponentVariation
+    | L2Norm
+    | Wavelet
+    | PatchSparsity
+    | BatchNormStatistics
+    | GroupConsistency
+)
 
 
 def check_priors(priors: tuple[Prior, ...], model: nn.Module) -> None:

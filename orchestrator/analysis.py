@@ -155,6 +155,7 @@ def _line(
         "tests": tested["trial_id"].nunique(),
         "tests_failed": tested.loc[tested["status"] == "failed", "trial_id"].nunique(),
         **_bounds("psnr", victims["psnr"]),
+        **_bounds("psnr_preselected", _preselected(ok)),
         "psnr_worst": float(ok["psnr"].max()) if len(ok) else np.nan,
         "success": float(reached.mean()) if len(ok) else np.nan,
         "psnr_mean_image": float(victims["psnr_mean_image"].mean()),
@@ -182,6 +183,12 @@ def _line(
         "trials_failed": int((trials["status"] == "failed").sum()),
         "not_observable": int((trials["status"] == "not_observable").sum()),
     }
+
+
+def _preselected(ok: pd.DataFrame) -> pd.Series[float]:
+    """The PSNR of each victim's preselected image; an image for which nothing was reconstructed has none."""
+    chosen = ok[ok["preselected"].astype("boolean").fillna(False)]
+    return chosen.set_index("victim")["psnr"]
 
 
 def _methods(ok: pd.DataFrame) -> str:

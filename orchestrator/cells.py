@@ -204,6 +204,8 @@ def rows_of(
     common |= {hp_column(name): value for name, value in params.items()}
     figures: list[dict[str, Any]] = [vars(score) for score in result.scores or (ImageScore(),)]
     return tuple(
-        common | {k: v for k, v in figure.items() if k not in ("original", "reconstruction")}
-        for figure in figures
+        common
+        | {"preselected": None if figure["image_id"] is None else i == 0}
+        | {k: v for k, v in figure.items() if k not in ("original", "reconstruction")}
+        for i, figure in enumerate(figures)
     )

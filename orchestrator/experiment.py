@@ -94,6 +94,7 @@ class Experiment:
     label_strategy: str = _flag(
         "auto", "how labels are found", sets="labels", choices=get_args(LabelStrategy)
     )
+    controls: bool = _flag(False, "attack norm-matched noise too: what the attack paints by itself")
     compute_lpips: bool = _flag(False, "LPIPS too, where its weights are at hand")
     lr_schedule: str = _flag("none", "learning-rate schedule", sets="schedule", choices=get_args(Schedule))
     early_stop: bool = _flag(False, "stop a restart that no longer improves", sets="early_stop")
@@ -160,7 +161,7 @@ class Experiment:
             threat=ThreatModel(labels="known" if self.label_strategy == "known" else "unknown"),
             victims=VictimsConfig(tuning=0, test=self.victims),
             execution=ExecutionConfig(
-                device=self.device, controls=False, lpips=self.compute_lpips, keep_captures=False
+                device=self.device, controls=self.controls, lpips=self.compute_lpips, keep_captures=False
             ),
             cells=(CellConfig(name="experiment", defense=self._defense()),),
             attackers=(AttackerConfig(name=self.attack, attack=self.chosen_attack()),),

@@ -20,7 +20,7 @@ from attack_core.metrics import load_lpips
 from orchestrator.analysis import records
 from orchestrator.files import write_atomically
 from orchestrator.store import read_images, read_rows
-from orchestrator.tables import interval, labels, number, percent
+from orchestrator.tables import interval, labels, number, percent, preselected
 from orchestrator.verdicts import verdict
 
 PICTURE, METRICS = "baseline_attack_result.png", "metrics.txt"
@@ -102,6 +102,7 @@ def _findings(rows: pd.DataFrame, line: dict[str, Any]) -> list[str]:
             f"SSIM {number(line['ssim'], 2)}, {number(line['cpu_seconds'])} CPU-s a victim",
             f"Weights of round {line['round']}, accuracy {percent(line['weights_accuracy'])}; "
             f"labels right: {labels(line)}",
+            *([preselected(line)] if line["images"] > line["n"] else []),
             f"What ran: {line['method']}",
             *(f"Why: {note}" for note in json.loads(line["notes"])),
         ]

@@ -8,9 +8,11 @@ import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from attack_core.auto import Auto
+from attack_core.families import AnyAttack
 from attack_core.matching import Matching
 from fl_core.models import ModelConfig, build_model
-from orchestrator.config import AttackerConfig, FamilyConfig, SweepConfig, matching_part
+from orchestrator.config import AttackerConfig, FamilyConfig, SweepConfig
 from orchestrator.parse import cell_settings
 from orchestrator.space import IntRange, Parameter
 
@@ -44,17 +46,22 @@ def _budget(settings: SweepConfig, attacker: AttackerConfig) -> int:
 
 
 def _trial_seconds(settings: SweepConfig, attacker: AttackerConfig) -> float:
-    """Of the matching loop, which other attacks fall back to; the mean over families, which may all be chosen."""
+    """The mean over families, which may all be chosen; that the analytic attack need not fall back is assumed."""
     # About nine passes of a forward's cost: forward, backward, weight gradients, and the second backward.
     gflops = 9 * 2e-9 * _multiplications(settings.model)
     batch = settings.federation.local.batch_size
     families: Sequence[FamilyConfig | AttackerConfig] = list(attacker.families.values()) or [attacker]
-    passes = [_passes(matching_part(family.attack), family.search, batch) for family in families]
+    passes = [_passes(family.attack, family.search, batch) for family in families]
     return sum(passes) / len(passes) * gflops * _SECONDS_PER_GFLOP
 
 
-def _passes(loop: Matching, search: Mapping[str, Parameter], batch: int) -> float:
-    """How many images an attack differentiates in all its iterations."""
+def _passes(attack: AnyAttack, search: Mapping[str, Parameter], batch: int) -> float:
+    """How many images an attack differentiates twice in all its iterations."""
+    if not isinstance(attack, Matching):
+        analytic = attack.analytic if isinstance(attack, Auto) else attack
+        # One backward pass instead of two, and no weight gradients.
+        return analytic.inversion.evaluations * batch / 3
+    loop = attack
     restarts: float = loop.restarts
     searched = search.get("restarts")
     if isinstance(searched, IntRange):

@@ -53,6 +53,7 @@ BASE: tuple[tuple[str, pa.DataType], ...] = (
     ("method", _S),
     ("notes", _S),
     ("seed", _I),
+    ("preselected", _B),
     ("psnr", _F),
     ("psnr_oracle", _F),
     ("psnr_prior", _F),

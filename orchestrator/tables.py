@@ -66,6 +66,12 @@ def labels(line: Mapping[Any, Any]) -> str:
     return f"{percent(line['label_accuracy'])}{bracket}"
 
 
+def preselected(line: Mapping[Any, Any]) -> str:
+    """What holds for one image of a signal that was chosen before the attack, not by its result."""
+    figure = interval(line["psnr_preselected"], line["psnr_preselected_low"], line["psnr_preselected_high"])
+    return f"{line['images']} images; the first of each signal, chosen beforehand: {figure} dB"
+
+
 def notes(table: pd.DataFrame) -> list[str]:
     """What the table has no room for: how to read it, what ran and why, labels, majority class, failures."""
     said = [
@@ -76,6 +82,8 @@ def notes(table: pd.DataFrame) -> list[str]:
         name = f"{line['cell']} / {line['attacker']}"
         if line["method"]:
             said.append(f"{name}: by {line['method']}; labels right: {labels(line)}")
+        if line["images"] > line["n"]:
+            said.append(f"{name}: {preselected(line)}")
         said.extend(f"{name}: {note}" for note in json.loads(line["notes"]))
         if line["suggestions"]:
             said.append(

@@ -28,6 +28,7 @@ def row(cell: str = "none", victim: int = 2, psnr: float | None = 15.0, **change
     """A test row of an attack that ended well, with a mean image of 11 dB and a prior of 9 dB."""
     plain: Row = {
         "image_id": f"{victim:06d}.jpg",
+        "preselected": True,
         "sweep": "small",
         "cell": cell,
         "attacker": "generic",

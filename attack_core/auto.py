@@ -1,0 +1,109 @@
+"""The attack that looks at the observation first: analytic where it can work, matching where it cannot.
+
+What decides: the network's fully connected end, the number of images, the signal and its steps, and the noise that
+the threat model lets the attacker know of. The reason is a note of the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import nn
+
+from attack_core.analytic import Analytic, noise_level
+from attack_core.layers import couples_examples
+from attack_core.matching import Matching
+from attack_core.presets import soft_matching
+from attack_core.simulation import Averaged, Simulated
+from attack_core.tail import find_tail
+from attack_core.targets import check_observation
+from attack_core.types import Progress, Reconstruction
+from fl_core.errors import InputError
+from fl_core.threat import Observation
+from fl_core.types import Config, require
+
+MOST_IMAGES = 16
+"""Batches up to this size are taken apart; the search for larger ones takes minutes and mostly fails."""
+LEAST_FEATURES = 1 / 5
+"""Fewer features than this share of the pixels leave the image to the prior: matching does better (docs/attacks.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto(Config):
+    """`analytic` where the observation allows it, `fallback` elsewhere and where taking a batch apart fails.
+
+    `fallback` takes the place of `analytic.fallback`. For one image it also matches the known features, with
+    `feature_weight`; it simulates the local steps where the signal has several of one client and its own `local` is
+    the plain one.
+    """
+
+    kind: Literal["auto"] = "auto"
+    analytic: Analytic = field(default_factory=Analytic)
+    fallback: Matching = field(default_factory=soft_matching)
+    feature_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.feature_weight >= 0, self, "feature_weight", "at least 0")
+
+    def __call__(
+        self,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+        *,
+        progress: Progress | None = None,
+    ) -> Reconstruction:
+        """Run the attack; see `attack_core.types.Attack`. Raises what the chosen attack raises."""
+        check_observation(observation)
+        fallback = self._fallback(observation, model)
+        obstacle = obstacle_to_analytic(observation, model)
+        if obstacle is None:
+            return replace(self.analytic, fallback=fallback)(observation, model, generator, progress=progress)
+        found = fallback(observation, model, generator, progress=progress)
+        return replace(found, notes=(f"auto: matching, because {obstacle}", *found.notes))
+
+    def _fallback(self, observation: Observation, model: nn.Module) -> Matching:
+        several = observation.signal != "gradients" and observation.steps > 1 and observation.clients == 1
+        plain = self.fallback.local == Averaged() and self.fallback.images in (None, observation.examples)
+        local = Simulated() if several and plain else self.fallback.local
+        known = observation.examples == 1 and ends_fully_connected(observation, model)
+        weight = self.feature_weight if known else self.fallback.feature_weight
+        return replace(self.fallback, local=local, feature_weight=weight)
+
+
+def ends_fully_connected(observation: Observation, model: nn.Module) -> bool:
+    """Whether the network has a fully connected end that determines one image's features."""
+    try:
+        find_tail(model, observation.state, observation.model.image_size)
+    except InputError:
+        return False
+    return not couples_examples(model)
+
+
+def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | None:
+    """Why the analytic attack would not do well on this observation; None where it should."""
+    if couples_examples(model):
+        return "BatchNorm in train mode mixes the images of a batch"
+    size, images = observation.model.image_size, observation.examples
+    try:
+        tail = find_tail(model, observation.state, size)
+    except InputError as reason:
+        return str(reason).removesuffix(".")
+    features = observation.state.parameters[f"{tail.first}.weight"].shape[1]
+    pixels = 3 * size * size
+    if features < LEAST_FEATURES * pixels:
+        return f"layer {tail.first} has {features} features for {pixels} pixels"
+    if images == 1:
+        return None
+    if len(tail.layers) < 2:
+        return f"no ReLU between fully connected layers tells {images} images apart"
+    if images > MOST_IMAGES:
+        return f"{images} images are too many to tell apart"
+    if noise_level(observation) > 0:
+        return f"the known noise hides which units {images} images leave off"
+    steps = -(-images // (observation.batch_size * observation.clients))
+    if observation.signal == "local_update" and observation.steps > steps:
+        return f"{observation.steps} local steps see each of {images} images more than once"
+    return None

@@ -1,0 +1,53 @@
+"""One image's features as a second thing to match beside its gradients.
+
+For one image the gradients of the first fully connected layer determine its input exactly (`attack_core.dense`). The
+matching loop has the candidates' own inputs at hand, so the comparison costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from attack_core.dense import input_estimate
+from attack_core.disaggregation import Inseparable
+from attack_core.layers import GhostHandle, GradientHandle
+from attack_core.tail import find_tail
+from fl_core.errors import InputError
+from fl_core.threat import Observation
+from fl_core.types import Tensors
+
+
+@dataclass(frozen=True)
+class FeatureTarget:
+    """The known input (I,) of the layer whose weight is called `name`, and how much it counts."""
+
+    name: str
+    target: Tensor
+    weight: float
+
+    @classmethod
+    def of(
+        cls, weight: float, observation: Observation, model: nn.Module, gradients: Tensors
+    ) -> FeatureTarget:
+        """Read off `gradients`; raises `InputError` where several images or no such layer leave it unknown."""
+        if observation.examples != 1:
+            raise InputError(
+                f"Matching.feature_weight = {weight}: the signal holds {observation.examples} images, and the "
+                "features are known for one alone; set it to 0."
+            )
+        first = find_tail(model, observation.state, observation.model.image_size).first
+        try:
+            target = input_estimate(gradients[f"{first}.weight"], gradients[f"{first}.bias"], "weighted")
+        except Inseparable as reason:
+            raise InputError(f"Matching.feature_weight = {weight}: {reason}.") from None
+        return cls(f"{first}.weight", target, weight)
+
+    def loss(self, handles: Mapping[str, GradientHandle]) -> Tensor:
+        """`weight` times the relative squared distance, (C,)."""
+        handle = handles[self.name]
+        if not isinstance(handle, GhostHandle):
+            raise AssertionError("linear weights come as factors")
+        return self.weight * (handle.input[:, 0] - self.target).square().sum(1) / self.target.square().sum()

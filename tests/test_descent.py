@@ -1,0 +1,206 @@
+"""The engine of feature inversion: its prior by hand, its coordinates, and problems whose solution is known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attack_core.coordinates import CosineCoordinates
+from attack_core.descent import Descent, Mismatch
+from attack_core.opponent import opponent_axes, opponent_variation
+from attack_core.types import AttackFailed
+from fl_core.errors import InputError
+from fl_core.rng import generator
+
+SIZE = 6
+PIXELS = 3 * SIZE * SIZE
+
+
+def random_images(count: int = 1, size: int = SIZE, *, seed: int = 0) -> Tensor:
+    return torch.rand((count, 3, size, size), generator=generator("images", seed)) * 2 - 1
+
+
+def test_opponent_axes_are_orthonormal_and_begin_with_brightness() -> None:
+    axes = opponent_axes(torch.zeros(1))
+    torch.testing.assert_close(axes @ axes.mT, torch.eye(3))
+    grey = axes @ torch.ones(3)
+    torch.testing.assert_close(grey, torch.tensor([3**0.5, 0.0, 0.0]), atol=1e-6, rtol=0)
+
+
+def test_variation_of_a_grey_image_has_no_part_from_colour() -> None:
+    grey = random_images(2)[:, :1].expand(-1, 3, -1, -1)
+    plain, dear = (opponent_variation(grey, chroma=chroma) for chroma in (0.0, 100.0))
+    torch.testing.assert_close(dear, plain, rtol=1e-4, atol=0)
+    coloured = random_images(2)
+    free, dear = (opponent_variation(coloured, chroma=chroma) for chroma in (0.0, 100.0))
+    assert bool((dear > 10 * free).all())
+
+
+def test_variation_by_hand() -> None:
+    """Two by two pixels: the left column is grey and steps down by 0.6, the upper right one is reddish."""
+    chroma, edge = 3.0, 0.1
+    pixels = {(0, 0): (0.5, 0.5, 0.5), (0, 1): (0.9, 0.5, 0.1), (1, 0): (-0.1,) * 3, (1, 1): (-0.1,) * 3}
+    image = torch.zeros(1, 3, 2, 2)
+    for (row, column), colour in pixels.items():
+        image[0, :, row, column] = torch.tensor(colour)
+
+    def cost(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+        red, green, blue = (x - y for x, y in zip(a, b, strict=True))
+        axes = (
+            (red + green + blue) / math.sqrt(3),
+            chroma * (red - blue) / math.sqrt(2),
+            chroma * (red - 2 * green + blue) / math.sqrt(6),
+        )
+        return sum(math.sqrt(d * d + edge * edge) - edge for d in axes)
+
+    pairs = [((0, 0), (1, 0)), ((0, 1), (1, 1)), ((0, 0), (0, 1)), ((1, 0), (1, 1))]
+    expected = sum(cost(pixels[a], pixels[b]) for a, b in pairs)
+    both = torch.cat([image, torch.full_like(image, 0.3)])
+    assert opponent_variation(both, chroma=chroma, edge=edge).tolist() == pytest.approx([expected, 0.0])
+    assert opponent_variation(both).tolist() == pytest.approx([expected, 0.0]), "the same are the defaults"
+
+
+def low_pass(images: Tensor) -> Tensor:
+    """Features that hold the coarse structure of each channel and nothing else."""
+    plain = CosineCoordinates.measured(lambda x: x.flatten(1), torch.zeros(1, 3, 8, 8), generator(0))
+    return plain.coefficients(images)[:, :, :2, :2].flatten(1)
+
+
+def test_coordinates_go_back_and_forth() -> None:
+    images = random_images(2, 8)
+    coordinates = CosineCoordinates.measured(low_pass, images[:1], generator("probes"))
+    there = coordinates.coefficients(images)
+    torch.testing.assert_close(coordinates.images(there * coordinates.scale), images, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(there.square().sum((1, 2, 3)), images.square().sum((1, 2, 3)))
+    flat = coordinates.coefficients(torch.ones(1, 3, 8, 8))
+    assert float(flat[0, 0, 0, 0]) == pytest.approx(8 * 3**0.5, rel=1e-5)
+    flat[0, 0, 0, 0] = 0.0
+    assert float(flat.abs().max()) < 1e-5
+
+
+def test_coordinates_measure_what_the_features_pass() -> None:
+    """Bands without any gain get the floor; the others the root of theirs, up to the probes' randomness."""
+    image = random_images(1, 8)
+    scale = CosineCoordinates.measured(low_pass, image, generator("probes")).scale
+    assert float(scale.max()) == pytest.approx(1.0)
+    assert bool((scale[:, :2, :2] > 0.5).all())
+    torch.testing.assert_close(scale[:, 4:], torch.full((3, 4, 8), 1e-2))
+
+    def bright(images: Tensor) -> Tensor:
+        turned = torch.einsum("kc,nchw->nkhw", opponent_axes(images), images)
+        return (turned * torch.tensor([1.0, 0.25, 0.25])[:, None, None]).flatten(1)
+
+    scale = CosineCoordinates.measured(bright, image, generator("probes")).scale
+    # The last band has most coefficients, so its mean over few probes is steady.
+    ratio = float(scale[1, -1, -1] / scale[0, -1, -1])
+    assert ratio == pytest.approx(0.5, rel=0.1)
+    again = CosineCoordinates.measured(bright, image, generator("probes")).scale
+    assert torch.equal(scale, again)
+
+
+def least_squares(condition: float = 30.0) -> tuple[Mismatch, Tensor, Tensor]:
+    """A linear mismatch with one solution: the mismatch, the matrix and the solution."""
+    random = generator("matrix")
+    left, _ = torch.linalg.qr(torch.randn((PIXELS, PIXELS), generator=random))
+    matrix = left * torch.logspace(0, -math.log10(condition), PIXELS)
+    solution = random_images(seed=1)
+    data = matrix @ solution.flatten()
+
+    def mismatch(images: Tensor) -> Tensor:
+        return (images.flatten(1) @ matrix.mT - data).square().sum() / data.square().sum()
+
+    return mismatch, matrix, solution
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_descent_reaches_the_solution_of_linear_equations(measured: bool) -> None:
+    mismatch, matrix, solution = least_squares()
+    seen: list[float] = []
+
+    def measure(images: Tensor) -> CosineCoordinates:
+        return CosineCoordinates.measured(lambda x: x.flatten(1) @ matrix.mT, images, generator("probes"))
+
+    found = Descent(evaluations=240, prior_end=1e-12).minimise(
+        mismatch,
+        torch.zeros_like(solution),
+        measure=measure if measured else None,
+        report=seen.append,
+    )
+    assert float((found - solution).abs().max()) < 1e-3
+    assert float(mismatch(found)) < 1e-8
+    assert seen[0] == pytest.approx(1.0), "the first evaluation is at the start"
+    assert min(seen) < 1e-8
+
+
+def test_the_prior_decides_where_the_data_say_nothing() -> None:
+    """Only the mean of each channel is measured: the flattest image with these means is constant."""
+    means = torch.tensor([0.3, -0.2, 0.1])
+
+    def mismatch(images: Tensor) -> Tensor:
+        return (images.mean((2, 3)) - means).square().sum() / means.square().sum()
+
+    start = random_images(1, 4)
+    found = Descent(evaluations=600, prior_start=1e-3, prior_end=1e-3).minimise(mismatch, start)
+    torch.testing.assert_close(found, means[None, :, None, None].expand_as(found), rtol=0, atol=0.01)
+    stiff = Descent(evaluations=30, stages=1, prior_end=1e-8)
+    loose = stiff.minimise(mismatch, start)
+    smooth = stiff.minimise(mismatch, start, stiffness=1e5)
+    assert float(opponent_variation(smooth)) < 0.5 * float(opponent_variation(loose))
+
+
+def test_descent_stops_once_the_images_explain_the_data_as_well_as_the_truth_does() -> None:
+    mismatch, _, solution = least_squares(1e4)
+
+    def run(error: float) -> tuple[float, int]:
+        seen: list[float] = []
+        start = torch.zeros_like(solution)
+        found = Descent(evaluations=300).minimise(mismatch, start, error=error, report=seen.append)
+        return float(mismatch(found)), len(seen)
+
+    through, all_of_them = run(0.0)
+    assert through < 1e-5
+    assert all_of_them > 250
+    for error in (0.01, 0.1):
+        reached, fewer = run(error)
+        assert 0.01 * error < reached < error
+        assert fewer < 0.5 * all_of_them
+
+
+def test_descent_starts_where_it_is_told_and_leaves_the_start_alone() -> None:
+    mismatch, _, solution = least_squares()
+    start = solution.clone()
+    found = Descent(evaluations=3).minimise(mismatch, start)
+    assert torch.equal(start, solution)
+    assert float((found - solution).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_mismatch_that_is_not_finite_fails(value: float) -> None:
+    def broken(images: Tensor) -> Tensor:
+        return images.square().sum() + value
+
+    with pytest.raises(AttackFailed, match="not finite"):
+        Descent(evaluations=9).minimise(broken, random_images())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stages": 0}, "stages = 0: must be at least 1"),
+        ({"evaluations": 2}, "evaluations = 2: must be at least stages = 3"),
+        ({"prior_start": 0.0}, "prior_start = 0.0: must be more than 0"),
+        ({"prior_start": math.inf}, "prior_start = inf: must be more than 0"),
+        ({"prior_end": 0.0}, "prior_end = 0.0: must be more than 0, at most prior_start = 1e-08"),
+        ({"prior_end": 1.0}, "prior_end = 1.0: must be more than 0, at most prior_start = 1e-08"),
+        ({"chroma": -1.0}, "chroma = -1.0: must be at least 0"),
+        ({"edge": 0.0}, "edge = 0.0: must be more than 0"),
+        ({"memory": 0}, "memory = 0: must be at least 1"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"Descent.{message}"):
+        Descent(**options)
