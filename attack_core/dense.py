@@ -148,7 +148,7 @@ def recover_shares(
 def _switched_on(outputs: Tensor) -> Tensor:
     """Which recovered outputs of a ReLU (B, O) are above 0; the negative ones show how large the error is."""
     largest = outputs.amax(dim=1, keepdim=True)
-    error = (-outputs).amax(dim=1, keepdim=True).maximum(_ROUNDING * largest)
+    error = (-outputs).amax().maximum(_ROUNDING * largest)
     return outputs > 2.0 * error
 
 

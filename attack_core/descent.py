@@ -39,9 +39,10 @@ _NOISY_STAGES = 6
 class Descent(Config):
     """Minimise mismatch + weight * variation, with `opponent_variation` of `chroma` and `edge` as the prior.
 
-    `evaluations` of mismatch and gradient in all, spread evenly over `stages` whose weight falls geometrically from
-    `prior_start` to `prior_end`. `memory` is how many pairs L-BFGS keeps. The first stage moves pixels, later ones
-    move coordinates in which the data are equally sensitive everywhere, where the caller can measure them.
+    About `evaluations` of mismatch and gradient in all (a line search ends what it began), spread evenly over
+    `stages` whose weight falls geometrically from `prior_start` to `prior_end`. `memory` is how many pairs L-BFGS
+    keeps. The first stage moves pixels, later ones move coordinates in which the data are equally sensitive
+    everywhere, where the caller can measure them.
     """
 
     evaluations: int = 600

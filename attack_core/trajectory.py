@@ -36,9 +36,10 @@ class Order:
 
 
 def find_order(observation: Observation, tail: Tail, shares: Shares) -> Order:
-    """Give every image of `shares` to a local step, one epoch through.
+    """Give every image of `shares` to a local step, one epoch through; a single step takes all of them.
 
-    Step by step the images are taken whose errors the weights at that step explain best.
+    Step by step the images are taken whose errors the weights at that step explain best. Shares that are wrong are
+    explained by no step, so the misfit says whether the gradient was taken apart rightly.
     """
     total, labels = observation.examples, shares.labels
     names = [f"{layer}.{kind}" for layer in tail.layers for kind in ("weight", "bias")]
@@ -46,7 +47,7 @@ def find_order(observation: Observation, tail: Tail, shares: Shares) -> Order:
     velocity = {name: value for name, value in velocity_estimate(observation).items() if name in weights}
     left, batches, misfit = list(range(total)), list[Batch](), 0.0
     for step in range(observation.steps):
-        size = min(observation.batch_size, len(left))
+        size = len(left) if observation.steps == 1 else min(observation.batch_size, len(left))
         scale = _share_of_step(observation, step) / size
         errors = _tail_errors(weights, tail, shares.inputs[left], labels[left]) * scale
         observed = shares.errors[left]

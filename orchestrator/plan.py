@@ -8,11 +8,11 @@ import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from attack_core.analytic import Analytic
 from attack_core.auto import Auto
 from attack_core.families import AnyAttack
-from attack_core.matching import Matching
 from fl_core.models import ModelConfig, build_model
-from orchestrator.config import AttackerConfig, FamilyConfig, SweepConfig
+from orchestrator.config import AttackerConfig, FamilyConfig, SweepConfig, matching_part
 from orchestrator.parse import cell_settings
 from orchestrator.space import IntRange, Parameter
 
@@ -57,11 +57,11 @@ def _trial_seconds(settings: SweepConfig, attacker: AttackerConfig) -> float:
 
 def _passes(attack: AnyAttack, search: Mapping[str, Parameter], batch: int) -> float:
     """How many images an attack differentiates twice in all its iterations."""
-    if not isinstance(attack, Matching):
+    if isinstance(attack, Analytic | Auto):
         analytic = attack.analytic if isinstance(attack, Auto) else attack
         # One backward pass instead of two, and no weight gradients.
         return analytic.inversion.evaluations * batch / 3
-    loop = attack
+    loop = matching_part(attack)
     restarts: float = loop.restarts
     searched = search.get("restarts")
     if isinstance(searched, IntRange):

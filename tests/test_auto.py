@@ -58,7 +58,7 @@ LEADS: dict[tuple[str, str], float] = {
 def cheaper(name: str, kind: str) -> Any:
     attack = NAMED[name]
     if isinstance(attack, Auto):
-        return dataclasses.replace(attack, fallback=dataclasses.replace(attack.fallback, iterations=8))
+        return dataclasses.replace(attack, fallback=dataclasses.replace(attack.fallback, iterations=24))
     if isinstance(attack, Matching):
         # A deep prior begins near grey and first moves away from it.
         iterations = 20 if kind == "resnet18" else 120 if name == "deep_prior" else 60

@@ -46,6 +46,7 @@ ORIGINAL = {
     "attack_restarts": 1,
     "attack_batch": 1,
     "label_strategy": "auto",
+    "controls": False,
     "compute_lpips": False,
     "lr_schedule": "none",
     "early_stop": False,
