@@ -30,7 +30,11 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[peers]"
 	$(BIN)/python benchmarks/matching.py
+	$(BIN)/python benchmarks/attacks.py --iteration
+	$(BIN)/python benchmarks/attacks.py --ours "analytic inversion.evaluations=240" features inverting_gradients \
+		--peer invertinggradients modern
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gradsweep needs Python 3.11 or newer; set PYTHON=python3.x")'

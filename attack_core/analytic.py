@@ -90,8 +90,8 @@ class Analytic(Config):
 class _Problem:
     """What is to be inverted: fixed while the descent runs.
 
-    `order` is there where one client took several steps. `error` is the expected relative squared error of the
-    layer inputs where noise is known.
+    `order` is there where one client took several steps. `error` is the relative squared error of the layer inputs
+    that known noise alone leaves.
     """
 
     model: nn.Module
@@ -190,7 +190,7 @@ class _Problem:
         errors = [self.error] * count
         if self.observation.steps > 1:
             notes.append(
-                "several clients took several steps: features taken at the weights they started from"
+                "the weights moved meanwhile and nothing tells how: features taken where they started"
             )
             errors = drift_errors(inverter, self.observation, start)
         images = inverter.invert([state] * count, start, errors)
@@ -287,6 +287,8 @@ def _magnitude(value: float) -> str:
 def noise_level(observation: Observation) -> float:
     """Standard deviation of the known noise on `gradient_estimate`'s numbers; 0.0 where none is known."""
     sigma = math.sqrt(sum(fact.sigma**2 for fact in observation.facts if isinstance(fact, Noise)))
+    # Each client's noise is its own, so their mean has less.
+    sigma /= math.sqrt(observation.clients)
     if observation.signal == "gradients":
         return sigma
     return sigma / (observation.lr * travelled(observation.momentum, observation.steps))

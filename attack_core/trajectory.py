@@ -39,7 +39,8 @@ def find_order(observation: Observation, tail: Tail, shares: Shares) -> Order:
     """Give every image of `shares` to a local step, one epoch through; a single step takes all of them.
 
     Step by step the images are taken whose errors the weights at that step explain best. Shares that are wrong are
-    explained by no step, so the misfit says whether the gradient was taken apart rightly.
+    explained by no step, so the misfit says whether the gradient was taken apart rightly. One factor that shortens a
+    single step's errors alike, as clipping does, is let pass.
     """
     total, labels = observation.examples, shares.labels
     names = [f"{layer}.{kind}" for layer in tail.layers for kind in ("weight", "bias")]
@@ -51,6 +52,9 @@ def find_order(observation: Observation, tail: Tail, shares: Shares) -> Order:
         scale = _share_of_step(observation, step) / size
         errors = _tail_errors(weights, tail, shares.inputs[left], labels[left]) * scale
         observed = shares.errors[left]
+        if observation.steps == 1:
+            # A clipped gradient is a shorter one, whatever its parts.
+            errors = errors * ((errors * observed).sum() / errors.square().sum()).clamp_min(0.0)
         misfits = (errors - observed).norm(dim=1) / observed.norm(dim=1).clamp_min(1e-30)
         chosen = misfits.argsort(stable=True)[:size].tolist()
         misfit = max(misfit, float(misfits[chosen].max()))

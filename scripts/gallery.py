@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from orchestrator.analysis import summarize
+from orchestrator.analysis import records, summarize
 from orchestrator.store import read_images, read_rows
 
 SHOWN = 6
@@ -25,20 +25,21 @@ def decode(picture: dict[str, bytes]) -> np.ndarray:
 
 
 def main(folder: Path, out: Path) -> None:
-    """Draw the first test victims, one column each."""
+    """Draw the first test victims, one column each, one row for each cell and attacker."""
     rows = read_rows(folder).to_pandas()
     rows = rows[rows["phase"] == "test"].merge(read_images(folder).to_pandas(), on=["trial_id", "image_id"])
-    cells = summarize(folder)["cell"].tolist()
+    lines = [(line["cell"], line["attacker"]) for line in records(summarize(folder))]
     victims = sorted(rows["victim"].unique())[:SHOWN]
-    figure = Figure(figsize=(1.35 * len(victims) + 1.2, 1.55 * (len(cells) + 1)), layout="constrained")
-    axes = figure.subplots(len(cells) + 1, len(victims), squeeze=False)
+    figure = Figure(figsize=(1.35 * len(victims) + 1.2, 1.55 * (len(lines) + 1)), layout="constrained")
+    axes = figure.subplots(len(lines) + 1, len(victims), squeeze=False)
     for column, victim in enumerate(victims):
-        mine = rows[rows["victim"] == victim].set_index("cell")
+        mine = rows[rows["victim"] == victim].set_index(["cell", "attacker"])
         axes[0, column].imshow(decode(mine.iloc[0]["original"]))
-        for line, cell in enumerate(cells, start=1):
-            axes[line, column].imshow(decode(mine.loc[cell, "reconstruction"]))
-            axes[line, column].set_title(f"{mine.loc[cell, 'psnr']:.1f} dB", fontsize=8, pad=2)
-    for axis, name in zip(axes[:, 0], ["original", *cells], strict=True):
+        for line, key in enumerate(lines, start=1):
+            axes[line, column].imshow(decode(mine.loc[key, "reconstruction"]))
+            axes[line, column].set_title(f"{mine.loc[key, 'psnr']:.1f} dB", fontsize=8, pad=2)
+    names = ["original", *(f"{cell}\n{attacker}" for cell, attacker in lines)]
+    for axis, name in zip(axes[:, 0], names, strict=True):
         axis.set_ylabel(name, fontsize=9)
     for axis in axes.flat:
         axis.set_xticks([])

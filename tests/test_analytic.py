@@ -432,3 +432,11 @@ def test_a_batch_that_was_taken_apart_wrongly_is_tried_again_and_then_refused(
     assert found.method == "matching"
     assert len(calls) == 3
     assert "the recovered inputs do not cause the recovered errors" in found.notes[0]
+
+
+def test_clipping_changes_neither_inputs_nor_the_check(faces: FaceDataset) -> None:
+    observation, _ = observed(faces, batch=2)
+    shorter = {name: 0.1 * value for name, value in observation.tensors.items()}
+    clipped = attacked(dataclasses.replace(observation, tensors=shorter))
+    assert clipped.method == "analytic: features"
+    assert float((clipped.images - attacked(observation).images).abs().mean()) < 0.01
