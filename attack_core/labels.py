@@ -131,7 +131,8 @@ def rounded_counts(shares: Tensor, total: int) -> Tensor:
     positive = shares.clamp_min(0.0)
     if not bool((positive > 0).any()):
         positive = torch.ones_like(shares)
-    ideal = positive * (total / positive.sum())
+    # Divided first: `total` over a sum near the smallest number would overflow.
+    ideal = positive / positive.sum() * total
     counts = ideal.floor().long()
     counts[(ideal - counts).argsort(descending=True)[: total - int(counts.sum())]] += 1
     return counts

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attack_core.labels import bias_corrected, counted, idlg, resolve_labels, rounded_counts
@@ -88,6 +88,7 @@ def test_greedy_recovery_by_hand() -> None:
 
 
 @given(st.lists(st.floats(-1.0, 1.0), min_size=2, max_size=12), st.integers(1, 64))
+@example([0.0, 1.401298464324817e-45], 3)
 @settings(max_examples=50, deadline=None)
 def test_rounded_counts_sum_up_and_stay_within_one_of_the_ideal(shares: list[float], total: int) -> None:
     values = torch.tensor(shares)
