@@ -22,16 +22,26 @@ from attack_core.descent import Descent, Mismatch
 from attack_core.disaggregation import Inseparable
 from attack_core.inits import initial_images
 from attack_core.inversion import FeatureInverter, along_path, drift_errors
-from attack_core.layers import couples_examples, gradient_handles
+from attack_core.layers import gradient_handles
 from attack_core.matching import Matching
+from attack_core.objectives import L2, Matched
 from attack_core.refinement import equations_mismatch
-from attack_core.tail import Tail, find_tail
-from attack_core.targets import check_observation, gradient_estimate, travelled
+from attack_core.tail import Tail, solvable_tail
+from attack_core.targets import check_observation, gradient_estimate, travelled, weights_along
 from attack_core.trajectory import Order, find_order
 from attack_core.types import Progress, Reconstruction
 from fl_core.errors import InputError
 from fl_core.threat import Noise, Observation
 from fl_core.types import Config, ModelState, Tensors, require
+
+_HOPELESS = 0.1
+"""From this expected relative squared error of the layer input on, the mean public image is the better answer."""
+_GREY = 0.01
+"""Standard deviation of the start where there is no mean image."""
+_ATTEMPTS = 3
+"""How often a batch is taken apart before a wrong answer is given up on."""
+_MISFIT = 1e-2
+"""How far, relatively, an image's errors may be from what the network makes of its recovered input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +117,11 @@ class _Problem:
         cls, attack: Analytic, observation: Observation, model: nn.Module, generator: torch.Generator
     ) -> _Problem:
         """Solve the fully connected layers; raises `Inseparable`."""
-        if couples_examples(model):
-            raise Inseparable("BatchNorm in train mode mixes the images of a batch")
         try:
-            tail = find_tail(model, observation.state, observation.model.image_size)
+            tail = solvable_tail(model, observation)
         except InputError as reason:
-            raise Inseparable(str(reason)) from None
-        moved = observation.signal != "gradients" and observation.steps > 1
+            raise Inseparable(str(reason).removesuffix(".")) from None
+        moved = observation.steps > 1
         gradients, start = gradient_estimate(observation), observation.state.parameters
         sigma = noise_level(observation)
         chosen: Estimate = "rank_one" if sigma > 0 else "weighted"
@@ -127,7 +135,7 @@ class _Problem:
             estimate=chosen if attack.estimate == "auto" else attack.estimate,
             rounds=attack.rounds,
             tolerance=attack.drift_tolerance if moved else attack.tolerance,
-            after={name: start[name] + observation.tensors[name] for name in start} if moved else None,
+            after=weights_along(observation, 1.0).parameters if moved else None,
         )
         shares, order = _checked(recover, observation, tail)
         error = 0.0
@@ -243,20 +251,6 @@ class _Problem:
         )
 
 
-_HOPELESS = 0.1
-"""From this expected relative squared error of the layer input on, the mean public image is the better answer."""
-
-
-_GREY = 0.01
-"""Standard deviation of the start where there is no mean image."""
-
-
-_ATTEMPTS = 3
-"""How often a batch is taken apart before a wrong answer is given up on."""
-_MISFIT = 1e-2
-"""How far, relatively, an image's errors may be from what the network makes of its recovered input."""
-
-
 def _checked(
     recover: Callable[[], Shares], observation: Observation, tail: Tail
 ) -> tuple[Shares, Order | None]:
@@ -266,7 +260,7 @@ def _checked(
     inputs cause. Unchecked are single images, several clients' several steps, and images that moved weights below
     the last hidden layer explain only roughly. Raises `Inseparable`.
     """
-    several = observation.signal != "gradients" and observation.steps > 1
+    several = observation.steps > 1
     if observation.examples == 1 or (several and (observation.clients > 1 or tail.pixels)):
         return recover(), None
     misfit = math.inf
@@ -306,12 +300,9 @@ def gradient_mismatch(
             images[None].clone().requires_grad_(True),
             lambda logits: functional.cross_entropy(logits[0], labels)[None],
         )
-    squares = {name: gradient.square().sum() for name, gradient in gradients.items()}
-    distance = sum(
-        float(handle.squared_distance(gradients[name], squares[name])) for name, handle in handles.items()
-    )
+    matched = Matched.of(gradients, dict.fromkeys(gradients, 1.0))
     # The expansion of squares cancels where the match is nearly exact.
-    return max(distance, 0.0) / float(torch.stack(list(squares.values())).sum())
+    return max(float(L2().loss(matched.terms(handles)) / matched.squares.sum()), 0.0)
 
 
 def _reporter(seen: list[float], planned: int, progress: Progress | None) -> Callable[[float], None]:

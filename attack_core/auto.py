@@ -13,11 +13,10 @@ import torch
 from torch import nn
 
 from attack_core.analytic import Analytic, noise_level
-from attack_core.layers import couples_examples
 from attack_core.matching import Matching
 from attack_core.presets import soft_matching
 from attack_core.simulation import Averaged, Simulated
-from attack_core.tail import find_tail
+from attack_core.tail import solvable_tail
 from attack_core.targets import check_observation
 from attack_core.types import Progress, Reconstruction
 from fl_core.errors import InputError
@@ -65,7 +64,7 @@ class Auto(Config):
         return replace(found, notes=(f"auto: matching, because {obstacle}", *found.notes))
 
     def _fallback(self, observation: Observation, model: nn.Module) -> Matching:
-        several = observation.signal != "gradients" and observation.steps > 1 and observation.clients == 1
+        several = observation.steps > 1 and observation.clients == 1
         plain = self.fallback.local == Averaged() and self.fallback.images in (None, observation.examples)
         local = Simulated() if several and plain else self.fallback.local
         known = observation.examples == 1 and ends_fully_connected(observation, model)
@@ -76,19 +75,17 @@ class Auto(Config):
 def ends_fully_connected(observation: Observation, model: nn.Module) -> bool:
     """Whether the network has a fully connected end that determines one image's features."""
     try:
-        find_tail(model, observation.state, observation.model.image_size)
+        solvable_tail(model, observation)
     except InputError:
         return False
-    return not couples_examples(model)
+    return True
 
 
 def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | None:
     """Why the analytic attack would not do well on this observation; None where it should."""
-    if couples_examples(model):
-        return "BatchNorm in train mode mixes the images of a batch"
     size, images = observation.model.image_size, observation.examples
     try:
-        tail = find_tail(model, observation.state, size)
+        tail = solvable_tail(model, observation)
     except InputError as reason:
         return str(reason).removesuffix(".")
     features = observation.state.parameters[f"{tail.first}.weight"].shape[1]

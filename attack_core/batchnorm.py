@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +31,8 @@ def statistics_distance(model: nn.Module, state: ModelState, images: Tensor) -> 
 
 
 def _distances(model: nn.Module, state: ModelState, images: Tensor, candidates: int) -> Tensor:
-    scratch = ModelState(
-        parameters=state.parameters, buffers={name: value.clone() for name, value in state.buffers.items()}
-    )
     with _inputs(model) as seen:
-        predict(model, scratch, images)
+        predict(model, state.with_own_buffers(), images)
     total = torch.zeros(candidates, device=images.device)
     for name, activations in seen.items():
         grouped = activations.unflatten(0, (candidates, -1))
@@ -49,16 +46,12 @@ def _distances(model: nn.Module, state: ModelState, images: Tensor, candidates: 
 def _inputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Inputs of the BatchNorm layers by name, filled by a forward pass."""
     seen: dict[str, Tensor] = {}
-    hooks = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
 
-            def keep(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                seen[name] = inputs[0]
+                def keep(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                    seen[name] = inputs[0]
 
-            hooks.append(module.register_forward_pre_hook(keep))
-    try:
+                hooks.callback(module.register_forward_pre_hook(keep).remove)
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -58,10 +58,7 @@ def input_estimate(weight: Tensor, bias: Tensor, estimate: Estimate) -> Tensor:
         return weight[row] / bias[row]
     if estimate == "weighted":
         return weight.mT @ bias / bias.square().sum()
-    # Eigenvectors in float64 on the CPU: some accelerators have none.
-    both = torch.cat([weight, bias[:, None]], dim=1).cpu()
-    gram = (both @ both.mT).double()
-    unit = torch.linalg.eigh(gram).eigenvectors[:, -1].float().to(weight)
+    unit = torch.linalg.eigh(_gram(weight, bias)).eigenvectors[:, -1].float().to(weight)
     found: Tensor = weight.mT @ unit / (bias @ unit)
     return found
 
@@ -73,9 +70,8 @@ def estimate_error(weight: Tensor, bias: Tensor, sigma: float) -> float:
     (Benaych-Georges and Nadakuditi 2012), and by how much it rescales what the bias gives. Infinite where noise alone
     has singular values as large.
     """
-    both = torch.cat([weight, bias[:, None]], dim=1).cpu()
-    rows, columns = both.shape
-    top = float(torch.linalg.eigvalsh((both @ both.mT).double())[-1]) / sigma**2
+    rows, columns = weight.shape[0], weight.shape[1] + 1
+    top = float(torch.linalg.eigvalsh(_gram(weight, bias))[-1]) / sigma**2
     inner = top - rows - columns
     if top <= (math.sqrt(rows) + math.sqrt(columns)) ** 2 or inner**2 <= 4 * rows * columns:
         return math.inf
@@ -83,6 +79,12 @@ def estimate_error(weight: Tensor, bias: Tensor, sigma: float) -> float:
     aligned = 1 - columns * (rows + signal) / (signal * (signal + columns))
     size = max(float(bias.square().sum()) / sigma**2 - rows, 0.0)
     return math.inf if aligned <= 0 or size == 0 else 1 / aligned - 1 + 1 / size
+
+
+def _gram(weight: Tensor, bias: Tensor) -> Tensor:
+    """Inner products (O, O) of the rows of [W b], in float64 on the CPU: some accelerators have none."""
+    both = torch.cat([weight, bias[:, None]], dim=1).cpu()
+    return (both @ both.mT).double()
 
 
 def recover_shares(

@@ -19,6 +19,7 @@ from attack_core.coordinates import CosineCoordinates
 from attack_core.descent import Descent
 from attack_core.refinement import feature_mismatch
 from attack_core.tail import Prefix
+from attack_core.targets import weights_along
 from attack_core.trajectory import Order, even_states, simulate
 from fl_core.threat import Observation
 from fl_core.types import ModelState
@@ -99,18 +100,15 @@ def along_path(
     path: Sequence[ModelState] = even_states(observation)
     descent = inverter.descent
     short = replace(descent, evaluations=max(descent.stages, descent.evaluations // _SHORT))
-    for number in range(passes):
-        final = number == passes - 1
+    own = [path[step] for step in steps]
+    for _ in range(passes - 1):
+        images = replace(inverter, descent=short).invert(own, images, open_share).clamp(-1.0, 1.0)
+        before, path = own, simulate(observation, inverter.model, images, labels, order).states
         own = [path[step] for step in steps]
-        chosen = replace(inverter, descent=descent if final else short)
-        images = chosen.invert(own, images, [0.0] * count if final and number else open_share).clamp(
-            -1.0, 1.0
-        )
-        simulation = simulate(observation, inverter.model, images, labels, order)
-        path = simulation.states
-        changes = inverter.change(own, [path[step] for step in steps], images)
-        open_share = [_UNSETTLED * change for change in changes]
-    return images, simulation.missed
+        open_share = [_UNSETTLED * change for change in inverter.change(before, own, images)]
+    final = [0.0] * count if passes > 1 else open_share
+    images = inverter.invert(own, images, final).clamp(-1.0, 1.0)
+    return images, simulate(observation, inverter.model, images, labels, order).missed
 
 
 def drift_errors(inverter: FeatureInverter, observation: Observation, images: Tensor) -> list[float]:
@@ -120,7 +118,5 @@ def drift_errors(inverter: FeatureInverter, observation: Observation, images: Te
 
 def _whole_change(inverter: FeatureInverter, observation: Observation, images: Tensor) -> list[float]:
     """What the whole delta changes in the features of `images`, as `FeatureInverter.change` has it."""
-    start = observation.state
-    parameters = {name: value + observation.tensors[name] for name, value in start.parameters.items()}
-    last = ModelState(parameters=parameters, buffers=start.buffers)
-    return inverter.change([start] * len(images), [last] * len(images), images)
+    count = len(images)
+    return inverter.change([observation.state] * count, [weights_along(observation, 1.0)] * count, images)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.inits import initial_images
-from attack_core.targets import gradient_estimate
+from attack_core.targets import gradient_estimate, weights_along
 from fl_core.errors import InputError
 from fl_core.models import predict
 from fl_core.threat import Observation
@@ -151,11 +151,8 @@ def _mean_probabilities(observation: Observation, model: nn.Module, generator: t
 
 def _halfway(observation: Observation) -> ModelState:
     """Where on the way the mean of a multi-step update's gradients was taken, roughly; a copy."""
-    state = observation.state.detached()
-    if observation.signal == "gradients" or observation.steps == 1:
-        return state
-    moved = {name: value + 0.5 * observation.tensors[name] for name, value in state.parameters.items()}
-    return ModelState(parameters=moved, buffers=state.buffers)
+    state = observation.state if observation.steps == 1 else weights_along(observation, 0.5)
+    return state.detached()
 
 
 def _last_layer(observation: Observation) -> tuple[Tensor, Tensor | None]:

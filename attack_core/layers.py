@@ -12,8 +12,9 @@ Axes: C candidates, B images each.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -169,11 +170,8 @@ def _trace_one_by_one(
     runs: list[list[Trace]] = []
     logits = []
     for candidate in images:
-        scratch = ModelState(
-            parameters=state.parameters, buffers={k: v.clone() for k, v in state.buffers.items()}
-        )
         with _recording(model) as calls:
-            logits.append(predict(model, scratch, candidate))
+            logits.append(predict(model, state.with_own_buffers(), candidate))
         runs.append(calls)
     total = loss_of(torch.stack(logits)).sum()
     outputs = [call.output for run in runs for call in run]
@@ -194,26 +192,22 @@ def _trace_one_by_one(
 @contextmanager
 def _recording(model: nn.Module) -> Iterator[list[Trace]]:
     calls: list[Trace] = []
-    hooks = []
-    for name, module in model.named_modules():
-        if not any(True for _ in module.parameters(recurse=False)):
-            continue
-        if not isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
-            raise InputError(f"The attack cannot follow layer {name!r} of type {type(module).__name__}.")
 
-        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> Tensor:
-            if any(call.name == name for call in calls):
-                raise InputError(f"The attack cannot follow layer {name!r}: it is called twice in one pass.")
-            calls.append(Trace(name, module, inputs[0], output))
-            # The network goes on with a copy, so that what it does in place leaves the recorded output alone.
-            return output.clone()
+    def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if any(call.name == name for call in calls):
+            raise InputError(f"The attack cannot follow layer {name!r}: it is called twice in one pass.")
+        calls.append(Trace(name, module, inputs[0], output))
+        # The network goes on with a copy, so that what it does in place leaves the recorded output alone.
+        return output.clone()
 
-        hooks.append(module.register_forward_hook(keep))
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if not any(True for _ in module.parameters(recurse=False)):
+                continue
+            if not isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
+                raise InputError(f"The attack cannot follow layer {name!r} of type {type(module).__name__}.")
+            hooks.callback(module.register_forward_hook(partial(keep, name)).remove)
         yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _unflatten(call: Trace, candidates: int) -> Trace:

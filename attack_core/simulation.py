@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from attack_core.layers import GradientHandle, stack_handles
 from attack_core.metrics import assign
 from attack_core.simulation_steps import Batch, LocalPath, Shift, handles_at, linear_weights, path_handles
-from attack_core.targets import gradient_estimate, velocity_estimate
+from attack_core.targets import gradient_estimate, velocity_estimate, weights_along
 from attack_core.types import Reconstruction
 from fl_core.errors import InputError
 from fl_core.threat import Observation
@@ -97,11 +97,7 @@ class Surrogate(Config):
             start = torch.tensor(self.alpha).logit()
             free = [start.to(device, copy=True).requires_grad_(True) for _ in range(count.restarts)]
             return _Between(model, observation, targets, free)
-        moved = {
-            name: value + self.alpha * observation.tensors[name]
-            for name, value in observation.state.parameters.items()
-        }
-        return _AtPoint(model, dataclasses.replace(observation.state, parameters=moved), targets)
+        return _AtPoint(model, weights_along(observation, self.alpha), targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,18 +224,26 @@ def _many(batches: tuple[Batch, ...]) -> bool:
     return sum(map(len, batches)) > 32
 
 
+class _Plain:
+    """A problem that optimises images alone, whose copies need no tie."""
+
+    def leaves(self, candidate: int) -> list[Tensor]:  # noqa: ARG002
+        """See `LocalProblem`."""
+        return []
+
+    def tie(self, images: Tensor) -> Tensor:
+        """See `LocalProblem`."""
+        return images.new_zeros(len(images))
+
+
 @dataclass(frozen=True)
-class _AtPoint:
+class _AtPoint(_Plain):
     """The mean gradient at fixed weights."""
 
     model: nn.Module
     state: ModelState
     targets: dict[str, Tensor]
     copies: int = 1
-
-    def leaves(self, candidate: int) -> list[Tensor]:  # noqa: ARG002
-        """See `LocalProblem`."""
-        return []
 
     def handles(
         self,
@@ -250,13 +254,9 @@ class _AtPoint:
         """See `LocalProblem`."""
         return handles_at(self.model, self.state, {}, images, labels)
 
-    def tie(self, images: Tensor) -> Tensor:
-        """See `LocalProblem`."""
-        return images.new_zeros(len(images))
-
 
 @dataclass(frozen=True)
-class _Between:
+class _Between(_Plain):
     """The mean gradient at w0 + sigmoid(free) delta, each candidate at its own point."""
 
     model: nn.Module
@@ -290,27 +290,19 @@ class _Between:
         state = ModelState(parameters=moved, buffers=start.buffers)
         return state, {name: partial(_along, delta[name], alpha) for name in linear}
 
-    def tie(self, images: Tensor) -> Tensor:
-        """See `LocalProblem`."""
-        return images.new_zeros(len(images))
-
 
 def _along(delta: Tensor, alpha: Tensor, inputs: Tensor) -> Tensor:
     return alpha * (inputs @ delta.mT)
 
 
 @dataclass(frozen=True)
-class _AlongPath:
+class _AlongPath(_Plain):
     """The weighted mean of the gradients along a simulated path."""
 
     path: LocalPath
     targets: dict[str, Tensor]
     copies: int
     tie_weight: float
-
-    def leaves(self, candidate: int) -> list[Tensor]:  # noqa: ARG002
-        """See `LocalProblem`."""
-        return []
 
     def handles(
         self,

@@ -10,8 +10,9 @@ matched. All other parameters, which are small, are carried as tensors.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -191,15 +192,12 @@ def _leaves(tensors: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
 @contextmanager
 def _shifted(model: nn.Module, shifts: Mapping[str, Shift]) -> Iterator[None]:
     """While it lasts, every named linear layer adds its shift to its output, before anybody else sees it."""
-    hooks = []
-    for name, shift in shifts.items():
 
-        def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, shift: Shift = shift) -> Tensor:
-            return output + shift(inputs[0])
+    def add(shift: Shift, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + shift(inputs[0])
 
-        hooks.append(model.get_submodule(name.removesuffix(".weight")).register_forward_hook(add))
-    try:
+    with ExitStack() as hooks:
+        for name, shift in shifts.items():
+            layer = model.get_submodule(name.removesuffix(".weight"))
+            hooks.callback(layer.register_forward_hook(partial(add, shift)).remove)
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from attack_core.layers import couples_examples
 from fl_core.errors import InputError
 from fl_core.models import predict
+from fl_core.threat import Observation
 from fl_core.types import ModelState
 
 
@@ -43,6 +46,13 @@ class _Call:
     output: Tensor
 
 
+def solvable_tail(model: nn.Module, observation: Observation) -> Tail:
+    """`find_tail` of the observed network; raises `InputError` too where BatchNorm mixes the images before it."""
+    if couples_examples(model):
+        raise InputError("BatchNorm in train mode mixes the images of a batch.")
+    return find_tail(model, observation.state, observation.model.image_size)
+
+
 def find_tail(model: nn.Module, state: ModelState, image_size: int) -> Tail:
     """The fully connected end of `model`, found by running one image; raises `InputError` where there is none."""
     device = next(iter(state.parameters.values())).device
@@ -65,23 +75,15 @@ def find_tail(model: nn.Module, state: ModelState, image_size: int) -> Tail:
 def _calls(model: nn.Module, state: ModelState, image: Tensor) -> list[_Call]:
     """Every leaf module's call in order; outputs of one are the next one's input by identity."""
     calls: list[_Call] = []
-    hooks = []
-    for name, module in model.named_modules():
-        if any(True for _ in module.children()):
-            continue
 
-        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-            calls.append(_Call(name, module, inputs[0], output))
+    def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.append(_Call(name, module, inputs[0], output))
 
-        hooks.append(module.register_forward_hook(keep))
-    try:
-        scratch = ModelState(
-            parameters=state.parameters, buffers={k: v.clone() for k, v in state.buffers.items()}
-        )
-        predict(model, scratch, image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if not any(True for _ in module.children()):
+                hooks.callback(module.register_forward_hook(partial(keep, name)).remove)
+        predict(model, state.with_own_buffers(), image)
     return calls
 
 

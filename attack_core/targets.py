@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_core.errors import InputError
 from fl_core.threat import Observation
-from fl_core.types import Tensors
+from fl_core.types import ModelState, Tensors
 
 
 def gradient_estimate(observation: Observation) -> dict[str, Tensor]:
@@ -44,6 +44,13 @@ def velocity_estimate(observation: Observation) -> dict[str, Tensor]:
             for name, value in gradient.items()
         }
     return velocity
+
+
+def weights_along(observation: Observation, share: float) -> ModelState:
+    """The weights a `share` of the way from those before a weight delta to those after it."""
+    start = observation.state
+    moved = {name: value + share * observation.tensors[name] for name, value in start.parameters.items()}
+    return ModelState(parameters=moved, buffers=start.buffers)
 
 
 def geometric(momentum: float, count: int) -> float:

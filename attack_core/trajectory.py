@@ -8,6 +8,7 @@ estimates of the images in that order, or without them from even progress along 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +18,8 @@ from torch.nn import functional
 from attack_core.dense import Shares
 from attack_core.simulation_steps import Batch
 from attack_core.tail import Tail
-from attack_core.targets import geometric, gradient_estimate, travelled, velocity_estimate
-from fl_core.client import loss_gradient
+from attack_core.targets import geometric, gradient_estimate, travelled, velocity_estimate, weights_along
+from fl_core.client import LocalTraining, Trained, difference, train_locally
 from fl_core.threat import Observation
 from fl_core.types import ModelState, Tensors
 
@@ -99,17 +100,15 @@ def simulate(
 
     What the last step misses of the delta is spread evenly over the steps before it.
     """
-    start, velocity = observation.state, velocity_estimate(observation)
-    weights: Tensors = start.parameters
+    start, local = observation.state, LocalTraining(lr=observation.lr, momentum=observation.momentum)
+    trained = Trained(state=start, steps=0, velocity=velocity_estimate(observation))
     states = [start]
     for batch in order.batches:
         chosen = list(batch)
-        gradient = loss_gradient(model, _state(weights, start), (images[chosen], labels[chosen]))
-        weights, velocity = _stepped(observation, weights, velocity, gradient)
-        states.append(_state(weights, start))
-    missed = {
-        name: value + observation.tensors[name] - weights[name] for name, value in start.parameters.items()
-    }
+        step = [(images[chosen], labels[chosen])]
+        trained = train_locally(model, trained.state, step, local, velocity=trained.velocity)
+        states.append(trained.state)
+    missed = difference(weights_along(observation, 1.0).parameters, trained.state.parameters)
     whole = travelled(observation.momentum, observation.steps)
     shares = [travelled(observation.momentum, step) / whole for step in range(observation.steps)]
     corrected = [
@@ -145,27 +144,23 @@ def _stepped(
 def _tail_errors(weights: Tensors, tail: Tail, inputs: Tensor, labels: Tensor) -> Tensor:
     """The loss's gradient (B, O) at the first layer's output for each image alone."""
     first, *rest = tail.layers
-    outputs = functional.linear(inputs, weights[f"{first}.weight"], weights[f"{first}.bias"])
-    with torch.enable_grad():
-        outputs = outputs.detach().requires_grad_(True)
-        passed = outputs
-        for layer in rest:
-            passed = functional.linear(
-                passed.relu(), weights[f"{layer}.weight"].detach(), weights[f"{layer}.bias"].detach()
-            )
-        loss = functional.cross_entropy(passed, labels, reduction="sum")
-        (errors,) = torch.autograd.grad(loss, outputs)
+    outputs = _passed(weights, [first], inputs).requires_grad_(True)
+    loss = functional.cross_entropy(_passed(weights, rest, outputs.relu()), labels, reduction="sum")
+    (errors,) = torch.autograd.grad(loss, outputs)
     return errors
 
 
 def _tail_gradient(weights: Tensors, tail: Tail, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """The gradient of the mean loss over a batch for the fully connected end."""
-    with torch.enable_grad():
-        moving = {name: value.detach().requires_grad_(True) for name, value in weights.items()}
-        passed = inputs
-        for i, layer in enumerate(tail.layers):
-            passed = functional.linear(
-                passed.relu() if i else passed, moving[f"{layer}.weight"], moving[f"{layer}.bias"]
-            )
-        found = torch.autograd.grad(functional.cross_entropy(passed, labels), list(moving.values()))
-    return dict(zip(moving, found, strict=True))
+    moving = {name: value.detach().requires_grad_(True) for name, value in weights.items()}
+    loss = functional.cross_entropy(_passed(moving, tail.layers, inputs), labels)
+    return dict(zip(moving, torch.autograd.grad(loss, list(moving.values())), strict=True))
+
+
+def _passed(weights: Tensors, layers: Sequence[str], inputs: Tensor) -> Tensor:
+    """The outputs of the last of fully connected `layers`, with ReLUs between them."""
+    for i, layer in enumerate(layers):
+        inputs = functional.linear(
+            inputs.relu() if i else inputs, weights[f"{layer}.weight"], weights[f"{layer}.bias"]
+        )
+    return inputs

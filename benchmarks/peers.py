@@ -78,7 +78,7 @@ def reconstruct(library: ModuleType, observation: Observation, config: Any, *, s
     Raises whatever the library raises.
     """
     network = solid_model(observation.model, observation.state)
-    evaluations, count = _counter()
+    evaluations, count = pass_counter()
     network.register_forward_hook(count)
     payload, shared = _exchange(observation, network)
     with _quiet(), torch.random.fork_rng():
@@ -149,7 +149,7 @@ def _exchange(observation: Observation, network: nn.Module) -> tuple[dict[str, A
     return payload, shared
 
 
-def _counter() -> tuple[list[int], Callable[..., None]]:
+def pass_counter() -> tuple[list[int], Callable[..., None]]:
     """A count and a forward hook that raises it; both outlive deep copies of the hooked module."""
     evaluations = [0]
 

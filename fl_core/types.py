@@ -47,6 +47,12 @@ class ModelState:
             buffers={name: value.detach().clone() for name, value in self.buffers.items()},
         )
 
+    def with_own_buffers(self) -> ModelState:
+        """The same parameters with copies of the buffers, for a forward pass that would change them."""
+        return ModelState(
+            parameters=self.parameters, buffers={name: value.clone() for name, value in self.buffers.items()}
+        )
+
     def to(self, device: torch.device) -> ModelState:
         """The same state with every tensor on `device`."""
         return ModelState(
