@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 
 from defenses.base import Privacy
+from defenses.compression import Prune, Quantise, SignOnly
 from defenses.dp import DPUpdate
+from defenses.noise import ClipOnly, NoiseOnly
 from fl_core.errors import InputError
 from fl_core.rng import generator
 from fl_core.server import Release
 from fl_core.threat import Fact
 from fl_core.types import ClientUpdate
 
-AnyDefense = DPUpdate
-"""Every defense there is; a union once there are more."""
+AnyDefense = DPUpdate | ClipOnly | NoiseOnly | Prune | Quantise | SignOnly
+"""Every defense there is: the union is the registry."""
+
+_ORDER = {"clip": 0, "noise": 1, "dp_update": 1, "prune": 2, "quantise": 2, "sign": 2}
+"""The step that a mechanism takes: bound the update, add noise, compress."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
     """Defenses in the order in which they are applied; empty means none.
 
-    Raises `InputError` for more than one privacy mechanism, whose statements would not add up.
+    First an update is bounded, then noise is added, then it is compressed, each at most once. Raises `InputError` for
+    any other order, with the reason.
     """
 
     defenses: tuple[AnyDefense, ...] = ()
 
     def __post_init__(self) -> None:
-        if sum(defense.kind == "dp_update" for defense in self.defenses) > 1:
-            raise InputError("A defense chain holds dp_update twice: one privacy mechanism is allowed.")
+        for before, after in itertools.pairwise(self.defenses):
+            reason = _conflict(before, after)
+            if reason:
+                raise InputError(f"A defense chain has {before.kind} before {after.kind}: {reason}.")
 
     def on_update(self, update: ClientUpdate, random: torch.Generator, *, rounds: int) -> ClientUpdate:
         """What leaves the client after every defense."""
@@ -54,3 +63,21 @@ class Chain:
             return self.on_update(update, random, rounds=rounds)
 
         return apply
+
+
+def _conflict(before: AnyDefense, after: AnyDefense) -> str | None:
+    """Why `after` can't follow `before`; None where it can."""
+    if before.kind == "clip" and after.kind == "dp_update":
+        return "dp_update clips by itself; give it the max_norm"
+    first, second = _ORDER[before.kind], _ORDER[after.kind]
+    if first < second:
+        return None
+    if first == second:
+        return (
+            "one bound is enough",
+            "one source of noise is allowed, since privacy statements would not add up",
+            "one compression is allowed, since rounding has no zero for what was withheld",
+        )[first]
+    if second == 0:
+        return "clipping rescales what was added or rounded by a factor that nobody knows; clip first"
+    return "noise makes every number a full one again; add it before compressing"

@@ -35,7 +35,31 @@ class Noise:
     sigma: float
 
 
-Fact = Clip | Noise
+@dataclass(frozen=True, kw_only=True)
+class Sparsity:
+    """Only some numbers of each update were sent: those that are 0 in it were withheld.
+
+    A withheld number is at most as large, in absolute value, as the smallest that was sent: of its tensor where
+    `scope` is `tensor`, of the whole update where it is `all`.
+    """
+
+    scope: Literal["all", "tensor"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantiser:
+    """Every number was rounded to one of 2^`bits` values, evenly spread over its tensor's [-m, m].
+
+    m is the largest absolute value of the tensor and is sent too, so that the values can be told from the signal.
+    With `scheme` `stochastic` the rounding goes up or down at random and is right on average; with `sign` the one bit
+    is the sign, and m the tensor's mean absolute value.
+    """
+
+    scheme: Literal["stochastic", "sign"]
+    bits: int
+
+
+Fact = Clip | Noise | Sparsity | Quantiser
 
 
 class NotObservable(Exception):

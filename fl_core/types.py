@@ -69,6 +69,7 @@ class ClientUpdate:
     parameter name. `buffers` holds the change of the buffers, averaged like the weights. `examples` is the
     number of images behind it, `steps` the number of local optimizer steps, `lr` and `momentum` those steps'.
     `clip_factor` in (0, 1] is what a clipping defense scaled it by; the client's own knowledge, never observed.
+    `bytes_up` is what the client sends, where a defense packs it; None stands for every number as it is.
     """
 
     client: int
@@ -79,6 +80,7 @@ class ClientUpdate:
     lr: float
     momentum: float
     clip_factor: float | None = None
+    bytes_up: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

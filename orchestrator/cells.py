@@ -165,7 +165,8 @@ class Released:
         factors = [update.clip_factor for update in updates if update.clip_factor is not None]
         return cls(
             client=victim.client if len(updates) == 1 else None,
-            bytes_up=sum(t.numel() * t.element_size() for t in updates[0].tensors.values()),
+            bytes_up=updates[0].bytes_up
+            or sum(t.numel() * t.element_size() for t in updates[0].tensors.values()),
             clip_factor=sum(factors) / len(factors) if factors else None,
         )
 

@@ -111,5 +111,5 @@ def test_bad_budgets_are_refused_by_name(options: dict[str, float], message: str
 
 
 def test_two_privacy_mechanisms_in_a_chain_are_refused() -> None:
-    with pytest.raises(InputError, match="dp_update twice"):
+    with pytest.raises(InputError, match="would not add up"):
         Chain(defenses=(DPUpdate(), DPUpdate()))

@@ -1,0 +1,143 @@
+"""Compression as a defense: what is not sent, or only roughly, is not there to be inverted."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from defenses.base import Privacy
+from fl_core.threat import Fact, Quantiser, Sparsity
+from fl_core.types import ClientUpdate, Config, require
+
+_NUMBER = 4
+"""Bytes of a float32 number, and of a position in the update."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune(Config):
+    """Withhold the numbers of least absolute value (Aji and Heafield 2017, arXiv:1704.05021; Zhu et al. 2019).
+
+    Withheld is the share `ratio`, or, where `threshold` is given instead, whatever is below that absolute value:
+    of each tensor for itself with `scope: tensor`, of the whole update with `all`. Sent are the survivors' values and
+    either a bit for each number or the survivors' positions, whichever is shorter.
+    """
+
+    kind: Literal["prune"] = "prune"
+    ratio: float | None = None
+    threshold: float | None = None
+    scope: Literal["all", "tensor"] = "all"
+
+    def __post_init__(self) -> None:
+        require((self.ratio is None) != (self.threshold is None), self, "ratio", "given, or else 'threshold'")
+        require(self.ratio is None or 0 < self.ratio < 1, self, "ratio", "in (0, 1)")
+        positive = self.threshold is None or (self.threshold > 0 and math.isfinite(self.threshold))
+        require(positive, self, "threshold", "finite and more than 0")
+
+    def on_update(self, update: ClientUpdate, generator: torch.Generator, *, rounds: int) -> ClientUpdate:  # noqa: ARG002 - nothing is random
+        """Withhold; see `Defense.on_update`."""
+        names = list(update.tensors)
+        groups = [names] if self.scope == "all" else [[name] for name in names]
+        kept: dict[str, Tensor] = {}
+        for group in groups:
+            least = self._least_kept([update.tensors[name] for name in group])
+            kept |= {name: _at_least(update.tensors[name], least) for name in group}
+        survivors = sum(int((tensor != 0).sum()) for tensor in kept.values())
+        numbers = sum(tensor.numel() for tensor in kept.values())
+        where = min(math.ceil(numbers / 8), _NUMBER * survivors)
+        return dataclasses.replace(update, tensors=kept, bytes_up=_NUMBER * survivors + where)
+
+    def facts(self, *, rounds: int) -> tuple[Fact, ...]:  # noqa: ARG002 - the same in every federation
+        """See `Defense.facts`."""
+        return (Sparsity(scope="all" if self.threshold is not None else self.scope),)
+
+    def privacy(self, *, rounds: int) -> Privacy | None:  # noqa: ARG002 - there is none
+        """None: which numbers are large is itself told."""
+        return None
+
+    def _least_kept(self, tensors: list[Tensor]) -> float:
+        """The smallest absolute value that is sent; at least one number of the group is."""
+        if self.threshold is not None:
+            return self.threshold
+        assert self.ratio is not None
+        sizes = torch.cat([tensor.abs().flatten() for tensor in tensors])
+        count = max(1, round((1.0 - self.ratio) * len(sizes)))
+        return float(sizes.topk(count, sorted=False).values.min())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantise(Config):
+    """Round every number at random to one of its two neighbours among 2^`bits` even steps (QSGD's idea).
+
+    The steps span each tensor's [-m, m], m its largest absolute value; the rounding is right on average (Alistarh et
+    al., NeurIPS 2017). With `bits` = 1 only +m and -m are left. Sent are `bits` for each number and m for each tensor.
+    """
+
+    kind: Literal["quantise"] = "quantise"
+    bits: int = 8
+
+    def __post_init__(self) -> None:
+        require(1 <= self.bits <= 16, self, "bits", "from 1 to 16")
+
+    def on_update(self, update: ClientUpdate, generator: torch.Generator, *, rounds: int) -> ClientUpdate:  # noqa: ARG002 - the steps are given
+        """Round; see `Defense.on_update`."""
+        rounded = {name: self._rounded(tensor, generator) for name, tensor in update.tensors.items()}
+        return dataclasses.replace(update, tensors=rounded, bytes_up=packed_bytes(rounded, self.bits))
+
+    def facts(self, *, rounds: int) -> tuple[Fact, ...]:  # noqa: ARG002 - the same in every federation
+        """See `Defense.facts`."""
+        return (Quantiser(scheme="stochastic", bits=self.bits),)
+
+    def privacy(self, *, rounds: int) -> Privacy | None:  # noqa: ARG002 - there is none
+        """None: the rounding is not calibrated to any promise."""
+        return None
+
+    def _rounded(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
+        largest = float(tensor.abs().max())
+        if largest == 0.0 or not math.isfinite(largest):
+            return tensor  # Nothing to round; a diverged update stays visibly so.
+        steps = 2**self.bits - 1
+        exact = (tensor.cpu() / largest + 1.0) * (steps / 2.0)
+        level = (exact + torch.rand(exact.shape, generator=generator)).floor().clamp(0, steps)
+        rounded: Tensor = (level * (2.0 / steps) - 1.0) * largest
+        return rounded.to(tensor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignOnly(Config):
+    """Send each number's sign and each tensor's mean absolute value (signSGD, Bernstein et al. 2018, scaled).
+
+    The sign of zero is sent as plus: one bit has no third value.
+    """
+
+    kind: Literal["sign"] = "sign"
+
+    def on_update(self, update: ClientUpdate, generator: torch.Generator, *, rounds: int) -> ClientUpdate:  # noqa: ARG002 - nothing is random
+        """Keep the signs; see `Defense.on_update`."""
+        signs = {
+            name: torch.where(tensor >= 0, tensor.abs().mean(), -tensor.abs().mean())
+            for name, tensor in update.tensors.items()
+        }
+        return dataclasses.replace(update, tensors=signs, bytes_up=packed_bytes(signs, 1))
+
+    def facts(self, *, rounds: int) -> tuple[Fact, ...]:  # noqa: ARG002 - the same in every federation
+        """See `Defense.facts`."""
+        return (Quantiser(scheme="sign", bits=1),)
+
+    def privacy(self, *, rounds: int) -> Privacy | None:  # noqa: ARG002 - there is none
+        """None: signs are data."""
+        return None
+
+
+def packed_bytes(tensors: Mapping[str, Tensor], bits: int) -> int:
+    """What numbers of `bits` bits, packed, and one float32 scale for each tensor take."""
+    return sum(math.ceil(tensor.numel() * bits / 8) + _NUMBER for tensor in tensors.values())
+
+
+def _at_least(tensor: Tensor, least: float) -> Tensor:
+    return torch.where(tensor.abs() >= least, tensor, torch.zeros_like(tensor))

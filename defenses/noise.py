@@ -1,0 +1,81 @@
+"""Clipping alone and noise alone: what differential privacy is made of, without its promise."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from defenses.base import Privacy
+from defenses.dp import clip
+from fl_core.threat import Clip, Fact, Noise
+from fl_core.types import ClientUpdate, Config, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipOnly(Config):
+    """The update scaled to an L2 norm of at most `max_norm`, in units of the released signal. Not private."""
+
+    kind: Literal["clip"] = "clip"
+    max_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        finite = self.max_norm > 0 and math.isfinite(self.max_norm)
+        require(finite, self, "max_norm", "finite and more than 0")
+
+    def on_update(self, update: ClientUpdate, generator: torch.Generator, *, rounds: int) -> ClientUpdate:  # noqa: ARG002 - nothing is random
+        """Clip; see `Defense.on_update`."""
+        clipped, factor = clip(update.tensors, self.max_norm)
+        return dataclasses.replace(update, tensors=clipped, clip_factor=factor * (update.clip_factor or 1.0))
+
+    def facts(self, *, rounds: int) -> tuple[Fact, ...]:  # noqa: ARG002 - the same in every federation
+        """See `Defense.facts`."""
+        return (Clip(max_norm=self.max_norm),)
+
+    def privacy(self, *, rounds: int) -> Privacy | None:  # noqa: ARG002 - there is none
+        """None: clipping alone promises nothing."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseOnly(Config):
+    """Independent noise of standard deviation `sigma`, in units of the released signal, on every number.
+
+    Not private: without a bound on the update no noise hides it for certain. After `clip` it is what `dp_update`
+    does, at a sigma that is given and not derived.
+    """
+
+    kind: Literal["noise"] = "noise"
+    distribution: Literal["gaussian", "laplace"] = "gaussian"
+    sigma: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require(self.sigma > 0 and math.isfinite(self.sigma), self, "sigma", "finite and more than 0")
+
+    def on_update(self, update: ClientUpdate, generator: torch.Generator, *, rounds: int) -> ClientUpdate:  # noqa: ARG002 - the noise is given
+        """Add the noise, drawn on the CPU; see `Defense.on_update`."""
+        noisy = {
+            name: tensor + self.sigma * self._draw(tensor.shape, generator).to(tensor.device)
+            for name, tensor in update.tensors.items()
+        }
+        return dataclasses.replace(update, tensors=noisy)
+
+    def facts(self, *, rounds: int) -> tuple[Fact, ...]:  # noqa: ARG002 - the same in every federation
+        """See `Defense.facts`."""
+        return (Noise(distribution=self.distribution, sigma=self.sigma),)
+
+    def privacy(self, *, rounds: int) -> Privacy | None:  # noqa: ARG002 - there is none
+        """None: noise without a clipped update promises nothing."""
+        return None
+
+    def _draw(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+        """Numbers of variance 1."""
+        if self.distribution == "gaussian":
+            return torch.randn(shape, generator=generator)
+        # The difference of two exponentials of mean b is Laplace of variance 2 b^2.
+        size = (2, *shape)
+        both = torch.empty(size).exponential_(math.sqrt(2.0), generator=generator)
+        return both[0] - both[1]
