@@ -17,21 +17,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attack_core.dense import Estimate, Shares, estimate_error, recover_shares
+from attack_core.dense import Estimate, Shares, completed_input, estimate_error, recover_shares
 from attack_core.descent import Descent, Mismatch
 from attack_core.disaggregation import Inseparable
 from attack_core.inits import initial_images
 from attack_core.inversion import FeatureInverter, along_path, drift_errors
+from attack_core.knowledge import (
+    deviations,
+    hides_the_scale,
+    largest_withheld,
+    masked,
+    sent_numbers,
+    withholds,
+)
 from attack_core.layers import gradient_handles
 from attack_core.matching import Matching
 from attack_core.objectives import L2, Matched
 from attack_core.refinement import equations_mismatch
 from attack_core.tail import Tail, solvable_tail
-from attack_core.targets import check_observation, gradient_estimate, travelled, weights_along
+from attack_core.targets import check_observation, gradient_estimate, weights_along
 from attack_core.trajectory import Order, find_order
 from attack_core.types import Progress, Reconstruction
 from fl_core.errors import InputError
-from fl_core.threat import Noise, Observation
+from fl_core.threat import Observation
 from fl_core.types import Config, ModelState, Tensors, require
 
 _HOPELESS = 0.1
@@ -123,7 +131,23 @@ class _Problem:
             raise Inseparable(str(reason).removesuffix(".")) from None
         moved = observation.steps > 1
         gradients, start = gradient_estimate(observation), observation.state.parameters
-        sigma = noise_level(observation)
+        if withholds(observation):
+            if observation.examples > 1:
+                raise Inseparable(
+                    f"numbers were withheld, so {observation.examples} images do not come apart"
+                )
+            shares, error = _completed(observation, gradients, tail)
+            return cls(
+                model=model,
+                observation=observation,
+                gradients=gradients,
+                tail=tail,
+                shares=shares,
+                order=None,
+                error=error,
+            )
+        known = deviations(observation, gradients)
+        sigma, bias_sigma = (known[f"{tail.first}.{kind}"] for kind in ("weight", "bias"))
         chosen: Estimate = "rank_one" if sigma > 0 else "weighted"
         recover = partial(
             recover_shares,
@@ -141,7 +165,8 @@ class _Problem:
         error = 0.0
         if sigma > 0:
             weight, bias = (gradients[f"{tail.first}.{kind}"] for kind in ("weight", "bias"))
-            error = estimate_error(weight, bias, sigma)
+            # As if both had the same noise, which is what the estimate of the error takes.
+            error = estimate_error(weight, bias * (sigma / bias_sigma if bias_sigma > 0 else 1.0), sigma)
         return cls(
             model=model,
             observation=observation,
@@ -166,10 +191,13 @@ class _Problem:
         if self.tail.pixels:
             images = self.shares.inputs.view(-1, 3, size, size)
             return self._result("analytic: layer input", images, [], notes)
-        features, pixels = self.shares.inputs.shape[1], 3 * size * size
+        known = self.shares.inputs.shape[1]
+        if self.shares.unknown is not None:
+            known -= int(self.shares.unknown.sum())
+        features, pixels = known, 3 * size * size
         # Fewer equations than unknowns: the prior has to decide more.
         stiffness = max(1.0, pixels / features) ** 2
-        scarce = features < pixels and self.error == 0
+        scarce = features < pixels and self.error == 0 and self.shares.unknown is None
         refined = attack.refine == "always" or (attack.refine == "auto" and scarce)
         planned = attack.inversion.evaluations * count * (attack.passes if self.order else 1)
         planned += attack.refinement.evaluations if refined else 0
@@ -182,6 +210,8 @@ class _Problem:
             stiffness=stiffness,
             generator=generator,
             report=_reporter(seen, planned, progress),
+            unknown=self.shares.unknown,
+            ceiling=self.shares.ceiling,
         )
         if self.order is not None:
             notes.append(f"one epoch of {len(self.order.batches)} steps, in an order that the errors tell")
@@ -227,6 +257,9 @@ class _Problem:
         layer = self.tail.layers[-2] if images > 1 else self.tail.first
         what = "the input" if images == 1 else f"the inputs of {images} images"
         note = f"{what} of layer {layer} from its gradients"
+        if self.shares.unknown is not None:
+            share = float((~self.shares.unknown).float().mean())
+            note += f", of which the numbers sent determine {share:.0%}"
         if self.error:
             return f"{note}, known noise: relative error about {_magnitude(self.error)}"
         return f"{note}, residual below {_magnitude(self.shares.residual)}"
@@ -237,7 +270,15 @@ class _Problem:
         images = images.detach().clamp(-1.0, 1.0)
         labels = self.shares.labels
         if loss is None:
-            loss = gradient_mismatch(self.model, self.observation.state, self.gradients, images, labels)
+            loss = gradient_mismatch(
+                self.model,
+                self.observation.state,
+                self.gradients,
+                images,
+                labels,
+                sent=sent_numbers(self.observation),
+                scaled=hides_the_scale(self.observation),
+            )
         return Reconstruction(
             images=images.cpu(),
             labels=labels.cpu(),
@@ -278,21 +319,49 @@ def _magnitude(value: float) -> str:
     return f"{10.0 ** math.ceil(math.log10(max(value, 1e-12))):.0e}"
 
 
-def noise_level(observation: Observation) -> float:
-    """Standard deviation of the known noise on `gradient_estimate`'s numbers; 0.0 where none is known."""
-    sigma = math.sqrt(sum(fact.sigma**2 for fact in observation.facts if isinstance(fact, Noise)))
-    # Each client's noise is its own, so their mean has less.
-    sigma /= math.sqrt(observation.clients)
-    if observation.signal == "gradients":
-        return sigma
-    return sigma / (observation.lr * travelled(observation.momentum, observation.steps))
+def _completed(observation: Observation, gradients: Tensors, tail: Tail) -> tuple[Shares, float]:
+    """One image's shares where numbers were withheld, and the relative squared error that known noise leaves.
+
+    Raises `Inseparable` where too little was sent.
+    """
+    sent, names = sent_numbers(observation), [f"{tail.first}.{kind}" for kind in ("weight", "bias")]
+    weight, bias = (masked(gradients[name], sent.get(name)) for name in names)
+    inputs, known = completed_input(weight, bias, sent[names[0]], sent[names[1]])
+    if not bool(known.any()):
+        raise Inseparable(f"no number of {names[0]} was sent")
+    mask, errors = sent[names[0]], bias
+    fitted = errors[:, None] * inputs * mask
+    shares = Shares(
+        inputs=inputs[None],
+        errors=errors[None],
+        logit_errors=gradients[f"{tail.layers[-1]}.bias"][None],
+        residual=float((fitted - weight).norm() / weight.norm()),
+        unknown=None if bool(known.all()) else ~known,
+        ceiling=largest_withheld(observation, names[0]) / float(bias.abs().max()),
+    )
+    sigma = deviations(observation, gradients)[names[0]]
+    if sigma == 0:
+        return shares, 0.0
+    evidence = errors.square() @ mask.to(errors)
+    error = sigma**2 * float((1.0 / evidence[known]).sum()) / float(inputs.square().sum())
+    return shares, error
 
 
 @torch.no_grad()
 def gradient_mismatch(
-    model: nn.Module, state: ModelState, gradients: Tensors, images: Tensor, labels: Tensor
+    model: nn.Module,
+    state: ModelState,
+    gradients: Tensors,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    sent: Tensors | None = None,
+    scaled: bool = False,
 ) -> float:
-    """Relative squared L2 distance of the gradient of `images` (B, 3, S, S) with `labels` (B,) from `gradients`."""
+    """Relative squared L2 distance of the gradient of `images` (B, 3, S, S) with `labels` (B,) from `gradients`.
+
+    `sent` masks the numbers that count; `scaled` takes the distance at the scale in [0, 1] that fits best.
+    """
     with torch.enable_grad():
         handles = gradient_handles(
             model,
@@ -300,7 +369,7 @@ def gradient_mismatch(
             images[None].clone().requires_grad_(True),
             lambda logits: functional.cross_entropy(logits[0], labels)[None],
         )
-    matched = Matched.of(gradients, dict.fromkeys(gradients, 1.0))
+    matched = Matched.of(gradients, dict.fromkeys(gradients, 1.0), sent=sent, scaled=scaled)
     # The expansion of squares cancels where the match is nearly exact.
     return max(float(L2().loss(matched.terms(handles)) / matched.squares.sum()), 0.0)
 

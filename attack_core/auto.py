@@ -1,7 +1,8 @@
 """The attack that looks at the observation first: analytic where it can work, matching where it cannot.
 
 What decides: the network's fully connected end, the number of images, the signal and its steps, and the noise that
-the threat model lets the attacker know of. The reason is a note of the answer.
+the threat model lets the attacker know of. The reason is a note of the answer. Where the known error of the signal
+drowns what the images could say, the answer is the mean public image (`credibility`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from attack_core.analytic import Analytic, noise_level
+from attack_core.analytic import Analytic
+from attack_core.credibility import is_credible, prior_answer, too_weak
+from attack_core.knowledge import knows_errors, withholds
+from attack_core.labels import resolve_labels
 from attack_core.matching import Matching
 from attack_core.presets import soft_matching
 from attack_core.simulation import Averaged, Simulated
@@ -56,12 +60,22 @@ class Auto(Config):
     ) -> Reconstruction:
         """Run the attack; see `attack_core.types.Attack`. Raises what the chosen attack raises."""
         check_observation(observation)
+        if too_weak(observation):
+            labels = resolve_labels("auto", observation, model, observation.examples, generator)
+            return prior_answer(observation, labels, "auto: the known error drowns what the images could say")
         fallback = self._fallback(observation, model)
         obstacle = obstacle_to_analytic(observation, model)
         if obstacle is None:
             return replace(self.analytic, fallback=fallback)(observation, model, generator, progress=progress)
         found = fallback(observation, model, generator, progress=progress)
-        return replace(found, notes=(f"auto: matching, because {obstacle}", *found.notes))
+        found = replace(found, notes=(f"auto: matching, because {obstacle}", *found.notes))
+        if not knows_errors(observation) or len(found.images) != observation.examples:
+            return found
+        reason = "auto: what matching found explains the signal no better than a fit to the known error would"
+        prior = prior_answer(observation, found.labels, reason)
+        if is_credible(found, prior, observation, model):
+            return found
+        return replace(prior, iterations=found.iterations, notes=(*found.notes, *prior.notes))
 
     def _fallback(self, observation: Observation, model: nn.Module) -> Matching:
         several = observation.steps > 1 and observation.clients == 1
@@ -98,7 +112,9 @@ def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | No
         return f"no ReLU between fully connected layers tells {images} images apart"
     if images > MOST_IMAGES:
         return f"{images} images are too many to tell apart"
-    if noise_level(observation) > 0:
+    if withholds(observation):
+        return f"numbers were withheld, so {images} images do not come apart"
+    if knows_errors(observation):
         return f"the known noise hides which units {images} images leave off"
     steps = -(-images // (observation.batch_size * observation.clients))
     if observation.signal == "local_update" and observation.steps > steps:

@@ -27,13 +27,16 @@ class Shares:
 
     `inputs` (B, I) and `errors` (B, O) are that layer's; `logit_errors` (B, K) are those at the network's output, up
     to a positive factor for each image. `residual` is the relative L2 distance between the observed weight gradient
-    and the one that the shares give.
+    and the one that the shares give, over the numbers that were sent. `unknown` (I,) marks inputs about which nothing
+    was sent but that they are at most `ceiling` in absolute value; None where all are known.
     """
 
     inputs: Tensor
     errors: Tensor
     logit_errors: Tensor
     residual: float
+    unknown: Tensor | None = None
+    ceiling: float = 0.0
 
     @property
     def labels(self) -> Tensor:
@@ -61,6 +64,32 @@ def input_estimate(weight: Tensor, bias: Tensor, estimate: Estimate) -> Tensor:
     unit = torch.linalg.eigh(_gram(weight, bias)).eigenvectors[:, -1].float().to(weight)
     found: Tensor = weight.mT @ unit / (bias @ unit)
     return found
+
+
+def completed_input(weight: Tensor, bias: Tensor, sent: Tensor, sent_bias: Tensor) -> tuple[Tensor, Tensor]:
+    """A single image's layer input (I,) from gradients of which only some numbers were sent, and which of it is known.
+
+    `weight` (O, I) and `bias` (O,) are 0 where the masks `sent` and `sent_bias` are False. [W b] has rank one, so the
+    errors b and the inputs x that explain the numbers sent follow from each other by least squares in turn; inputs
+    none of whose numbers was sent are left at 0. Raises `Inseparable` where no bias gradient was sent.
+    """
+    if not bool(sent_bias.any()):
+        raise Inseparable("no bias gradient of the layer was sent, so the scale of its input is not known")
+    mask = sent.to(weight)
+    errors, inputs = bias.clone(), torch.zeros_like(weight[0])
+    for _ in range(_MOST_TURNS):
+        before = inputs
+        weight_of_input = errors.square() @ mask
+        inputs = (errors @ weight) / weight_of_input.clamp_min(_TINY)
+        seen = mask @ inputs.square() + sent_bias.to(weight)
+        errors = (weight @ inputs + bias) / seen.clamp_min(_TINY)
+        if float((inputs - before).norm()) <= _SETTLED * float(inputs.norm()):
+            break
+    return inputs, weight_of_input > 0
+
+
+_MOST_TURNS, _SETTLED, _TINY = 100, 1e-6, 1e-30
+"""How long errors and inputs are found from each other: until inputs change, relatively, by less."""
 
 
 def estimate_error(weight: Tensor, bias: Tensor, sigma: float) -> float:

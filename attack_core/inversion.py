@@ -35,7 +35,7 @@ _SHORT = 3
 class FeatureInverter:
     """Finds the images whose inputs to `layer` are `targets` (B, I), each alone.
 
-    `stiffness` and `report` are `Descent.minimise`'s.
+    `stiffness` and `report` are `Descent.minimise`'s, `unknown` (I,) and `ceiling` are `feature_mismatch`'s.
     """
 
     model: nn.Module
@@ -45,6 +45,8 @@ class FeatureInverter:
     stiffness: float
     generator: torch.Generator
     report: Callable[[float], None]
+    unknown: Tensor | None = None
+    ceiling: float = 0.0
 
     def invert(self, states: Sequence[ModelState], start: Tensor, errors: Sequence[float]) -> Tensor:
         """Images (B, 3, S, S) at their own weights, from `start` of that shape, at expected mismatches `errors`."""
@@ -54,7 +56,7 @@ class FeatureInverter:
             prefix = self.prefix(state)
             found.append(
                 self.descent.minimise(
-                    feature_mismatch(prefix, target[None]),
+                    feature_mismatch(prefix, target[None], unknown=self.unknown, ceiling=self.ceiling),
                     image[None],
                     measure=partial(measure, prefix),
                     stiffness=self.stiffness,

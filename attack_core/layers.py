@@ -32,8 +32,8 @@ LossOf = Callable[[Tensor], Tensor]
 class GradientHandle(Protocol):
     """One parameter's gradient for every candidate, seen through what objectives need of it."""
 
-    def squared_norm(self) -> Tensor:
-        """Squared L2 norm, (C,)."""
+    def squared_norm(self, mask: Tensor | None = None) -> Tensor:
+        """Squared L2 norm, (C,), of the numbers where `mask`, of the parameter's shape, is 1; of all without one."""
 
     def dot(self, target: Tensor) -> Tensor:
         """Inner product with one target of the parameter's shape, (C,)."""
@@ -51,9 +51,10 @@ class DenseHandle:
 
     gradient: Tensor
 
-    def squared_norm(self) -> Tensor:
+    def squared_norm(self, mask: Tensor | None = None) -> Tensor:
         """See `GradientHandle`."""
-        return self.gradient.flatten(1).square().sum(1)
+        squares = self.gradient.flatten(1).square()
+        return squares.sum(1) if mask is None else squares @ mask.flatten()
 
     def dot(self, target: Tensor) -> Tensor:
         """See `GradientHandle`."""
@@ -78,11 +79,24 @@ class GhostHandle:
     error: Tensor
     input: Tensor
 
-    def squared_norm(self) -> Tensor:
+    def squared_norm(self, mask: Tensor | None = None) -> Tensor:
         """See `GradientHandle`."""
+        if mask is not None:
+            return self._masked_norm(mask)
         errors = self.error @ self.error.mT
         inputs = self.input @ self.input.mT
         return (errors * inputs).sum((1, 2))
+
+    def _masked_norm(self, mask: Tensor) -> Tensor:
+        """The sum over pairs of images b, c of (error_b error_c)^T mask (input_b input_c)."""
+        batch = self.error.shape[1]
+        total = self.error.new_zeros(len(self.error))
+        for first in range(batch):
+            for second in range(first, batch):
+                errors = self.error[:, first] * self.error[:, second]
+                inputs = self.input[:, first] * self.input[:, second]
+                total = total + (1.0 if first == second else 2.0) * ((errors @ mask) * inputs).sum(1)
+        return total
 
     def dot(self, target: Tensor) -> Tensor:
         """See `GradientHandle`."""

@@ -18,6 +18,7 @@ from attack_core.candidates import Candidates, Canvas, EarlyStop, Parametrisatio
 from attack_core.deep_prior import DeepPrior
 from attack_core.features import FeatureTarget
 from attack_core.inits import Init, initial_images
+from attack_core.knowledge import hides_the_scale, sent_numbers
 from attack_core.labels import LabelStrategy, resolve_labels
 from attack_core.objectives import L2, LayerMode, Matched, Objective, choose, layer_weights
 from attack_core.optimizers import OptimizerName, Schedule, Sign, make_stepper, rate_factor, warmup
@@ -51,6 +52,9 @@ class Matching(Config):
     `images` is how many images to reconstruct (None: as many as the signal holds). `local` says how images explain
     the weight delta of several local steps. `feature_weight` adds for one image the relative squared distance of its
     features to those that the gradients of the first fully connected layer determine (`attack_core.dense`).
+
+    What the attacker knows of a defense is used: numbers that were withheld are not matched, and under clipping
+    L2 distances are those at the scale that fits best.
 
     `parametrisation` says what moves: the pixels, from `init` at standard deviation `init_std`, or with
     `deep_prior` the weights of one small untrained network for each restart, which has no init and bounds its
@@ -200,7 +204,12 @@ class Problem:
             model=model,
             observation=observation,
             local=local,
-            matched=Matched.of(targets, {name: weights[name] for name in chosen}),
+            matched=Matched.of(
+                targets,
+                {name: weights[name] for name in chosen},
+                sent=sent_numbers(observation),
+                scaled=hides_the_scale(observation),
+            ),
             objective=attack.objective,
             tv_weight=torch.tensor(attack._each(tv_weight), dtype=torch.float32, device=device),
             priors=attack.priors,

@@ -26,8 +26,15 @@ class L2(Config):
     kind: Literal["l2"] = "l2"
 
     def loss(self, terms: Terms) -> Tensor:
-        """(C,) from the inner products of all chosen parameters."""
-        return (terms.weights * terms.distance()).sum(1)
+        """(C,) from the inner products of all chosen parameters.
+
+        Where the target may have been scaled down by an unknown factor, at the factor that fits best.
+        """
+        if not terms.scaled:
+            return (terms.weights * terms.distance()).sum(1)
+        dot, norm = (terms.weights * terms.dot()).sum(1), (terms.weights * terms.norm()).sum(1)
+        factor = (dot / norm.clamp_min(_TINY)).clamp(0.0, 1.0)
+        return factor.square() * norm - 2.0 * factor * dot + (terms.weights * terms.squares).sum()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +75,8 @@ class Both(Config):
 
     def loss(self, terms: Terms) -> Tensor:
         """See `L2.loss`."""
-        mixed = self.l2_weight * terms.distance() + self.cos_weight * terms.dissimilarity()
-        return (terms.weights * mixed).sum(1)
+        angles = (terms.weights * terms.dissimilarity()).sum(1)
+        return self.l2_weight * L2().loss(terms) + self.cos_weight * angles
 
 
 Objective = L2 | Cosine | Similarity | Both
@@ -88,9 +95,15 @@ class Terms:
     """Squared norms of the targets, (P,)."""
     weights: Tensor
     """(P,), with mean 1 before a parameter is left out."""
+    masks: tuple[Tensor | None, ...]
+    """For each target 1 where its number is known and 0, as in the target, elsewhere; None where all are."""
+    scaled: bool
+    """Whether the targets may be smaller than the gradients by one unknown factor."""
 
     def distance(self) -> Tensor:
-        """Squared L2 distances."""
+        """Squared L2 distances over the known numbers."""
+        if any(mask is not None for mask in self.masks):
+            return self.norm() - 2.0 * self.dot() + self.squares
         triples = zip(self.handles, self.targets, self.squares, strict=True)
         return torch.stack([handle.squared_distance(*rest) for handle, *rest in triples], dim=1)
 
@@ -100,8 +113,9 @@ class Terms:
         return torch.stack([handle.dot(target) for handle, target in pairs], dim=1)
 
     def norm(self) -> Tensor:
-        """Squared norms of the candidates' gradients."""
-        return torch.stack([handle.squared_norm() for handle in self.handles], dim=1)
+        """Squared norms of the candidates' gradients over the known numbers."""
+        pairs = zip(self.handles, self.masks, strict=True)
+        return torch.stack([handle.squared_norm(mask) for handle, mask in pairs], dim=1)
 
     def dissimilarity(self) -> Tensor:
         """One minus the cosine of each parameter."""
@@ -175,22 +189,48 @@ def _raw_weight(mode: LayerMode, i: int, count: int, tensor: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Matched:
-    """What is matched: chosen parameters with their targets, squared norms and weights; fixed during an attack."""
+    """What is matched: chosen parameters with their targets, squared norms and weights; fixed during an attack.
+
+    `masks` and `scaled` are those of `Terms`.
+    """
 
     names: tuple[str, ...]
     targets: tuple[Tensor, ...]
     squares: Tensor
     weights: Tensor
+    masks: tuple[Tensor | None, ...]
+    scaled: bool
 
     @classmethod
-    def of(cls, targets: Tensors, weights: Mapping[str, float]) -> Matched:
-        """The parameters named in `weights`."""
-        chosen = tuple(targets[name] for name in weights)
+    def of(
+        cls,
+        targets: Tensors,
+        weights: Mapping[str, float],
+        *,
+        sent: Mapping[str, Tensor] | None = None,
+        scaled: bool = False,
+    ) -> Matched:
+        """The parameters named in `weights`; `sent` masks the numbers of `targets` that are known."""
+        masks = tuple(_mask_of(sent or {}, name, targets[name]) for name in weights)
+        pairs = zip(weights, masks, strict=True)
+        chosen = tuple(targets[name] if mask is None else targets[name] * mask for name, mask in pairs)
         values = torch.tensor(list(weights.values()), dtype=torch.float32)
         # The norms are taken once: for cnn64 they cost as much as a tenth of an iteration.
         squares = torch.stack([target.square().sum() for target in chosen])
-        return cls(tuple(weights), chosen, squares, values.to(squares.device))
+        return cls(tuple(weights), chosen, squares, values.to(squares.device), masks, scaled)
 
     def terms(self, handles: Mapping[str, GradientHandle]) -> Terms:
         """The inner products' ingredients for one evaluation."""
-        return Terms(tuple(handles[name] for name in self.names), self.targets, self.squares, self.weights)
+        return Terms(
+            handles=tuple(handles[name] for name in self.names),
+            targets=self.targets,
+            squares=self.squares,
+            weights=self.weights,
+            masks=self.masks,
+            scaled=self.scaled,
+        )
+
+
+def _mask_of(sent: Mapping[str, Tensor], name: str, target: Tensor) -> Tensor | None:
+    mask = sent.get(name)
+    return None if mask is None or bool(mask.all()) else mask.to(target)

