@@ -95,7 +95,7 @@ class Cell:
         self, attacker: AttackerConfig, *, phase: Phase, suggestion: int | None, params: Params, victim: int
     ) -> TrialSpec:
         """The trial of `attacker` with `params` on the victim at position `victim`."""
-        execution = self.settings.execution
+        execution, threat = self.settings.execution, self.settings.threat
         final = phase == "test"
         return TrialSpec(
             cell=self.config.name,
@@ -105,7 +105,7 @@ class Cell:
             victim=victim,
             capture=self.source.key(self.victims[victim]),
             attack=suggested_attack(attacker, params),
-            threat=self.settings.threat,
+            threat=dataclasses.replace(threat, knows_defense=threat.knows_defense and attacker.uses_facts),
             # The same for every cell, attacker and suggestion: comparisons are paired by victim.
             seed=derive_seed("trial", self.settings.seed, victim),
             device=execution.device,
@@ -135,7 +135,6 @@ class Cell:
             "defense": self.defense_name,
             "defense_params": canonical([to_plain(defense) for defense in self.chain.defenses]),
             "differs": canonical(dict(self.config.differs)),
-            "threat": canonical(settings.threat),
             "view": settings.threat.view_of(settings.capture.signal),
             "signal": settings.capture.signal,
             "batch_size": settings.federation.local.batch_size,
@@ -186,6 +185,7 @@ def rows_of(
     common = cell.columns | provenance | dataclasses.asdict(released)
     common |= {
         "trial_id": spec.trial_id,
+        "threat": canonical(spec.threat),
         "study": f"{spec.cell}/{spec.attacker}",
         "attacker": spec.attacker,
         "phase": spec.phase,

@@ -14,6 +14,7 @@ from fl_core.models import ModelConfig
 from fl_core.server import FederationConfig
 from fl_core.threat import ThreatModel
 from fl_core.types import Config, Signal, require
+from orchestrator.scale import Strength
 from orchestrator.space import Parameter, Space
 
 Json = dict[str, object] | list[object] | str | float | int | bool | None
@@ -107,13 +108,15 @@ class AttackerConfig(Config):
     """An attack and which of its parameters Optuna searches, by dotted path; an empty search runs it as it is.
 
     With `families` Optuna chooses one of them first and then that family's parameters alone; they take the place
-    of `attack` and `search`.
+    of `attack` and `search`. `uses_facts: false` makes an attacker that ignores what the threat model lets it know of
+    the defense: the generic one beside the adaptive.
     """
 
     name: str = "generic"
     attack: AnyAttack = field(default_factory=Matching)
     search: dict[str, Parameter] = field(default_factory=dict)
     families: dict[str, FamilyConfig] = field(default_factory=dict)
+    uses_facts: bool = True
 
     def __post_init__(self) -> None:
         alone = not self.families or (self.attack == Matching() and not self.search)
@@ -195,8 +198,33 @@ class CellConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ThresholdConfig(Config):
+    """A search for the strength at which a defense begins to work.
+
+    Its cells have `defense` and `differs` with each strength put in. After the grid, `refine` times a cell is added
+    halfway between the two strengths between which an attacker's curve crosses a criterion, for every attacker and
+    criterion.
+    """
+
+    name: str
+    defense: tuple[AnyDefense, ...] = ()
+    differs: dict[str, Json] = field(default_factory=dict)
+    strength: Strength
+    refine: int = 2
+
+    def __post_init__(self) -> None:
+        require(_plain(self.name), self, "name", "of letters, digits, . _ and -")
+        require(self.refine >= 0, self, "refine", "at least 0")
+        Chain(defenses=self.defense)
+
+    def cell_name(self, value: float) -> str:
+        """The name of the cell of one strength."""
+        return f"{self.name}_{value:g}".replace("+", "")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepConfig(Config):
-    """A whole experiment. Everything but `cells` and `attackers` is common to all cells."""
+    """A whole experiment. Everything but `cells`, `thresholds` and `attackers` is common to all cells."""
 
     name: str
     seed: int = 42
@@ -210,6 +238,7 @@ class SweepConfig(Config):
     utility: UtilityConfig | None = None
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     cells: tuple[CellConfig, ...] = (CellConfig(name="none"),)
+    thresholds: tuple[ThresholdConfig, ...] = ()
     attackers: tuple[AttackerConfig, ...] = field(default_factory=lambda: (AttackerConfig(),))
 
     def __post_init__(self) -> None:

@@ -1,0 +1,71 @@
+"""The strength of a defense as a scale from weak to strong."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from fl_core.types import Config, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strength(Config):
+    """One number of a cell that goes from `weak` to `strong`.
+
+    `path` leads to it in the cell's `defense` (`defense.1.sigma`) or names a setting of the sweep
+    (`federation.local.batch_size`), which then counts among the cell's differences. There are `points` strengths,
+    both ends among them, even in `scale`: the logarithm, the number itself, or the logarithm of what is left of 1
+    (for shares such as 0.9, 0.99, 0.999). `integer` rounds to whole numbers.
+    """
+
+    path: str
+    weak: float
+    strong: float
+    points: int = 6
+    scale: Literal["log", "linear", "log_rest"] = "log"
+    integer: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.points >= 2, self, "points", "at least 2")
+        require(self.weak != self.strong, self, "strong", "another number than 'weak'")
+        ends = (self.weak, self.strong)
+        positive = self.scale != "log" or min(ends) > 0
+        require(positive, self, "scale", "'linear' for numbers that are not above 0")
+        shares = self.scale != "log_rest" or (min(ends) >= 0 and max(ends) < 1)
+        require(shares, self, "scale", "'log_rest' for numbers in [0, 1) alone")
+
+    def position(self, value: float) -> float:
+        """Where `value` lies on the scale: larger is stronger."""
+        direction = 1.0 if self.strong > self.weak else -1.0
+        match self.scale:
+            case "log":
+                return direction * math.log(value)
+            case "linear":
+                return direction * value
+            case "log_rest":
+                return -direction * math.log(1.0 - value)
+
+    def value(self, position: float) -> float:
+        """The strength at `position`."""
+        direction = 1.0 if self.strong > self.weak else -1.0
+        match self.scale:
+            case "log":
+                found = math.exp(direction * position)
+            case "linear":
+                found = direction * position
+            case "log_rest":
+                found = 1.0 - math.exp(-direction * position)
+        return float(round(found)) if self.integer else _short(found)
+
+    def grid(self) -> list[float]:
+        """The strengths to begin with, weakest first, each once."""
+        start, end = self.position(self.weak), self.position(self.strong)
+        return list(dict.fromkeys(self.value(p) for p in np.linspace(start, end, self.points)))
+
+
+def _short(value: float) -> float:
+    """Four digits are enough for a strength, and readable in a cell's name."""
+    return float(f"{value:.4g}")
