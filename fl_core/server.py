@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -199,8 +199,14 @@ def train(clients: Simulator, state: ModelState, *, rounds: int) -> Iterator[Rou
     state = state.to(torch.device("cpu"))
     for round_number in range(rounds):
         chunks = federation.chunks(round_number)
-        change = reduction.finish(reduce(reduction.merge, clients.partials(state, chunks)))
-        state = apply_change(state, change)
+        partials = clients.partials(state, chunks)
+        merged = next(partials)
+        for partial in partials:
+            merged = reduction.merge(merged, partial)
+            # Not to be alive while the next one grows.
+            del partial
+        state = apply_change(state, reduction.finish(merged))
+        del merged
         yield RoundResult(round=round_number, state=state, participants=chunks[0].participants)
 
 
