@@ -71,7 +71,7 @@ def server_app(case: Case) -> ServerApp:
         return MetricRecord({"loss": loss})
 
     @app.main()
-    def main(grid: Grid, context: Context) -> None:
+    def main(grid: Grid, context: Context) -> None:  # noqa: ARG001 - given by Flower
         strategy = FedAvg(
             fraction_train=case.sampled / case.clients,
             fraction_evaluate=0.0,
