@@ -1,7 +1,7 @@
 """Client simulation beside Flower's: seconds a round and peak memory, on the same model, data and clients.
 
 python benchmarks/federation.py [--models MODEL:SIZE ...] [--clients N] [--sampled N] [--rounds N] [--repeats N]
-    [--lr R] [--cores N] [--faces DIR] [--peer-env DIR] [--no-memory] [--device cpu] [--json]
+    [--lr R] [--cores N] [--faces DIR] [--peer-env DIR] [--only speed|memory] [--device cpu] [--json]
 
 Both sides run in processes of their own, in turns: ours, Flower's, ours, ... Each start's first round, in which
 workers start and libraries are loaded, is left out, and so is judging the weights between rounds. Flower pins its own
@@ -19,11 +19,13 @@ import statistics
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
 import venv
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,7 @@ class Side:
     """What one side's runs of a case gave."""
 
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
 
@@ -118,15 +121,20 @@ def run(command: list[str], side: Side) -> None:
         "FLWR_TELEMETRY_ENABLED": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    child = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with peak_memory(child.pid) as peak:
-        out, problems = child.communicate()
-    rounds = [json.loads(line) for line in out.splitlines() if line.startswith('{"round"')]
-    if child.returncode or not rounds:
-        raise RuntimeError(f"{command[0]} ended with {child.returncode}: {problems[-2000:]}")
+    rounds, cpu = [], []
+    with tempfile.TemporaryFile("w+") as problems:
+        child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=problems, text=True)
+        assert child.stdout is not None
+        with child.stdout, peak_memory(child.pid) as peak:
+            for text in child.stdout:
+                if text.startswith('{"round"'):
+                    rounds.append(json.loads(text))
+                    cpu.append(sum(map(_cpu_seconds, _tree(child.pid))))
+        problems.seek(0)
+        if child.wait() or not rounds:
+            raise RuntimeError(f"{command[0]} ended with {child.returncode}: {problems.read()[-2000:]}")
     side.seconds += [entry["seconds"] for entry in rounds[1:]]
+    side.cpu += [after - before for before, after in pairwise(cpu)]
     side.losses.append(rounds[-1]["loss"])
     side.peaks.append(max(peak, default=0.0))
 
@@ -159,6 +167,13 @@ def _tree(root: int) -> list[int]:
         below = [child for child, parent in parents.items() if parent in below]
         found += below
     return found
+
+
+def _cpu_seconds(pid: int) -> float:
+    with contextlib.suppress(OSError):
+        times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _share(pid: int) -> float:
@@ -197,6 +212,8 @@ def compare(case: Case, python: Path | None, reason: str, repeats: int) -> list[
         *lines,
         line(f"flower, {what}", seconds, "s/round", theirs.seconds),
         line(f"flower / ours, {what}", ratio, "x", [ratio], target=TARGET),
+        line("CPU seconds, ours", statistics.median(mine.cpu), "CPU-s/round", mine.cpu),
+        line("CPU seconds, flower", statistics.median(theirs.cpu), "CPU-s/round", theirs.cpu),
         line("last loss, ours", statistics.median(mine.losses), "", mine.losses),
         line("last loss, flower", loss, "", theirs.losses),
         line("losses apart", apart, "", [apart], target=LOSS, at_most=True),
@@ -314,8 +331,9 @@ def main() -> int:
             cores=options.cores,
         )
         case = replace(case, faces=str(faces(options.faces or ROOT / "build" / "faces", case.train)))
-        lines += compare(case, python, reason, options.repeats)
-        if number == 0 and not options.no_memory:
+        if options.only != "memory":
+            lines += compare(case, python, reason, options.repeats)
+        if number == 0 and options.only != "speed":
             lines += memory(case, python, reason)
     for entry in lines:
         if options.json:
@@ -324,7 +342,7 @@ def main() -> int:
             print(f"{entry['name']:55s} {'-':>10s} {entry['reason']}")
         else:
             print(
-                f"{entry['name']:55s} {entry['value']:10.3g} {entry['unit']:8s} {'' if entry['ok'] else 'MISSED'}"
+                f"{entry['name']:55s} {entry['value']:10.3g} {entry['unit']:12s} {'' if entry['ok'] else 'MISSED'}"
             )
     return 0 if all(entry["ok"] for entry in lines) else 1
 

@@ -35,7 +35,6 @@ class Case:
     batch: int = 5
     lr: float = 0.05
     cores: int = 2
-    judged: int = 500
 
     @classmethod
     def read(cls, text: str) -> Case:
@@ -50,6 +49,11 @@ class Case:
     def train(self) -> int:
         """Training images in all."""
         return self.clients * self.images
+
+    @property
+    def judged(self) -> int:
+        """Validation images that losses are measured on."""
+        return min(500, self.train // 10)
 
     @property
     def network(self) -> ModelConfig:
