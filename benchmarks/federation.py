@@ -47,6 +47,8 @@ FLAT = 1.1
 LOSS = 0.1
 """How far the two sides' last losses may be apart, as a share of Flower's: they sample other clients."""
 
+NO_PROC = "this system has no /proc to read it from"
+
 
 class PeerMissing(Exception):
     """Flower's environment cannot be made; the message says why."""
@@ -151,9 +153,11 @@ def peak_memory(root: int) -> Iterator[list[float]]:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    yield found
-    over.set()
-    watcher.join()
+    try:
+        yield found
+    finally:
+        over.set()
+        watcher.join()
 
 
 def _tree(root: int) -> list[int]:
@@ -212,13 +216,13 @@ def compare(case: Case, python: Path | None, reason: str, repeats: int) -> list[
         *lines,
         line(f"flower, {what}", seconds, "s/round", theirs.seconds),
         line(f"flower / ours, {what}", ratio, "x", [ratio], target=TARGET),
-        line("CPU seconds, ours", statistics.median(mine.cpu), "CPU-s/round", mine.cpu),
-        line("CPU seconds, flower", statistics.median(theirs.cpu), "CPU-s/round", theirs.cpu),
+        processes("CPU seconds, ours", statistics.median(mine.cpu), "CPU-s/round", mine.cpu),
+        processes("CPU seconds, flower", statistics.median(theirs.cpu), "CPU-s/round", theirs.cpu),
         line("last loss, ours", statistics.median(mine.losses), "", mine.losses),
         line("last loss, flower", loss, "", theirs.losses),
         line("losses apart", apart, "", [apart], target=LOSS, at_most=True),
-        line("peak memory, ours", max(mine.peaks), "MB", mine.peaks),
-        line("peak memory, flower", max(theirs.peaks), "MB", theirs.peaks),
+        processes("peak memory, ours", max(mine.peaks), "MB", mine.peaks),
+        processes("peak memory, flower", max(theirs.peaks), "MB", theirs.peaks),
     ]
 
 
@@ -227,6 +231,8 @@ def memory(case: Case, python: Path | None, reason: str) -> list[dict[str, Any]]
     few = replace(case, clients=case.clients // 10, sampled=case.clients // 10, rounds=3)
     many = replace(few, clients=case.clients)
     crowded = replace(many, sampled=case.clients, rounds=2)
+    if not Path("/proc").is_dir():
+        return [missing("memory", "MB", NO_PROC)]
     lines = []
     for name in ("ours", "flower"):
         if name == "flower" and not python:
@@ -272,8 +278,13 @@ def line(
     }
 
 
+def processes(name: str, value: float, unit: str, values: list[float]) -> dict[str, Any]:
+    """The line of what is read from /proc, or why it is missing."""
+    return line(name, value, unit, values) if Path("/proc").is_dir() else missing(name, unit, NO_PROC)
+
+
 def missing(name: str, unit: str, reason: str) -> dict[str, Any]:
-    """The line of a peer that is not there."""
+    """The line of what could not be measured."""
     return {"name": name, "value": None, "unit": unit, "target": None, "ok": True, "reason": reason}
 
 
