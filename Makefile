@@ -32,6 +32,7 @@ format: $(VENV)/.dev
 bench: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[peers]"
 	$(BIN)/python benchmarks/matching.py
+	$(BIN)/python benchmarks/federation.py
 	$(BIN)/python benchmarks/attacks.py --iteration
 	$(BIN)/python benchmarks/attacks.py --ours "analytic inversion.evaluations=240" features inverting_gradients \
 		--peer invertinggradients modern

@@ -1,31 +1,39 @@
-"""The federation: who holds what, who takes part, FedAvg rounds, accuracy."""
+"""The federation: who holds what, who takes part, rounds of training, accuracy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
+from torch import nn
 
 from fl_core.celeba import FaceDataset
 from fl_core.client import Batch, LocalTraining, weight_update
+from fl_core.clients import Chunk, ClientWork, InProcess, Simulator
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, build_model, predict
 from fl_core.partition import IID, Partition, partition
+from fl_core.reduction import Change
 from fl_core.rng import generator
-from fl_core.threat import average, weighted_mean
 from fl_core.types import ClientUpdate, Config, ModelState, Tensors, require
 
 Release = Callable[[ClientUpdate, int], ClientUpdate]
 """What a client does to its update in the round of that number before it leaves: the defense."""
+
+EVALUATION_BATCH = 64
+"""Images that are classified together; their number changes rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FederationConfig(Config):
     """Clients, the fraction of them that takes part in a round, planned rounds, local training, partition.
 
-    `flip` mirrors each training image with probability 1/2, anew every epoch.
+    `flip` mirrors each training image with probability 1/2, anew every epoch. A round's participants are reduced
+    in chunks of `chunk` clients, which may run in different processes. It changes rounding, and so belongs here
+    and not to the machine; small chunks spread over more processes, large ones send fewer partial sums.
     """
 
     clients: int = 10
@@ -34,16 +42,23 @@ class FederationConfig(Config):
     partition: Partition = field(default_factory=IID)
     local: LocalTraining = field(default_factory=LocalTraining)
     flip: bool = False
+    chunk: int = 10
 
     def __post_init__(self) -> None:
         require(self.clients >= 1, self, "clients", "at least 1")
         require(0 < self.fraction <= 1, self, "fraction", "in (0, 1]")
         require(self.rounds >= 1, self, "rounds", "at least 1")
+        require(self.chunk >= 1, self, "chunk", "at least 1")
 
     @property
     def per_round(self) -> int:
         """How many clients take part in a round (at least one)."""
         return max(1, math.floor(self.fraction * self.clients))
+
+    @property
+    def chunks_per_round(self) -> int:
+        """How many chunks a round has, where all participants hold images: as many processes can work on it."""
+        return math.ceil(self.per_round / self.chunk)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +93,11 @@ class Federation:
     ) -> None:
         self.config, self.model, self.dataset, self.seed, self.device = config, model, dataset, seed, device
         self.shares = partition(dataset.labels, train, config.clients, config.partition, seed=seed)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The model without values, for one computation at a time."""
+        return build_model(self.model)
 
     def participants(self, round_number: int, *, first: int | None = None, group: int = 0) -> list[int]:
         """The clients of a round, in a random order.
@@ -137,7 +157,7 @@ class Federation:
     ) -> tuple[ClientUpdate, Tensors]:
         """One client's local training on `batches`, as a weight delta, and the momentum buffers it left."""
         return weight_update(
-            build_model(self.model),
+            self.network,
             state,
             map(self.load, batches),
             self.config.local,
@@ -147,37 +167,54 @@ class Federation:
         )
 
     def run(self, state: ModelState, *, rounds: int, release: Release | None = None) -> Iterator[RoundResult]:
-        """FedAvg from `state` for `rounds` rounds, each yielded when it is done.
+        """FedAvg from `state` for `rounds` rounds in this process; see `train`.
 
-        `release` stands between a client's update and the server. Clients without images sit out. Persistent
-        momentum waits with its client until the next round that the client takes part in.
+        `release` stands between a client's update and the server.
         """
-        memory: dict[int, Tensors] = {}
-        for round_number in range(rounds):
-            chosen = self.trainees(round_number)
-            if not chosen:
-                raise InputError(f"No participant of round {round_number} holds an image; use more data.")
-            updates = []
-            for client in chosen:
-                batches = self.trained_batches(client, round_number)
-                update, velocity = self.client_update(state, client, batches, velocity=memory.get(client))
-                if self.config.local.remembers:
-                    memory[client] = velocity
-                updates.append(release(update, round_number) if release else update)
-            state = apply_updates(state, tuple(updates))
-            yield RoundResult(round=round_number, state=state, participants=tuple(chosen))
+        return train(InProcess(ClientWork(federation=self, release=release)), state, rounds=rounds)
+
+    def chunks(self, round_number: int) -> list[Chunk]:
+        """The round's participants with images, cut into chunks; raises `InputError` where none has any."""
+        chosen = tuple(self.trainees(round_number))
+        if not chosen:
+            raise InputError(f"No participant of round {round_number} holds an image; use more data.")
+        size = self.config.chunk
+        return [
+            Chunk(round=round_number, participants=chosen, clients=chosen[start : start + size])
+            for start in range(0, len(chosen), size)
+        ]
+
+    def correct(self, state: ModelState, indices: Sequence[int]) -> int:
+        """How many of the data set's images at `indices` are classified right."""
+        return count_correct(self.model, state, self.dataset, indices, device=self.device)
 
 
-def apply_updates(state: ModelState, updates: tuple[ClientUpdate, ...]) -> ModelState:
-    """The state after adding FedAvg's mean update; integer buffers take the rounded mean."""
-    mean = average(updates)
-    moved = weighted_mean(
-        [{name: value.float() for name, value in update.buffers.items()} for update in updates],
-        [update.examples for update in updates],
-    )
+def train(clients: Simulator, state: ModelState, *, rounds: int) -> Iterator[RoundResult]:
+    """Federated training from `state`, each round yielded when it is done, with its weights on the CPU.
+
+    Where the clients are simulated changes no bit. Clients without images sit out. Persistent momentum waits with
+    its client until the next round that the client takes part in. Raises `InputError` for a round without images.
+    """
+    federation, reduction = clients.work.federation, clients.work.reduction
+    state = state.to(torch.device("cpu"))
+    for round_number in range(rounds):
+        chunks = federation.chunks(round_number)
+        partials = clients.partials(state, chunks)
+        merged = next(partials)
+        for partial in partials:
+            merged = reduction.merge(merged, partial)
+            # Not to be alive while the next one grows.
+            del partial
+        state = apply_change(state, reduction.finish(merged))
+        del merged
+        yield RoundResult(round=round_number, state=state, participants=chunks[0].participants)
+
+
+def apply_change(state: ModelState, change: Change) -> ModelState:
+    """The state after a round's change; integer buffers take the rounded one."""
     return ModelState(
-        parameters={name: value + mean[name] for name, value in state.parameters.items()},
-        buffers={name: _shifted(value, moved[name]) for name, value in state.buffers.items()},
+        parameters={name: value + change.tensors[name] for name, value in state.parameters.items()},
+        buffers={name: _shifted(value, change.buffers[name]) for name, value in state.buffers.items()},
     )
 
 
@@ -189,10 +226,10 @@ def count_correct(
     indices: Sequence[int],
     *,
     device: torch.device,
-    batch_size: int = 64,
+    batch_size: int = EVALUATION_BATCH,
 ) -> int:
-    """How many of the images at `indices` are classified right, BatchNorm in eval mode."""
-    network = build_model(model).eval()
+    """How many of the images at `indices` are classified right, BatchNorm in eval mode, on `device`."""
+    network, state = build_model(model).eval(), state.to(device)
     correct = 0
     for start in range(0, len(indices), batch_size):
         images, labels = dataset.batch(indices[start : start + batch_size])

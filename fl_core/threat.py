@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig
-from fl_core.types import ClientUpdate, Config, EarlierUpdate, ModelState, RoundRecord, Signal, Tensors
+from fl_core.reduction import mean_change
+from fl_core.types import Config, EarlierUpdate, ModelState, RoundRecord, Signal, Tensors
 
 View = Literal["individual", "aggregate", "key_holder", "ciphertext"]
 
@@ -157,7 +157,7 @@ def observe(
         signal=record.signal,
         model=record.model,
         state=record.state,
-        tensors=first.tensors if len(record.updates) == 1 else average(record.updates),
+        tensors=first.tensors if len(record.updates) == 1 else mean_change(record.updates).tensors,
         examples=sum(update.examples for update in record.updates),
         clients=len(record.updates),
         batch_size=record.batch_size,
@@ -169,19 +169,3 @@ def observe(
         public_mean=public_mean,
         earlier=record.earlier if view == "individual" else (),
     )
-
-
-def average(updates: tuple[ClientUpdate, ...]) -> dict[str, Tensor]:
-    """FedAvg's mean of the updates' tensors, weighted by examples (McMahan et al., AISTATS 2017)."""
-    return weighted_mean([update.tensors for update in updates], [update.examples for update in updates])
-
-
-def weighted_mean(parts: list[Mapping[str, Tensor]], weights: list[int]) -> dict[str, Tensor]:
-    """The mean of equally named tensors, weighted by non-negative integers that sum to more than 0."""
-    total = sum(weights)
-    mean: dict[str, Tensor] = {}
-    for name, value in parts[0].items():
-        mean[name] = torch.zeros_like(value)
-        for part, weight in zip(parts, weights, strict=True):
-            mean[name] += part[name] * (weight / total)
-    return mean

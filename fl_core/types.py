@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
@@ -81,6 +81,14 @@ class ClientUpdate:
     momentum: float
     clip_factor: float | None = None
     bytes_up: int | None = None
+
+    def to(self, device: torch.device) -> ClientUpdate:
+        """The same update with every tensor on `device`."""
+        return replace(
+            self,
+            tensors={name: value.to(device) for name, value in self.tensors.items()},
+            buffers={name: value.to(device) for name, value in self.buffers.items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from defenses.chain import Chain
 from fl_core.capture import Victim, capture, victims
 from fl_core.celeba import FaceDataset
+from fl_core.clients import ClientWork, InProcess, Simulator
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, initial_state
 from fl_core.rng import derive_seed, generator
-from fl_core.server import Federation, count_correct
+from fl_core.server import Federation, train
 from fl_core.types import ClientUpdate, EarlierUpdate, ModelState, RoundRecord, Tensors, Truth
 from orchestrator.config import SweepConfig
 from orchestrator.files import write_atomically
@@ -55,8 +56,16 @@ class Capture:
 class CaptureStore:
     """The captures of one results folder, made when they are first asked for."""
 
-    def __init__(self, folder: Path, *, device: torch.device, progress: Progress) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: torch.device,
+        progress: Progress,
+        simulator: Callable[[ClientWork], Simulator] = InProcess,
+    ) -> None:
         self._folder, self._device, self._progress = folder, device, progress
+        self._simulator = simulator
         self._weights: dict[str, Weights] = {}
 
     def source(self, settings: SweepConfig, defense: Chain, dataset: FaceDataset) -> CaptureSource:
@@ -112,15 +121,16 @@ class CaptureStore:
     ) -> None:
         """Train to the last round of `paths` and save the weights at the start of each that it names."""
         rounds, dataset = max(paths), federation.dataset
-        state = initial_state(settings.model, generator("model", settings.seed)).to(self._device)
+        state = initial_state(settings.model, generator("model", settings.seed))
         if 0 in paths:
             _save_state(paths[0], state)
         held_out = dataset.split("valid", settings.data.valid) if rounds else []
         seed = derive_seed("training", settings.seed)
         release = defense.release(seed=seed, rounds=settings.federation.rounds)
         defended = settings.capture.weights == "defended"
-        for result in federation.run(state, rounds=rounds, release=release if defended else None):
-            right = count_correct(settings.model, result.state, dataset, held_out, device=self._device)
+        clients = self._simulator(ClientWork(federation=federation, release=release if defended else None))
+        for result in train(clients, state, rounds=rounds):
+            right = clients.correct(result.state, held_out)
             self._progress(
                 f"training to the captured weights: round {result.round + 1} of {rounds}, "
                 f"accuracy {right / len(held_out):.0%} on {len(held_out)} validation images"

@@ -6,9 +6,10 @@ import dataclasses
 import json
 from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from attack_core.types import Progress
 from fl_core.celeba import FaceDataset
 from fl_core.device import pick_device
+from fl_core.server import FederationConfig
 from fl_core.types import ModelState, RoundRecord, Truth
 from orchestrator.capture import CaptureStore
 from orchestrator.cell_study import CellStudy, mean_of
@@ -32,6 +34,7 @@ from orchestrator.progress import Reporter
 from orchestrator.provenance import provenance
 from orchestrator.schema import trials_schema
 from orchestrator.search import Study
+from orchestrator.simulation import PooledSimulator, simulate
 from orchestrator.store import FinishedTrial, ResultStore, picture_rows
 from orchestrator.trial import TrialResult, TrialSpec, run_trial
 from orchestrator.utility import UtilityResult, run_utility
@@ -66,10 +69,23 @@ def run_sweep(
     chosen = config.matching_cells(cells)
     config = resolve(config)
     spaces = [attacker.space.every() for attacker in config.attackers]
-    with ResultStore(out, trials_schema(spaces)) as store:
+    with ResultStore(out, trials_schema(spaces)) as store, ExitStack() as started:
+
+        @cache
+        def executor() -> Executor:
+            execution = config.execution
+            made = make_executor(address, workers=execution.workers, threads=execution.threads)
+            started.callback(made.close)
+            return made
+
         claim_folder(out, config)
         device = torch.device(config.execution.device)
-        captures = CaptureStore(out / "captures", device=device, progress=reporter.message)
+        captures = CaptureStore(
+            out / "captures",
+            device=device,
+            progress=reporter.message,
+            simulator=partial(simulate, executor=executor, threads=config.execution.threads),
+        )
         faces = _FaceCache(reporter)
         prepared = [
             Cell.prepare(config, cell, faces.of(cell_settings(config, cell)), captures) for cell in chosen
@@ -77,13 +93,7 @@ def run_sweep(
         driver = Driver(prepared, config, store, reporter)
         driver.plan()
         if driver.unfinished:
-            executor = make_executor(
-                address, workers=config.execution.workers, threads=config.execution.threads
-            )
-            try:
-                driver.run(executor)
-            finally:
-                executor.close()
+            driver.run(executor())
         store.compact()
         if not config.execution.keep_captures:
             captures.drop()
@@ -149,6 +159,7 @@ class Driver:
 
     def run(self, executor: Executor) -> None:
         """Work until every study has its test results."""
+        self._train_large_federations(executor)
         while self._waiting or self._running or self._utility_jobs:
             self._fill(executor)
             self._start_utility(executor)
@@ -190,6 +201,27 @@ class Driver:
                     self._resumed += 1
                     self._failed += rows[0]["status"] == "failed"
                     study.settle(self._store, spec, rows)
+
+    def _train_large_federations(self, executor: Executor) -> None:
+        """Utility runs whose rounds are worth spreading have all workers, one run after another, before the trials."""
+        for key, cells in list(self._utility_jobs.items()):
+            spec, name = cells[0].utility(), cells[0].config.name
+            if spec is None or spec.federation.chunks_per_round == 1:
+                continue
+            result = run_utility(
+                spec,
+                cells[0].dataset,
+                simulator=partial(PooledSimulator, executor, threads=spec.threads),
+                progress=partial(self._round_done, name, spec.federation),
+            )
+            self._utility_running.add(key)
+            self._finish_utility(Done(f"utility:{key}", result))
+
+    def _round_done(self, cell: str, federation: FederationConfig, number: int, accuracy: float) -> None:
+        self._reporter.message(
+            f"{cell}: {federation.per_round} of {federation.clients} clients trained in round {number + 1} of "
+            f"{federation.rounds}, accuracy {accuracy:.0%}"
+        )
 
     def _start_utility(self, executor: Executor) -> None:
         """Keep at most half of the workers on the long utility runs, so that trials are seen to move."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,9 +10,10 @@ from scipy.stats import binomtest
 
 from defenses.chain import Chain
 from fl_core.celeba import FaceDataset
+from fl_core.clients import ClientWork, InProcess, Simulator
 from fl_core.models import ModelConfig, initial_state
 from fl_core.rng import derive_seed, generator
-from fl_core.server import Federation, FederationConfig, count_correct
+from fl_core.server import Federation, FederationConfig, train
 from orchestrator.config import SweepConfig, UtilityConfig
 
 
@@ -47,9 +49,17 @@ class UtilityResult:
     diverged: bool
 
 
-def run_utility(spec: UtilitySpec, dataset: FaceDataset) -> UtilityResult:
-    """Train with the defense for all planned rounds and measure after each."""
-    device = torch.device(spec.device)
+def run_utility(
+    spec: UtilitySpec,
+    dataset: FaceDataset,
+    *,
+    simulator: Callable[[ClientWork], Simulator] = InProcess,
+    progress: Callable[[int, float], None] | None = None,
+) -> UtilityResult:
+    """Train with the defense for all planned rounds and measure after each.
+
+    `simulator` says where the clients run; `progress` is called with each finished round's number and accuracy.
+    """
     torch.set_num_threads(spec.threads)
     federation = Federation(
         config=spec.federation,
@@ -57,15 +67,18 @@ def run_utility(spec: UtilitySpec, dataset: FaceDataset) -> UtilityResult:
         dataset=dataset,
         train=dataset.split("train", spec.train),
         seed=spec.seed,
-        device=device,
+        device=torch.device(spec.device),
     )
-    state = initial_state(spec.model, generator("model", spec.seed)).to(device)
+    state = initial_state(spec.model, generator("model", spec.seed))
     held_out = dataset.split("valid", spec.valid)
     release = spec.defense.release(seed=derive_seed("training", spec.seed), rounds=spec.federation.rounds)
+    clients = simulator(ClientWork(federation=federation, release=release))
     correct = []
-    for result in federation.run(state, rounds=spec.federation.rounds, release=release):
+    for result in train(clients, state, rounds=spec.federation.rounds):
         state = result.state
-        correct.append(count_correct(spec.model, state, dataset, held_out, device=device))
+        correct.append(clients.correct(state, held_out))
+        if progress:
+            progress(result.round, correct[-1] / len(held_out))
     labels = dataset.labels[held_out]
     interval = binomtest(correct[-1], len(held_out)).proportion_ci(method="exact")
     return UtilityResult(

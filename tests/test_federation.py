@@ -14,8 +14,9 @@ from fl_core.client import LocalTraining, loss_gradient, train_locally
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, build_model, initial_state, predict
 from fl_core.partition import IID, Dirichlet, partition
+from fl_core.reduction import mean_change
 from fl_core.rng import derive_seed, generator
-from fl_core.server import FederationConfig, apply_updates, count_correct
+from fl_core.server import FederationConfig, apply_change, count_correct
 from fl_core.threat import NotObservable, ThreatModel, observe
 from fl_core.types import ClientUpdate, ModelState
 from tests.conftest import make_federation
@@ -126,7 +127,7 @@ def update(values: list[float], examples: int) -> ClientUpdate:
 
 def test_fedavg_weighs_by_examples_by_hand() -> None:
     state = ModelState(parameters={"w": torch.tensor([1.0, 1.0, 1.0])})
-    after = apply_updates(state, (update([4.0, 0.0, 2.0], 1), update([0.0, 4.0, 2.0], 3)))
+    after = apply_change(state, mean_change([update([4.0, 0.0, 2.0], 1), update([0.0, 4.0, 2.0], 3)]))
     assert after.parameters["w"].tolist() == [2.0, 4.0, 3.0]
 
 
@@ -260,7 +261,7 @@ def test_batch_norm_modes_differ_in_their_buffers(faces_root: object) -> None:
         record, _ = capture(federation, state, signal="local_update", round_number=0, victim=Victim(client=0))
         moved = float(record.updates[0].buffers["bn1.running_mean"].abs().max()) > 0
         assert moved is moves
-        after = apply_updates(state, record.updates)
+        after = apply_change(state, mean_change(record.updates))
         assert after.buffers["bn1.num_batches_tracked"].dtype == torch.int64
 
 

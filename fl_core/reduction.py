@@ -1,0 +1,105 @@
+"""How a round's released updates become one change of the model, an update at a time.
+
+A reduction never needs all updates at once: a worker holds one partial result and one update, and partials of
+several workers are merged. FedAvg's weighted mean is the default. A defense of the aggregate (encryption, masks,
+noise on the sum) is another reduction: it decides what a partial is and what of it can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from fl_core.types import ClientUpdate, Tensors
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a round adds to the global weights and, as floats, to the buffers."""
+
+    tensors: Tensors
+    buffers: Tensors
+
+
+class Reduction(Protocol[P]):
+    """Partial results, how they grow, and what comes out; a partial has to survive being sent to another process."""
+
+    def start(self, round_number: int, participants: Sequence[int]) -> P:
+        """The partial that holds no update, in a round with these `participants`, in their order."""
+
+    def add(self, partial: P, update: ClientUpdate) -> P:
+        """The partial with one more released update, whose tensors are on the CPU; `partial` may be used up."""
+
+    def merge(self, left: P, right: P) -> P:
+        """One partial of two that share no update, those of `left` first; both may be used up."""
+
+    def finish(self, partial: P) -> Change:
+        """The round's change, from a partial that holds the updates of all participants."""
+
+
+@dataclass(kw_only=True)
+class WeightedSum:
+    """Sums of tensors and of buffers, each update weighted by its number of examples, and those numbers' sum."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    examples: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedAvg:
+    """The mean of the updates, weighted by examples (McMahan et al., AISTATS 2017); a `Reduction`."""
+
+    def start(self, round_number: int, participants: Sequence[int]) -> WeightedSum:  # noqa: ARG002 - any round's
+        """See `Reduction.start`."""
+        return WeightedSum()
+
+    def add(self, partial: WeightedSum, update: ClientUpdate) -> WeightedSum:
+        """See `Reduction.add`."""
+        _accumulate(partial.tensors, update.tensors, update.examples)
+        _accumulate(partial.buffers, update.buffers, update.examples)
+        partial.examples += update.examples
+        return partial
+
+    def merge(self, left: WeightedSum, right: WeightedSum) -> WeightedSum:
+        """See `Reduction.merge`."""
+        if not left.examples or not right.examples:
+            return left if left.examples else right
+        return WeightedSum(
+            tensors={name: value + right.tensors[name] for name, value in left.tensors.items()},
+            buffers={name: value + right.buffers[name] for name, value in left.buffers.items()},
+            examples=left.examples + right.examples,
+        )
+
+    def finish(self, partial: WeightedSum) -> Change:
+        """See `Reduction.finish`; raises `ValueError` where no update was added."""
+        if not partial.examples:
+            raise ValueError("The mean of no update is not defined.")
+        return Change(
+            tensors={name: value / partial.examples for name, value in partial.tensors.items()},
+            buffers={name: value / partial.examples for name, value in partial.buffers.items()},
+        )
+
+
+def mean_change(updates: Iterable[ClientUpdate]) -> Change:
+    """FedAvg's change of the model from `updates` (at least one)."""
+    reduction = FedAvg()
+    partial = reduction.start(0, ())
+    for update in updates:
+        partial = reduction.add(partial, update)
+    return reduction.finish(partial)
+
+
+def _accumulate(sums: dict[str, Tensor], values: Tensors, weight: int) -> None:
+    for name, value in values.items():
+        # Counters (int64 buffers) have a mean too.
+        value = value if value.is_floating_point() else value.float()
+        if name in sums:
+            sums[name].add_(value, alpha=weight)
+        else:
+            sums[name] = value * weight
