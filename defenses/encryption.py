@@ -82,7 +82,7 @@ class Paillier(Config):
     def setup(self, clients: Sequence[int], *, seed: int | None = None) -> EncryptedSession:
         """A key pair; warns of `InsecureKey` at 512 bits; raises `InputError` where the extra is missing."""
         count = _count(clients)
-        if guard_bits(count) > self.lane_bits - 8:
+        if guard_bits(count) > self.lane_bits // 2:
             raise InputError(f"Paillier.lane_bits = {self.lane_bits}: too few for {count} clients.")
         if self.key_bits == 512:
             warnings.warn("Paillier keys of 512 bits are insecure: use 2048.", InsecureKey, stacklevel=2)
@@ -178,7 +178,10 @@ def _load(path: Path) -> Any:
         raise InputError(f"{path} holds no key of this program ({type(error).__name__}).") from None
 
 
-def _restored(document: dict[str, Any]) -> Any:
+def _restored(document: Any) -> Any:
+    if not isinstance(document, dict):
+        raise TypeError(type(document).__name__)
+
     def rich(name: str, value: Any) -> Any:
         if name == "context":
             return base64.b64decode(value, validate=True)
