@@ -44,7 +44,7 @@ class SecretKey(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSum:
-    """One block's sum in steps, the most ciphertext bytes of a client, and the seconds of each part (all clients)."""
+    """One block's sum in steps, the most bytes of a client, and each part's CPU seconds (all clients)."""
 
     steps: Integers
     bytes_up: int
@@ -58,13 +58,13 @@ def sum_block(public: PublicKey, secret: SecretKey, blocks: Sequence[Integers]) 
 
     Clients and server use `public` alone, `secret` only opens the sum.
     """
-    started = time.perf_counter()
+    started = time.process_time()
     uploads = [public.protect(block) for block in blocks]
-    protected = time.perf_counter()
+    protected = time.process_time()
     total = public.add(uploads)
-    added = time.perf_counter()
+    added = time.process_time()
     steps = secret.reveal(total, numbers=len(blocks[0]), addends=len(blocks))
-    revealed = time.perf_counter()
+    revealed = time.process_time()
     return BlockSum(
         steps=steps,
         bytes_up=max(sum(map(len, upload)) for upload in uploads),

@@ -44,9 +44,9 @@ class MaskedSession:
         if len(updates) < threshold:
             raise too_few(len(updates), threshold)
         layout, fixed = Layout.of(next(iter(updates.values()))), self.config.fixed(len(self.clients))
-        started = time.perf_counter()
+        started = time.process_time()
         parties, roster, talk = self._meet(threshold)
-        setup = time.perf_counter() - started
+        setup = time.process_time() - started
 
         def steps(client: int) -> Integers:
             vector = layout.flatten(updates[client])
@@ -58,15 +58,15 @@ class MaskedSession:
         protecting, adding = 0.0, 0.0
         for done, (client, masked, seconds) in enumerate(_masked(executor, parties, updates, steps), start=1):
             protecting += seconds
-            started = time.perf_counter()
+            started = time.process_time()
             server.add(client, masked)
-            adding += time.perf_counter() - started
+            adding += time.process_time() - started
             if progress:
                 progress(done, len(updates))
-        started = time.perf_counter()
+        started = time.process_time()
         answers = {c: parties[c].answer(server.survivors) for c in server.survivors if c not in silent}
         opened = fixed.decode(server.reveal(answers))
-        revealing = time.perf_counter() - started
+        revealing = time.process_time() - started
         size = layout.size * self.config.word_bits // 8
         return Summed(
             tensors=layout.restore(opened),
@@ -121,6 +121,6 @@ def _masked(
 
 
 def _timed(masker: Masker, steps: Integers) -> tuple[bytes, float]:
-    started = time.perf_counter()
+    started = time.process_time()
     masked = masker(steps)
-    return masked, time.perf_counter() - started
+    return masked, time.process_time() - started

@@ -18,10 +18,10 @@ Progress = Callable[[int, int], None]
 class Cost:
     """What one secure sum cost, measured while it ran.
 
-    `bytes_up` is the most that one client sent, all its messages together. `setup_seconds` is what keys and their
-    exchange took for all parties, `protect_seconds` what one client's protection took (the mean), `add_seconds`
-    the server's work on protected updates, `reveal_seconds` the opening of the sum. Seconds are those of one core,
-    wherever the work ran. `rounding_error` is the largest distance between a revealed number and the sum in float64.
+    `bytes_up` is the most that one client sent, all its messages together. Seconds are CPU seconds, wherever the
+    work ran: `setup_seconds` for keys and their exchange (all parties), `protect_seconds` for one client's
+    protection (the mean), `add_seconds` for the server's work on protected updates, `reveal_seconds` for opening
+    the sum. `rounding_error` is the largest distance between a revealed number and the sum in float64.
     """
 
     values: int

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -282,3 +284,13 @@ def test_bad_settings_are_named(build: Any, named: str) -> None:
 def test_short_keys_are_called_insecure() -> None:
     with pytest.warns(InsecureKey, match="512 bits are insecure"):
         SHORT.setup([0])
+
+
+def test_the_documented_example_runs() -> None:
+    page = Path(__file__).parent.parent / "docs" / "cryptography.md"
+    (code,) = re.findall(
+        r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("(0, 2)\n")
