@@ -179,3 +179,25 @@ def test_masks_are_new_in_every_round() -> None:
     uploads = [meet(range(2), threshold=2)[0][0].masker()(update_of(0)) for _ in range(2)]
     first, second = (np.frombuffer(upload, dtype="<u4") for upload in uploads)
     assert min(uniformity((first - second).tobytes())) > 1e-4
+
+
+def test_an_upload_in_the_sum_is_hidden_by_its_pairwise_masks() -> None:
+    """The server learns the own masks of survivors: taken off, what is left is uniform still."""
+    parties, roster = meet(range(3), threshold=2)
+    bare = np.frombuffer(parties[1].masker()(update_of(1)), dtype="<u4").copy()
+    apply_mask(bare, own_mask(parties[1]._own_seed, roster_digest(roster)), np.subtract)
+    assert min(uniformity(bare.tobytes())) > 1e-4
+
+
+def test_pairwise_keys_belong_to_two_clients_and_one_round() -> None:
+    parties, roster = meet(range(3), threshold=2)
+    digest = roster_digest(roster)
+    private = [mask_key(party._pairwise_seed) for party in parties.values()]
+    keys = {
+        (mine, other): pair_mask(private[mine], roster[other].mask, digest)
+        for mine, other in itertools.permutations(range(3), 2)
+    }
+    assert all(keys[mine, other] == keys[other, mine] for mine, other in keys)
+    assert len(set(keys.values())) == 3
+    assert all(len(key) == 32 for key in keys.values())
+    assert pair_mask(private[0], roster[1].mask, roster_digest({0: roster[0], 1: roster[1]})) != keys[0, 1]
