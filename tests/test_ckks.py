@@ -82,6 +82,16 @@ def test_sums_beyond_the_limit_would_wrap_silently() -> None:
         session.sum({client: {"w": torch.full((5,), 2.0**17)} for client in range(4)})
 
 
+def test_nothing_is_opened_of_an_update_that_would_wrap(session: EncryptedSession) -> None:
+    """The last number of the second block is checked before the first block is opened."""
+    updates = {client: {"w": torch.zeros(session.public.block + 9)} for client in (0, 1)}
+    updates[1]["w"][-1] = 1e9
+    opened: list[int] = []
+    with pytest.raises(InputError, match=rf"^Client 1's w\[{session.public.block + 8}\] = 1e\+09"):
+        session.sum(updates, progress=lambda done, _: opened.append(done))
+    assert not opened
+
+
 def test_bytes_are_those_of_the_ciphertexts(session: EncryptedSession) -> None:
     update = {"w": torch.zeros(3 * SLOTS + 1)}
     cost = session.sum({0: update, 1: update}).cost
