@@ -1,0 +1,53 @@
+"""Noise under encryption: what a client may add to its update before it encrypts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from fl_core.rng import generator
+from fl_core.types import Config, Tensors, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncryptedNoise(Config):
+    """Noise that every client adds to each number before encryption.
+
+    `scale` is the standard deviation of `gaussian` noise and the b of `laplace` noise (whose deviation is
+    sqrt(2) b). It is no differential privacy: nothing is clipped.
+    """
+
+    distribution: Literal["gaussian", "laplace"] = "laplace"
+    scale: float = 0.01
+
+    def __post_init__(self) -> None:
+        require(0 < self.scale < float("inf"), self, "scale", "finite and more than 0")
+
+    def add(self, tensors: Tensors, random: torch.Generator) -> dict[str, torch.Tensor]:
+        """`tensors` with independent noise on every number, drawn on the CPU; whole numbers become float32."""
+        noisy = {}
+        for name, tensor in tensors.items():
+            value = tensor if tensor.is_floating_point() else tensor.float()
+            draw = torch.empty(value.shape)
+            if self.distribution == "gaussian":
+                draw.normal_(std=self.scale, generator=random)
+            else:
+                # The difference of two exponentials is Laplace, and never takes the logarithm of zero.
+                draw.exponential_(1.0 / self.scale, generator=random)
+                draw -= torch.empty(value.shape).exponential_(1.0 / self.scale, generator=random)
+            noisy[name] = value + draw.to(value.device, value.dtype)
+        return noisy
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeededNoise:
+    """Encrypted noise with its seed: fresh for each client, the same whenever it is asked for."""
+
+    noise: EncryptedNoise
+    seed: int
+
+    def add(self, tensors: Tensors, client: int) -> dict[str, torch.Tensor]:
+        """The client's update with its noise."""
+        return self.noise.add(tensors, generator("encrypted noise", self.seed, client))

@@ -1,0 +1,191 @@
+"""Homomorphic encryption as a setting: CKKS or Paillier, and their keys in files."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from defenses import ckks, paillier
+from defenses.ckks import CKKSPublic, CKKSSecret
+from defenses.encrypted_noise import EncryptedNoise, SeededNoise
+from defenses.encrypted_sum import EncryptedSession
+from defenses.fixed_point import guard_bits
+from defenses.paillier import PaillierPublic, PaillierSecret
+from fl_core.errors import InputError
+from fl_core.types import Config, require
+
+
+class InsecureKey(UserWarning):
+    """A key that is too short to protect anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CKKS(Config):
+    """CKKS (Cheon et al., ASIACRYPT 2017) by TenSEAL: 4,096 numbers a ciphertext of 131 kB.
+
+    `precision` is the number of steps a unit: updates are rounded to multiples of 1 / precision, and so are opened
+    sums, which removes CKKS's own noise. `scale_bits` trades the range of sums, +-2^(58 - scale_bits), for room
+    between noise and step. `noise` is added by each client before encryption.
+    """
+
+    kind: Literal["ckks"] = "ckks"
+    scale_bits: int = 44
+    precision: int = 2**24
+    noise: EncryptedNoise | None = None
+
+    def __post_init__(self) -> None:
+        require(30 <= self.scale_bits <= 52, self, "scale_bits", "from 30 to 52")
+        require(self.precision >= 1, self, "precision", "at least 1 step a unit")
+
+    def setup(self, clients: Sequence[int], *, seed: int | None = None) -> EncryptedSession:
+        """A key pair; raises `InputError` where CKKS's noise in the sum of so many ciphertexts would blur the steps."""
+        count = _count(clients)
+        if not ckks.noise_clears(scale_bits=self.scale_bits, precision=self.precision, clients=count):
+            raise InputError(
+                f"CKKS.precision = {self.precision} is finer than the noise of {count} ciphertexts at scale_bits = "
+                f"{self.scale_bits}; lower the precision or raise scale_bits."
+            )
+        started = time.process_time()
+        public, secret = ckks.generate(scale_bits=self.scale_bits, precision=self.precision, clients=count)
+        return _session(clients, public, secret, _seeded(self.noise, seed), started)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paillier(Config):
+    """Paillier (EUROCRYPT 1999) by python-paillier, many numbers packed into a plaintext.
+
+    `key_bits` is 2048, or 512 for comparison with older work: such keys have been factored and protect nothing.
+    `precision` is the number of steps a unit. A number takes a lane of `lane_bits` bits, of which so many stay
+    free that the clients' sum fits: with 10 clients, lanes of 32 bits and the default precision, numbers are at
+    most 134 in magnitude. `noise` is added by each client before encryption.
+    """
+
+    kind: Literal["paillier"] = "paillier"
+    key_bits: Literal[512, 2048] = 2048
+    precision: int = 1_000_000
+    lane_bits: Literal[32, 64] = 32
+    noise: EncryptedNoise | None = None
+
+    def __post_init__(self) -> None:
+        require(self.key_bits in (512, 2048), self, "key_bits", "2048, or 512, which is insecure")
+        require(self.precision >= 1, self, "precision", "at least 1 step a unit")
+        require(self.lane_bits in (32, 64), self, "lane_bits", "32 or 64")
+
+    def setup(self, clients: Sequence[int], *, seed: int | None = None) -> EncryptedSession:
+        """A key pair; warns of `InsecureKey` at 512 bits; raises `InputError` where the extra is missing."""
+        count = _count(clients)
+        if guard_bits(count) > self.lane_bits // 2:
+            raise InputError(f"Paillier.lane_bits = {self.lane_bits}: too few for {count} clients.")
+        if self.key_bits == 512:
+            warnings.warn("Paillier keys of 512 bits are insecure: use 2048.", InsecureKey, stacklevel=2)
+        started = time.process_time()
+        public, secret = paillier.generate(
+            key_bits=self.key_bits, lane_bits=self.lane_bits, precision=self.precision, clients=count
+        )
+        return _session(clients, public, secret, _seeded(self.noise, seed), started)
+
+
+Encryption = CKKS | Paillier
+"""Every homomorphic scheme."""
+
+_CLASSES = {kind.__name__: kind for kind in (CKKSPublic, CKKSSecret, PaillierPublic, PaillierSecret)}
+
+
+def save_public(key: CKKSPublic | PaillierPublic, path: Path) -> None:
+    """Write a public key as JSON; it is for everybody."""
+    path.write_text(json.dumps(_document(key)), encoding="utf-8")
+
+
+def save_secret(key: CKKSSecret | PaillierSecret, path: Path) -> None:
+    """Write a secret key as JSON that only its owner may read (mode 0600); raises `InputError` over a file."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise InputError(f"{path} exists: a secret key is not written over another file.") from error
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(_document(key), file)
+
+
+def load_public(path: Path) -> CKKSPublic | PaillierPublic:
+    """The public key in `path`; raises `InputError` where there is none."""
+    key = _load(path)
+    if not isinstance(key, CKKSPublic | PaillierPublic):
+        raise InputError(f"{path} holds a secret key where a public one is wanted.")
+    return key
+
+
+def load_secret(path: Path) -> CKKSSecret | PaillierSecret:
+    """The secret key in `path`; raises `InputError` where there is none."""
+    key = _load(path)
+    if not isinstance(key, CKKSSecret | PaillierSecret):
+        raise InputError(f"{path} holds a public key where a secret one is wanted.")
+    return key
+
+
+def _count(clients: Sequence[int]) -> int:
+    if not clients or len(set(clients)) != len(clients):
+        raise InputError(f"Clients {list(clients)}: at least one is needed, and each once.")
+    return len(clients)
+
+
+def _session(
+    clients: Sequence[int],
+    public: CKKSPublic | PaillierPublic,
+    secret: CKKSSecret | PaillierSecret,
+    noise: SeededNoise | None,
+    started: float,
+) -> EncryptedSession:
+    return EncryptedSession(
+        clients=tuple(clients),
+        public=public,
+        secret=secret,
+        noise=noise,
+        setup_seconds=time.process_time() - started,
+    )
+
+
+def _seeded(noise: EncryptedNoise | None, seed: int | None) -> SeededNoise | None:
+    if noise is None:
+        return None
+    if seed is None:
+        raise ValueError("Encrypted noise needs a seed in setup().")
+    return SeededNoise(noise=noise, seed=seed)
+
+
+def _document(key: Any) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        if isinstance(value, bytes):
+            return base64.b64encode(value).decode()
+        return _document(value) if dataclasses.is_dataclass(value) else value
+
+    fields = {field.name: plain(getattr(key, field.name)) for field in dataclasses.fields(key)}
+    return {"key": type(key).__name__, **fields}
+
+
+def _load(path: Path) -> Any:
+    try:
+        return _restored(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        # The cause may quote the file, which may hold a secret.
+        raise InputError(f"{path} holds no key of this program ({type(error).__name__}).") from None
+
+
+def _restored(document: Any) -> Any:
+    if not isinstance(document, dict):
+        raise TypeError(type(document).__name__)
+
+    def rich(name: str, value: Any) -> Any:
+        if name == "context":
+            return base64.b64decode(value, validate=True)
+        return _restored(value) if isinstance(value, dict) else value
+
+    fields = {name: rich(name, value) for name, value in document.items() if name != "key"}
+    return _CLASSES[document["key"]](**fields)

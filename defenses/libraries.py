@@ -1,0 +1,16 @@
+"""Libraries that are imported when they are used, and missed in words."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from fl_core.errors import InputError
+
+
+def library(name: str, remedy: str) -> ModuleType:
+    """The module `name`; raises `InputError` with `remedy` where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise InputError(f"The library {error.name} is not installed. {remedy}.") from error

@@ -1,0 +1,118 @@
+"""Selective encryption: the most sensitive numbers go through a secure sum, the rest in the clear.
+
+The idea of FedML-HE (Jin et al., 2023): where encryption is too dear for a whole update, encrypt the part that
+gives the images away. What stays in the clear is returned beside the sum, for an attacker to use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from defenses.packing import Layout
+from defenses.secure_sum import Progress, Session, Summed
+from fl_core.client import Batch, loss_gradient
+from fl_core.errors import InputError
+from fl_core.types import ModelState, Tensors
+
+HIDDEN = "encrypted part"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visible:
+    """What everybody who sees the uploads knows of each client's update.
+
+    `mask` has the update's names and shapes and is True where numbers were sent in the clear; `values` holds each
+    client's update there, and zeros elsewhere.
+    """
+
+    mask: Tensors
+    values: Mapping[int, Tensors]
+
+    @property
+    def fraction(self) -> float:
+        """The visible share of an update's numbers."""
+        total = sum(mask.numel() for mask in self.mask.values())
+        return sum(int(mask.sum()) for mask in self.mask.values()) / total if total else 0.0
+
+
+def sensitivity(
+    model: nn.Module, state: ModelState, images: Tensor, labels: Tensor, *, per_batch: int = 1
+) -> dict[str, Tensor]:
+    """How much each parameter's gradient moves with the data: its mean magnitude over batches of public images.
+
+    `images` (N, 3, S, S) and `labels` (N,) are public, so that the map tells nothing of a client.
+    """
+    if len(images) == 0:
+        raise InputError("The sensitivity map needs public images: at least one.")
+    batches: list[Batch] = list(zip(images.split(per_batch), labels.split(per_batch), strict=True))
+    total = {name: torch.zeros_like(value) for name, value in state.parameters.items()}
+    for batch in batches:
+        for name, gradient in loss_gradient(model, state.with_own_buffers(), batch).items():
+            total[name] += gradient.abs()
+    return {name: value / len(batches) for name, value in total.items()}
+
+
+def most_sensitive(sensitivities: Tensors, fraction: float) -> dict[str, Tensor]:
+    """A mask that is True for the `fraction` of all numbers with the largest sensitivity, rounded up.
+
+    Ties go to the numbers that come first. Raises `InputError` for a fraction outside [0, 1].
+    """
+    if not 0 <= fraction <= 1:
+        raise InputError(f"Fraction {fraction} of parameters to encrypt: must be in [0, 1].")
+    layout = Layout.of(sensitivities)
+    flat = layout.flatten(sensitivities)
+    chosen = np.zeros(layout.size)
+    chosen[np.argsort(-flat, kind="stable")[: math.ceil(fraction * layout.size)]] = 1
+    return {name: value > 0 for name, value in layout.restore(chosen).items()}
+
+
+def selective_sum(
+    session: Session,
+    updates: Mapping[int, Tensors],
+    encrypt: Tensors,
+    *,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> tuple[Summed, Visible]:
+    """The sum of updates where `encrypt` hides a part of each, and what the other part shows.
+
+    `encrypt` holds masks (True: through `session`) by name; tensors that it does not name, buffers say, are hidden
+    whole. The cost counts four bytes for a number in the clear, and the rounding error is that of the hidden part.
+    Raises `InputError` for a mask of an unknown name or of another shape.
+    """
+    first = next(iter(updates.values()))
+    layout = Layout.of(first)
+    hidden = layout.flatten(_complete(encrypt, first)) > 0
+    flat = {client: layout.flatten(tensors) for client, tensors in updates.items()}
+    summed = session.sum(
+        {client: {HIDDEN: torch.from_numpy(vector[hidden])} for client, vector in flat.items()},
+        executor=executor,
+        progress=progress,
+    )
+    total = np.zeros(layout.size)
+    total[hidden] = summed.tensors[HIDDEN].double().numpy()
+    for client in summed.clients:
+        total[~hidden] += flat[client][~hidden]
+    in_clear = int((~hidden).sum())
+    cost = dataclasses.replace(summed.cost, values=layout.size, bytes_up=summed.cost.bytes_up + 4 * in_clear)
+    visible = Visible(
+        mask={name: value > 0 for name, value in layout.restore((~hidden).astype(np.float64)).items()},
+        values={client: layout.restore(np.where(hidden, 0.0, vector)) for client, vector in flat.items()},
+    )
+    return Summed(tensors=layout.restore(total), clients=summed.clients, cost=cost), visible
+
+
+def _complete(encrypt: Tensors, update: Tensors) -> dict[str, Tensor]:
+    for name, mask in encrypt.items():
+        if name not in update or mask.shape != update[name].shape:
+            shape = tuple(update[name].shape) if name in update else "no such tensor"
+            raise InputError(f"Mask {name!r} of shape {tuple(mask.shape)}: the update has {shape}.")
+    return {name: encrypt.get(name, torch.ones(value.shape)).float() for name, value in update.items()}

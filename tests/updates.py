@@ -1,0 +1,37 @@
+"""Small updates for tests of secure sums, and what their exact sum is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+
+from fl_core.rng import generator
+from fl_core.types import Tensors
+
+SHAPES = {"conv.weight": (3, 2, 3, 3), "fc.bias": (7,), "bn.running_mean": (), "empty": (0, 4)}
+
+
+def small_updates(clients: Collection[int], *, scale: float = 1.0) -> dict[int, dict[str, torch.Tensor]]:
+    """A few dozen numbers for each client, a scalar and an empty tensor among them."""
+    return {
+        client: {
+            name: scale * torch.randn(shape, generator=generator("update", client, name))
+            for name, shape in SHAPES.items()
+        }
+        for client in clients
+    }
+
+
+def exact_sum(updates: Mapping[int, Tensors], precision: int) -> dict[str, torch.Tensor]:
+    """The sum of the updates' fixed-point numbers, by whole-number arithmetic."""
+    first = next(iter(updates.values()))
+    return {
+        name: (
+            torch.stack([(update[name].double() * precision).round().long() for update in updates.values()])
+            .sum(dim=0)
+            .double()
+            / precision
+        ).float()
+        for name in first
+    }
