@@ -227,6 +227,8 @@ class _Problem:
         layer = self.tail.layers[-2] if images > 1 else self.tail.first
         what = "the input" if images == 1 else f"the inputs of {images} images"
         note = f"{what} of layer {layer} from its gradients"
+        if self.shares.inputs.device.type != "cpu" and (images > 1 or self.error):
+            note = f"{note} (in float64 on the CPU)"
         if self.error:
             return f"{note}, known noise: relative error about {_magnitude(self.error)}"
         return f"{note}, residual below {_magnitude(self.shares.residual)}"

@@ -16,9 +16,12 @@ from torch import Tensor
 
 from attack_core.disaggregation import Inseparable, disaggregate
 from attack_core.tail import Tail
+from fl_core.device import exact
 from fl_core.types import Tensors
 
 Estimate = Literal["ratio", "weighted", "rank_one"]
+
+_PURPOSE = "reading layer inputs off a gradient"
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,8 @@ def estimate_error(weight: Tensor, bias: Tensor, sigma: float) -> float:
 
 def _gram(weight: Tensor, bias: Tensor) -> Tensor:
     """Inner products (O, O) of the rows of [W b], in float64 on the CPU: some accelerators have none."""
-    both = torch.cat([weight, bias[:, None]], dim=1).cpu()
-    return (both @ both.mT).double()
+    both = torch.cat([weight, bias[:, None]], dim=1)
+    return exact(both @ both.mT, _PURPOSE)
 
 
 def recover_shares(
@@ -136,8 +139,8 @@ def recover_shares(
     errors, inputs = mixture.errors, mixture.inputs
     for lower, upper in reversed(list(zip(tail.layers[:-2], tail.layers[1:-1], strict=True))):
         errors = (errors @ middle[f"{upper}.weight"]) * _switched_on(inputs)
-        solution = torch.linalg.lstsq(errors.mT.double().cpu(), gradients[f"{lower}.weight"].double().cpu())
-        inputs = solution.solution.to(errors)
+        observed = exact(gradients[f"{lower}.weight"], _PURPOSE)
+        inputs = torch.linalg.lstsq(exact(errors.mT, _PURPOSE), observed).solution.to(errors)
     weight = gradients[f"{tail.first}.weight"]
     residual = float((errors.mT @ inputs - weight).norm() / weight.norm())
     if not residual <= tolerance:
@@ -163,9 +166,9 @@ def _logit_errors(errors: Tensor, outgoing: Tensor) -> Tensor:
 
     Softmax minus one-hot sums to zero over classes, so each is a combination of differences to the first class.
     """
-    differences = (outgoing[1:] - outgoing[:1]).double().cpu()
+    differences = exact(outgoing[1:] - outgoing[:1], _PURPOSE)
     found = []
-    for error in errors.double().cpu():
+    for error in exact(errors, _PURPOSE):
         on = error.abs() > 1e-4 * error.abs().max()
         rest = torch.linalg.lstsq(differences[:, on].mT, error[on][:, None]).solution[:, 0]
         found.append(torch.cat([-rest.sum()[None], rest]))
