@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from attack_core.disaggregation import Inseparable, disaggregate
 from attack_core.tail import Tail
@@ -114,7 +115,7 @@ def recover_shares(
     if count == 1:
         weight, bias = (gradients[f"{tail.first}.{kind}"] for kind in ("weight", "bias"))
         inputs = input_estimate(weight, bias, estimate)[None]
-        residual = float((bias[:, None] * inputs - weight).norm() / weight.norm())
+        residual = _distance(bias[:, None] * inputs, weight)
         return Shares(inputs, bias[None], gradients[f"{tail.layers[-1]}.bias"][None], residual)
     if len(tail.layers) < 2:
         raise Inseparable(
@@ -142,12 +143,17 @@ def recover_shares(
         observed = exact(gradients[f"{lower}.weight"], _PURPOSE)
         inputs = torch.linalg.lstsq(exact(errors.mT, _PURPOSE), observed).solution.to(errors)
     weight = gradients[f"{tail.first}.weight"]
-    residual = float((errors.mT @ inputs - weight).norm() / weight.norm())
+    residual = _distance(errors.mT @ inputs, weight)
     if not residual <= tolerance:
         raise Inseparable(
             f"the errors followed down to {tail.first} leave {residual:.1e} of its gradient unexplained"
         )
     return Shares(inputs, errors, logit_errors, residual)
+
+
+def _distance(found: Tensor, wanted: Tensor) -> float:
+    """The L2 norm of the difference over that of `wanted`."""
+    return float(vector_norm(found - wanted) / vector_norm(wanted))
 
 
 def _switched_on(outputs: Tensor) -> Tensor:

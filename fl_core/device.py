@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import sys
 from functools import lru_cache
@@ -45,6 +46,16 @@ def _announce(purpose: str, device: str) -> None:
     logging.getLogger(__name__).warning("%s runs in float64 on the CPU, not on %s", purpose, device)
 
 
+def blanket_fallback() -> str | None:
+    """Why results from MPS may partly come from the CPU: PyTorch was told to move operators there; None elsewhere.
+
+    gradsweep never asks for it. Without it an operator that MPS lacks is an error.
+    """
+    if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") in ("", "0"):
+        return None
+    return "PYTORCH_ENABLE_MPS_FALLBACK is set: operators that MPS lacks run on the CPU"
+
+
 def synchronise(device: torch.device) -> None:
     """Wait until all that was handed to `device` is done; a clock read before that measures only the handing over."""
     if device.type == "cuda":
@@ -64,8 +75,8 @@ def reset_peak(device: torch.device) -> None:
 def peak_mb(device: torch.device) -> float:
     """Peak memory in MB.
 
-    On CUDA what tensors took since `reset_peak`, on MPS what the process holds of the GPU, which it does not give back
-    before the next `reset_peak`; on the CPU the process's largest size so far.
+    On CUDA what tensors took since `reset_peak`. On MPS what the process holds of the GPU's memory: it keeps what
+    it has taken until the next `reset_peak`, or until memory is short. On the CPU the process's largest size so far.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
@@ -76,7 +87,7 @@ def peak_mb(device: torch.device) -> float:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had no memory left; on MPS the library says so in the message alone."""
+    """Whether a device had no memory left; on MPS the message alone may say so."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "MPS backend out of memory" in str(error)
     )

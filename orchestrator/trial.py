@@ -29,7 +29,14 @@ from attack_core.metrics import (
     to_unit,
 )
 from attack_core.types import AttackFailed, Progress, Reconstruction
-from fl_core.device import peak_mb, pick_device, ran_out_of_memory, reset_peak, synchronise
+from fl_core.device import (
+    blanket_fallback,
+    peak_mb,
+    pick_device,
+    ran_out_of_memory,
+    reset_peak,
+    synchronise,
+)
 from fl_core.errors import InputError
 from fl_core.models import build_model
 from fl_core.rng import generator
@@ -173,7 +180,7 @@ def run_trial(
         error=error,
         scores=scores,
         method=attacked.found.method if attacked else None,
-        notes=attacked.found.notes if attacked else None,
+        notes=_notes(attacked.found, device) if attacked else None,
         label_accuracy=label_accuracy(attacked.found.labels.cpu(), truth.example_labels())
         if attacked
         else None,
@@ -214,6 +221,12 @@ def _attack(
         except (AttackFailed, InputError):
             prior = None  # The control stays null; the attack itself stands.
     return _Attacked(observation, found, prior, seconds, cpu_seconds)
+
+
+def _notes(found: Reconstruction, device: torch.device) -> tuple[str, ...]:
+    """The attack's own, and what the device's settings add to them."""
+    tarnished = blanket_fallback() if device.type == "mps" else None
+    return (*found.notes, tarnished) if tarnished else found.notes
 
 
 def _score(

@@ -9,7 +9,7 @@ fast, it cannot say.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +22,6 @@ from ruamel.yaml import YAML
 from torch import Tensor
 from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
 
 MPS = torch.device("mps", 0)
 
@@ -151,7 +150,8 @@ class AppleGPU(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        tensors: list[Tensor] = []
+        _mapped(tensors.append, (args, kwargs))
         here = any(isinstance(each, OnDevice) for each in tensors)
         target = _target(kwargs)
         if not here and target != MPS:
@@ -162,7 +162,7 @@ class AppleGPU(TorchDispatchMode):
         if here and target != MPS and kwargs.get("dtype") in _TOO_LONG:
             raise NotOnMPS(f"{kwargs['dtype']} on an Apple GPU: move first, convert then")
         if func.is_view or name in SHAPES or kernels().on_mps(name):
-            return self._run(func, name, args, kwargs, lands=target in (None, MPS))
+            return self._run(func, name, args, kwargs, tensors, lands=target in (None, MPS))
         if not kernels().composite(name):
             raise NotOnMPS(f"aten::{name} has no kernel for MPS")
         for key in COMPOSITE:
@@ -171,23 +171,34 @@ class AppleGPU(TorchDispatchMode):
                     return func._op_dk(key, *args, **kwargs)
         return func.decompose(*args, **kwargs)
 
-    def _run(self, func: Any, name: str, args: Any, kwargs: Any, *, lands: bool) -> Any:
+    def _run(
+        self, func: Any, name: str, args: Any, kwargs: Any, tensors: list[Tensor], *, lands: bool
+    ) -> Any:
         """The operator's CPU kernel on what the tensors hold."""
-        if "device" in kwargs and lands and kwargs["device"] is not None:
-            moved = kwargs | {"device": torch.device("cpu")}
-        else:
-            moved = kwargs
-        plain = _APART.get(name, func)(*tree_map(_held, args), **tree_map(_held, moved))
-        for each in tree_leaves((args, kwargs)):
+        moved = _mapped(_held, kwargs)
+        if lands and "device" in kwargs:
+            moved["device"] = torch.device("cpu")
+        plain = _APART.get(name, func)(*_mapped(_held, args), **moved)
+        for each in tensors:
             if isinstance(each, OnDevice) and each.shape != each.held.shape:
                 # Kernels that write into a tensor may give it the shape first.
                 shaped = OnDevice(each.held)
                 with torch._C._DisableTorchDispatch():
                     each.data = shaped
         if not lands:
-            return plain.clone() if any(plain is _held(each) for each in args) else plain
-        out = tree_map(lambda each: OnDevice(each) if isinstance(each, Tensor) else each, plain)
-        return return_and_correct_aliasing(func, args, kwargs, out)
+            return plain
+        return return_and_correct_aliasing(func, args, kwargs, _mapped(OnDevice, plain))
+
+
+def _mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
+    """The arguments or results of an operator with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return type(value)([_mapped(change, part) for part in value])
+    if isinstance(value, dict):
+        return {name: _mapped(change, part) for name, part in value.items()}
+    return value
 
 
 def _never(*_: Any) -> Any:
@@ -200,7 +211,7 @@ def _listed(index: Any) -> Any:
     return tuple(torch.tensor(part) if isinstance(part, list) else part for part in parts)
 
 
-def _held(value: Any) -> Any:
+def _held(value: Tensor) -> Tensor:
     return value.held if isinstance(value, OnDevice) else value
 
 
@@ -232,11 +243,9 @@ def _linear_backward(inputs: Tensor, grad: Tensor, weight: Tensor, mask: list[bo
 
 def _max_pool2d_backward(grad: Tensor, inputs: Tensor, *window: Any) -> Tensor:
     _, where = torch.ops.aten.max_pool2d_with_indices(inputs, *window)
-    size, stride, padding, dilation, ceil = (*window, *([], 0, 1, False)[len(window) - 1 :])
-    stride = stride or size
-    return torch.ops.aten.max_pool2d_with_indices_backward(
-        grad, inputs, size, stride, [padding] if isinstance(padding, int) else padding, dilation, ceil, where
-    )
+    # The library leaves out what has its default.
+    size, stride, *rest = (*window, *([], [0, 0], [1, 1], False)[len(window) - 1 :])
+    return torch.ops.aten.max_pool2d_with_indices_backward(grad, inputs, size, stride or size, *rest, where)
 
 
 _APART: Mapping[str, Any] = {"linear_backward": _linear_backward, "max_pool2d_backward": _max_pool2d_backward}
