@@ -21,6 +21,7 @@ import torchgen
 from ruamel.yaml import YAML
 from torch import Tensor
 from torch._C import DispatchKey
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
 MPS = torch.device("mps", 0)
@@ -129,7 +130,7 @@ def apple_gpu() -> Iterator[AppleGPU]:
             library.impl(name, _never, "MPS")
         # Tensors made of numbers reach the mode on their way to the device.
         torch._C._set_only_lift_cpu_tensors(True)
-        with AppleGPU() as mode:
+        with _Indexed(), AppleGPU() as mode:
             yield mode
     finally:
         torch._C._set_only_lift_cpu_tensors(lifted)
@@ -188,6 +189,18 @@ class AppleGPU(TorchDispatchMode):
         if not lands:
             return plain
         return return_and_correct_aliasing(func, args, kwargs, _mapped(OnDevice, plain))
+
+
+class _Indexed(TorchFunctionMode):
+    """Reads `mps` as `mps:0`: C++ would ask a guard that only Apple's machines have for the index."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = {name: _indexed(value) for name, value in (kwargs or {}).items()}
+        return func(*(_indexed(value) for value in args), **named)
+
+
+def _indexed(value: Any) -> Any:
+    return MPS if isinstance(value, torch.device) and value.type == "mps" else value
 
 
 def _mapped(change: Callable[[Tensor], Any], value: Any) -> Any:

@@ -9,9 +9,12 @@ import dataclasses
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -52,9 +55,12 @@ from fl_core.rng import generator
 from fl_core.server import Federation, FederationConfig, count_correct
 from fl_core.threat import Clip, Noise, Observation, ThreatModel
 from fl_core.types import ClientUpdate
-from orchestrator import doctor, trial
+from orchestrator import doctor
+from orchestrator.progress import Silent
+from orchestrator.sweep import run_sweep
 from orchestrator.trial import TrialResult, TrialSpec, run_trial
 from tests.apple import HANDED_OVER, MPS, AppleGPU, NotOnMPS, apple_gpu, kernels
+from tests.small import sweep
 from tests.test_analytic import observed
 from tests.test_auto import CLAIMS
 from tests.test_simulation import trained_client
@@ -79,19 +85,17 @@ def on_gpu(
     return found, gpu
 
 
-def brief(attack: AnyAttack) -> Any:
+def brief(attack: AnyAttack, iterations: int = 2) -> Any:
     """The same attack, over in a moment."""
     match attack:
         case Auto():
-            return dataclasses.replace(
-                attack, analytic=brief(attack.analytic), fallback=brief(attack.fallback)
-            )
+            analytic, fallback = brief(attack.analytic, iterations), brief(attack.fallback, iterations)
+            return dataclasses.replace(attack, analytic=analytic, fallback=fallback)
         case Analytic():
-            return dataclasses.replace(
-                attack, inversion=SHORT, refinement=SHORT, passes=2, fallback=brief(attack.fallback)
-            )
+            fallback = brief(attack.fallback, iterations)
+            return dataclasses.replace(attack, inversion=SHORT, refinement=SHORT, passes=2, fallback=fallback)
         case Matching():
-            return dataclasses.replace(attack, iterations=2, restarts=min(attack.restarts, 2))
+            return dataclasses.replace(attack, iterations=iterations, restarts=min(attack.restarts, 2))
 
 
 def test_pytorch_lists_what_has_a_kernel() -> None:
@@ -155,7 +159,7 @@ def test_every_attack_runs_on_every_model_that_it_claims(faces_root: Path, name:
     observation, _ = observed(faces, ModelConfig(kind=kind, image_size=size))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, gpu = on_gpu(brief(NAMED[name]), observation)
+        _, gpu = on_gpu(brief(NAMED[name], 1 if kind == "resnet18" else 2), observation)
     assert len(gpu.seen) > 30
 
 
@@ -335,7 +339,7 @@ def test_metrics_run(faces: FaceDataset) -> None:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Calls of what only a real device has."""
     calls: list[str] = []
-    monkeypatch.setattr(trial, "pick_device", lambda _: MPS)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.mps, "synchronize", lambda: calls.append("synchronised"))
     monkeypatch.setattr(torch.mps, "empty_cache", lambda: calls.append("emptied"))
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 123_000_000)
@@ -378,7 +382,7 @@ def test_a_trial_runs(faces: FaceDataset, waits: list[str]) -> None:
     result = trial_on_gpu(faces, brief(NAMED["auto"]))
     assert result.status == "ok"
     assert result.method == "analytic: features"
-    assert result.device == "mps:0"
+    assert result.device == "mps"
     assert waits == ["emptied", "synchronised", "synchronised"]
     assert result.peak_memory_mb == 123.0
     assert all(score.psnr is not None and score.psnr_prior is not None for score in result.scores)
@@ -395,7 +399,6 @@ def test_a_fallback_that_the_user_asked_for_is_told(
     assert trial_on_gpu(faces, attack).notes == ()
     monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     assert trial_on_gpu(faces, attack).notes == (told,)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 12_000_000_000)
     (here,) = [line for line in doctor.table().columns[1].cells if "GB of memory" in str(line)]
     assert here == f"yes, up to 12 GB of memory; {told}"
@@ -416,9 +419,34 @@ def test_no_memory_ends_the_trial_and_a_mistake_ends_the_sweep(
     for error in (short, torch.OutOfMemoryError("no memory")):
         result = trial_on_gpu(faces, failing(error))
         assert result.status == "failed"
-        assert str(result.error).startswith("out of memory on mps:0: ")
+        assert str(result.error).startswith("out of memory on mps: ")
     with pytest.raises(RuntimeError, match="shapes"):
         trial_on_gpu(faces, failing(RuntimeError("shapes do not fit")))
+
+
+@pytest.mark.usefixtures("waits")
+def test_a_sweep_runs(faces_root: Path, tmp_path: Path) -> None:
+    """Training, captures, studies and rows, with the CPU's numbers."""
+    changes = {
+        "study__suggestions": 2,
+        "study__startup": 1,
+        "study__lag": 1,
+        "victims__tuning": 1,
+        "victims__test": 1,
+    }
+    changes |= {"capture": {"round": 1, "signal": "local_update"}}
+    for device in ("cpu", "auto"):
+        config = sweep(faces_root, execution__device=device, **changes)
+        with apple_gpu() if device == "auto" else nullcontext():
+            outcome = run_sweep(config, tmp_path / device, address="serial", reporter=Silent())
+        assert outcome.failed == 0
+    expected, found = (pd.read_parquet(tmp_path / device / "trials") for device in ("cpu", "auto"))
+    assert set(found["device"]) == {"mps"}
+    keys = ["cell", "phase", "suggestion", "image_id"]
+    expected, found = (rows.sort_values(keys).reset_index(drop=True) for rows in (expected, found))
+    assert found[keys].equals(expected[keys])
+    for column in ("psnr", "psnr_prior", "ssim", "match_loss", "weights_accuracy"):
+        np.testing.assert_allclose(found[column], expected[column], rtol=1e-2, err_msg=column)
 
 
 @pytest.mark.skipif(not torch.backends.mps.is_available(), reason="there is no Apple GPU here")
