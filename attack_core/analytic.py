@@ -260,6 +260,8 @@ class _Problem:
         if self.shares.unknown is not None:
             share = float((~self.shares.unknown).float().mean())
             note += f", of which the numbers sent determine {share:.0%}"
+        if self.shares.inputs.device.type != "cpu" and (images > 1 or self.error):
+            note = f"{note} (in float64 on the CPU)"
         if self.error:
             return f"{note}, known noise: relative error about {_magnitude(self.error)}"
         return f"{note}, residual below {_magnitude(self.shares.residual)}"

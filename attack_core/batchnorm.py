@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
 from attack_core.layers import couples_examples
 from fl_core.models import predict
@@ -38,7 +39,7 @@ def _distances(model: nn.Module, state: ModelState, images: Tensor, candidates: 
         grouped = activations.unflatten(0, (candidates, -1))
         mean = grouped.mean((1, 3, 4)) - state.buffers[f"{name}.running_mean"]
         variance = grouped.var((1, 3, 4), unbiased=False) - state.buffers[f"{name}.running_var"]
-        total = total + mean.norm(dim=1) + variance.norm(dim=1)
+        total = total + vector_norm(mean, dim=1) + vector_norm(variance, dim=1)
     return total
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from torch.linalg import vector_norm
 
 from fl_core.threat import Observation
 
@@ -18,5 +19,5 @@ def norm_matched_noise(observation: Observation, generator: torch.Generator) -> 
     noise = {}
     for name, tensor in observation.tensors.items():
         draw = torch.randn(tensor.shape, generator=generator).to(tensor.device)
-        noise[name] = draw * (tensor.norm() / draw.norm().clamp_min(1e-12))
+        noise[name] = draw * (vector_norm(tensor) / vector_norm(draw).clamp_min(1e-12))
     return dataclasses.replace(observation, tensors=noise, earlier=())

@@ -13,12 +13,16 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from attack_core.disaggregation import Inseparable, disaggregate
 from attack_core.tail import Tail
+from fl_core.device import exact
 from fl_core.types import Tensors
 
 Estimate = Literal["ratio", "weighted", "rank_one"]
+
+_PURPOSE = "reading layer inputs off a gradient"
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,8 @@ def estimate_error(weight: Tensor, bias: Tensor, sigma: float) -> float:
 
 def _gram(weight: Tensor, bias: Tensor) -> Tensor:
     """Inner products (O, O) of the rows of [W b], in float64 on the CPU: some accelerators have none."""
-    both = torch.cat([weight, bias[:, None]], dim=1).cpu()
-    return (both @ both.mT).double()
+    both = torch.cat([weight, bias[:, None]], dim=1)
+    return exact(both @ both.mT, _PURPOSE)
 
 
 def recover_shares(
@@ -140,7 +144,7 @@ def recover_shares(
     if count == 1:
         weight, bias = (gradients[f"{tail.first}.{kind}"] for kind in ("weight", "bias"))
         inputs = input_estimate(weight, bias, estimate)[None]
-        residual = float((bias[:, None] * inputs - weight).norm() / weight.norm())
+        residual = _distance(bias[:, None] * inputs, weight)
         return Shares(inputs, bias[None], gradients[f"{tail.layers[-1]}.bias"][None], residual)
     if len(tail.layers) < 2:
         raise Inseparable(
@@ -165,15 +169,20 @@ def recover_shares(
     errors, inputs = mixture.errors, mixture.inputs
     for lower, upper in reversed(list(zip(tail.layers[:-2], tail.layers[1:-1], strict=True))):
         errors = (errors @ middle[f"{upper}.weight"]) * _switched_on(inputs)
-        solution = torch.linalg.lstsq(errors.mT.double().cpu(), gradients[f"{lower}.weight"].double().cpu())
-        inputs = solution.solution.to(errors)
+        observed = exact(gradients[f"{lower}.weight"], _PURPOSE)
+        inputs = torch.linalg.lstsq(exact(errors.mT, _PURPOSE), observed).solution.to(errors)
     weight = gradients[f"{tail.first}.weight"]
-    residual = float((errors.mT @ inputs - weight).norm() / weight.norm())
+    residual = _distance(errors.mT @ inputs, weight)
     if not residual <= tolerance:
         raise Inseparable(
             f"the errors followed down to {tail.first} leave {residual:.1e} of its gradient unexplained"
         )
     return Shares(inputs, errors, logit_errors, residual)
+
+
+def _distance(found: Tensor, wanted: Tensor) -> float:
+    """The L2 norm of the difference over that of `wanted`."""
+    return float(vector_norm(found - wanted) / vector_norm(wanted))
 
 
 def _switched_on(outputs: Tensor) -> Tensor:
@@ -192,9 +201,9 @@ def _logit_errors(errors: Tensor, outgoing: Tensor) -> Tensor:
 
     Softmax minus one-hot sums to zero over classes, so each is a combination of differences to the first class.
     """
-    differences = (outgoing[1:] - outgoing[:1]).double().cpu()
+    differences = exact(outgoing[1:] - outgoing[:1], _PURPOSE)
     found = []
-    for error in errors.double().cpu():
+    for error in exact(errors, _PURPOSE):
         on = error.abs() > 1e-4 * error.abs().max()
         rest = torch.linalg.lstsq(differences[:, on].mT, error[on][:, None]).solution[:, 0]
         found.append(torch.cat([-rest.sum()[None], rest]))

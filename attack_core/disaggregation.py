@@ -23,6 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fl_core.device import exact
+
+_PURPOSE = "taking a batch's gradient apart"
 _ROUND = 4096
 """Choices of units that are tried together."""
 _OFF = 1e-3
@@ -79,8 +82,8 @@ def disaggregate(
     most `rounds` times 4,096 choices of units are tried; `tolerance` bounds the relative residual of both gradients.
     Raises `Inseparable`.
     """
-    last = _LastLayer.of([each.double().cpu() for each in outgoing]) if outgoing else None
-    puzzle = _Puzzle.of(weight.double().cpu(), bias.double().cpu(), count, layers, last)
+    last = _LastLayer.of([exact(each, _PURPOSE) for each in outgoing]) if outgoing else None
+    puzzle = _Puzzle.of(exact(weight, _PURPOSE), exact(bias, _PURPOSE), count, layers, last)
     found: list[Tensor] = []
     told_apart = 0
     for candidates in _candidates(puzzle, generator, rounds):
@@ -151,7 +154,7 @@ class _Puzzle:
         if float(spectrum[count - 1]) <= _GAP * float(spectrum[count]):
             raise Inseparable(f"its gradient does not have rank {count}, one for each image, above its noise")
         left, rows = columns * spectrum[:count], (columns.mT @ weight) / spectrum[:count, None]
-        double = tuple((each.double().cpu(), offset.double().cpu()) for each, offset in layers)
+        double = tuple((exact(each, _PURPOSE), exact(offset, _PURPOSE)) for each, offset in layers)
         return cls(weight, bias, left, rows, double, last)
 
     @property

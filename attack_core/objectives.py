@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from attack_core.layers import GradientHandle
 from fl_core.errors import InputError, unknown_name
@@ -174,7 +175,7 @@ def _raw_weight(mode: LayerMode, i: int, count: int, tensor: Tensor) -> float:
         case "uniform":
             return 1.0
         case "auto":
-            return 1.0 / max(float(tensor.norm()), _TINY)
+            return 1.0 / max(float(vector_norm(tensor)), _TINY)
         case "early":
             return math.exp(-0.08 * i)
         case "early_linear":

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 from torch.nn import functional
 
 from attack_core.batchnorm import has_batch_norm, statistics_distance
@@ -103,7 +104,7 @@ class L2Norm(Config):
 
     def penalty(self, images: Tensor, scene: Scene) -> Tensor:  # noqa: ARG002
         """See `TotalVariation.penalty`."""
-        norms: Tensor = images.flatten(2).norm(dim=2).sum(1)
+        norms: Tensor = vector_norm(images.flatten(2), dim=2).sum(1)
         return self.weight * norms
 
 
@@ -200,7 +201,7 @@ class GroupConsistency(Config):
         if scene.restarts is None:
             raise ValueError("GroupConsistency needs the images of all restarts in the scene.")
         centre = scene.restarts.mean(0) if self.centre == "mean" else scene.restarts.median(0).values
-        distance: Tensor = (images - centre).flatten(2).norm(dim=2).sum(1)
+        distance: Tensor = vector_norm((images - centre).flatten(2), dim=2).sum(1)
         return self.weight * distance
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 from torch.nn import functional
 
 from attack_core.dense import Shares
@@ -56,7 +57,7 @@ def find_order(observation: Observation, tail: Tail, shares: Shares) -> Order:
         if observation.steps == 1:
             # A clipped gradient is a shorter one, whatever its parts.
             errors = errors * ((errors * observed).sum() / errors.square().sum()).clamp_min(0.0)
-        misfits = (errors - observed).norm(dim=1) / observed.norm(dim=1).clamp_min(1e-30)
+        misfits = vector_norm(errors - observed, dim=1) / vector_norm(observed, dim=1).clamp_min(1e-30)
         chosen = misfits.argsort(stable=True)[:size].tolist()
         misfit = max(misfit, float(misfits[chosen].max()))
         batch = tuple(sorted(left[i] for i in chosen))

@@ -19,7 +19,7 @@ from torch.nn import functional
 from attack_core.layers import gradient_handles
 from attack_core.objectives import L2, Matched
 from fl_core.client import loss_gradient
-from fl_core.device import pick_device
+from fl_core.device import pick_device, synchronise
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, build_model, initial_state, predict
 from fl_core.rng import generator
@@ -79,8 +79,7 @@ def measure(
         for name, way in ways.items():
             start = time.perf_counter()
             way()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            synchronise(device)
             if number:  # The first round warms up.
                 found[name].append(time.perf_counter() - start)
     return found

@@ -1,8 +1,15 @@
-"""Choice of the device that tensors live on."""
+"""The device that tensors live on: which one, and what must be known of it to use it rightly."""
 
 from __future__ import annotations
 
+import logging
+import os
+import resource
+import sys
+from functools import lru_cache
+
 import torch
+from torch import Tensor
 
 from fl_core.errors import InputError, unknown_name
 
@@ -22,3 +29,65 @@ def pick_device(name: str) -> torch.device:
     if not present[name]:
         raise InputError(f"Device {name!r} is not available here; use --device auto or --device cpu.")
     return torch.device(name)
+
+
+def exact(tensor: Tensor, purpose: str) -> Tensor:
+    """`tensor` in float64 on the CPU, for small linear algebra whose `purpose` the log is told once.
+
+    MPS has no float64, so the move comes first. On the CPU nothing is logged.
+    """
+    if tensor.device.type != "cpu":
+        _announce(purpose, tensor.device.type)
+    return tensor.cpu().double()
+
+
+@lru_cache(maxsize=64)
+def _announce(purpose: str, device: str) -> None:
+    logging.getLogger(__name__).warning("%s runs in float64 on the CPU, not on %s", purpose, device)
+
+
+def blanket_fallback() -> str | None:
+    """Why results from MPS may partly come from the CPU: PyTorch was told to move operators there; None elsewhere.
+
+    gradsweep never asks for it. Without it an operator that MPS lacks is an error.
+    """
+    if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK", "0") in ("", "0"):
+        return None
+    return "PYTORCH_ENABLE_MPS_FALLBACK is set: operators that MPS lacks run on the CPU"
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until all that was handed to `device` is done; a clock read before that measures only the handing over."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let `peak_mb` begin anew, where it can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def peak_mb(device: torch.device) -> float:
+    """Peak memory in MB.
+
+    On CUDA what tensors took since `reset_peak`. On MPS what the process holds of the GPU's memory: it keeps what
+    it has taken until the next `reset_peak`, or until memory is short. On the CPU the process's largest size so far.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had no memory left; on MPS the message alone may say so."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "MPS backend out of memory" in str(error)
+    )

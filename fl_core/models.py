@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fl_core.types import Config, ModelState, require
 
@@ -122,8 +123,20 @@ def _architecture(config: ModelConfig) -> nn.Module:
                 )
             )
         case "resnet18":
-            network: nn.Module = torchvision.models.resnet18(num_classes=classes)
-            return network
+            network = torchvision.models.resnet18(num_classes=classes)
+            network.maxpool = _MaxPool()
+            return cast("nn.Module", network)
+
+
+class _MaxPool(nn.Module):
+    """`resnet18`'s pooling, 3x3 every 2 pixels, by way of the indices.
+
+    The numbers are those of `nn.MaxPool2d`, whose slope has no slope on MPS: gradient matching needs one.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled, _ = functional.max_pool2d_with_indices(images, (3, 3), stride=(2, 2), padding=(1, 1))
+        return pooled
 
 
 def _initial_values(module: nn.Module, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from attack_core.metrics import load_lpips
 from fl_core.celeba import IMAGE_FOLDER
-from fl_core.device import pick_device
+from fl_core.device import blanket_fallback, pick_device
 from orchestrator.provenance import provenance
 
 
@@ -26,7 +26,7 @@ def table() -> Table:
     found.add_row("versions", str(provenance()["versions"]))
     found.add_row("cores", str(os.cpu_count()))
     found.add_row("cuda", torch.cuda.get_device_name() if torch.cuda.is_available() else "no")
-    found.add_row("mps", "yes" if torch.backends.mps.is_available() else "no")
+    found.add_row("mps", _mps())
     found.add_row("device for auto", str(pick_device("auto")))
     found.add_row("LPIPS", "yes" if lpips.distance else lpips.reason)
     found.add_row(
@@ -34,3 +34,11 @@ def table() -> Table:
     )
     found.add_row("free disk here", f"{free:.0f} GB")
     return found
+
+
+def _mps() -> str:
+    """Whether there is an Apple GPU, how much memory it may take, and what would tarnish its results."""
+    if not torch.backends.mps.is_available():
+        return "no"
+    memory = f"yes, up to {torch.mps.recommended_max_memory() / 1e9:.0f} GB of memory"
+    return "; ".join(part for part in (memory, blanket_fallback()) if part)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import resource
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +29,14 @@ from attack_core.metrics import (
     to_unit,
 )
 from attack_core.types import AttackFailed, Progress, Reconstruction
-from fl_core.device import pick_device
+from fl_core.device import (
+    blanket_fallback,
+    peak_mb,
+    pick_device,
+    ran_out_of_memory,
+    reset_peak,
+    synchronise,
+)
 from fl_core.errors import InputError
 from fl_core.models import build_model
 from fl_core.rng import generator
@@ -147,7 +152,7 @@ def run_trial(
     """
     started = datetime.now(UTC)
     device = pick_device(spec.device)
-    _reset_peak(device)
+    reset_peak(device)
     with _threads(spec.threads):
         begin, cpu = time.perf_counter(), time.process_time()
         error: str | None = None
@@ -162,7 +167,9 @@ def run_trial(
         except InputError as failure:
             # A signal that an attack cannot take (numbers that are not finite, say) is this trial's end only.
             status, error = "failed", str(failure)
-        except torch.cuda.OutOfMemoryError as failure:
+        except RuntimeError as failure:
+            if not ran_out_of_memory(failure):
+                raise
             status, error = "failed", f"out of memory on {device}: {str(failure).splitlines()[0]}"
         seconds = attacked.seconds if attacked else time.perf_counter() - begin
         cpu_seconds = attacked.cpu_seconds if attacked else time.process_time() - cpu
@@ -173,7 +180,7 @@ def run_trial(
         error=error,
         scores=scores,
         method=attacked.found.method if attacked else None,
-        notes=attacked.found.notes if attacked else None,
+        notes=_notes(attacked.found, device) if attacked else None,
         label_accuracy=label_accuracy(attacked.found.labels.cpu(), truth.example_labels())
         if attacked
         else None,
@@ -183,7 +190,7 @@ def run_trial(
         seconds=seconds,
         cpu_seconds=cpu_seconds,
         device=str(device),
-        peak_memory_mb=_peak_mb(device),
+        peak_memory_mb=peak_mb(device),
         host=socket.gethostname(),
         started_at=started,
     )
@@ -201,8 +208,10 @@ def _attack(
         device
     )
     model = build_model(record.model)
+    synchronise(device)
     begin, cpu = time.perf_counter(), time.process_time()
     found = spec.attack(observation, model, generator("attack", spec.seed), progress=progress)
+    synchronise(device)
     seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
     prior = None
     if spec.control:
@@ -212,6 +221,12 @@ def _attack(
         except (AttackFailed, InputError):
             prior = None  # The control stays null; the attack itself stands.
     return _Attacked(observation, found, prior, seconds, cpu_seconds)
+
+
+def _notes(found: Reconstruction, device: torch.device) -> tuple[str, ...]:
+    """The attack's own, and what the device's settings add to them."""
+    tarnished = blanket_fallback() if device.type == "mps" else None
+    return (*found.notes, tarnished) if tarnished else found.notes
 
 
 def _score(
@@ -281,16 +296,3 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak_mb(device: torch.device) -> float:
-    """Peak memory in MB: of the trial on CUDA, of the process so far elsewhere."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
