@@ -19,7 +19,8 @@ COPY defenses defenses
 COPY attack_core attack_core
 COPY orchestrator orchestrator
 RUN python -m pip --python /opt/gradsweep/bin/python install \
-    --no-cache-dir --no-deps --no-build-isolation --disable-pip-version-check .
+    --no-cache-dir --no-deps --no-build-isolation --disable-pip-version-check . \
+    && /opt/gradsweep/bin/gradsweep doctor
 
 FROM ${BASE_IMAGE}
 RUN groupadd --gid 10001 gradsweep \

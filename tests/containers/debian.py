@@ -82,7 +82,7 @@ class DebianPodman:
         _run(
             *("mmdebstrap", "--quiet", "--variant=minbase", "--format=directory"),
             f"--include={','.join((*BASE_PACKAGES, *python))}",
-            *("--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*"),
+            *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("man", "doc", "locale", "info")),
             *("bookworm", str(root), *_sources()),
         )
         for leftover in [*(root / "var/lib/apt/lists").glob("*"), *(root / "var/cache/apt").glob("*.bin")]:
@@ -99,7 +99,7 @@ class DebianPodman:
 def _install_python(built: Path, root: Path) -> None:
     """Put this machine's Python under /usr/local, where the official image has it."""
     target = root / "usr/local"
-    skipped = shutil.ignore_patterns("site-packages", "test", "__pycache__", "_tkinter*", "*.a")
+    skipped = shutil.ignore_patterns("site-packages", "test", "idlelib", "__pycache__", "_tkinter*", "*.a")
     shutil.copytree(built / "lib/python3.11", target / "lib/python3.11", symlinks=True, ignore=skipped)
     (target / "lib/python3.11/site-packages").mkdir()
     for library in built.glob("lib/libpython3.11.so*"):
