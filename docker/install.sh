@@ -27,7 +27,7 @@ rm -r "$wanted"
 # What no sweep loads: the packages' own tests, headers for compilers, Ray's Java side.
 cd "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 find . -type d -name tests -prune -exec rm -r {} +
-rm -rf torch/test torch/bin/test_* torch/bin/protoc* torch/include ray/jars
+rm -rf torch/test torch/bin/test_* torch/bin/protoc* torch/include pyarrow/include ray/jars
 find . -type f -name '*.js.map' -delete
 
 # torch and torchvision of different builds install side by side and fail when they are imported.
@@ -36,4 +36,4 @@ import torch, torchvision
 print('torch', torch.__version__, 'torchvision', torchvision.__version__, 'CUDA:', torch.version.cuda or 'none')
 "
 # Bytecode only of what is loaded, which the image cannot write later: Ray's processes here, the rest by its first use.
-"$venv/bin/python" -m compileall -q ray
+"$venv/bin/python" -m compileall -q ray/_private ray/_common ray/core ray/dashboard ray/util ray/autoscaler
