@@ -19,7 +19,7 @@ from orchestrator.analysis import summarize
 from orchestrator.cli import execute
 from orchestrator.config import SweepConfig
 from orchestrator.parse import build, load_sweep
-from orchestrator.progress import SilentReporter
+from orchestrator.progress import Silent
 from orchestrator.report import write_report
 from orchestrator.sweep import run_sweep
 from tests.results_folder import failed_row, row, trial, write_folder
@@ -30,13 +30,46 @@ CODE = ("fl_core", "attack_core", "defenses", "orchestrator", "scripts")
 
 # Modules that run code when they read, and calls that do or that hand a string to a shell.
 MODULES = {
-    *("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml", "jsonpickle"),
+    *(
+        "pickle",
+        "cPickle",
+        "_pickle",
+        "dill",
+        "cloudpickle",
+        "joblib",
+        "shelve",
+        "marshal",
+        "yaml",
+        "jsonpickle",
+    ),
     *("code", "codeop", "imp", "runpy"),
 }
 CALLS = {
-    *("eval", "exec", "compile", "__import__", "torch.load", "torch.jit.load", "torch.hub.load", "torch.package"),
-    *("np.load", "numpy.load", "pd.read_pickle", "pandas.read_pickle", "os.system", "os.popen", "tempfile.mktemp"),
-    *("torch.serialization.load", "importlib.import_module", "torch.save", "torch.hub.load_state_dict_from_url"),
+    *(
+        "eval",
+        "exec",
+        "compile",
+        "__import__",
+        "torch.load",
+        "torch.jit.load",
+        "torch.hub.load",
+        "torch.package",
+    ),
+    *(
+        "np.load",
+        "numpy.load",
+        "pd.read_pickle",
+        "pandas.read_pickle",
+        "os.system",
+        "os.popen",
+        "tempfile.mktemp",
+    ),
+    *(
+        "torch.serialization.load",
+        "importlib.import_module",
+        "torch.save",
+        "torch.hub.load_state_dict_from_url",
+    ),
 }
 NAMES = {(name.rpartition(".")[0], name.rpartition(".")[2]) for name in CALLS if "." in name}
 
@@ -90,7 +123,9 @@ def test_the_walk_finds_what_it_looks_for(source: str) -> None:
 
 
 def test_the_walk_lets_through_what_is_harmless() -> None:
-    assert not offences("model.eval()\nYAML(typ='safe')\nsubprocess.run(['git'], shell=False)\nre.compile('x')")
+    assert not offences(
+        "model.eval()\nYAML(typ='safe')\nsubprocess.run(['git'], shell=False)\nre.compile('x')"
+    )
 
 
 @pytest.mark.parametrize("package", CODE)
@@ -115,7 +150,7 @@ def below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     name=st.one_of(
         st.text(max_size=12),
@@ -158,14 +193,16 @@ def test_a_sweep_writes_only_into_its_folder(faces_root: Path, tmp_path: Path) -
     before = below(faces_root)
     out = tmp_path / "place" / "out"
     config = sweep(faces_root, victims__test=1, study__suggestions=1, execution__keep_captures=False)
-    run_sweep(config, out, address="serial", reporter=SilentReporter())
+    run_sweep(config, out, address="serial", reporter=Silent())
     write_report(out, summarize(out))
     assert {path.name for path in tmp_path.iterdir()} == {"place"}
     assert {path.name for path in (tmp_path / "place").iterdir()} == {"out"}
     assert below(faces_root) == before
 
 
-@pytest.mark.parametrize("name", ["trials", "captures", "report.html", "_report.html", "pending.jsonl", "figures/x.png"])
+@pytest.mark.parametrize(
+    "name", ["trials", "captures", "report.html", "_report.html", "pending.jsonl", "figures/x.png"]
+)
 def test_a_results_folder_with_a_link_is_refused(name: str, faces_root: Path, tmp_path: Path) -> None:
     """A link in a folder that somebody sent would lead writes, or the removal of captures, elsewhere."""
     victim = tmp_path / "precious"
@@ -180,7 +217,7 @@ def test_a_results_folder_with_a_link_is_refused(name: str, faces_root: Path, tm
     link.unlink(missing_ok=True)
     link.symlink_to(victim / "file" if "." in name else victim)
     with pytest.raises(InputError, match=f"{link.name} is a link to"):
-        run_sweep(sweep(faces_root), out, address="serial", reporter=SilentReporter())
+        run_sweep(sweep(faces_root), out, address="serial", reporter=Silent())
     with pytest.raises(InputError, match="is a link to"):
         write_report(out, pd.DataFrame())
     assert below(victim) == {"file"}
@@ -210,7 +247,12 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>'\"&$\\frac{x$[/
 
 def test_the_report_shows_hostile_names_as_text(tmp_path: Path) -> None:
     """Whoever sends a results folder chooses its texts; a browser must run none, and the terminal must show them."""
-    changes = {"attacker": HOSTILE, "method": HOSTILE, "notes": json.dumps([HOSTILE]), "image_id": f"{HOSTILE}.jpg"}
+    changes = {
+        "attacker": HOSTILE,
+        "method": HOSTILE,
+        "notes": json.dumps([HOSTILE]),
+        "image_id": f"{HOSTILE}.jpg",
+    }
     trials = [
         trial(row(HOSTILE, 2, **changes), pictures=True),
         trial(failed_row(HOSTILE, 3, HOSTILE, attacker=HOSTILE)),
@@ -234,7 +276,7 @@ def test_no_environment_value_reaches_results_or_terminal(
         monkeypatch.setenv(name, SECRET)
     out = tmp_path / "out"
     config = sweep(faces_root, victims__test=1, study__suggestions=1, attackers__0__attack__iterations=2)
-    run_sweep(config, out, address="serial", reporter=SilentReporter())
+    run_sweep(config, out, address="serial", reporter=Silent())
     assert execute(["report", str(out)]) == 0
     assert execute(["doctor"]) == 0
     written = capsys.readouterr()
@@ -271,7 +313,12 @@ def test_a_local_ray_shows_no_dashboard_and_asks_for_a_token(tmp_path: Path) -> 
     (tmp_path / ".ray" / "auth_token").write_text(SECRET * 2)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", LISTENING], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", LISTENING],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     line = next((line for line in done.stdout.splitlines() if line.startswith("FOUND ")), None)
     assert line, done.stderr

@@ -20,7 +20,13 @@ PACKAGES = (
     # crun refuses hybrid cgroups, runc takes them; dnsname and dnsmasq give compose its service names; catatonit
     # is `init: true`.
     *("podman", "buildah", "runc", "conmon", "containernetworking-plugins"),
-    *("golang-github-containernetworking-plugin-dnsname", "dnsmasq-base", "iptables", "catatonit", "mmdebstrap"),
+    *(
+        "golang-github-containernetworking-plugin-dnsname",
+        "dnsmasq-base",
+        "iptables",
+        "catatonit",
+        "mmdebstrap",
+    ),
 )
 BASE_PACKAGES = (
     *("ca-certificates", "netbase", "tzdata", "zlib1g", "libssl3", "libffi8", "libsqlite3-0", "libbz2-1.0"),
@@ -109,7 +115,12 @@ def _install_python(built: Path, root: Path) -> None:
         (target / "bin" / name).symlink_to("python3.11")
     (root / "etc/ld.so.conf.d/python.conf").write_text("/usr/local/lib\n")
     for command in (["ldconfig"], ["/usr/local/bin/python", "-m", "ensurepip", "--default-pip"]):
-        subprocess.run(["chroot", str(root), *command], check=True, capture_output=True, env={"PATH": "/usr/sbin:/usr/bin"})
+        subprocess.run(
+            ["chroot", str(root), *command],
+            check=True,
+            capture_output=True,
+            env={"PATH": "/usr/sbin:/usr/bin"},
+        )
 
 
 def _name_python(root: Path) -> None:
@@ -123,7 +134,9 @@ def _import_image(root: Path, environment: Mapping[str, str]) -> None:
     changes = ("ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "ENV LANG=C.UTF-8")
     flags = [flag for change in changes for flag in ("-c", change)]
     with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
-        subprocess.run(["podman", "import", "-q", *flags, "-", STAND_IN], stdin=tar.stdout, env=environment, check=True)
+        subprocess.run(
+            ["podman", "import", "-q", *flags, "-", STAND_IN], stdin=tar.stdout, env=environment, check=True
+        )
 
 
 def _sources() -> list[str]:
