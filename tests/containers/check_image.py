@@ -119,7 +119,7 @@ def config_of(inspected: Mapping[str, Any]) -> dict[str, Any]:
     """The image's settings; podman has the health check beside them."""
     return {
         **inspected["Config"],
-        "Healthcheck": inspected["Config"].get("Healthcheck") or inspected.get("HealthCheck"),
+        "Healthcheck": inspected["Config"].get("Healthcheck") or inspected.get("Healthcheck"),
     }
 
 
