@@ -189,15 +189,17 @@ class Federation:
         return count_correct(self.model, state, self.dataset, indices, device=self.device)
 
 
-def train(clients: Simulator, state: ModelState, *, rounds: int) -> Iterator[RoundResult]:
+def train(clients: Simulator, state: ModelState, *, rounds: int, first: int = 0) -> Iterator[RoundResult]:
     """Federated training from `state`, each round yielded when it is done, with its weights on the CPU.
+
+    `state` holds the weights at the start of round `first`; training ends before round `rounds`.
 
     Where the clients are simulated changes no bit. Clients without images sit out. Persistent momentum waits with
     its client until the next round that the client takes part in. Raises `InputError` for a round without images.
     """
     federation, reduction = clients.work.federation, clients.work.reduction
     state = state.to(torch.device("cpu"))
-    for round_number in range(rounds):
+    for round_number in range(first, rounds):
         chunks = federation.chunks(round_number)
         partials = clients.partials(state, chunks)
         merged = next(partials)

@@ -98,12 +98,7 @@ class CaptureStore:
             )
         remembers = settings.federation.local.remembers
         wanted = range(rounds + 1) if remembers else range(rounds, rounds + 1)
-        paths = {
-            number: self._folder
-            / "weights"
-            / f"{_state_key(settings, defense, federation, number)}.safetensors"
-            for number in wanted
-        }
+        paths = {number: self._path(settings, defense, federation, number) for number in wanted}
         name = paths[rounds].stem
         if name in self._weights:
             return self._weights[name]
@@ -119,17 +114,22 @@ class CaptureStore:
     def _train(
         self, settings: SweepConfig, defense: Chain, federation: Federation, paths: dict[int, Path]
     ) -> None:
-        """Train to the last round of `paths` and save the weights at the start of each that it names."""
+        """Train to the last round of `paths` and save the weights at the start of each that it names.
+
+        Where nothing but the weights carries from round to round, training goes on from the latest saved ones.
+        """
         rounds, dataset = max(paths), federation.dataset
-        state = initial_state(settings.model, generator("model", settings.seed))
+        first, state = 0, initial_state(settings.model, generator("model", settings.seed))
         if 0 in paths:
             _save_state(paths[0], state)
+        if not federation.config.local.remembers:
+            first, state = self._latest(settings, defense, federation, rounds) or (first, state)
         held_out = dataset.split("valid", settings.data.valid) if rounds else []
         seed = derive_seed("training", settings.seed)
         release = defense.release(seed=seed, rounds=settings.federation.rounds)
         defended = settings.capture.weights == "defended"
         clients = self._simulator(ClientWork(federation=federation, release=release if defended else None))
-        for result in train(clients, state, rounds=rounds):
+        for result in train(clients, state, rounds=rounds, first=first):
             right = clients.correct(result.state, held_out)
             self._progress(
                 f"training to the captured weights: round {result.round + 1} of {rounds}, "
@@ -137,6 +137,21 @@ class CaptureStore:
             )
             if result.round + 1 in paths:
                 _save_state(paths[result.round + 1], result.state)
+
+    def _latest(
+        self, settings: SweepConfig, defense: Chain, federation: Federation, before: int
+    ) -> tuple[int, ModelState] | None:
+        """The last round before round `before` whose weights are on disk, and these weights."""
+        for number in range(before - 1, 0, -1):
+            path = self._path(settings, defense, federation, number)
+            if path.is_file():
+                return number, _load_state(path, settings.model)
+        return None
+
+    def _path(self, settings: SweepConfig, defense: Chain, federation: Federation, number: int) -> Path:
+        """Where the global weights at the start of round `number` lie."""
+        key = _state_key(settings, defense, federation, number)
+        return self._folder / "weights" / f"{key}.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

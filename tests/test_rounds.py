@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
+from defenses.chain import Chain
 from fl_core.celeba import open_celeba
 from fl_core.models import initial_state
 from fl_core.rng import generator
 from fl_core.server import Federation, count_correct
 from orchestrator.analysis import summarize
+from orchestrator.capture import CaptureStore
 from orchestrator.cli import execute
 from orchestrator.progress import Silent
 from orchestrator.rounds import by_round
 from orchestrator.store import FinishedTrial
-from orchestrator.sweep import run_sweep
+from orchestrator.sweep import resolve, run_sweep
 from orchestrator.tables import labels, notes, rounds_table
 from tests.results_folder import row, trial, write_folder
 from tests.small import sweep
@@ -149,3 +153,22 @@ def test_the_weights_accuracy_is_that_of_the_attacked_weights(
     right = count_correct(config.model, state, dataset, held_out, device=federation.device)
     rows = pd.read_parquet(tmp_path / "trials")
     assert set(rows["weights_accuracy"]) == {right / len(held_out)}
+
+
+def test_training_goes_on_from_the_latest_saved_weights(faces_root: Path, tmp_path: Path) -> None:
+    """Round 2 after round 1 trains one round more, and has the bits of two rounds from the start."""
+    config = resolve(sweep(faces_root))
+    config = replace(config, federation=replace(config.federation, rounds=3))
+    faces = open_celeba(faces_root, image_size=16)
+    hashes, said = [], list[str]()
+    for folder, rounds in (("together", (1, 2)), ("alone", (2,))):
+        store = CaptureStore(tmp_path / folder, device=torch.device("cpu"), progress=said.append)
+        for number in rounds:
+            settings = replace(config, capture=replace(config.capture, round=number))
+            last = store.source(settings, Chain(), faces).weights.hash
+        hashes.append(last)
+    assert hashes[0] == hashes[1]
+    trained = [
+        message.split(", accuracy")[0].removeprefix("training to the captured weights: ") for message in said
+    ]
+    assert trained == ["round 1 of 1", "round 2 of 2", "round 1 of 2", "round 2 of 2"]
