@@ -109,7 +109,7 @@ def peer_python(folder: Path) -> Path:
         # After Flower's own packages on the path: PyTorch and the like are this environment's, Ray is not.
         (Path(where) / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
         subprocess.run([python, "-c", "import flwr, ray, torch"], check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
         lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
         raise PeerMissing(f"no environment with {FLOWER} in {folder}: {lines[-1]}") from error
     return python
