@@ -311,9 +311,7 @@ def main() -> int:
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--faces", type=Path, help="where synthetic faces lie or are written [build/faces]")
     parser.add_argument("--peer-env", type=Path, default=ROOT / "build" / "flower")
-    parser.add_argument(
-        "--no-memory", action="store_true", help="leave out the runs that measure memory alone"
-    )
+    parser.add_argument("--only", choices=["speed", "memory"], help="one of the two comparisons [both]")
     parser.add_argument(
         "--device", choices=["cpu"], default="cpu", help="Flower's side is written for the CPU"
     )
