@@ -5,8 +5,9 @@ python benchmarks/federation.py [--models MODEL:SIZE ...] [--clients N] [--sampl
 
 Both sides run in processes of their own, in turns: ours, Flower's, ours, ... Each start's first round, in which
 workers start and libraries are loaded, is left out, and so is judging the weights between rounds. Flower pins its own
-Ray, so it gets an environment of its own (made in DIR, by default build/flower) that borrows this one's PyTorch. Peak
-memory is the proportional set size of a side's processes together, sampled twice a second (Linux only).
+Ray, so it gets an environment of its own (made in DIR, by default build/flower) that borrows this one's PyTorch.
+CPU seconds and memory are those of all processes of a side together, Ray's among them (Linux only). CPU seconds of a
+round hold the judging too; memory is the greatest proportional set size of two samples a second.
 """
 
 from __future__ import annotations
