@@ -1,7 +1,7 @@
 """Client simulation beside Flower's: seconds a round and peak memory, on the same model, data and clients.
 
-python benchmarks/federation.py [--models MODEL:SIZE ...] [--clients N] [--sampled N] [--rounds N] [--repeats N]
-    [--lr R] [--cores N] [--faces DIR] [--peer-env DIR] [--only speed|memory] [--device cpu] [--json]
+python benchmarks/federation.py [--models MODEL:SIZE ...] [--clients N] [--sampled N] [--images N] [--rounds N]
+    [--repeats N] [--lr R] [--cores N] [--faces DIR] [--peer-env DIR] [--only speed|memory] [--device cpu] [--json]
 
 Both sides run in processes of their own, in turns: ours, Flower's, ours, ... Each start's first round, in which
 workers start and libraries are loaded, is left out, and so is judging the weights between rounds. Flower pins its own
@@ -306,6 +306,7 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=["lenet:32", "cnn64:64"], metavar="MODEL:SIZE")
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--sampled", type=int, default=100)
+    parser.add_argument("--images", type=int, default=10, help="images that each client holds")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--lr", type=float, default=0.01)
@@ -336,6 +337,7 @@ def main() -> int:
             size=int(size),
             clients=options.clients,
             sampled=options.sampled,
+            images=options.images,
             rounds=options.rounds,
             lr=options.lr,
             cores=options.cores,
