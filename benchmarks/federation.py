@@ -1,12 +1,13 @@
 """Client simulation beside Flower's: seconds a round and peak memory, on the same model, data and clients.
 
-python benchmarks/federation.py [--models MODEL:SIZE ...] [--clients N] [--sampled N] [--rounds N] [--repeats N]
-    [--lr R] [--cores N] [--faces DIR] [--peer-env DIR] [--only speed|memory] [--device cpu] [--json]
+python benchmarks/federation.py [--models MODEL:SIZE ...] [--clients N] [--sampled N] [--images N] [--rounds N]
+    [--repeats N] [--lr R] [--cores N] [--faces DIR] [--peer-env DIR] [--only speed|memory] [--device cpu] [--json]
 
 Both sides run in processes of their own, in turns: ours, Flower's, ours, ... Each start's first round, in which
 workers start and libraries are loaded, is left out, and so is judging the weights between rounds. Flower pins its own
-Ray, so it gets an environment of its own (made in DIR, by default build/flower) that borrows this one's PyTorch. Peak
-memory is the proportional set size of a side's processes together, sampled twice a second (Linux only).
+Ray, so it gets an environment of its own (made in DIR, by default build/flower) that borrows this one's PyTorch.
+CPU seconds and memory are those of all processes of a side together, Ray's among them (Linux only). CPU seconds of a
+round hold the judging too; memory is the greatest proportional set size of two samples a second.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def peer_python(folder: Path) -> Path:
         # After Flower's own packages on the path: PyTorch and the like are this environment's, Ray is not.
         (Path(where) / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
         subprocess.run([python, "-c", "import flwr, ray, torch"], check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
         lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
         raise PeerMissing(f"no environment with {FLOWER} in {folder}: {lines[-1]}") from error
     return python
@@ -305,15 +306,14 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=["lenet:32", "cnn64:64"], metavar="MODEL:SIZE")
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--sampled", type=int, default=100)
+    parser.add_argument("--images", type=int, default=10, help="images that each client holds")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--faces", type=Path, help="where synthetic faces lie or are written [build/faces]")
     parser.add_argument("--peer-env", type=Path, default=ROOT / "build" / "flower")
-    parser.add_argument(
-        "--no-memory", action="store_true", help="leave out the runs that measure memory alone"
-    )
+    parser.add_argument("--only", choices=["speed", "memory"], help="one of the two comparisons [both]")
     parser.add_argument(
         "--device", choices=["cpu"], default="cpu", help="Flower's side is written for the CPU"
     )
@@ -337,6 +337,7 @@ def main() -> int:
             size=int(size),
             clients=options.clients,
             sampled=options.sampled,
+            images=options.images,
             rounds=options.rounds,
             lr=options.lr,
             cores=options.cores,
