@@ -67,6 +67,7 @@ BASE: tuple[tuple[str, pa.DataType], ...] = (
     ("match_loss", _F),
     ("iterations", _I),
     ("restarts", _I),
+    ("packing", _I),
     ("candidates_failed", _I),
     ("seconds", _F),
     ("cpu_seconds", _F),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,11 @@ from orchestrator.provenance import provenance
 from orchestrator.schema import trials_schema
 from orchestrator.search import Study
 from orchestrator.store import FinishedTrial, ResultStore, picture_rows
-from orchestrator.trial import TrialResult, TrialSpec, run_trial
+from orchestrator.trial import TrialResult, TrialSpec, packings, ran_out, run_trial, unfinished
 from orchestrator.utility import UtilityResult, run_utility
+
+_SPARE = 8
+"""How many trials at most wait for a free worker at the executor, so that none idles while the driver is busy."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,9 @@ def run_sweep(
         driver = Driver(prepared, config, store, reporter)
         driver.plan()
         if driver.unfinished:
+            execution = config.execution
             executor = make_executor(
-                address, workers=config.execution.workers, threads=config.execution.threads
+                address, workers=execution.workers, threads=execution.threads, gpus=execution.gpus
             )
             try:
                 driver.run(executor)
@@ -107,18 +110,38 @@ class _FaceCache:
         return self._open[key]
 
 
+@dataclass(frozen=True)
+class _Running:
+    """A trial that is out; `attempt` counts the packings that memory did not suffice for."""
+
+    study: CellStudy
+    spec: TrialSpec
+    released: Released
+    attempt: int = 0
+
+
 class Driver:
-    """Keeps studies moving: what is in the store already is taken from there, the rest goes to the executor."""
+    """Keeps studies moving: what is in the store already is taken from there, the rest goes to the executor.
+
+    `job` is what a worker does for a trial.
+    """
 
     def __init__(
-        self, cells: Sequence[Cell], config: SweepConfig, store: ResultStore, reporter: Reporter
+        self,
+        cells: Sequence[Cell],
+        config: SweepConfig,
+        store: ResultStore,
+        reporter: Reporter,
+        *,
+        job: Callable[..., TrialResult] | None = None,
     ) -> None:
         self._config, self._store, self._reporter = config, store, reporter
+        self._job = job or trial_job
         self._studies = [self._study(cell, attacker) for cell in cells for attacker in config.attackers]
         self._cells = list(cells)
         self._utility: dict[str, UtilityResult] = {}
         self._waiting: deque[tuple[CellStudy, TrialSpec]] = deque()
-        self._running: dict[str, tuple[CellStudy, TrialSpec, Released]] = {}
+        self._running: dict[str, _Running] = {}
         self._utility_jobs: dict[str, list[Cell]] = {}
         self._utility_running: set[str] = set()
         self._shared: dict[tuple[str, int], tuple[Any, Any, Any, Any, Released]] = {}
@@ -155,7 +178,7 @@ class Driver:
             done = executor.next_done(1.0)
             self._reporter.tick()
             if done is not None:
-                self._finish(done)
+                self._finish(done, executor)
                 self._advance()
 
     def outcome(self) -> Outcome:
@@ -202,19 +225,23 @@ class Driver:
 
     def _fill(self, executor: Executor) -> None:
         held: list[tuple[CellStudy, TrialSpec]] = []
-        # One spare job a worker hides the time between a result and the next submission.
-        while self._waiting and executor.in_flight < 2 * executor.capacity:
+        # Spare jobs hide the time between results and the next submissions.
+        most = executor.capacity + min(executor.capacity, _SPARE)
+        while self._waiting and executor.in_flight < most:
             study, spec = self._waiting.popleft()
             if spec.phase == "test" and any(study.cell in cells for cells in self._utility_jobs.values()):
                 held.append((study, spec))  # Its rows name the accuracy, which is still being measured.
                 continue
-            state, record, truth, mean, released = self._handles(study.cell, spec, executor)
-            self._running[spec.trial_id] = (study, spec, released)
-            job = _trial_job
-            if isinstance(executor, SerialExecutor):
-                job = partial(_trial_job, progress=self._reporter.iteration)
-            executor.submit(spec.trial_id, job, spec, state, record, truth, mean)
+            self._submit(executor, study, spec)
         self._waiting.extendleft(reversed(held))
+
+    def _submit(self, executor: Executor, study: CellStudy, spec: TrialSpec, attempt: int = 0) -> None:
+        state, record, truth, mean, released = self._handles(study.cell, spec, executor)
+        self._running[spec.trial_id] = _Running(study, spec, released, attempt)
+        job = partial(self._job, attempt=attempt)
+        if isinstance(executor, SerialExecutor):
+            job = partial(job, progress=self._reporter.iteration)
+        executor.submit(spec.trial_id, job, spec, state, record, truth, mean)
 
     def _handles(
         self, cell: Cell, spec: TrialSpec, executor: Executor
@@ -237,21 +264,25 @@ class Driver:
             )
         return self._shared[key]
 
-    def _finish(self, done: Done) -> None:
+    def _finish(self, done: Done, executor: Executor) -> None:
         if done.key.startswith("utility:"):
             self._finish_utility(done)
             return
-        study, spec, released = self._running.pop(done.key)
+        running = self._running.pop(done.key)
+        study, spec, attempt = running.study, running.spec, running.attempt + 1
+        if isinstance(done.error, MemoryError) and attempt < len(packings(spec.attack)):
+            self._submit(executor, study, spec, attempt)
+            return
         if spec.phase == "test":
             # Another attacker's trial may still run on it, or come later and share it anew.
             self._shared.pop((spec.capture, spec.victim), None)
-        result: TrialResult = done.result if done.error is None else _crashed(spec, done.error)
+        result: TrialResult = done.result if done.error is None else _lost(running, done.error)
         rows = rows_of(
             study.cell,
             spec,
             result,
             params=study.params(spec.suggestion),
-            released=released,
+            released=running.released,
             utility=self._utility.get(study.cell.config.name) if spec.phase == "test" else None,
             weights_accuracy=self._weights_accuracy(study.cell),
             provenance=self._provenance,
@@ -304,35 +335,24 @@ class Driver:
         self._utility |= dict.fromkeys(names, result)
 
 
-def _trial_job(
+def trial_job(
     spec: TrialSpec,
     state: ModelState,
     record: RoundRecord,
     truth: Truth,
     mean_image: torch.Tensor,
+    *,
+    attempt: int = 0,
     progress: Progress | None = None,
 ) -> TrialResult:
-    """What a worker does: put the shared weights back into the record, and run."""
-    return run_trial(spec, dataclasses.replace(record, state=state), truth, mean_image, progress=progress)
+    """What a worker does for a trial: put the shared weights back into the record, and run."""
+    whole = dataclasses.replace(record, state=state)
+    return run_trial(spec, whole, truth, mean_image, attempt=attempt, progress=progress)
 
 
-def _crashed(spec: TrialSpec, error: BaseException) -> TrialResult:
-    lines = str(error).splitlines() or [""]
-    return TrialResult(
-        trial_id=spec.trial_id,
-        status="failed",
-        error=f"{type(error).__name__}: {lines[0]}",
-        scores=(),
-        method=None,
-        notes=None,
-        label_accuracy=None,
-        match_loss=None,
-        iterations=None,
-        candidates_failed=None,
-        seconds=0.0,
-        cpu_seconds=0.0,
-        device=spec.device,
-        peak_memory_mb=0.0,
-        host="",
-        started_at=datetime.now(UTC),
-    )
+def _lost(running: _Running, error: BaseException) -> TrialResult:
+    """The result of a trial whose job raised, or whose process is gone."""
+    tries = packings(running.spec.attack)[: running.attempt + 1]
+    line = next(iter(str(error).splitlines()), "")
+    what = ran_out(tries) if isinstance(error, MemoryError) else type(error).__name__
+    return unfinished(running.spec, f"{what}: {line}", packing=tries[-1])
