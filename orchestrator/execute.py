@@ -239,7 +239,8 @@ class RayExecutor:
             ray.get(ref)
         except RayError as error:
             self._drop(member)
-            self._failed_starts[member.node] += 1
+            # Memory that is short now may not be so later.
+            self._failed_starts[member.node] += not isinstance(error, OutOfMemoryError)
             log.warning("A worker did not start on node %s: %s", member.node[:8], _one_line(error))
         else:
             self._failed_starts.pop(member.node, None)
