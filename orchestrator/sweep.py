@@ -59,9 +59,15 @@ def resolve(config: SweepConfig) -> SweepConfig:
 
 
 def run_sweep(
-    config: SweepConfig, out: Path, *, address: str, reporter: Reporter, cells: str = "*"
+    config: SweepConfig,
+    out: Path,
+    *,
+    address: str,
+    reporter: Reporter,
+    cells: str = "*",
+    job: Callable[..., TrialResult] | None = None,
 ) -> Outcome:
-    """Run or resume the sweep in the folder `out`; `cells` is a pattern of cell names.
+    """Run or resume the sweep in the folder `out`; `cells` is a pattern of cell names, `job` see `Driver`.
 
     Raises `InputError` for bad input. Finished trials are on disk whatever happens.
     """
@@ -76,7 +82,7 @@ def run_sweep(
         prepared = [
             Cell.prepare(config, cell, faces.of(cell_settings(config, cell)), captures) for cell in chosen
         ]
-        driver = Driver(prepared, config, store, reporter)
+        driver = Driver(prepared, config, store, reporter, job=job)
         driver.plan()
         if driver.unfinished:
             execution = config.execution
@@ -123,7 +129,7 @@ class _Running:
 class Driver:
     """Keeps studies moving: what is in the store already is taken from there, the rest goes to the executor.
 
-    `job` is what a worker does for a trial.
+    `job` is what a worker does for a trial: `trial_job`, or what a measurement puts in its place.
     """
 
     def __init__(
