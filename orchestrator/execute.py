@@ -47,6 +47,10 @@ class Executor(Protocol):
         """How many jobs can run at the same time."""
 
     @property
+    def gpu_share(self) -> float:
+        """The share of a GPU that each job holds, where it computes on one."""
+
+    @property
     def in_flight(self) -> int:
         """How many jobs have been submitted and not yet returned."""
 
@@ -67,6 +71,7 @@ class SerialExecutor:
     """One job at a time, in this process, when its result is asked for."""
 
     capacity = 1
+    gpu_share = 1.0
 
     def __init__(self) -> None:
         self._queue: deque[tuple[str, Callable[..., Any], tuple[Any, ...]]] = deque()
@@ -162,7 +167,7 @@ class RayExecutor:
             raise InputError(
                 f"No Ray cluster answers at {named!r} ({_one_line(error)}); try --address local."
             ) from error
-        self._threads, self._gpus = threads, gpus
+        self._threads, self.gpu_share = threads, gpus
         self._most = math.inf if workers is None else workers
         self._patience = 0.0 if named == "local" else PATIENCE_SECONDS
         self._members: list[_Member] = []
@@ -288,7 +293,7 @@ class RayExecutor:
             if self._failed_starts[node] >= DEATHS:
                 continue
             there = sum(member.node == node for member in self._members)
-            room = slots(resources, threads=self._threads, gpus=self._gpus) - there
+            room = slots(resources, threads=self._threads, gpus=self.gpu_share) - there
             for _ in range(int(min(room, self._most - len(self._members)))):
                 self._add(node)
         self._looked_at = time.monotonic()
@@ -310,7 +315,7 @@ class RayExecutor:
                 self._again(job, "its node has left the cluster", at_fault=False)
 
     def _add(self, node: str) -> None:
-        worker = ray.remote(num_cpus=self._threads, num_gpus=self._gpus)(_Worker)
+        worker = ray.remote(num_cpus=self._threads, num_gpus=self.gpu_share)(_Worker)
         bound = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
         member = _Member(worker.options(scheduling_strategy=bound).remote(self._threads), node)
         self._members.append(member)
@@ -323,7 +328,7 @@ class RayExecutor:
             return (
                 f"No worker starts on any of {len(failing)} nodes of the Ray cluster: see the warnings above."
             )
-        wanted = f"{self._threads} CPUs" + (f" and {self._gpus:g} GPUs" if self._gpus else "")
+        wanted = f"{self._threads} CPUs" + (f" and {self.gpu_share:g} GPUs" if self.gpu_share else "")
         return (
             f"No node of the Ray cluster has the {wanted} that a trial takes (execution.threads, "
             "execution.gpus_per_trial); ask for less, or add a node and run this again."
