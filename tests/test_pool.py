@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import ray
 import torch
@@ -18,6 +19,9 @@ from fl_core.errors import InputError
 from orchestrator import execute
 from orchestrator.config import ExecutionConfig
 from orchestrator.execute import Done, RayExecutor, WorkerLost, slots
+from orchestrator.progress import Silent
+from orchestrator.sweep import run_sweep
+from tests.small import comparable, sweep
 
 QUICK = {
     "health_check_initial_delay_ms": 500,
@@ -120,36 +124,27 @@ def test_a_node_that_joins_is_used_and_one_that_is_killed_costs_only_what_it_ran
         assert executor.next_done(0.0) is None
 
 
-def test_a_killed_process_costs_one_repetition(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_killed_process_costs_a_repetition_and_a_job_that_kills_all_its_processes_ends(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     with pool(cluster) as executor:
-        executor.submit("job", hold, tmp_path, "job")
-        (first,) = starts(executor, tmp_path, "job")
+        executor.submit("once", hold, tmp_path, "once")
+        (first,) = starts(executor, tmp_path, "once")
         os.kill(first, signal.SIGKILL)
-        assert len(starts(executor, tmp_path, "job", 2)) == 2
+        assert len(starts(executor, tmp_path, "once", 2)) == 2
         (tmp_path / "go").touch()
-        (done,) = drain(executor, 1).values()
-        assert (done.key, done.error) == ("job", None)
-        assert executor.in_flight == 0
-
-
-def test_a_job_that_kills_every_process_ends_with_that_reason_and_the_others_go_on(cluster: Cluster) -> None:
-    with pool(cluster) as executor:
-        executor.submit("always", die)
-        executor.submit("after", node)
-        found = drain(executor, 2)
+        for name, job in (("always", die), ("after", node)):
+            executor.submit(name, job)
+        executor.submit("wrong", int, "no number")
+        found = drain(executor, 4)
+        assert found["once"].error is None
         assert isinstance(found["always"].error, WorkerLost)
         assert str(found["always"].error).startswith(
             "3 worker processes died under it, the last: The actor died"
         )
-        assert found["after"].error is None
-
-
-def test_errors_of_a_job_are_its_own_and_are_not_retried(cluster: Cluster, tmp_path: Path) -> None:
-    with pool(cluster) as executor:
-        executor.submit("wrong", int, "no number")
-        (done,) = drain(executor, 1).values()
-        assert isinstance(done.error, ValueError)
-        assert "no number" in str(done.error)
+        assert found["after"].error is None, "the pool goes on"
+        assert isinstance(found["wrong"].error, ValueError), "an error of the job is its own, and not retried"
+        assert executor.in_flight == 0
 
 
 def test_workers_take_the_cpus_threads_and_gpus_that_a_trial_asks_for(
@@ -204,3 +199,29 @@ def test_the_share_of_a_gpu_is_a_setting() -> None:
     assert ExecutionConfig(device="cuda", gpus_per_trial=0.25).gpus == 0.25
     with pytest.raises(InputError, match=r"gpus_per_trial = 1\.5: must be from 0 to 1, or a whole number"):
         ExecutionConfig(gpus_per_trial=1.5)
+
+
+class NodeKiller(Silent):
+    """Kills a node when so many jobs are done."""
+
+    def __init__(self, cluster: Cluster, victim: object, after: int) -> None:
+        self._cluster, self._victim, self._left = cluster, victim, after
+
+    def job_done(self, study: str, psnr: float | None) -> None:  # noqa: ARG002
+        self._left -= 1
+        if self._left == 0:
+            self._cluster.remove_node(self._victim, allow_graceful=False)
+
+
+def test_a_sweep_that_loses_a_node_ends_with_the_rows_of_an_undisturbed_one(
+    cluster: Cluster, faces_root: Path, tmp_path: Path
+) -> None:
+    config = sweep(faces_root, study__suggestions=3)
+    run_sweep(config, tmp_path / "undisturbed", address="serial", reporter=Silent())
+    joined = cluster.add_node(num_cpus=1)
+    killer = NodeKiller(cluster, joined, after=4)
+    outcome = run_sweep(config, tmp_path / "disturbed", address=cluster.address, reporter=killer)
+    assert (outcome.trials, outcome.failed) == (18, 0)
+    rows = comparable(tmp_path / "disturbed")
+    assert not rows.duplicated(["trial_id", "image_id"]).any()
+    pd.testing.assert_frame_equal(comparable(tmp_path / "undisturbed"), rows)
