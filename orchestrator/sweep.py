@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -116,16 +116,6 @@ class _FaceCache:
         return self._open[key]
 
 
-@dataclass(frozen=True)
-class _Running:
-    """A trial that is out; `attempt` counts the packings that memory did not suffice for."""
-
-    study: CellStudy
-    spec: TrialSpec
-    released: Released
-    attempt: int = 0
-
-
 class Driver:
     """Keeps studies moving: what is in the store already is taken from there, the rest goes to the executor.
 
@@ -147,7 +137,8 @@ class Driver:
         self._cells = list(cells)
         self._utility: dict[str, UtilityResult] = {}
         self._waiting: deque[tuple[CellStudy, TrialSpec]] = deque()
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, tuple[CellStudy, TrialSpec, Released]] = {}
+        self._attempts: Counter[str] = Counter()
         self._utility_jobs: dict[str, list[Cell]] = {}
         self._utility_running: set[str] = set()
         self._shared: dict[tuple[str, int], tuple[Any, Any, Any, Any, Released]] = {}
@@ -184,7 +175,7 @@ class Driver:
             done = executor.next_done(1.0)
             self._reporter.tick()
             if done is not None:
-                self._finish(done, executor)
+                self._finish(done)
                 self._advance()
 
     def outcome(self) -> Outcome:
@@ -238,16 +229,13 @@ class Driver:
             if spec.phase == "test" and any(study.cell in cells for cells in self._utility_jobs.values()):
                 held.append((study, spec))  # Its rows name the accuracy, which is still being measured.
                 continue
-            self._submit(executor, study, spec)
+            state, record, truth, mean, released = self._handles(study.cell, spec, executor)
+            self._running[spec.trial_id] = (study, spec, released)
+            job = partial(self._job, attempt=self._attempts[spec.trial_id])
+            if isinstance(executor, SerialExecutor):
+                job = partial(job, progress=self._reporter.iteration)
+            executor.submit(spec.trial_id, job, spec, state, record, truth, mean)
         self._waiting.extendleft(reversed(held))
-
-    def _submit(self, executor: Executor, study: CellStudy, spec: TrialSpec, attempt: int = 0) -> None:
-        state, record, truth, mean, released = self._handles(study.cell, spec, executor)
-        self._running[spec.trial_id] = _Running(study, spec, released, attempt)
-        job = partial(self._job, attempt=attempt)
-        if isinstance(executor, SerialExecutor):
-            job = partial(job, progress=self._reporter.iteration)
-        executor.submit(spec.trial_id, job, spec, state, record, truth, mean)
 
     def _handles(
         self, cell: Cell, spec: TrialSpec, executor: Executor
@@ -265,30 +253,31 @@ class Driver:
                 self._states[weights.hash],
                 executor.share(light),
                 executor.share(capture.truth),
-                cell.public_mean,
+                executor.share(cell.public_mean),
                 Released.of(capture, victim),
             )
         return self._shared[key]
 
-    def _finish(self, done: Done, executor: Executor) -> None:
+    def _finish(self, done: Done) -> None:
         if done.key.startswith("utility:"):
             self._finish_utility(done)
             return
-        running = self._running.pop(done.key)
-        study, spec, attempt = running.study, running.spec, running.attempt + 1
-        if isinstance(done.error, MemoryError) and attempt < len(packings(spec.attack)):
-            self._submit(executor, study, spec, attempt)
+        study, spec, released = self._running.pop(done.key)
+        tries = packings(spec.attack)[: self._attempts[spec.trial_id] + 1]
+        if isinstance(done.error, MemoryError) and tries != packings(spec.attack):
+            self._attempts[spec.trial_id] += 1
+            self._waiting.appendleft((study, spec))
             return
         if spec.phase == "test":
             # Another attacker's trial may still run on it, or come later and share it anew.
             self._shared.pop((spec.capture, spec.victim), None)
-        result: TrialResult = done.result if done.error is None else _lost(running, done.error)
+        result: TrialResult = done.result if done.error is None else _lost(spec, tries, done.error)
         rows = rows_of(
             study.cell,
             spec,
             result,
             params=study.params(spec.suggestion),
-            released=running.released,
+            released=released,
             utility=self._utility.get(study.cell.config.name) if spec.phase == "test" else None,
             weights_accuracy=self._weights_accuracy(study.cell),
             provenance=self._provenance,
@@ -356,9 +345,8 @@ def trial_job(
     return run_trial(spec, whole, truth, mean_image, attempt=attempt, progress=progress)
 
 
-def _lost(running: _Running, error: BaseException) -> TrialResult:
-    """The result of a trial whose job raised, or whose process is gone."""
-    tries = packings(running.spec.attack)[: running.attempt + 1]
+def _lost(spec: TrialSpec, tries: Sequence[int], error: BaseException) -> TrialResult:
+    """The result of a trial whose job raised, or whose process is gone, after these packings."""
     line = next(iter(str(error).splitlines()), "")
     what = ran_out(tries) if isinstance(error, MemoryError) else type(error).__name__
-    return unfinished(running.spec, f"{what}: {line}", packing=tries[-1])
+    return unfinished(spec, f"{what}: {line}", packing=tries[-1])
