@@ -34,6 +34,10 @@ class Executor(Protocol):
         """How many jobs can run at the same time."""
 
     @property
+    def gpu_share(self) -> float:
+        """The share of a GPU that each job holds, where it computes on one."""
+
+    @property
     def in_flight(self) -> int:
         """How many jobs have been submitted and not yet returned."""
 
@@ -54,6 +58,7 @@ class SerialExecutor:
     """One job at a time, in this process, when its result is asked for."""
 
     capacity = 1
+    gpu_share = 1.0
 
     def __init__(self) -> None:
         self._queue: deque[tuple[str, Callable[..., Any], tuple[Any, ...]]] = deque()
@@ -109,8 +114,10 @@ class RayExecutor:
         resources = ray.cluster_resources()
         fitting = max(1, int(resources.get("CPU", 1)) // threads)
         self.capacity = min(workers or fitting, fitting)
-        gpus = min(1.0, resources.get("GPU", 0.0) / self.capacity)
-        actor = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=-1, max_task_retries=2)(_Worker)
+        self.gpu_share = min(1.0, resources.get("GPU", 0.0) / self.capacity)
+        actor = ray.remote(num_cpus=threads, num_gpus=self.gpu_share, max_restarts=-1, max_task_retries=2)(
+            _Worker
+        )
         self._idle = [actor.remote() for _ in range(self.capacity)]
         self._running: dict[ray.ObjectRef, tuple[str, Any]] = {}
         self._queue: deque[tuple[str, Callable[..., Any], tuple[Any, ...]]] = deque()
