@@ -12,6 +12,7 @@ from orchestrator.files import write_atomically
 from orchestrator.parse import to_plain
 
 FORMAT = 2
+CLAIM = "sweep.json"
 
 _BUDGETS = ("suggestions", "seconds", "gpu_seconds")
 
@@ -22,7 +23,7 @@ def claim_folder(out: Path, config: SweepConfig) -> None:
     A larger budget of its studies, more test victims and other workers extend a sweep; anything else needs a new
     folder.
     """
-    path = out / "sweep.json"
+    path = out / CLAIM
     plain = to_plain(config)
     if path.is_file():
         there = json.loads(path.read_bytes())

@@ -95,9 +95,11 @@ class Mirror:
         if study.name not in self._studies:
             if self._storage is None:
                 self._storage = self._connect()
-            opened = optuna.create_study(
-                study_name=self._name(study), storage=self._storage, direction="maximize", load_if_exists=True
-            )
+            name = self._name(study)
+            try:
+                opened = optuna.load_study(study_name=name, storage=self._storage)
+            except KeyError:
+                opened = optuna.create_study(study_name=name, storage=self._storage, direction="maximize")
             self._written[study.name] = len(opened.get_trials(deepcopy=False))
             self._studies[study.name] = opened
         return self._studies[study.name]
@@ -163,7 +165,7 @@ def _frozen(study: CellStudy, number: int) -> FrozenTrial:
         params=study.study.params(number),
         distributions=study.study.distributions(number),
         intermediate_values={i: value for i, value in enumerate(outcome.values) if value is not None},
-        user_attrs={"cell": study.cell.config.name, "attacker": study.attacker.name, "trial_ids": list(ids)},
+        user_attrs={"trial_ids": list(ids)},
     )
 
 

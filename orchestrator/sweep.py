@@ -78,6 +78,7 @@ def run_sweep(
     config = resolve(config)
     spaces = [attacker.space.every() for attacker in config.attackers]
     with ResultStore(out, trials_schema(spaces)) as store:
+        start = warm_starts(config, out, reporter.message)
         claim_folder(out, config)
         device = torch.device(config.execution.device)
         captures = CaptureStore(out / "captures", device=device, progress=reporter.message)
@@ -86,7 +87,6 @@ def run_sweep(
             Cell.prepare(config, cell, faces.of(cell_settings(config, cell)), captures) for cell in chosen
         ]
         mirror = Mirror(config.study.storage, out, sweep=config.name, say=reporter.message)
-        start = warm_starts(config, out, reporter.message)
         driver = Driver(prepared, config, store, reporter, mirror=mirror, start=start)
         driver.plan()
         if driver.unfinished:

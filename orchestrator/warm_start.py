@@ -10,6 +10,7 @@ from fl_core.errors import InputError
 from orchestrator.analysis import winners
 from orchestrator.config import AttackerConfig, SweepConfig
 from orchestrator.files import write_atomically
+from orchestrator.folder import CLAIM
 from orchestrator.space import Params
 
 FILE = "warm_start.json"
@@ -19,12 +20,12 @@ def warm_starts(config: SweepConfig, out: Path, say: Callable[[str], None]) -> d
     """The first suggestions of each study `CELL/ATTACKER`; empty without `study.warm_start`.
 
     They are noted in the results folder once, so that the other folder is not needed again; `say` is then told
-    what came of it. Raises `InputError` where the other folder has nothing to start from, or something that is
-    outside this sweep's search space.
+    what came of it. Called before the folder is claimed, so that a sweep that cannot start claims none. Raises
+    `InputError` where the other folder has nothing to start from, or something that is outside the search space.
     """
-    if config.study.warm_start is None:
-        return {}
     path = out / FILE
+    if config.study.warm_start is None or ((out / CLAIM).is_file() and not path.is_file()):
+        return {}  # A folder that was claimed without it is another sweep's, and is about to be refused.
     if not path.is_file():
         found = _find(config, Path(config.study.warm_start), say)
         content = {"from": config.study.warm_start, "studies": found}

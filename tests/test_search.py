@@ -9,7 +9,6 @@ import pytest
 from fl_core.errors import InputError
 from orchestrator.config import StudyConfig
 from orchestrator.evaluation import Evaluation, Outcome
-from orchestrator.schedule import Schedule
 from orchestrator.search import Study, Suggestion
 from orchestrator.space import Choice, FloatRange, IntRange, Params, Space, of_family
 
