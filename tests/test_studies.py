@@ -238,7 +238,7 @@ def test_a_write_that_fails_once_is_tried_again_and_never_doubled(
 
 
 def test_a_database_in_postgresql(faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sqlalchemy import make_url
+    from sqlalchemy import URL, make_url
 
     named = os.environ.get("GRADSWEEP_TEST_POSTGRES")
     if not named:
@@ -247,7 +247,8 @@ def test_a_database_in_postgresql(faces_root: Path, tmp_path: Path, monkeypatch:
     if url.password is not None:
         monkeypatch.setenv(PASSWORD, str(url.password))
     name = f"test-{uuid.uuid4().hex[:12]}"
-    address = url.set(password=None).render_as_string()
+    parts = {"host": url.host, "port": url.port, "database": url.database, "query": url.query}
+    address = URL.create(url.drivername, url.username, **parts).render_as_string()
     config = sweep(faces_root, name=name, study__storage=address, **PRUNED)
     try:
         run(config, tmp_path / "out")
