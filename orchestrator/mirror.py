@@ -35,6 +35,10 @@ _AWAY = (StorageInternalError, SQLAlchemyError, OSError)
 _STATES = {"ok": TrialState.COMPLETE, "failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
 
 
+class _NoJournal(Exception):
+    """The journal's file cannot be read as one."""
+
+
 class Mirror:
     """Appends to the studies `SWEEP/CELL/ATTACKER` of one storage; `storage` is as in `StudyConfig`.
 
@@ -110,11 +114,18 @@ class Mirror:
             _cut_torn_line(path)
             # Only this driver writes here: a lock that is older than this was left by one that was killed.
             lock = JournalFileOpenLock(str(path), grace_period=5)
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+            try:
+                return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+            except (
+                ValueError,
+                KeyError,
+                TypeError,
+            ) as error:  # What its reader meets in lines that are not its own.
+                raise _NoJournal(f"it holds something else, {_line(error)}; remove it") from error
         address, password = str(self._address), os.environ.get(PASSWORD)
         options: dict[str, Any] = {}
         if address.startswith(("postgresql", "mysql", "mariadb")):
-            options["connect_timeout"] = 10
+            options["connect_timeout"] = 5
         if password is not None and not address.startswith("sqlite"):
             options["password"] = password  # Beside the address: no message can repeat it.
         try:
@@ -136,14 +147,12 @@ class Mirror:
         )
         try:
             return again(action)
-        except InputError:
-            raise
-        except (*_AWAY, ValueError) as error:  # ValueError: a journal that is no journal.
+        except (*_AWAY, _NoJournal) as error:
             self._off = True
             self.close()
             self._say(
                 f"Optuna's copy of the studies stops here: {self._place} cannot be written ({_line(error)}). The "
-                "sweep goes on, its results are complete; run it again to fill in the copy."
+                "sweep goes on and its results are complete; run it again later to fill in the copy."
             )
             return None
 
@@ -182,4 +191,5 @@ def _cut_torn_line(path: Path) -> None:
 def _line(error: BaseException | None) -> str:
     """The first line of what went wrong, with its cause where Optuna wrapped it."""
     inner = error.__cause__ or error if isinstance(error, StorageInternalError) else error
-    return f"{type(inner).__name__}: {(str(inner).splitlines() or [''])[0]}"
+    line = (str(inner).splitlines() or [""])[0]
+    return line if isinstance(inner, _NoJournal) else f"{type(inner).__name__}: {line}"

@@ -153,7 +153,10 @@ def test_a_journal_that_is_none_stops_the_copy_and_not_the_sweep(
     (out / module.JOURNAL_FILE).write_text("no journal\nat all\n")
     outcome = run(sweep(faces_root, victims__test=4), out, heard)
     assert (outcome.fresh, outcome.failed) == (2, 0)
-    assert any("Optuna's copy of the studies stops here" in line for line in heard.said)
+    (said,) = heard.said
+    assert "Optuna's copy of the studies stops here" in said
+    assert "holds something else" in said
+    assert "remove it" in said
 
 
 def test_the_journal_is_whole_after_a_killed_driver_resumes(faces_root: Path, tmp_path: Path) -> None:
