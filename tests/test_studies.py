@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -18,20 +19,30 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+import torch
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from rich.console import Console
 from ruamel.yaml import YAML
 
+from fl_core.celeba import open_celeba
 from fl_core.errors import InputError
 from orchestrator import mirror as module
 from orchestrator import sweep as driver
 from orchestrator.address import PASSWORD
 from orchestrator.analysis import summarize
+from orchestrator.capture import CaptureStore
+from orchestrator.cell_study import CellStudy
+from orchestrator.cells import Cell, Released, rows_of
 from orchestrator.config import SweepConfig
 from orchestrator.execute import Done, SerialExecutor
+from orchestrator.plan import plan_table
 from orchestrator.progress import Silent
 from orchestrator.report import write_report
+from orchestrator.schema import trials_schema
+from orchestrator.search import Study
+from orchestrator.store import ResultStore
 from orchestrator.sweep import run_sweep
 from orchestrator.trial import TrialResult
 from tests.small import comparable, sweep, tree
@@ -46,10 +57,17 @@ STATES = {"ok": TrialState.COMPLETE, "failed": TrialState.FAIL, "pruned": TrialS
 
 
 class Heard(Silent):
-    """Keeps what the sweep says."""
+    """Keeps what the sweep says, and counts its jobs."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.expected = self.done = 0
+
+    def expect(self, total: int) -> None:
+        self.expected = total
+
+    def job_done(self, study: str, psnr: float | None) -> None:  # noqa: ARG002 - the protocol has them
+        self.done += 1
 
     def message(self, text: str) -> None:
         self.said.append(text)
@@ -334,7 +352,9 @@ def test_pruning_gives_the_serial_rows_with_any_number_of_workers(
     faces_root: Path, pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capacity: int, seed: int
 ) -> None:
     monkeypatch.setattr(driver, "make_executor", lambda *_, **__: Shuffled(capacity, seed))
-    run(sweep(faces_root, **PRUNED), tmp_path)
+    heard = Heard()
+    outcome = run(sweep(faces_root, **PRUNED), tmp_path, heard)
+    assert outcome.fresh == heard.done == heard.expected, "what was left out is no job that is still to come"
     pd.testing.assert_frame_equal(comparable(pruned), comparable(tmp_path))
     left, right = (pd.read_parquet(out / "studies") for out in (pruned, tmp_path))
     pd.testing.assert_frame_equal(left, right)
@@ -346,9 +366,7 @@ def timed(seconds: float) -> Callable[..., TrialResult]:
     real = driver.run_trial
 
     def slow(*args: Any, **kwargs: Any) -> TrialResult:
-        from dataclasses import replace
-
-        return replace(real(*args, **kwargs), seconds=seconds)
+        return dataclasses.replace(real(*args, **kwargs), seconds=seconds)
 
     return slow
 
@@ -363,8 +381,10 @@ def test_a_budget_of_seconds_is_the_recorded_time_and_a_resumed_sweep_has_what_i
     studies = pd.read_parquet(tmp_path / "studies")
     assert studies.groupby("study").size().to_dict() == {"dp/generic": 5, "none/generic": 5}
     assert run(sweep(faces_root, study__seconds=7, **timing), tmp_path).fresh == 0
-    outcome = run(sweep(faces_root, study__seconds=9, **timing), tmp_path)
+    heard = Heard()
+    outcome = run(sweep(faces_root, study__seconds=9, **timing), tmp_path, heard)
     assert outcome.fresh >= 4
+    assert heard.expected == outcome.trials
     more = pd.read_parquet(tmp_path / "studies")
     assert more.groupby("study").size().to_dict() == {"dp/generic": 6, "none/generic": 6}
     kept = more[more["suggestion"] < 5].reset_index(drop=True)
@@ -386,6 +406,42 @@ def test_gpu_seconds_need_a_gpu_and_rows_of_the_cpu_have_none(
     with pytest.raises(InputError, match=r"study\.gpu_seconds = 60\.0: this sweep runs on the cpu"):
         run(sweep(faces_root, study__gpu_seconds=60), tmp_path)
     assert (pd.read_parquet(plain / "trials")["gpu_seconds"] == 0).all()
+
+
+def test_gpu_seconds_are_seconds_times_the_share_of_a_gpu_and_spend_that_budget(
+    faces_root: Path, tmp_path: Path
+) -> None:
+    config = sweep(faces_root, study__gpu_seconds=7)
+    captures = CaptureStore(tmp_path / "captures", device=torch.device("cpu"), progress=lambda _: None)
+    cell = Cell.prepare(config, config.cells[0], open_celeba(faces_root, image_size=16), captures)
+    attacker = config.attackers[0]
+    study = CellStudy(cell, attacker, Study("none/generic", attacker.space, config.study, seed=0))
+    released = Released(client=0, bytes_up=1, clip_factor=None)
+    shares = []
+    with ResultStore(tmp_path, trials_schema([attacker.space.every()])) as store:
+        while specs := [spec for spec in study.advance(store) if spec.phase == "tune"]:
+            for spec in specs:
+                spec = dataclasses.replace(spec, device="cuda")
+                result = dataclasses.replace(driver._crashed(spec, RuntimeError("lost")), seconds=4.0)
+                common: dict[str, Any] = {
+                    "params": {},
+                    "released": released,
+                    "utility": None,
+                    "provenance": {},
+                }
+                rows = rows_of(cell, spec, result, weights_accuracy=None, gpu_share=0.25, **common)
+                shares.append(rows[0]["gpu_seconds"])
+                study.settle(store, spec, [row | {"psnr": 10.0} for row in rows])
+    assert set(shares) == {1.0}, "four seconds on a quarter of a GPU"
+    assert study.study is not None
+    assert study.study.told == 5, "two victims each: after 4 suggestions 8 of 7 GPU-seconds are spent"
+
+
+def test_a_plan_says_the_budget_of_time(faces_root: Path) -> None:
+    console = Console(record=True, width=120)
+    console.print(plan_table(sweep(faces_root, study__seconds=7200, victims__test=1), "none"))
+    cells = [cell.strip() for cell in console.export_text().splitlines()[3].strip("│").split("│")]
+    assert cells[:5] == ["none", "generic", "7200 s", "?", "2.00"]
 
 
 def test_the_best_of_another_sweep_is_tried_first(faces_root: Path, plain: Path, tmp_path: Path) -> None:
