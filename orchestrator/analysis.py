@@ -42,13 +42,13 @@ def summarize(folder: Path) -> pd.DataFrame:
     Raises `InputError` where the folder holds no results.
     """
     rows = read_rows(folder).to_pandas()
-    winners, utilities, order = _winners(folder), _utilities(folder), _order(folder)
+    best, utilities, order = winners(folder), _utilities(folder), _order(folder)
     groups = {(str(cell), str(who)): group for (cell, who), group in rows.groupby(["cell", "attacker"])}
     # Rows lie in the order in which trials finished, which differs from run to run.
     keys = sorted(groups, key=lambda key: (order(*key), key))
     measured, lines = {}, []
     for cell, who in keys:
-        winner = winners.get(f"{cell}/{who}")
+        winner = best.get(f"{cell}/{who}")
         measured[cell, who] = _exact(test_rows(groups[cell, who], winner["suggestion"] if winner else None))
         lines.append(_line(groups[cell, who], measured[cell, who], winner, utilities.get(cell)))
     for line in lines:
@@ -205,19 +205,20 @@ def _notes(ok: pd.DataFrame) -> list[str]:
     return [str(note) for note in told.value_counts().index]
 
 
-def _winners(folder: Path) -> dict[str, dict[str, Any]]:
-    winners = {}
+def winners(folder: Path) -> dict[str, dict[str, Any]]:
+    """The best suggestion of each study: number, value (dB), params (JSON), and how many were recorded."""
+    found = {}
     for study, group in read_studies(folder).groupby("study", sort=False):
         told = group[group["state"] == "ok"].sort_values(["value", "suggestion"], ascending=[False, True])
         if len(told):
             best = told.iloc[0]
-            winners[str(study)] = {
+            found[str(study)] = {
                 "suggestion": int(best["suggestion"]),
                 "value": float(best["value"]),
                 "params": str(best["params"]),
                 "count": len(group),
             }
-    return winners
+    return found
 
 
 def _utilities(folder: Path) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from orchestrator.cells import Cell
 from orchestrator.config import AttackerConfig
+from orchestrator.evaluation import Evaluation
 from orchestrator.search import Study
 from orchestrator.space import Params
 from orchestrator.store import ResultStore, Row, StudyRow
@@ -19,22 +20,28 @@ class CellStudy:
     def __init__(self, cell: Cell, attacker: AttackerConfig, study: Study | None) -> None:
         self.cell, self.attacker, self.study = cell, attacker, study
         self.name = f"{cell.config.name}/{attacker.name}"
-        self._open: dict[int, dict[int, float | None]] = {}
+        self._open: dict[int, Evaluation] = {}
+        self._left_out = 0
         self._tested = False
 
     @property
     def jobs(self) -> int:
-        """How many trials it takes in all."""
+        """How many trials it takes in all, as far as is known yet."""
         counts = self.cell.settings.victims
-        return counts.test + (self.study.budget * counts.tuning if self.study else 0)
+        tuning = self.study.expected * counts.tuning - self._left_out if self.study else 0
+        return tuning + counts.test
 
     def advance(self, store: ResultStore) -> list[TrialSpec]:
         """The trials that can start now; each is handed out once."""
         ready: list[TrialSpec] = []
+        settings = self.cell.settings
         while self.study is not None and (suggestion := self.study.next()) is not None:
-            self._open[suggestion.number] = {}
-            self._record(store, suggestion.number, "asked", None)
-            ready.extend(self._tuning_trials(suggestion.number))
+            self._open[suggestion.number] = Evaluation(
+                settings.victims.tuning, prune=settings.study.prune, reference=suggestion.reference
+            )
+            self._record(store, suggestion.number, "asked", None, settings.victims.tuning)
+        for number, evaluation in self._open.items():
+            ready.extend(self._tuning_trial(number, victim) for victim in evaluation.ready())
         if not self._tested and (self.study is None or self.study.done):
             self._tested = True
             ready.extend(self._test_trials())
@@ -44,26 +51,30 @@ class CellStudy:
         """The searched parameters of a suggestion; none without a study."""
         return self.study.params(suggestion) if self.study and suggestion is not None else {}
 
+    def trial_ids(self, suggestion: int, victims: int) -> tuple[str, ...]:
+        """The trials of a suggestion on its first so many victims."""
+        return tuple(self._tuning_trial(suggestion, victim).trial_id for victim in range(victims))
+
     def settle(self, store: ResultStore, spec: TrialSpec, rows: Sequence[Row]) -> None:
-        """Take a trial's rows; tell the study once all of the suggestion's victims are there."""
+        """Take a trial's rows; tell the study once the suggestion has ended."""
         if spec.phase == "test" or self.study is None or spec.suggestion is None:
             return
-        values = self._open[spec.suggestion]
+        number, evaluation = spec.suggestion, self._open[spec.suggestion]
         psnr = mean_of([row["psnr"] for row in rows])
-        values[spec.victim] = None if psnr is None else min(psnr, EXACT_DB)
-        if len(values) == self.cell.settings.victims.tuning:
-            found = [value for value in values.values() if value is not None]
-            value = statistics.fmean(found) if len(found) == len(values) else None
-            self.study.record(spec.suggestion, value)
-            self._record(store, spec.suggestion, "failed" if value is None else "ok", value)
+        cost = "seconds" if self.cell.settings.study.gpu_seconds is None else "gpu_seconds"
+        evaluation.take(spec.victim, None if psnr is None else min(psnr, EXACT_DB), rows[0][cost])
+        outcome = evaluation.outcome()
+        if outcome is not None:
+            del self._open[number]
+            self._left_out += self.cell.settings.victims.tuning - len(outcome.values)
+            self._record(store, number, outcome.state, outcome.value, len(outcome.values))
+            self.study.record(number, outcome)
 
-    def _tuning_trials(self, number: int) -> list[TrialSpec]:
+    def _tuning_trial(self, number: int, victim: int) -> TrialSpec:
         phase: Phase = "grid" if self.cell.settings.study.sampler == "grid" else "tune"
-        params = self.params(number)
-        return [
-            self.cell.trial(self.attacker, phase=phase, suggestion=number, params=params, victim=victim)
-            for victim in range(self.cell.settings.victims.tuning)
-        ]
+        return self.cell.trial(
+            self.attacker, phase=phase, suggestion=number, params=self.params(number), victim=victim
+        )
 
     def _test_trials(self) -> list[TrialSpec]:
         winner = self.study.best() if self.study else None
@@ -76,8 +87,8 @@ class CellStudy:
             for victim in range(counts.tuning, counts.tuning + counts.test)
         ]
 
-    def _record(self, store: ResultStore, number: int, state: str, value: float | None) -> None:
-        ids = tuple(spec.trial_id for spec in self._tuning_trials(number))
+    def _record(self, store: ResultStore, number: int, state: str, value: float | None, victims: int) -> None:
+        ids = self.trial_ids(number, victims)
         store.add_suggestion(StudyRow(self.name, number, self.params(number), state, value, ids))
 
 

@@ -180,9 +180,13 @@ def rows_of(
     released: Released,
     utility: UtilityResult | None,
     weights_accuracy: float | None,
+    gpu_share: float,
     provenance: Row,
 ) -> tuple[Row, ...]:
-    """A trial's rows: one for each true image, or one with a null `image_id` where it ended without scores."""
+    """A trial's rows: one for each true image, or one with a null `image_id` where it ended without scores.
+
+    `gpu_share` is the share of a GPU that the trial's worker held.
+    """
     common = cell.columns | provenance | dataclasses.asdict(released)
     common |= {
         "trial_id": spec.trial_id,
@@ -199,6 +203,7 @@ def rows_of(
         "packing": result.packing,
         "accuracy": utility.accuracy if utility else None,
         "weights_accuracy": weights_accuracy,
+        "gpu_seconds": 0.0 if spec.device == "cpu" else result.seconds * gpu_share,
         "notes": None if result.notes is None else json.dumps(result.notes, ensure_ascii=False),
     }
     cost = ("iterations", "candidates_failed", "seconds", "cpu_seconds", "device", "peak_memory_mb")

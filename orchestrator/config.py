@@ -15,9 +15,13 @@ from fl_core.server import FederationConfig
 from fl_core.threat import ThreatModel
 from fl_core.types import Config, Signal, require
 from orchestrator.scale import Strength
+from orchestrator.address import check_address
 from orchestrator.space import Parameter, Space
 
 Json = dict[str, object] | list[object] | str | float | int | bool | None
+
+JOURNAL = "journal"
+"""The storage that is a file in the results folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,21 +82,47 @@ class VictimsConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(Config):
-    """The budget of every study: how many suggestions, who makes them, and the lag that keeps them reproducible.
+    """The budget of every study, who makes its suggestions, and the lag that keeps them reproducible.
 
-    Suggestion n is asked when exactly the results up to n - `lag` are known. `grid` tries every combination
-    of choices instead and ignores `suggestions`.
+    Suggestion n is asked when exactly the results up to n - `lag` are known. A study makes `suggestions` of them,
+    or as many as fit into `seconds` or `gpu_seconds` of its attacks' time, where one of these is set. `grid` tries
+    every combination of choices instead and ignores `suggestions`. `prune` leaves out the other victims of a
+    suggestion that is so many dB behind the best one, `warm_start` names a results folder whose best parameters are
+    tried first, and `storage` says where Optuna's copy goes: `journal` (in the results folder), the address of a
+    database, or null for nowhere.
     """
 
     suggestions: int = 24
+    seconds: float | None = None
+    gpu_seconds: float | None = None
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     lag: int = 4
     startup: int = 10
+    prune: float | None = None
+    warm_start: str | None = None
+    storage: str | None = JOURNAL
 
     def __post_init__(self) -> None:
         require(self.suggestions >= 1, self, "suggestions", "at least 1")
+        for name in ("seconds", "gpu_seconds"):
+            value = getattr(self, name)
+            require(
+                value is None or value > 0, self, name, "more than 0, or null for a budget of suggestions"
+            )
+        require(self.seconds is None or self.gpu_seconds is None, self, "seconds", "null beside gpu_seconds")
         require(self.lag >= 1, self, "lag", "at least 1")
         require(self.startup >= 0, self, "startup", "at least 0")
+        require(self.prune is None or self.prune >= 0, self, "prune", "at least 0 dB, or null")
+        if self.sampler == "grid":
+            for name in ("seconds", "gpu_seconds", "warm_start"):
+                require(getattr(self, name) is None, self, name, "null with a grid, which tries everything")
+        if self.storage not in (None, JOURNAL):
+            check_address(self.storage)
+
+    @property
+    def time(self) -> float | None:
+        """The budget of time, in seconds or GPU-seconds; None where suggestions are counted."""
+        return self.seconds if self.seconds is not None else self.gpu_seconds
 
 
 @dataclass(frozen=True, kw_only=True)

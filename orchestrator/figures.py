@@ -145,8 +145,9 @@ def round_figure(series: pd.DataFrame, theme: Theme) -> bytes:
 
 
 def history_figure(studies: pd.DataFrame, cells: Sequence[str], theme: Theme) -> bytes:
-    """Tuning PSNR of every suggestion and the best so far, by study; failed suggestions stand on the axis.
+    """Tuning PSNR of every suggestion and the best so far, by study.
 
+    Suggestions that failed (x) or were pruned (v) stand on the axis.
     `cells` gives each cell the colour that it has in the other figures.
     """
     figure, axes = _canvas(3.8, theme)
@@ -157,15 +158,15 @@ def history_figure(studies: pd.DataFrame, cells: Sequence[str], theme: Theme) ->
         cell, _, attacker = name.partition("/")
         colour = theme.colours[cells.index(cell) % len(theme.colours)]
         dash = _DASHES[attackers.index(attacker) % len(_DASHES)]
-        told = studies[(studies["study"] == name) & studies["state"].isin(["ok", "failed"])]
+        told = studies[(studies["study"] == name) & studies["state"].isin(["ok", "failed", "pruned"])]
         told = told.sort_values("suggestion")
         number, value = told["suggestion"], told["value"].astype(float)
         axes.scatter(number, value, s=14, color=colour, alpha=0.45, linewidths=0, zorder=2)
         axes.step(number, value.cummax().ffill(), where="post", color=colour, linestyle=dash, linewidth=1.6)
-        lost = number[value.isna()]
-        if len(lost):
+        for state, marker in (("failed", "x"), ("pruned", "v")):
+            lost = number[told["state"] == state]
             floor = axes.get_xaxis_transform()
-            axes.scatter(lost, [0.02] * len(lost), marker="x", s=18, color=colour, transform=floor)
+            axes.scatter(lost, [0.02] * len(lost), marker=marker, s=18, color=colour, transform=floor)
         keys.append((Line2D([], [], color=colour, linestyle=dash), name.replace("/", " / ")))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("suggestion", color=theme.muted)

@@ -12,14 +12,18 @@ from orchestrator.files import write_atomically
 from orchestrator.parse import to_plain
 
 FORMAT = 2
+CLAIM = "sweep.json"
+
+_BUDGETS = ("suggestions", "seconds", "gpu_seconds")
 
 
 def claim_folder(out: Path, config: SweepConfig) -> None:
     """Note the config in the folder, or check that the folder is this config's.
 
-    More suggestions, more test victims and other workers extend a sweep; anything else needs a new folder.
+    A larger budget of its studies, more test victims and other workers extend a sweep; anything else needs a new
+    folder.
     """
-    path = out / "sweep.json"
+    path = out / CLAIM
     plain = to_plain(config)
     if path.is_file():
         there = json.loads(path.read_bytes())
@@ -28,19 +32,27 @@ def claim_folder(out: Path, config: SweepConfig) -> None:
                 f"{path} has format {there.get('format')}, this gradsweep writes {FORMAT}; use another --out."
             )
         different = _first_difference(_fixed(there["config"]), _fixed(plain))
-        budget = there["config"]["study"]["suggestions"]
-        if different is None and config.study.suggestions < budget:
-            different = (
-                f"study.suggestions was {budget} and may grow, not shrink to {config.study.suggestions}"
-            )
+        if different is None:
+            different = _smaller_budget(there["config"]["study"], plain["study"])
         if different:
             raise InputError(f"{out} holds another sweep: {different}; use another --out.")
     write_atomically(path, json.dumps({"format": FORMAT, "config": plain}, indent=1).encode())
 
 
+def _smaller_budget(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    for name in _BUDGETS:
+        before, now = old.get(name), new.get(name)
+        if (before is None) != (now is None):
+            return f"study.{name} was {json.dumps(before)} and is now {json.dumps(now)}"
+        if before is not None and now < before:
+            return f"study.{name} was {before} and may grow, not shrink to {now}"
+    return None
+
+
 def _fixed(plain: dict[str, Any]) -> dict[str, Any]:
     copy: dict[str, Any] = json.loads(json.dumps(plain))
-    copy["study"].pop("suggestions")
+    for name in (*_BUDGETS, "storage"):
+        copy["study"].pop(name, None)
     copy["victims"].pop("test")
     copy["execution"].pop("workers")
     copy["execution"].pop("gpus_per_trial", None)

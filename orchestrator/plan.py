@@ -26,15 +26,21 @@ def plan_table(config: SweepConfig, cells: str) -> Table:
     for cell in config.matching_cells(cells):
         settings = cell_settings(config, cell)
         for attacker in config.attackers:
-            budget = _budget(settings, attacker)
-            tests = settings.victims.test
-            trials = budget * settings.victims.tuning + tests
-            runs = trials + (tests if settings.execution.controls else 0)
-            hours = runs * _trial_seconds(settings, attacker) / 3600
+            tests, time = settings.victims.test, settings.study.time if attacker.searches else None
+            trial = _trial_seconds(settings, attacker)
+            budget = _budget(settings, attacker) if time is None else None
+            tuning = budget * settings.victims.tuning if budget is not None else None
+            runs = tests * (2 if settings.execution.controls else 1)
+            hours = (runs * trial + (tuning * trial if tuning is not None else time or 0.0)) / 3600
             records = settings.victims.tuning + tests
             megabytes = records * 4e-6 * _parameters(settings.model)
             shown.add_row(
-                cell.name, attacker.name, str(budget), str(trials), f"{hours:.2f}", f"{megabytes:.0f}"
+                cell.name,
+                attacker.name,
+                f"{time:g} s" if budget is None else str(budget),
+                "?" if tuning is None else str(tuning + tests),
+                f"{hours:.2f}",
+                f"{megabytes:.0f}",
             )
     return shown
 

@@ -17,6 +17,9 @@ class Reporter(Protocol):
     def start(self, total: int, done: int) -> None:
         """Work begins: jobs in all, and how many of them an earlier run finished."""
 
+    def expect(self, total: int) -> None:
+        """As far as is known now there are so many jobs in all."""
+
     def job_done(self, study: str, psnr: float | None) -> None:
         """A job has finished; `psnr` in dB where it was a trial that has one."""
 
@@ -35,6 +38,9 @@ class Silent:
 
     def start(self, total: int, done: int) -> None:
         """See `Reporter.start`."""
+
+    def expect(self, total: int) -> None:
+        """See `Reporter.expect`."""
 
     def job_done(self, study: str, psnr: float | None) -> None:
         """See `Reporter.job_done`."""
@@ -69,6 +75,10 @@ class ConsoleReporter:
             self.message(f"{done} of {total} jobs are already done")
         if self._status is not None and done < total:
             self._status.start()
+
+    def expect(self, total: int) -> None:
+        """See `Reporter.expect`."""
+        self._total = total
 
     def job_done(self, study: str, psnr: float | None) -> None:
         """See `Reporter.job_done`."""

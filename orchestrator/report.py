@@ -41,7 +41,7 @@ def write_report(folder: Path, table: pd.DataFrame) -> Path:
             few=bool(table["n"].between(2, 9).any()),
             exact=EXACT_DB if (results.rows["psnr"] == float("inf")).any() else None,
             success_db=f"{SUCCESS_DB:.0f}",
-            budgets=sorted(set(table.loc[table["suggestions"] > 0, "suggestions"])),
+            budgets=_budgets(results),
             summary=_summary(results),
             rounds=_rounds(results),
             footnotes=_footnotes(results),
@@ -83,8 +83,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     if config:
         victims, study, threat = config["victims"], config["study"], config["threat"]
         searched = any(attacker["search"] or attacker["families"] for attacker in config["attackers"])
-        count = "every combination" if study["sampler"] == "grid" else f"{study['suggestions']} suggestions"
-        budget = f"{count} ({study['sampler']}), each on {victims['tuning']} tuning victims"
+        budget = f"{_amount(study)} ({study['sampler']}), each on {victims['tuning']} tuning victims"
         facts += [
             (
                 "Threat model",
@@ -94,12 +93,46 @@ def _facts(results: Results) -> list[tuple[str, str]]:
             ("Victims", f"{victims['test']} for testing, {victims['tuning']} others for tuning"),
             (
                 "Tuning budget",
-                f"{budget}; the same in every cell" if searched else "none",
+                f"{budget}; the same in every cell{_terms(study)}" if searched else "none",
             ),
             ("Seed", str(config["seed"])),
         ]
     commit = _distinct(rows["git_commit"]) or "not recorded"
     return [*facts, ("Device", _distinct(rows["device"])), ("Commit", commit)]
+
+
+def _amount(study: Entry) -> str:
+    """What every study may spend."""
+    if study["sampler"] == "grid":
+        return "every combination"
+    for name, unit in (("seconds", "s"), ("gpu_seconds", "GPU-seconds")):
+        if study.get(name) is not None:
+            return f"{study[name]:g} {unit} of attack time"
+    return f"{study['suggestions']} suggestions"
+
+
+def _terms(study: Entry) -> str:
+    """What else holds for every study."""
+    said = ""
+    if _timed(study):
+        said += "; how much fits into it depends on the machine, so the suggestions are not reproducible"
+    if study.get("prune") is not None:
+        said += f"; left unfinished when more than {study['prune']:g} dB behind the best"
+    if study.get("warm_start") is not None:
+        said += f"; first tried: the best of {study['warm_start']}"
+    return said
+
+
+def _timed(study: Entry) -> bool:
+    return study.get("seconds") is not None or study.get("gpu_seconds") is not None
+
+
+def _budgets(results: Results) -> list[int]:
+    """The studies' numbers of suggestions, each once; none where time was the budget."""
+    if results.config and _timed(results.config["study"]):
+        return []
+    counts = results.table["suggestions"]
+    return sorted(set(counts[counts > 0]))
 
 
 def _period(started: pd.Series[pd.Timestamp]) -> str:

@@ -71,6 +71,7 @@ BASE: tuple[tuple[str, pa.DataType], ...] = (
     ("candidates_failed", _I),
     ("seconds", _F),
     ("cpu_seconds", _F),
+    ("gpu_seconds", _F),
     ("device", _S),
     ("peak_memory_mb", _F),
     ("accuracy", _F),

@@ -6,8 +6,8 @@ been told, in order. Results that come back early wait.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -17,15 +17,24 @@ from optuna.trial import TrialState
 from fl_core.errors import InputError
 from fl_core.rng import derive_seed
 from orchestrator.config import StudyConfig
+from orchestrator.evaluation import Outcome
 from orchestrator.space import Params, Space
+
+_FAILURE_SHARE = 0.01
+"""Of a budget of time: what a failed suggestion costs at least, or a study in which all fail at once never ends."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One set of attacker hyperparameters and its number in the study."""
+    """One set of attacker hyperparameters and its number in the study.
+
+    `reference` holds the values by victim of the best suggestion that was told when this one was asked: what
+    pruning compares it with, whoever finishes when. None where none was.
+    """
 
     number: int
     params: Params
+    reference: tuple[float, ...] | None = None
 
 
 class _TPE(optuna.samplers.TPESampler):
@@ -58,61 +67,95 @@ class Study:
         *,
         seed: int,
         recorded: Mapping[int, Params] | None = None,
+        start: Sequence[Params] = (),
     ) -> None:
-        """`recorded` suggestions, from an earlier run of the same study, are asked again as they were."""
+        """`recorded` suggestions, from an earlier run of the same study, are asked again as they were.
+
+        The first suggestions are those of `start`, where it has any.
+        """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.name = name
         self._space, self._config, self._seed = space, config, seed
         self._study = optuna.create_study(study_name=name, direction="maximize")
-        self._grid = space.grid() if config.sampler == "grid" else None
-        self._recorded = dict(recorded or {})
+        first = space.grid() if config.sampler == "grid" else start
+        self._limit = len(first) if config.sampler == "grid" else config.suggestions
+        self._fixed = dict(enumerate(first)) | dict(recorded or {})
         self._asked: list[optuna.Trial] = []
         self._params: list[Params] = []
-        self._results: dict[int, float | None] = {}
+        self._outcomes: dict[int, Outcome] = {}
+        self._best: tuple[int, float, tuple[float, ...]] | None = None
         self._told = 0
+        self._spent = 0.0
 
     @property
-    def budget(self) -> int:
-        """How many suggestions the study makes in all."""
-        return len(self._grid) if self._grid is not None else self._config.suggestions
+    def told(self) -> int:
+        """How many suggestions have been told: those from 0 to `told` - 1."""
+        return self._told
+
+    @property
+    def expected(self) -> int:
+        """How many suggestions the study makes in all; under a budget of time an estimate that gets better."""
+        if self._config.time is None:
+            return self._limit
+        if self.done or not self._spent:
+            return len(self._asked)
+        left = max(0.0, self._config.time - self._spent) / self._spent * self._told
+        return max(len(self._asked), self._told + round(left))
 
     @property
     def done(self) -> bool:
         """Whether every suggestion has been told."""
-        return self._told == self.budget
+        return self._told == len(self._asked) and not self._affordable
 
     def next(self) -> Suggestion | None:
         """The next suggestion, or None while the lag forbids it or the budget is spent."""
-        number = len(self._asked)
-        if number >= self.budget or self._told < number - self._config.lag + 1:
+        if not self._may_ask():
             return None
-        self._study.sampler = self._sampler(number)
-        fixed = self._grid[number] if self._grid is not None else self._recorded.get(number)
+        number = len(self._asked)
+        fixed = self._fixed.get(number)
+        self._study.sampler = self._sampler(number, fixed)
         if fixed is not None:
             self._check(number, fixed)
             self._study.enqueue_trial(dict(fixed))
+        reference = self._best[2] if self._best else None
         trial = self._study.ask()
         params = self._space.suggest(trial)
         self._asked.append(trial)
         self._params.append(params)
         self._tell_in_order()
-        return Suggestion(number, params)
+        return Suggestion(number, params, reference)
 
-    def record(self, number: int, value: float | None) -> None:
-        """Take a result (mean PSNR in dB; None for a failure); tell Optuna whatever is now in order."""
-        if number in self._results or not 0 <= number < len(self._asked):
+    def record(self, number: int, outcome: Outcome) -> None:
+        """Take how a suggestion ended; tell Optuna whatever is now in order."""
+        if number in self._outcomes or not 0 <= number < len(self._asked):
             raise ValueError(f"Study {self.name} has no open suggestion {number}.")
-        self._results[number] = value if value is not None and math.isfinite(value) else None
+        self._outcomes[number] = outcome
         self._tell_in_order()
 
     def params(self, number: int) -> Params:
         """The parameters of a suggestion that has been asked."""
         return self._params[number]
 
+    def distributions(self, number: int) -> dict[str, BaseDistribution]:
+        """What Optuna drew these parameters from."""
+        return self._asked[number].distributions
+
+    def outcome(self, number: int) -> Outcome:
+        """How a suggestion ended that has been told."""
+        return self._outcomes[number]
+
     def best(self) -> tuple[int, float] | None:
         """The number and value of the best suggestion told so far; the earlier of equals."""
-        told = [(n, value) for n, value in self._results.items() if value is not None]
-        return max(told, key=lambda pair: (pair[1], -pair[0]), default=None)
+        return self._best[:2] if self._best else None
+
+    @property
+    def _affordable(self) -> bool:
+        if self._config.time is not None:
+            return self._spent < self._config.time
+        return len(self._asked) < self._limit
+
+    def _may_ask(self) -> bool:
+        return self._affordable and len(self._asked) < self._told + self._config.lag
 
     def _check(self, number: int, fixed: Params) -> None:
         if not self._space.allows(fixed):
@@ -122,22 +165,30 @@ class Study:
             )
 
     def _tell_in_order(self) -> None:
-        while self._told in self._results:
-            # Ask everything that the lag allows before one more result becomes known.
-            if len(self._asked) < min(self.budget, self._told + self._config.lag):
-                return
-            value = self._results[self._told]
-            if value is None:
-                # TPE forgets trials that are told as failed and keeps coming back to where they were; a pruned
-                # one without values ranks below every finished one.
-                self._study.tell(self._asked[self._told], state=TrialState.PRUNED)
+        # Ask everything that the lag allows before one more result becomes known.
+        while self._told in self._outcomes and not self._may_ask():
+            outcome, trial = self._outcomes[self._told], self._asked[self._told]
+            value = outcome.value
+            if value is not None:
+                self._study.tell(trial, value)
+                if self._best is None or value > self._best[1]:
+                    self._best = (self._told, value, outcome.found)
             else:
-                self._study.tell(self._asked[self._told], value)
+                # TPE forgets trials that are told as failed and keeps coming back to where they were; a pruned
+                # one without values ranks below every other.
+                if outcome.state == "pruned":
+                    trial.report(statistics.fmean(outcome.found), step=len(outcome.values))
+                self._study.tell(trial, state=TrialState.PRUNED)
+            self._spent += self._cost(outcome)
             self._told += 1
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+    def _cost(self, outcome: Outcome) -> float:
+        least = _FAILURE_SHARE * self._config.time if self._config.time and outcome.state == "failed" else 0.0
+        return max(outcome.cost, least)
+
+    def _sampler(self, number: int, fixed: Params | None) -> optuna.samplers.BaseSampler:
         seed = derive_seed("study", self.name, self._seed, number) % 2**32
-        if self._config.sampler == "tpe":
+        if self._config.sampler == "tpe" and fixed is None:
             same = None if self._space.families or not self._asked else self._asked[0].distributions
             return _TPE(same, seed=seed, startup=self._config.startup)
         return optuna.samplers.RandomSampler(seed=seed)

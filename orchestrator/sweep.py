@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
@@ -18,6 +18,7 @@ from attack_core.types import Progress
 from fl_core.celeba import FaceDataset
 from fl_core.device import pick_device
 from fl_core.server import FederationConfig
+from fl_core.errors import InputError
 from fl_core.types import ModelState, RoundRecord, Truth
 from orchestrator.capture import CaptureStore
 from orchestrator.cell_study import CellStudy, mean_of
@@ -29,15 +30,19 @@ from orchestrator.files import write_atomically
 from orchestrator.folder import FORMAT, claim_folder
 from orchestrator.guard import refuse_links
 from orchestrator.identity import content_hash
+from orchestrator.mirror import Mirror
 from orchestrator.parse import build, cell_settings, to_plain
 from orchestrator.progress import Reporter
 from orchestrator.provenance import provenance
+from orchestrator.schedule import Schedule
 from orchestrator.schema import trials_schema
 from orchestrator.search import Study
 from orchestrator.simulation import PooledSimulator, simulate
+from orchestrator.space import Params
 from orchestrator.store import FinishedTrial, ResultStore, picture_rows
 from orchestrator.trial import TrialResult, TrialSpec, packings, ran_out, run_trial, unfinished
 from orchestrator.utility import UtilityResult, run_utility
+from orchestrator.warm_start import warm_starts
 
 _SPARE = 8
 """How many trials at most wait for a free worker at the executor, so that none idles while the driver is busy."""
@@ -53,8 +58,15 @@ class Outcome:
 
 
 def resolve(config: SweepConfig) -> SweepConfig:
-    """The config with what depends on this machine made definite: kind of data, device."""
+    """The config with what depends on this machine made definite: kind of data, device.
+
+    Raises `InputError` for a budget of GPU time where there is no GPU.
+    """
     device = pick_device(config.execution.device).type
+    if config.study.gpu_seconds is not None and device == "cpu":
+        raise InputError(
+            f"study.gpu_seconds = {config.study.gpu_seconds}: this sweep runs on the cpu; give study.seconds instead."
+        )
     return dataclasses.replace(
         config,
         data=resolve_kind(config.data),
@@ -88,6 +100,8 @@ def run_sweep(
             started.callback(made.close)
             return made
 
+store:
+        start = warm_starts(config, out, reporter.message)
         claim_folder(out, config)
         device = torch.device(config.execution.device)
         captures = CaptureStore(
@@ -100,7 +114,8 @@ def run_sweep(
         prepared = [
             Cell.prepare(config, cell, faces.of(cell_settings(config, cell)), captures) for cell in chosen
         ]
-        driver = Driver(prepared, config, store, reporter, job=job)
+        mirror = Mirror(config.study.storage, out, sweep=config.name, say=reporter.message)
+        driver = Driver(prepared, config, store, reporter, job=job)reporter, mirror=mirror, start=start)
         driver.plan()
         if driver.unfinished:
             driver.run(executor())execution = config.execution
@@ -111,6 +126,7 @@ def run_sweep(
                 driver.run(executor)
             finally:
                 executor.close()
+        mirror.close()
         store.compact()
         if not config.execution.keep_captures:
             captures.drop()
@@ -147,14 +163,18 @@ class Driver:
         store: ResultStore,
         reporter: Reporter,
         *,
-        job: Callable[..., TrialResult] | None = None,
+        job: Callable[..., TrialResult] | None = None,Reporter,
+        *,
+        mirror: Mirror,
+        start: Mapping[str, Sequence[Params]],
     ) -> None:
-        self._config, self._store, self._reporter = config, store, reporter
-        self._job = job or trial_job
+        self._config, self._store, self._reporter, self._mirror = config, store, reporter
+        self._job = job or trial_jobreporter, mirror
+        self._start = start
         self._studies = [self._study(cell, attacker) for cell in cells for attacker in config.attackers]
         self._cells = list(cells)
         self._utility: dict[str, UtilityResult] = {}
-        self._waiting: deque[tuple[CellStudy, TrialSpec]] = deque()
+        self._waiting: Schedule[tuple[CellStudy, TrialSpec]] = Schedule()
         self._running: dict[str, tuple[CellStudy, TrialSpec, Released]] = {}
         self._attempts: Counter[str] = Counter()
         self._utility_jobs: dict[str, list[Cell]] = {}
@@ -162,7 +182,8 @@ class Driver:
         self._shared: dict[tuple[str, int], tuple[Any, Any, Any, Any, Released]] = {}
         self._states: dict[str, Any] = {}
         self._accuracies: dict[str, float | None] = {}
-        self._resumed = self._fresh = self._failed = 0
+        self._resumed = self._fresh = self._failed = self._other_jobs = 0
+        self._gpu_share = 0.0
         self._provenance = provenance()
 
     def plan(self) -> None:
@@ -176,9 +197,11 @@ class Driver:
                 self._keep_utility(key, cells, result)
             else:
                 self._utility_jobs[key] = cells
+        for study in self._studies:
+            self._mirror.begin(study, self._store.suggestions(study.name))
         self._advance()
-        jobs = sum(study.jobs for study in self._studies) + found + len(self._utility_jobs)
-        self._reporter.start(jobs, self._resumed + found)
+        self._other_jobs = found + len(self._utility_jobs)
+        self._reporter.start(self._jobs(), self._resumed + found)
 
     @property
     def unfinished(self) -> bool:
@@ -188,6 +211,7 @@ class Driver:
     def run(self, executor: Executor) -> None:
         """Work until every study has its test results."""
         self._train_large_federations(executor)
+        self._gpu_share = executor.gpu_share
         while self._waiting or self._running or self._utility_jobs:
             self._fill(executor)
             self._start_utility(executor)
@@ -211,6 +235,7 @@ class Driver:
                 cell.settings.study,
                 seed=self._config.seed,
                 recorded=self._store.suggestions(name),
+                start=self._start.get(name, ()),
             )
         return CellStudy(cell, attacker, study)
 
@@ -223,12 +248,17 @@ class Driver:
                 for spec in study.advance(self._store):
                     rows = self._store.rows(spec.trial_id)
                     if rows is None:
-                        self._waiting.append((study, spec))
+                        self._waiting.add(study.name, (study, spec), urgent=spec.phase != "test")
                         continue
                     moved = True
                     self._resumed += 1
                     self._failed += rows[0]["status"] == "failed"
                     study.settle(self._store, spec, rows)
+                self._mirror.update(study)
+
+    def _jobs(self) -> int:
+        """How many jobs there are in all, as far as is known yet."""
+        return sum(study.jobs for study in self._studies) + self._other_jobs
 
     def _train_large_federations(self, executor: Executor) -> None:
         """Utility runs whose rounds are worth spreading have all workers, one run after another, before the trials."""
@@ -261,21 +291,23 @@ class Driver:
                 executor.submit(f"utility:{key}", run_utility, cells[0].utility(), cells[0].dataset)
 
     def _fill(self, executor: Executor) -> None:
-        held: list[tuple[CellStudy, TrialSpec]] = []
         # Spare jobs hide the time between results and the next submissions.
         most = executor.capacity + min(executor.capacity, _SPARE)
-        while self._waiting and executor.in_flight < most:
+        while executor.in_flight < most:
             study, spec = self._waiting.popleft()
-            if spec.phase == "test" and any(study.cell in cells for cells in self._utility_jobs.values()):
-                held.append((study, spec))  # Its rows name the accuracy, which is still being measured.
-                continue
+            if spec.phase == "test"2 * executor.capacity and (job := self._waiting.take(self._may_start)):
+            study, spec = job
             state, record, truth, mean, released = self._handles(study.cell, spec, executor)
             self._running[spec.trial_id] = (study, spec, released)
-            job = partial(self._job, attempt=self._attempts[spec.trial_id])
+            work = partial(self._job, attempt=self._attempts[spec.trial_id])
             if isinstance(executor, SerialExecutor):
-                job = partial(job, progress=self._reporter.iteration)
-            executor.submit(spec.trial_id, job, spec, state, record, truth, mean)
-        self._waiting.extendleft(reversed(held))
+                work = partial(job, progress=self._reporter.iteration)
+            executor.submit(spec.trial_id, work, spec, state, record, truth, mean)
+
+    def _may_start(self, job: tuple[CellStudy, TrialSpec]) -> bool:
+        """Not a test trial whose rows name an accuracy that is still being measured."""
+        study, spec = job
+        return spec.phase != "test" or all(study.cell not in cells for cells in self._utility_jobs.values())
 
     def _handles(
         self, cell: Cell, spec: TrialSpec, executor: Executor
@@ -320,6 +352,7 @@ class Driver:
             released=released,
             utility=self._utility.get(study.cell.config.name) if spec.phase == "test" else None,
             weights_accuracy=self._weights_accuracy(study.cell),
+            gpu_share=self._gpu_share,
             provenance=self._provenance,
         )
         pictures = picture_rows(
@@ -329,6 +362,7 @@ class Driver:
         self._fresh += 1
         self._failed += result.status == "failed"
         study.settle(self._store, spec, rows)
+        self._reporter.expect(self._jobs())
         self._reporter.job_done(study.name, mean_of([row["psnr"] for row in rows]))
 
     def _weights_accuracy(self, cell: Cell) -> float | None:

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator import schema
 from orchestrator.analysis import summarize
+from orchestrator.config import StudyConfig
 from orchestrator.utility import UtilityResult
 from tests.results_folder import row, suggestion, trial, write_folder
 
@@ -71,6 +72,13 @@ def test_summary_is_documented(folder: Path) -> None:
 
 def test_utility_results_are_documented() -> None:
     assert names("Utility") == [field.name for field in dataclasses.fields(UtilityResult)]
+
+
+def test_study_settings_are_documented_with_their_defaults() -> None:
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `?([^|`]+)`? \|", page, re.MULTILINE)
+    defaults = [(field.name, field.default) for field in dataclasses.fields(StudyConfig)]
+    assert rows == [(name, "null" if value is None else str(value)) for name, value in defaults]
 
 
 def test_examples_run(folder: Path) -> None:

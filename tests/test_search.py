@@ -8,6 +8,7 @@ import pytest
 
 from fl_core.errors import InputError
 from orchestrator.config import StudyConfig
+from orchestrator.evaluation import Evaluation, Outcome
 from orchestrator.search import Study, Suggestion
 from orchestrator.space import Choice, FloatRange, IntRange, Params, Space, of_family
 
@@ -43,6 +44,11 @@ def value(params: Params) -> float | None:
     return -abs(float(params["lr"] or 0) - 0.3) + int(params["restarts"] or 0)
 
 
+def ended(psnr: float | None, cost: float = 0.0) -> Outcome:
+    """How a suggestion with one tuning victim ended."""
+    return Outcome("failed" if psnr is None else "ok", (psnr,), cost)
+
+
 def play(
     config: StudyConfig,
     *,
@@ -60,7 +66,7 @@ def play(
             running.append(asked)
             found.append(asked)
         done: Suggestion = running.pop(shuffled.randrange(len(running)))
-        study.record(done.number, value(done.params))
+        study.record(done.number, ended(value(done.params)))
     return study, found
 
 
@@ -82,9 +88,9 @@ def test_the_lag_bounds_what_is_open() -> None:
     first = [study.next() for _ in range(4)]
     assert first[3] is None
     assert study.next() is None
-    study.record(1, 1.0)
+    study.record(1, ended(1.0))
     assert study.next() is None, "result 1 may not be told before result 0"
-    study.record(0, 1.0)
+    study.record(0, ended(1.0))
     assert [study.next() is not None for _ in range(3)] == [True, True, False]
 
 
@@ -122,7 +128,11 @@ def test_failures_count_as_told_and_never_win() -> None:
     for result in (None, float("nan"), None):
         asked = study.next()
         assert asked is not None
-        study.record(asked.number, result)
+        evaluation = Evaluation(1)
+        evaluation.take(*evaluation.ready(), result)
+        outcome = evaluation.outcome()
+        assert outcome == Outcome("failed", (None,))
+        study.record(asked.number, outcome)
     assert study.done
     assert study.best() is None
 
@@ -136,7 +146,7 @@ def test_a_grid_tries_every_combination_once() -> None:
     seen = []
     while (asked := study.next()) is not None:
         seen.append(tuple(asked.params.values()))
-        study.record(asked.number, 0.0)
+        study.record(asked.number, ended(0.0))
     assert sorted(seen) == sorted((a, b) for a in (1, 2) for b in "xyz")
     with pytest.raises(InputError, match="'lr' is a range"):
         Study("s", SPACE, StudyConfig(sampler="grid"), seed=0)
