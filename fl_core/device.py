@@ -84,10 +84,3 @@ def peak_mb(device: torch.device) -> float:
         return torch.mps.driver_allocated_memory() / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had no memory left; on MPS the message alone may say so."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "MPS backend out of memory" in str(error)
-    )

@@ -14,8 +14,8 @@ from fl_core.models import ModelConfig
 from fl_core.server import FederationConfig
 from fl_core.threat import ThreatModel
 from fl_core.types import Config, Signal, require
-from orchestrator.scale import Strength
 from orchestrator.address import check_address
+from orchestrator.scale import Strength
 from orchestrator.space import Parameter, Space
 
 Json = dict[str, object] | list[object] | str | float | int | bool | None

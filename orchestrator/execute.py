@@ -170,13 +170,10 @@ class RayExecutor:
         self._threads, self.gpu_share = threads, gpus
         self._most = math.inf if workers is None else workers
         self._patience = 0.0 if named == "local" else PATIENCE_SECONDS
-        self._members: list[_Member]self.gpu_share = []
+        self._members: list[_Member] = []
         self._starting: dict[ray.ObjectRef, _Member] = {}
         self._idle: deque[_Member] = deque()
-        self._running: dict[ray.ObjectRef,num_gpus=self.gpu_share, tuple[_Job, _Member]]max_task_retries=2)(
-            _Worker
-        )
-        self._idle = {}
+        self._running: dict[ray.ObjectRef, tuple[_Job, _Member]] = {}
         self._queue: deque[_Job] = deque()
         self._finished: deque[Done] = deque()
         self._failed_starts: Counter[str] = Counter()

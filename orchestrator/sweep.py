@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ import torch
 from attack_core.types import Progress
 from fl_core.celeba import FaceDataset
 from fl_core.device import pick_device
-from fl_core.server import FederationConfig
 from fl_core.errors import InputError
+from fl_core.server import FederationConfig
 from fl_core.types import ModelState, RoundRecord, Truth
 from orchestrator.capture import CaptureStore
 from orchestrator.cell_study import CellStudy, mean_of
@@ -96,11 +96,12 @@ def run_sweep(
         @cache
         def executor() -> Executor:
             execution = config.execution
-            made = make_executor(address, workers=execution.workers, threads=execution.threads)
+            made = make_executor(
+                address, workers=execution.workers, threads=execution.threads, gpus=execution.gpus
+            )
             started.callback(made.close)
             return made
 
-store:
         start = warm_starts(config, out, reporter.message)
         claim_folder(out, config)
         device = torch.device(config.execution.device)
@@ -115,17 +116,10 @@ store:
             Cell.prepare(config, cell, faces.of(cell_settings(config, cell)), captures) for cell in chosen
         ]
         mirror = Mirror(config.study.storage, out, sweep=config.name, say=reporter.message)
-        driver = Driver(prepared, config, store, reporter, job=job)reporter, mirror=mirror, start=start)
+        driver = Driver(prepared, config, store, reporter, mirror=mirror, start=start, job=job)
         driver.plan()
         if driver.unfinished:
-            driver.run(executor())execution = config.execution
-            executor = make_executor(
-                address, workers=execution.workers, threads=execution.threads, gpus=execution.gpus
-            )
-            try:
-                driver.run(executor)
-            finally:
-                executor.close()
+            driver.run(executor())
         mirror.close()
         store.compact()
         if not config.execution.keep_captures:
@@ -163,13 +157,12 @@ class Driver:
         store: ResultStore,
         reporter: Reporter,
         *,
-        job: Callable[..., TrialResult] | None = None,Reporter,
-        *,
         mirror: Mirror,
         start: Mapping[str, Sequence[Params]],
+        job: Callable[..., TrialResult] | None = None,
     ) -> None:
-        self._config, self._store, self._reporter, self._mirror = config, store, reporter
-        self._job = job or trial_jobreporter, mirror
+        self._config, self._store, self._reporter, self._mirror = config, store, reporter, mirror
+        self._job = job or trial_job
         self._start = start
         self._studies = [self._study(cell, attacker) for cell in cells for attacker in config.attackers]
         self._cells = list(cells)
@@ -293,15 +286,13 @@ class Driver:
     def _fill(self, executor: Executor) -> None:
         # Spare jobs hide the time between results and the next submissions.
         most = executor.capacity + min(executor.capacity, _SPARE)
-        while executor.in_flight < most:
-            study, spec = self._waiting.popleft()
-            if spec.phase == "test"2 * executor.capacity and (job := self._waiting.take(self._may_start)):
+        while executor.in_flight < most and (job := self._waiting.take(self._may_start)):
             study, spec = job
             state, record, truth, mean, released = self._handles(study.cell, spec, executor)
             self._running[spec.trial_id] = (study, spec, released)
             work = partial(self._job, attempt=self._attempts[spec.trial_id])
             if isinstance(executor, SerialExecutor):
-                work = partial(job, progress=self._reporter.iteration)
+                work = partial(work, progress=self._reporter.iteration)
             executor.submit(spec.trial_id, work, spec, state, record, truth, mean)
 
     def _may_start(self, job: tuple[CellStudy, TrialSpec]) -> bool:
@@ -338,7 +329,7 @@ class Driver:
         tries = packings(spec.attack)[: self._attempts[spec.trial_id] + 1]
         if isinstance(done.error, MemoryError) and tries != packings(spec.attack):
             self._attempts[spec.trial_id] += 1
-            self._waiting.appendleft((study, spec))
+            self._waiting.add(study.name, (study, spec), urgent=True)
             return
         if spec.phase == "test":
             # Another attacker's trial may still run on it, or come later and share it anew.

@@ -34,7 +34,6 @@ from fl_core.device import (
     blanket_fallback,
     peak_mb,
     pick_device,
-    ran_out_of_memory,
     reset_peak,
     synchronise,
 )
@@ -160,10 +159,10 @@ def run_trial(
     """
     started, device, tries = datetime.now(UTC), pick_device(spec.device), packings(spec.attack)
     begin, cpu = time.perf_counter(), time.process_time()
-    reset_peak(device)detail = ""
+    detail = ""
     with _threads(spec.threads):
         for packing in tries[attempt:]:
-            _reset_peak(device)
+            reset_peak(device)
             try:
                 return _run(spec, packing, record, truth, mean_image, device, progress, started)
             except Exception as error:
@@ -177,7 +176,7 @@ def run_trial(
         seconds=time.perf_counter() - begin,
         cpu_seconds=time.process_time() - cpu,
         device=str(device),
-        peak_memory_mb=_peak_mb(device),
+        peak_memory_mb=peak_mb(device),
         host=socket.gethostname(),
         started_at=started,
     )
@@ -250,10 +249,7 @@ def _run(
         status, error = "failed", str(failure)
     except InputError as failure:
         # A signal that an attack cannot take (numbers that are not finite, say) is this trial's end only.
-        except RuntimeError as failure:
-            if not ran_out_of_memory(failure):
-                raise
-            status, error = "failed", str(failure)
+        status, error = "failed", str(failure)
     seconds = attacked.seconds if attacked else time.perf_counter() - begin
     cpu_seconds = attacked.cpu_seconds if attacked else time.process_time() - cpu
     return TrialResult(
@@ -391,16 +387,3 @@ def _free(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak_mb(device: torch.device) -> float:
-    """Peak memory in MB: of the trial on CUDA, of the process so far elsewhere."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
