@@ -25,6 +25,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
@@ -220,7 +221,9 @@ def peer(trials: int, workers: int, seconds: float, rate: float) -> list[dict[st
     name = "Ray Tune + OptunaSearch"
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            finished = tune(trials, workers, seconds, Path(scratch))
+            # What Ray Tune prints would stand between our lines.
+            with redirect_stdout(sys.stderr):
+                finished = tune(trials, workers, seconds, Path(scratch))
         except ImportError as missing:
             return [line(name, None, "trials/s", None, 0) | {"reason": f"not installed: {missing}"}]
     theirs = (len(finished) - 1) / (finished[-1] - finished[0])
