@@ -1,5 +1,6 @@
 # make sweep   a first result in minutes: installs, runs sweeps/quickstart.yaml, prints the table
 # make test    installs what tests need, then linter, type checker and tests
+# make container-test   builds the image and runs it, a cluster of containers too; docs/containers.md says how
 # make lock    renews the pinned versions from pyproject.toml
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 SWEEP ?= sweeps/quickstart.yaml
 OUT ?= results/quickstart
 
-.PHONY: sweep test lint types tests format bench lock clean
+.PHONY: sweep test lint types tests container-test format bench lock clean
 
 sweep: $(VENV)/.run
 	$(BIN)/gradsweep sweep $(SWEEP) --out $(OUT)
@@ -24,6 +25,9 @@ types: $(VENV)/.dev
 
 tests: $(VENV)/.dev
 	$(BIN)/pytest
+
+container-test: $(VENV)/.dev
+	$(BIN)/pytest tests/containers/check_image.py -s -o timeout=3600
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
