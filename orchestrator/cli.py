@@ -146,4 +146,4 @@ def _report(folder: Path, console: Console) -> None:
         console.print(rounds_table(series))
     for note in notes(table):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {page}", highlight=False, markup=False, soft_wrap=True)

@@ -213,12 +213,16 @@ class SweepConfig(Config):
     attackers: tuple[AttackerConfig, ...] = field(default_factory=lambda: (AttackerConfig(),))
 
     def __post_init__(self) -> None:
+        require(_plain(self.name), self, "name", "of letters, digits, . _ and -, not beginning with .")
         for field_name in ("cells", "attackers"):
             names = [entry.name for entry in getattr(self, field_name)]
             require(bool(names), self, field_name, "at least one")
             require(len(set(names)) == len(names), self, field_name, "entries with different names")
             require(
-                all(_plain(name) for name in names), self, field_name, "names of letters, digits, . _ and -"
+                all(_plain(name) for name in names),
+                self,
+                field_name,
+                "names of letters, digits, . _ and -, not beginning with .",
             )
         tuned = any(attacker.searches for attacker in self.attackers)
         require(
@@ -236,4 +240,4 @@ class SweepConfig(Config):
 
 
 def _plain(name: str) -> bool:
-    return bool(name) and all(ch.isalnum() or ch in "._-" for ch in name)
+    return bool(name) and name[0] != "." and all(ch.isalnum() or ch in "._-" for ch in name)

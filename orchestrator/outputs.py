@@ -15,6 +15,7 @@ from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from attack_core.metrics import load_lpips
 from orchestrator.analysis import records
@@ -78,7 +79,7 @@ def _table(rows: pd.DataFrame) -> Table:
     for row in rows.to_dict("records"):
         shown.add_row(
             str(row["victim"]),
-            str(row["image_id"]) if pd.notna(row["image_id"]) else "-",
+            Text(str(row["image_id"])) if pd.notna(row["image_id"]) else "-",
             number(row["psnr"], 2),
             number(row["psnr_mean_image"], 2),
             number(row["ssim"], 3),

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from orchestrator.analysis import SUCCESS_DB, records, write_summary
 from orchestrator.exhibits import figures, gallery
 from orchestrator.files import write_atomically
+from orchestrator.guard import refuse_links
 from orchestrator.results import Results
 from orchestrator.rounds import by_round
 from orchestrator.tables import interval, labels, number, parameters, percent
@@ -26,6 +27,7 @@ def write_report(folder: Path, table: pd.DataFrame) -> Path:
 
     Raises `InputError` where the folder holds no results.
     """
+    refuse_links(folder)
     write_summary(folder, table)
     results = Results(folder, table)
     page = (

@@ -279,7 +279,8 @@ def _finish_compaction(folder: Path) -> None:
     plan = json.loads(path.read_bytes())
     if (folder / plan["merged"]).exists():
         for name in plan["replaces"]:
-            (folder / name).unlink(missing_ok=True)
+            # The name alone: a folder that somebody sent must not make files elsewhere vanish.
+            (folder / Path(name).name).unlink(missing_ok=True)
     path.unlink()
 
 

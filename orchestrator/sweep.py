@@ -26,6 +26,7 @@ from orchestrator.datasets import open_faces, resolve_kind
 from orchestrator.execute import Done, Executor, SerialExecutor, make_executor
 from orchestrator.files import write_atomically
 from orchestrator.folder import FORMAT, claim_folder
+from orchestrator.guard import refuse_links
 from orchestrator.identity import content_hash
 from orchestrator.parse import build, cell_settings, to_plain
 from orchestrator.progress import Reporter
@@ -66,6 +67,7 @@ def run_sweep(
     chosen = config.matching_cells(cells)
     config = resolve(config)
     spaces = [attacker.space.every() for attacker in config.attackers]
+    refuse_links(out)
     with ResultStore(out, trials_schema(spaces)) as store:
         claim_folder(out, config)
         device = torch.device(config.execution.device)

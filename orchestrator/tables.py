@@ -10,17 +10,18 @@ from typing import Any
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 
 def summary_table(table: pd.DataFrame, *, title: str) -> Table:
     """One line for each cell and attacker, within 80 columns; PSNR and gain in dB, brackets are 95% intervals."""
-    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shown.add_column("cell / attacker", overflow="fold")
     for name in ("n", "PSNR dB", "worst", "mean\nimage", "gain", ">=20\ndB", "epsilon", "accu-\nracy"):
         shown.add_column(name, justify="right", no_wrap=True)
     for line in table.to_dict("records"):
         shown.add_row(
-            f"{line['cell']}{' *' if line['differs'] != '{}' else ''} / {line['attacker']}",
+            Text(f"{line['cell']}{' *' if line['differs'] != '{}' else ''} / {line['attacker']}"),
             str(line["n"]),
             interval(line["psnr"], line["psnr_low"], line["psnr_high"]),
             number(line["psnr_worst"]),
@@ -46,7 +47,7 @@ def rounds_table(series: pd.DataFrame) -> Table:
         shown.add_column(name, justify="right", no_wrap=True)
     for line in series.to_dict("records"):
         shown.add_row(
-            str(line["series"]),
+            Text(str(line["series"])),
             str(line["round"]),
             percent(line["weights_accuracy"]),
             str(line["n"]),
