@@ -102,16 +102,7 @@ class FaceDataset:
         Raises:
             InputError: the file is gone, or is no whole image.
         """
-        path = self.folder / str(self.names[index])
-        try:
-            with Image.open(path) as file:
-                square = _square(file.convert("RGB"), self.image_size)
-        except _DECODE_ERRORS as error:
-            raise InputError(_decode_problem(path, error)) from error
-        pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)
-        if flip:
-            pixels = pixels.flip(-1)
-        return pixels.contiguous().to(torch.float32).div_(255).sub_(0.5).div_(0.5)
+        return _scaled(self._pixels(index, flip))
 
     def batch(
         self, indices: Sequence[int], flips: Sequence[bool] | None = None
@@ -125,8 +116,19 @@ class FaceDataset:
         if len(indices) == 0:
             raise ValueError("A batch needs at least one index.")
         mirrored = [False] * len(indices) if flips is None else flips
-        images = [self.image(i, flip=flip) for i, flip in zip(indices, mirrored, strict=True)]
-        return torch.stack(images), self.labels[list(indices)]
+        images = [self._pixels(i, flip) for i, flip in zip(indices, mirrored, strict=True)]
+        return _scaled(torch.stack(images)), self.labels[list(indices)]
+
+    def _pixels(self, index: int, flip: bool) -> torch.Tensor:
+        """Image `index` as uint8 (3, S, S)."""
+        path = self.folder / str(self.names[index])
+        try:
+            with Image.open(path) as file:
+                square = _square(file if file.mode == "RGB" else file.convert("RGB"), self.image_size)
+        except _DECODE_ERRORS as error:
+            raise InputError(_decode_problem(path, error)) from error
+        pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)
+        return pixels.flip(-1) if flip else pixels
 
     @cached_property
     def fingerprint(self) -> str:
@@ -241,6 +243,11 @@ def _decode_problem(path: Path, error: BaseException) -> str:
         f"{path}: not a readable image ({size} bytes; {reason}); restore this file from the CelebA archive, "
         "or delete it together with its rows in both CSV files."
     )
+
+
+def _scaled(pixels: torch.Tensor) -> torch.Tensor:
+    """Bytes as float32 in [-1, 1]; of a whole batch at once, since one image is hardly more than the calls' cost."""
+    return pixels.contiguous().to(torch.float32).div_(255).sub_(0.5).div_(0.5)
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:
