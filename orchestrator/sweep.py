@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -24,7 +25,7 @@ from orchestrator.cells import Cell, Released, rows_of
 from orchestrator.config import AttackerConfig, SweepConfig
 from orchestrator.datasets import open_faces, resolve_kind
 from orchestrator.execute import Done, Executor, SerialExecutor, make_executor
-from orchestrator.files import write_atomically
+from orchestrator.files import clearly, read_json, write_atomically
 from orchestrator.folder import FORMAT, claim_folder
 from orchestrator.identity import content_hash
 from orchestrator.parse import build, cell_settings, to_plain
@@ -32,9 +33,13 @@ from orchestrator.progress import Reporter
 from orchestrator.provenance import provenance
 from orchestrator.schema import trials_schema
 from orchestrator.search import Study
+from orchestrator.stop import Stop, Stopped
 from orchestrator.store import FinishedTrial, ResultStore, picture_rows
 from orchestrator.trial import TrialResult, TrialSpec, run_trial
 from orchestrator.utility import UtilityResult, run_utility
+
+GRACE = 5.0
+"""Seconds that trials on workers have to end in when the sweep is told to stop."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,19 @@ def resolve(config: SweepConfig) -> SweepConfig:
 
 
 def run_sweep(
-    config: SweepConfig, out: Path, *, address: str, reporter: Reporter, cells: str = "*"
+    config: SweepConfig,
+    out: Path,
+    *,
+    address: str,
+    reporter: Reporter,
+    cells: str = "*",
+    stop: Stop | None = None,
 ) -> Outcome:
     """Run or resume the sweep in the folder `out`; `cells` is a pattern of cell names.
 
-    Raises `InputError` for bad input. Finished trials are on disk whatever happens.
+    Raises `InputError` for bad input, `Stopped` when `stop` was told to. Finished trials are on disk whatever happens.
     """
+    stop = stop or Stop()
     chosen = config.matching_cells(cells)
     config = resolve(config)
     spaces = [attacker.space.every() for attacker in config.attackers]
@@ -71,15 +83,19 @@ def run_sweep(
         device = torch.device(config.execution.device)
         captures = CaptureStore(out / "captures", device=device, progress=reporter.message)
         faces = _FaceCache(reporter)
-        prepared = [
-            Cell.prepare(config, cell, faces.of(cell_settings(config, cell)), captures) for cell in chosen
-        ]
-        driver = Driver(prepared, config, store, reporter)
+        with stop.window():
+            prepared = [
+                Cell.prepare(config, cell, faces.of(cell_settings(config, cell)), captures) for cell in chosen
+            ]
+        driver = Driver(prepared, config, store, reporter, stop)
         driver.plan()
         if driver.unfinished:
-            executor = make_executor(
-                address, workers=config.execution.workers, threads=config.execution.threads
-            )
+            with stop.window():
+                _check_images(prepared)
+            with stop.starting():
+                executor = make_executor(
+                    address, workers=config.execution.workers, threads=config.execution.threads
+                )
             try:
                 driver.run(executor)
             finally:
@@ -88,6 +104,16 @@ def run_sweep(
         if not config.execution.keep_captures:
             captures.drop()
         return driver.outcome()
+
+
+def _check_images(cells: Sequence[Cell]) -> None:
+    """Decode every image that a victim's capture has yet to be made of: a broken one is found now, not hours later."""
+    wanted: dict[FaceDataset, set[int]] = {}
+    for cell in cells:
+        wanted.setdefault(cell.dataset, set()).update(cell.source.missing_images())
+    for dataset, indices in wanted.items():
+        for index in sorted(indices):
+            dataset.image(index)
 
 
 class _FaceCache:
@@ -111,9 +137,9 @@ class Driver:
     """Keeps studies moving: what is in the store already is taken from there, the rest goes to the executor."""
 
     def __init__(
-        self, cells: Sequence[Cell], config: SweepConfig, store: ResultStore, reporter: Reporter
+        self, cells: Sequence[Cell], config: SweepConfig, store: ResultStore, reporter: Reporter, stop: Stop
     ) -> None:
-        self._config, self._store, self._reporter = config, store, reporter
+        self._config, self._store, self._reporter, self._stop = config, store, reporter, stop
         self._studies = [self._study(cell, attacker) for cell in cells for attacker in config.attackers]
         self._cells = list(cells)
         self._utility: dict[str, UtilityResult] = {}
@@ -134,7 +160,7 @@ class Driver:
             path = self._utility_path(key)
             if path.is_file():
                 found += 1
-                result = build(UtilityResult, json.loads(path.read_bytes())["result"], where=str(path))
+                result = build(UtilityResult, read_json(path, version=FORMAT)["result"], where=str(path))
                 self._keep_utility(key, cells, result)
             else:
                 self._utility_jobs[key] = cells
@@ -148,19 +174,36 @@ class Driver:
         return bool(self._waiting or self._utility_jobs)
 
     def run(self, executor: Executor) -> None:
-        """Work until every study has its test results."""
-        while self._waiting or self._running or self._utility_jobs:
-            self._fill(executor)
-            self._start_utility(executor)
-            done = executor.next_done(1.0)
-            self._reporter.tick()
-            if done is not None:
-                self._finish(done)
-                self._advance()
+        """Work until every study has its test results.
+
+        When told to stop, what runs on workers has `GRACE` seconds to end, what runs in this process none.
+        """
+        try:
+            while self._waiting or self._running or self._utility_jobs:
+                self._stop.check()
+                self._fill(executor)
+                self._start_utility(executor)
+                done = executor.next_done(1.0)
+                self._reporter.tick()
+                if done is not None:
+                    self._finish(done)
+                    self._advance()
+        except Stopped:
+            if not isinstance(executor, SerialExecutor):
+                self._await_running(executor)
+            raise
 
     def outcome(self) -> Outcome:
         """Counts for the exit code."""
         return Outcome(trials=self._resumed + self._fresh, fresh=self._fresh, failed=self._failed)
+
+    def _await_running(self, executor: Executor) -> None:
+        end = time.monotonic() + GRACE
+        while executor.in_flight and (left := end - time.monotonic()) > 0:
+            done = executor.next_done(left)
+            # A worker that the same signal ended is no failed trial.
+            if done is not None and done.error is None:
+                self._finish(done)
 
     def _study(self, cell: Cell, attacker: AttackerConfig) -> CellStudy:
         study = None
@@ -198,7 +241,8 @@ class Driver:
                 return
             if key not in self._utility_running:
                 self._utility_running.add(key)
-                executor.submit(f"utility:{key}", run_utility, cells[0].utility(), cells[0].dataset)
+                job = self._breakable(run_utility, executor)
+                executor.submit(f"utility:{key}", job, cells[0].utility(), cells[0].dataset)
 
     def _fill(self, executor: Executor) -> None:
         held: list[tuple[CellStudy, TrialSpec]] = []
@@ -213,8 +257,12 @@ class Driver:
             job = _trial_job
             if isinstance(executor, SerialExecutor):
                 job = partial(_trial_job, progress=self._reporter.iteration)
-            executor.submit(spec.trial_id, job, spec, state, record, truth, mean)
+            executor.submit(spec.trial_id, self._breakable(job, executor), spec, state, record, truth, mean)
         self._waiting.extendleft(reversed(held))
+
+    def _breakable(self, job: Callable[..., Any], executor: Executor) -> Callable[..., Any]:
+        """A job in this process may be broken off when the sweep is told to stop; a worker's goes on elsewhere."""
+        return self._stop.breakable(job) if isinstance(executor, SerialExecutor) else job
 
     def _handles(
         self, cell: Cell, spec: TrialSpec, executor: Executor
@@ -223,7 +271,8 @@ class Driver:
         key = (spec.capture, spec.victim)
         if key not in self._shared:
             victim = cell.victims[spec.victim]
-            capture = cell.source.get(victim)
+            with self._stop.window():
+                capture = cell.source.get(victim)
             weights = cell.source.weights
             if weights.hash not in self._states:
                 self._states[weights.hash] = executor.share(weights.state)
@@ -241,6 +290,8 @@ class Driver:
         if done.key.startswith("utility:"):
             self._finish_utility(done)
             return
+        if done.error is not None:
+            self._stop.check()  # The signal may have ended the worker too; its trial has not failed.
         study, spec, released = self._running.pop(done.key)
         if spec.phase == "test":
             # Another attacker's trial may still run on it, or come later and share it anew.
@@ -295,9 +346,10 @@ class Driver:
 
     def _keep_utility(self, key: str, cells: list[Cell], result: UtilityResult) -> None:
         path, names = self._utility_path(key), [cell.config.name for cell in cells]
-        path.parent.mkdir(exist_ok=True)
+        with clearly("write", path.parent):
+            path.parent.mkdir(exist_ok=True)
         if path.is_file():
-            names = sorted({*names, *json.loads(path.read_bytes())["cells"]})
+            names = sorted({*names, *read_json(path, version=FORMAT)["cells"]})
         spec = to_plain(cells[0].utility())
         content = {"format": FORMAT, "cells": names, "spec": spec, "result": to_plain(result)}
         write_atomically(path, json.dumps(content, indent=1).encode())
