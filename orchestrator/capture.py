@@ -304,7 +304,8 @@ def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load(read_bytes(path))
+        # The library gives them in no fixed order, and random draws for one after the other must not depend on it.
+        return dict(sorted(load(read_bytes(path)).items()))
     except (SafetensorError, FileNotFoundError) as error:
         what = path if path.parent.name == "weights" else path.parent
         raise InputError(f"{path} is damaged ({error}); remove {what} to have it computed again.") from error
