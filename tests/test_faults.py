@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 
-from fl_core.errors import InputError
 from orchestrator import sweep as driver
-from orchestrator.analysis import summarize
 from orchestrator.progress import Silent
 from orchestrator.stop import EXIT_CODE
 from orchestrator.sweep import run_sweep
 from tests import faults
 from tests.faults import TRIALS, assert_same_end, await_that, busy_workers, ended, finished
-from tests.small import sweep
 
 ROOT = Path(__file__).parent.parent
 
