@@ -22,7 +22,11 @@ from tests.small import comparable, tree
 
 ROOT = Path(__file__).parent.parent
 
-SMALL: dict[str, Any] = {"study__suggestions": 3, "victims": {"tuning": 1, "test": 2}}
+SMALL: dict[str, Any] = {
+    "study__suggestions": 3,
+    "victims": {"tuning": 1, "test": 2},
+    "attackers__0__attack__iterations": 30,
+}
 """Two cells with three suggestions on one victim and two test victims each."""
 
 TRIALS = 2 * (3 + 2)
