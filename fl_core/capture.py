@@ -83,14 +83,10 @@ def capture(
             f"A capture in round {round_number} with persistent momentum replays {round_number} earlier rounds, "
             f"but the weights of {len(history)} were given."
         )
-    clients = [victim.client]
-    if signal == "agg_update":
-        clients = federation.participants(round_number, first=victim.client, group=victim.batch)
     updates: list[ClientUpdate] = []
     seen: list[tuple[int, int, bool]] = []
     earlier: tuple[EarlierUpdate, ...] = ()
-    for client in clients:
-        batches = _batches(federation, signal, client, round_number, victim)
+    for client, batches in _sources(federation, signal, round_number, victim):
         if signal == "gradients":
             model, local = build_model(federation.model), federation.config.local
             update = gradient_update(model, state, federation.load(batches[0]), local, client=client)
@@ -110,6 +106,27 @@ def capture(
         earlier=earlier if signal != "agg_update" else (),
     )
     return record, _truth(federation, seen)
+
+
+def image_indices(federation: Federation, signal: Signal, *, round_number: int, victim: Victim) -> list[int]:
+    """The images that the victim's signal is made of, by their index in the data set, each once."""
+    found = [
+        index
+        for _, batches in _sources(federation, signal, round_number, victim)
+        for batch in batches
+        for index in batch.indices
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _sources(
+    federation: Federation, signal: Signal, round_number: int, victim: Victim
+) -> list[tuple[int, list[LocalBatch]]]:
+    """The clients behind the victim's signal, each with the batches that it takes from."""
+    clients = [victim.client]
+    if signal == "agg_update":
+        clients = federation.participants(round_number, first=victim.client, group=victim.batch)
+    return [(client, _batches(federation, signal, client, round_number, victim)) for client in clients]
 
 
 def _batches(

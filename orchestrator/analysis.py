@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import bootstrap
 
-from orchestrator.files import write_atomically
-from orchestrator.schema import STUDIES
-from orchestrator.store import read_rows
+from orchestrator import store
+from orchestrator.files import read_json, write_atomically
+from orchestrator.folder import FORMAT
 from orchestrator.trial import EXACT_DB
 
 SUCCESS_DB = 20.0
@@ -41,7 +41,7 @@ def summarize(folder: Path) -> pd.DataFrame:
 
     Raises `InputError` where the folder holds no results.
     """
-    rows = read_rows(folder).to_pandas()
+    rows = store.read_rows(folder).to_pandas()
     best, utilities, order = winners(folder), _utilities(folder), _order(folder)
     groups = {(str(cell), str(who)): group for (cell, who), group in rows.groupby(["cell", "attacker"])}
     # Rows lie in the order in which trials finished, which differs from run to run.
@@ -86,8 +86,8 @@ def test_rows(group: pd.DataFrame, winner: int | None) -> pd.DataFrame:
 
 def read_studies(folder: Path) -> pd.DataFrame:
     """All recorded suggestions of a results folder; empty where no attacker was tuned."""
-    path = folder / "studies" / "studies.parquet"
-    return pd.read_parquet(path) if path.is_file() else STUDIES.empty_table().to_pandas()
+    studies: pd.DataFrame = store.read_studies(folder).to_pandas()
+    return studies
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -223,8 +223,8 @@ def winners(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _utilities(folder: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for path in sorted((folder / "utility").glob("*.json")):
-        content = json.loads(path.read_bytes())
+    for path in sorted((folder / "utility").glob("[!_]*.json")):
+        content = read_json(path, version=FORMAT)
         found |= dict.fromkeys(content["cells"], content["result"])
     return found
 
@@ -232,7 +232,7 @@ def _utilities(folder: Path) -> dict[str, dict[str, Any]]:
 def _order(folder: Path) -> Callable[[str, str], tuple[int, int]]:
     """The place of a cell and attacker in the sweep file; unknown names come last."""
     path = folder / "sweep.json"
-    config = json.loads(path.read_bytes())["config"] if path.is_file() else {"cells": [], "attackers": []}
+    config = read_json(path, version=FORMAT)["config"] if path.is_file() else {"cells": [], "attackers": []}
     cells, attackers = ([entry["name"] for entry in config[kind]] for kind in ("cells", "attackers"))
     ranks = [{name: i for i, name in enumerate(names)} for names in (cells, attackers)]
     return lambda cell, who: (ranks[0].get(cell, len(cells)), ranks[1].get(who, len(attackers)))

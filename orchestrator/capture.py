@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from defenses.chain import Chain
-from fl_core.capture import Victim, capture, victims
+from fl_core.capture import Victim, capture, image_indices, victims
 from fl_core.celeba import FaceDataset
 from fl_core.clients import ClientWork, InProcess, Simulator
 from fl_core.errors import InputError
@@ -23,7 +24,7 @@ from fl_core.rng import derive_seed, generator
 from fl_core.server import Federation, train
 from fl_core.types import ClientUpdate, EarlierUpdate, ModelState, RoundRecord, Tensors, Truth
 from orchestrator.config import SweepConfig
-from orchestrator.files import write_atomically
+from orchestrator.files import clearly, read_bytes, read_json, write_atomically
 from orchestrator.identity import content_hash, tensor_hash
 
 FORMAT = 2
@@ -201,6 +202,18 @@ class CaptureSource:
             self._store(path, *self._compute(victim))
         return Capture(key=key, record=self._read_record(path), truth=_read_truth(path))
 
+    def missing_images(self) -> set[int]:
+        """The images, by index, that captures still have to be made of."""
+        wanted = self.settings.capture
+        return {
+            index
+            for victim in self.victims()
+            if not (self.folder / self.key(victim) / "record.json").is_file()
+            for index in image_indices(
+                self.federation, wanted.signal, round_number=wanted.round, victim=victim
+            )
+        }
+
     def _compute(self, victim: Victim) -> tuple[RoundRecord, Truth]:
         settings, rounds = self.settings, self.settings.federation.rounds
         seed = derive_seed("capture", settings.seed, victim.batch)
@@ -232,7 +245,7 @@ class CaptureSource:
             prefix = f"earlier.{past.round}."
             tensors |= {f"{prefix}{name}": _stored(value) for name, value in past.tensors.items()}
         earlier = [{"round": past.round, "steps": past.steps} for past in record.earlier]
-        path.mkdir(parents=True, exist_ok=True)
+        _make_folder(path)
         _save_tensors(path / "record.safetensors", tensors)
         _save_tensors(path / "truth.safetensors", {"images": truth.images, "labels": truth.labels})
         names = {"ids": list(truth.ids), "clients": list(truth.clients)}
@@ -252,8 +265,8 @@ class CaptureSource:
         )
 
     def _read_record(self, path: Path) -> RoundRecord:
-        described = json.loads((path / "record.json").read_bytes())
-        tensors = load_file(path / "record.safetensors")
+        described = read_json(path / "record.json", version=FORMAT)
+        tensors = _load_tensors(path / "record.safetensors")
         updates = []
         for i, fields in enumerate(described["updates"]):
             updates.append(
@@ -296,8 +309,8 @@ def _state_key(settings: SweepConfig, defense: Chain, federation: Federation, nu
 
 
 def _read_truth(path: Path) -> Truth:
-    tensors = load_file(path / "truth.safetensors")
-    names = json.loads((path / "truth.json").read_bytes())
+    tensors = _load_tensors(path / "truth.safetensors")
+    names = read_json(path / "truth.json")
     return Truth(
         images=tensors["images"],
         labels=tensors["labels"],
@@ -311,19 +324,31 @@ def _stored(value: torch.Tensor) -> torch.Tensor:
 
 
 def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    scratch = path.with_name(f"_{path.name}")
-    save_file(tensors, scratch)
-    scratch.replace(path)
+    write_atomically(path, save(tensors))
+
+
+def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        # The library gives them in no fixed order, and random draws for one after the other must not depend on it.
+        return dict(sorted(load(read_bytes(path)).items()))
+    except (SafetensorError, FileNotFoundError) as error:
+        what = path if path.parent.name == "weights" else path.parent
+        raise InputError(f"{path} is damaged ({error}); remove {what} to have it computed again.") from error
+
+
+def _make_folder(path: Path) -> None:
+    with clearly("write", path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def _save_state(path: Path, state: ModelState) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     tensors = {f"parameter.{k}": _stored(v) for k, v in state.parameters.items()}
     _save_tensors(path, tensors | {f"buffer.{k}": _stored(v) for k, v in state.buffers.items()})
 
 
 def _load_state(path: Path, model: ModelConfig) -> ModelState:
-    tensors = load_file(path)
+    tensors = _load_tensors(path)
     like = initial_state(model, torch.Generator().manual_seed(0))
     return ModelState(
         parameters={name: tensors[f"parameter.{name}"] for name in like.parameters},

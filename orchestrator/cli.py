@@ -24,6 +24,7 @@ from orchestrator.plan import plan_table
 from orchestrator.progress import ConsoleReporter
 from orchestrator.report import write_report
 from orchestrator.rounds import by_round
+from orchestrator.stop import EXIT_CODE, Stop, Stopped, farewell
 from orchestrator.sweep import run_sweep
 from orchestrator.tables import notes, rounds_table, summary_table
 
@@ -59,8 +60,11 @@ def sweep(
         console.print(plan_table(config, cells))
         return
     folder = out or Path("results") / config.name
-    outcome = run_sweep(config, folder, address=address, reporter=ConsoleReporter(console), cells=cells)
-    _report(folder, console)
+    with Stop().listening() as stop:
+        outcome = run_sweep(
+            config, folder, address=address, reporter=ConsoleReporter(console), cells=cells, stop=stop
+        )
+        _report(folder, console)
     console.print(
         f"{outcome.trials} trials, {outcome.fresh} of them run now, {outcome.failed} failed.", highlight=False
     )
@@ -79,7 +83,8 @@ def report(folder: Folder) -> None:
 )
 def run(context: typer.Context) -> None:
     """Run one experiment (the flags of run_experiment.py; see `gradsweep run --help`)."""
-    raise typer.Exit(experiment.run(experiment.parse(context.args), Console()))
+    with Stop().listening() as stop:
+        raise typer.Exit(experiment.run(experiment.parse(context.args), Console(), stop))
 
 
 @app.command()
@@ -126,6 +131,9 @@ def execute(arguments: Sequence[str]) -> int:
         if code == INTERRUPTED:
             _say("interrupted; run the same command again to resume.")
         return code
+    except Stopped as stopped:
+        _say(farewell(str(stopped)))
+        return EXIT_CODE
     except InputError as error:
         _say(str(error))
     except TyperException as error:
@@ -139,11 +147,11 @@ def _say(text: str) -> None:
 
 def _report(folder: Path, console: Console) -> None:
     table = summarize(folder)
-    page = write_report(folder, table)
     console.print(summary_table(table, title=str(folder)))
     series = by_round(table)
     if len(series):
         console.print(rounds_table(series))
     for note in notes(table):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Report: {page}", highlight=False, markup=False, soft_wrap=True)
+    # Last: a disk that is full keeps nobody from reading the table.
+    console.print(f"Report: {write_report(folder, table)}", highlight=False, markup=False, soft_wrap=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +29,19 @@ def open_faces(data: DataConfig, *, image_size: int, progress: Callable[[str], N
         root = root / "synthetic_faces" / f"seed{data.synthetic_seed}_num{data.synthetic_images}"
         if not root.is_dir():
             progress(f"writing {data.synthetic_images} synthetic faces to {root}")
-            scratch = root.with_name(f"_{root.name}")
-            write_faces(scratch, num=data.synthetic_images, seed=data.synthetic_seed)
-            scratch.replace(root)
+            _write_whole(root, data)
     return open_celeba(root, attribute=data.attribute, image_size=image_size)
+
+
+def _write_whole(root: Path, data: DataConfig) -> None:
+    """Write the faces elsewhere and then rename, so that neither a kill nor a second sweep leaves half of them."""
+    scratch = root.with_name(f"_{root.name}-{socket.gethostname()}-{os.getpid()}")
+    try:
+        write_faces(scratch, num=data.synthetic_images, seed=data.synthetic_seed)
+        try:
+            scratch.replace(root)
+        except OSError:
+            if not root.is_dir():  # Else another sweep was faster, with the same faces.
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

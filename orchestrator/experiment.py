@@ -40,6 +40,7 @@ from orchestrator.config import (
 from orchestrator.files import write_atomically
 from orchestrator.outputs import write_outputs
 from orchestrator.progress import ConsoleReporter
+from orchestrator.stop import Stop, Stopped
 from orchestrator.sweep import run_sweep
 
 SOURCES = ("gradients", "one_step_update", "local_update", "agg_update")
@@ -277,11 +278,16 @@ def parse(arguments: Sequence[str]) -> Experiment:
     return Experiment(**lists_to_tuples, given=tuple(sorted(values)))
 
 
-def run(experiment: Experiment, console: Console) -> int:
-    """Run it, write its outputs, print its figures; the exit code."""
+def run(experiment: Experiment, console: Console, stop: Stop) -> int:
+    """Run it, write its outputs, print its figures; the exit code. Raises `Stopped` when told to."""
     folder = Path(experiment.out_dir or f"results/baseline_{datetime.now():%Y%m%d_%H%M%S}")
     config = experiment.sweep()
-    outcome = run_sweep(config, folder, address="serial", reporter=ConsoleReporter(console))
+    try:
+        outcome = run_sweep(config, folder, address="serial", reporter=ConsoleReporter(console), stop=stop)
+    except Stopped:
+        if experiment.out_dir is None:
+            console.print(f"Give --out-dir {folder} to go on with this run.", highlight=False, soft_wrap=True)
+        raise
     arguments = dataclasses.asdict(experiment) | {"out_dir": str(folder)}
     write_atomically(folder / "config.json", json.dumps(arguments, indent=2).encode())
     table = summarize(folder)

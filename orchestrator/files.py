@@ -1,16 +1,160 @@
-"""Writes that leave either the old file or the new one, never half of one."""
+"""Files that survive a bad moment of the disk: writes that are whole or not there, tries again where that helps."""
 
 from __future__ import annotations
 
+import errno
+import json
+import logging
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+from fl_core.errors import InputError
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+TRIES = 5
+"""Tries of a read or write, over at most 8 seconds."""
+
+TRANSIENT = frozenset(
+    {
+        *(errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ETIMEDOUT),
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.ECONNRESET),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    }
+)
+"""What passes by itself, mostly on network file systems. A full disk or a missing right does not."""
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a name that readers ignore (`_` in front), sync, then rename."""
+def always() -> None:
+    """Permission to write that is never refused."""
+
+
+def persistently(place: Path, action: Callable[[], T]) -> T:
+    """`action()`, tried again with a log line while it fails for a `TRANSIENT` reason; other errors pass at once."""
+
+    def warn(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.warning("%s: %s; trying again (%d of %d)", place, error, state.attempt_number, TRIES - 1)
+
+    retrying = Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, OSError) and error.errno in TRANSIENT),
+        stop=stop_after_attempt(TRIES),
+        wait=wait_exponential(0.5),
+        before_sleep=warn,
+        reraise=True,
+    )
+    return retrying(action)
+
+
+@contextmanager
+def clearly(verb: str, place: Path) -> Iterator[None]:
+    """An `OSError` of the block as an `InputError` that says what could not be done where, and what helps."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "free some space" if error.errno in FULL else "mend that"
+        raise InputError(
+            f"Cannot {verb} {place}: {error.strerror or error}; {remedy} and run the same command again to resume."
+        ) from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's content; raises `FileNotFoundError` where there is none, `InputError` where it cannot be read."""
+    try:
+        return persistently(path, path.read_bytes)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def read_json(path: Path, *, version: int | None = None) -> dict[str, Any]:
+    """The JSON object in a file that gradsweep wrote, of format `version` where one is given.
+
+    Raises `InputError` where it is damaged or of another format, `FileNotFoundError` where it is missing.
+    """
+    try:
+        content = json.loads(read_bytes(path))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}); restore it, or use another --out.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged (no JSON object); restore it, or use another --out.")
+    if version is not None and content.get("format") != version:
+        raise InputError(
+            f"{path} has format {content.get('format')}, this gradsweep writes and reads {version}; use another "
+            "--out, or the gradsweep that wrote it."
+        )
+    return content
+
+
+def write_atomically(path: Path, content: bytes, *, allowed: Callable[[], None] = always) -> None:
+    """Write under a name that readers ignore (`_` in front), sync, then rename: the old file or the new one is there.
+
+    `allowed` is called at the start and right before the rename, and raises where this process may no longer write.
+    Raises `InputError` where the disk is full or does not let itself be written; nothing is left of the attempt.
+    """
+    with clearly("write", path):
+        persistently(path, partial(_replace, path, content, allowed))
+
+
+def append_line(path: Path, line: bytes, *, allowed: Callable[[], None] = always, sync: bool = True) -> None:
+    """Add a line to a file and, unless a later line is to do it, sync it; where that fails, the file is as it was.
+
+    Errors as `write_atomically`.
+    """
+    with clearly("write", path):
+        persistently(path, partial(_append, path, line, allowed, sync))
+
+
+def _replace(path: Path, content: bytes, allowed: Callable[[], None]) -> None:
+    allowed()
     scratch = path.with_name(f"_{path.name}")
-    with scratch.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    try:
+        with scratch.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        allowed()
+        scratch.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise
+    _sync_names(path.parent)
+
+
+def _append(path: Path, line: bytes, allowed: Callable[[], None], sync: bool) -> None:
+    allowed()
+    with path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            left = memoryview(line)
+            while left:
+                left = left[file.write(left) :]
+            if sync:
+                os.fsync(file.fileno())
+        except BaseException:
+            # Half a line would swallow the next one.
+            with suppress(OSError):
+                file.truncate(end)
+            raise
+
+
+def _sync_names(folder: Path) -> None:
+    """Make a rename outlive a power cut, where the file system can sync a folder."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

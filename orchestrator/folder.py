@@ -8,7 +8,7 @@ from typing import Any
 
 from fl_core.errors import InputError
 from orchestrator.config import SweepConfig
-from orchestrator.files import write_atomically
+from orchestrator.files import read_json, write_atomically
 from orchestrator.parse import to_plain
 
 FORMAT = 2
@@ -26,11 +26,7 @@ def claim_folder(out: Path, config: SweepConfig) -> None:
     path = out / CLAIM
     plain = to_plain(config)
     if path.is_file():
-        there = json.loads(path.read_bytes())
-        if there.get("format") != FORMAT:
-            raise InputError(
-                f"{path} has format {there.get('format')}, this gradsweep writes {FORMAT}; use another --out."
-            )
+        there = read_json(path, version=FORMAT)
         different = _first_difference(_fixed(there["config"]), _fixed(plain))
         if different is None:
             different = _smaller_budget(there["config"]["study"], plain["study"])

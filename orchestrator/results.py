@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.analysis import read_studies, records, test_rows
+from orchestrator.files import read_json
+from orchestrator.folder import FORMAT
 from orchestrator.store import read_rows
 
 
@@ -31,7 +32,7 @@ class Results:
     def config(self) -> dict[str, Any]:
         """The sweep's config as it was run."""
         path = self.folder / "sweep.json"
-        return dict(json.loads(path.read_bytes())["config"]) if path.is_file() else {}
+        return dict(read_json(path, version=FORMAT)["config"]) if path.is_file() else {}
 
     @cached_property
     def studies(self) -> pd.DataFrame:

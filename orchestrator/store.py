@@ -7,28 +7,24 @@ that are being written have names that begin with `_`, which Parquet readers ign
 
 from __future__ import annotations
 
-import base64
 import json
 import math
-import os
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from fl_core.errors import InputError
 from orchestrator import schema
-from orchestrator.files import write_atomically
+from orchestrator.files import clearly, persistently, read_json, write_atomically
+from orchestrator.journal import FinishedTrial, Journal, Row, StudyRow
+from orchestrator.lease import Lease
 from orchestrator.space import Params
 
-Row = dict[str, Any]
+__all__ = ["FinishedTrial", "ResultStore", "Row", "StudyRow"]
 
 FLUSH_ROWS = 200
 FLUSH_SECONDS = 30.0
@@ -36,67 +32,52 @@ SYNC_SECONDS = 0.1
 """How soon after a sync of the log the next one may be: thousands of short trials would wait for the disk."""
 
 
-@dataclass(frozen=True)
-class FinishedTrial:
-    """A trial's rows and its pictures (PNG bytes by column; empty where none are kept)."""
-
-    trial_id: str
-    rows: tuple[Row, ...]
-    images: tuple[Row, ...] = ()
-
-
-@dataclass(frozen=True)
-class StudyRow:
-    """A suggestion: its parameters, its state (`asked`, `ok`, `failed`), value and trials."""
-
-    study: str
-    suggestion: int
-    params: Params
-    state: str
-    value: float | None
-    trial_ids: tuple[str, ...]
-
-
 class ResultStore:
-    """Reads and writes one results folder. Use as a context manager: it holds the folder's lock."""
+    """Reads and writes one results folder. Use as a context manager: it owns the folder meanwhile.
+
+    Every write first checks that the folder is still ours; a disk that is full, and a folder that another machine
+    took over, are an `InputError`, and what was recorded before stays.
+    """
 
     def __init__(self, folder: Path, trials: pa.Schema) -> None:
         self.folder, self._schema = folder, trials
-        self._lock = FileLock(folder / ".lock")
+        self._lease, self._journal = Lease(folder), Journal(folder)
         self._pending: list[FinishedTrial] = []
         self._studies: dict[tuple[str, int], StudyRow] = {}
         self._rows: dict[str, list[Row]] = {}
         self._flushed_at = time.monotonic()
         self._synced_at = -math.inf
         self._part = 0
+        self._flushing = False
 
     def __enter__(self) -> ResultStore:
-        """Take the lock and read what an earlier run left; raises `InputError` where that is impossible."""
+        """Own the folder and read what an earlier run left; raises `InputError` where that is impossible."""
         try:
             for name in ("trials", "studies", "images"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise InputError(
-                f"{self.folder} is in use by another gradsweep; wait for it or use another --out."
-            ) from error
         except OSError as error:
             raise InputError(
                 f"Cannot write to {self.folder}: {error.strerror}; use another --out."
             ) from error
+        self._lease.acquire()
         try:
             self._load()
         except BaseException:
-            self._lock.release()
+            self._lease.release()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Write out what is pending and release the lock."""
+        """Write out what is pending and give the folder back.
+
+        After a flush that was broken off, by a full disk for one, nothing more is written: the log holds it all,
+        and the next start takes it from there.
+        """
         try:
-            self.flush()
+            if not self._flushing:
+                self.flush()
         finally:
-            self._lock.release()
+            self._lease.release()
 
     def rows(self, trial_id: str) -> Sequence[Row] | None:
         """The rows of a finished trial, or None."""
@@ -110,18 +91,14 @@ class ResultStore:
         """Record a finished trial for good; a second result of the same trial is refused (`ValueError`)."""
         if trial.trial_id in self._rows:
             raise ValueError(f"trial {trial.trial_id} already has a result")
-        images = [
-            {k: base64.b64encode(v).decode() if isinstance(v, bytes) else v for k, v in image.items()}
-            for image in trial.images
-        ]
-        rows = [
-            {k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()} for row in trial.rows
-        ]
-        # A killed process loses nothing that was written; a power cut takes what was not synced, which is run again.
-        due = time.monotonic() - self._synced_at > SYNC_SECONDS
-        self._log({"trial": trial.trial_id, "rows": rows, "images": images}, sync=due)
+        # In memory first: a Ctrl-C in the middle of the log's line then still finds it here, and writes it out.
         self._rows[trial.trial_id] = list(trial.rows)
         self._pending.append(trial)
+        # A killed process loses nothing that was written; a power cut takes what was not synced, which is run again.
+        sync = time.monotonic() - self._synced_at > SYNC_SECONDS
+        self._journal.add(trial, allowed=self._lease.check, sync=sync)
+        if sync:
+            self._synced_at = time.monotonic()
         due = time.monotonic() - self._flushed_at > FLUSH_SECONDS
         if due or sum(len(t.rows) for t in self._pending) >= FLUSH_ROWS:
             self.flush()
@@ -132,27 +109,25 @@ class ResultStore:
             return
         self._studies[(row.study, row.suggestion)] = row
         # Synced together with the next trial: a suggestion that a power cut takes is made again as it was.
-        self._log({"suggestion": vars(row)}, sync=False)
+        self._journal.add(row, allowed=self._lease.check, sync=False)
 
     def flush(self) -> None:
         """Move the log's content into Parquet."""
-        if self._pending:
-            images = [image for trial in self._pending for image in trial.images]
-            if images:
-                pictures = [{k: _picture(v) for k, v in image.items()} for image in images]
-                self._write_part("images", pa.Table.from_pylist(pictures, schema=schema.IMAGES))
-            # After the pictures: a trial whose rows are in Parquet is never looked up in the log again.
-            rows = [row for trial in self._pending for row in trial.rows]
+        self._flushing = True
+        images = [image for trial in self._pending for image in trial.images]
+        if images:
+            self._write_part("images", _pictures_table(images))
+        # After the pictures: a trial whose rows are in Parquet is never looked up in the log again.
+        rows = [row for trial in self._pending for row in trial.rows]
+        if rows:
             self._write_part("trials", pa.Table.from_pylist(rows, schema=self._schema))
         if self._studies:
-            ordered = sorted(self._studies.values(), key=lambda row: (row.study, row.suggestion))
-            plain = [vars(row) | {"params": json.dumps(row.params)} for row in ordered]
-            table = pa.Table.from_pylist(plain, schema=schema.STUDIES)
-            _write_parquet(self.folder / "studies" / "studies.parquet", table)
+            path = self.folder / "studies" / "studies.parquet"
+            _write_parquet(path, _studies_table(self._studies.values()), self._lease.check)
         self._pending.clear()
         self._flushed_at = time.monotonic()
-        if self._log_path.exists():
-            write_atomically(self._log_path, b"")
+        self._journal.clear(allowed=self._lease.check)
+        self._flushing = False
 
     def compact(self) -> None:
         """Merge the Parquet parts of trials and images into one file each; a crash midway loses and doubles nothing."""
@@ -160,30 +135,20 @@ class ResultStore:
         for name, kind in (("trials", self._schema), ("images", schema.IMAGES)):
             parts = _parts(self.folder / name)
             if len(parts) > 1:
-                # Scans name the schema: a reader that takes the first file's would drop newer columns.
-                table = pads.dataset(parts, schema=kind).to_table()
+                table = _scan(parts, kind)
                 self._part += 1
                 merged = self.folder / name / f"part-{self._part:06d}.parquet"
                 plan = {"merged": merged.name, "replaces": [part.name for part in parts]}
-                write_atomically(_plan_path(merged.parent), json.dumps(plan).encode())
-                _write_parquet(merged, table)
+                check = self._lease.check
+                write_atomically(_plan_path(merged.parent), json.dumps(plan).encode(), allowed=check)
+                _write_parquet(merged, table, check)
+                check()
                 _finish_compaction(merged.parent)
-
-    @property
-    def _log_path(self) -> Path:
-        return self.folder / "pending.jsonl"
-
-    def _log(self, entry: Row, *, sync: bool) -> None:
-        with self._log_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, allow_nan=True) + "\n")
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-                self._synced_at = time.monotonic()
 
     def _write_part(self, name: str, table: pa.Table) -> None:
         self._part += 1
-        _write_parquet(self.folder / name / f"part-{self._part:06d}.parquet", table)
+        path = self.folder / name / f"part-{self._part:06d}.parquet"
+        _write_parquet(path, table, self._lease.check)
 
     def _load(self) -> None:
         for name in ("trials", "images"):
@@ -194,12 +159,10 @@ class ResultStore:
         for part in trials:
             self._check_columns(part)
         if trials:
-            for row in pads.dataset(trials, schema=self._schema).to_table().to_pylist():
+            for row in _scan(trials, self._schema).to_pylist():
                 self._rows.setdefault(row["trial_id"], []).append(row)
-        studies = self.folder / "studies" / "studies.parquet"
-        if studies.exists():
-            for row in pq.read_table(studies, schema=schema.STUDIES).to_pylist():
-                self._keep_suggestion(row | {"params": json.loads(row["params"])})
+        for study in _recorded(self.folder):
+            self._studies[(study.study, study.suggestion)] = study
         self._adopt_log()
 
     def _check_columns(self, part: Path) -> None:
@@ -209,46 +172,95 @@ class ResultStore:
                 f"{part} has other columns than this sweep's search spaces give; use another --out."
             )
 
-    def _keep_suggestion(self, row: Row) -> None:
-        kept = StudyRow(**(row | {"trial_ids": tuple(row["trial_ids"])}))
-        self._studies[(kept.study, kept.suggestion)] = kept
-
     def _adopt_log(self) -> None:
-        if not self._log_path.exists():
-            return
-        pictured = set(read_images(self.folder).column("trial_id").to_pylist())
-        for line in self._log_path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # The torn last line of a killed run: its trial runs again.
-            if "suggestion" in entry:
-                self._keep_suggestion(entry["suggestion"])
-            elif entry["trial"] not in self._rows:
-                trial = _from_log(entry, with_images=entry["trial"] not in pictured)
-                self._rows[trial.trial_id] = list(trial.rows)
-                self._pending.append(trial)
+        pictured = set(_stored_images(self.folder).column("trial_id").to_pylist())
+        for entry in self._journal.entries():
+            if isinstance(entry, StudyRow):
+                self._studies[(entry.study, entry.suggestion)] = entry
+            elif entry.trial_id not in self._rows:
+                self._rows[entry.trial_id] = list(entry.rows)
+                images = () if entry.trial_id in pictured else entry.images
+                self._pending.append(FinishedTrial(entry.trial_id, entry.rows, images))
         self.flush()
 
 
 def read_rows(folder: Path) -> pa.Table:
-    """All trial rows of a results folder; raises `InputError` where there are none, or of another version."""
+    """All trial rows of a results folder, those that are only in its log too.
+
+    Raises `InputError` where there are none, or of another version.
+    """
+    # The log first: what moves to Parquet meanwhile is then seen twice, not missed.
+    logged = _logged_trials(folder)
     parts = _parts(folder / "trials")
-    if not parts:
+    if not parts and not logged:
         raise InputError(f"{folder} holds no results: {folder / 'trials'} has no Parquet file.")
-    return pads.dataset(parts, schema=_read_schema(parts[0])).to_table()
+    stored = _scan(parts, _read_schema(parts[0])) if parts else _no_rows(logged)
+    known = set(stored.column("trial_id").to_pylist())
+    rows = [row for trial_id, entry in logged.items() if trial_id not in known for row in entry.rows]
+    return pa.concat_tables([stored, pa.Table.from_pylist(rows, schema=stored.schema)])
 
 
 def read_images(folder: Path) -> pa.Table:
-    """All pictures of a results folder; empty where none were kept."""
+    """All pictures of a results folder, those that are only in its log too; empty where none were kept."""
+    logged = _logged_trials(folder)
+    stored = _stored_images(folder)
+    known = set(stored.column("trial_id").to_pylist())
+    fresh = [row for trial_id, entry in logged.items() if trial_id not in known for row in entry.images]
+    return pa.concat_tables([stored, _pictures_table(fresh)])
+
+
+def read_studies(folder: Path) -> pa.Table:
+    """All suggestions of a results folder in their last state, by study; empty where no attacker was tuned."""
+    logged = [entry for entry in Journal(folder).entries() if isinstance(entry, StudyRow)]
+    rows = [*_recorded(folder), *logged]
+    return _studies_table({(row.study, row.suggestion): row for row in rows}.values())
+
+
+def _logged_trials(folder: Path) -> dict[str, FinishedTrial]:
+    entries = Journal(folder).entries()
+    return {entry.trial_id: entry for entry in entries if isinstance(entry, FinishedTrial)}
+
+
+def _recorded(folder: Path) -> list[StudyRow]:
+    """The suggestions that are in Parquet."""
+    path = folder / "studies" / "studies.parquet"
+    if not path.exists():
+        return []
+    _read_schema(path)
+    rows = _scan([path], schema.STUDIES).to_pylist()
+    return [StudyRow.of(row | {"params": json.loads(row["params"])}) for row in rows]
+
+
+def _studies_table(rows: Iterable[StudyRow]) -> pa.Table:
+    ordered = sorted(rows, key=lambda row: (row.study, row.suggestion))
+    plain = [vars(row) | {"params": json.dumps(row.params)} for row in ordered]
+    return pa.Table.from_pylist(plain, schema=schema.STUDIES)
+
+
+def _pictures_table(images: Iterable[Row]) -> pa.Table:
+    pictures = [{name: _picture(value) for name, value in image.items()} for image in images]
+    return pa.Table.from_pylist(pictures, schema=schema.IMAGES)
+
+
+def _stored_images(folder: Path) -> pa.Table:
     parts = _parts(folder / "images")
-    return pads.dataset(parts, schema=schema.IMAGES).to_table() if parts else schema.IMAGES.empty_table()
+    for part in parts:
+        _read_schema(part)
+    return _scan(parts, schema.IMAGES) if parts else schema.IMAGES.empty_table()
+
+
+def _no_rows(logged: Mapping[str, FinishedTrial]) -> pa.Table:
+    """The columns of a folder that has nothing but a log; those of searches take the type of their values."""
+    rows = [row for entry in logged.values() for row in entry.rows]
+    names = sorted({name for row in rows for name in row} - {name for name, _ in schema.BASE})
+    searched = [(name, pa.array([row.get(name) for row in rows]).type) for name in names]
+    return pa.schema([*schema.BASE, *searched], metadata={"gradsweep": schema.VERSION}).empty_table()
 
 
 def _read_schema(part: Path) -> pa.Schema:
-    """The columns of one file of trials; raises `InputError` where it is unreadable or of another version."""
+    """The columns of one Parquet file; raises `InputError` where it is unreadable or of another version."""
     try:
-        found = pq.read_schema(part)
+        found = persistently(part, lambda: pq.read_schema(part))
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(
             f"{part} is not a readable Parquet file ({error}); remove it to run its trials again."
@@ -262,18 +274,24 @@ def _read_schema(part: Path) -> pa.Schema:
     return found
 
 
+def _scan(parts: Sequence[Path], columns: pa.Schema) -> pa.Table:
+    """The rows of several files. The schema is named: a reader that takes the first file's drops newer columns."""
+    with clearly("read", parts[0].parent):
+        return persistently(parts[0].parent, lambda: pads.dataset(list(parts), schema=columns).to_table())
+
+
 def _parts(folder: Path) -> list[Path]:
     """The parts in force: without those that an unfinished compaction has merged already."""
-    plan = json.loads(_plan_path(folder).read_bytes()) if _plan_path(folder).exists() else None
+    plan = read_json(_plan_path(folder)) if _plan_path(folder).exists() else None
     merged = plan is not None and (folder / plan["merged"]).exists()
     replaced = set(plan["replaces"]) if plan is not None and merged else set()
     return [part for part in sorted(folder.glob("part-*.parquet")) if part.name not in replaced]
 
 
-def _write_parquet(path: Path, table: pa.Table) -> None:
+def _write_parquet(path: Path, table: pa.Table, allowed: Callable[[], None]) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    write_atomically(path, sink.getvalue().to_pybytes())
+    write_atomically(path, sink.getvalue().to_pybytes(), allowed=allowed)
 
 
 def _plan_path(folder: Path) -> Path:
@@ -285,21 +303,12 @@ def _finish_compaction(folder: Path) -> None:
     path = _plan_path(folder)
     if not path.exists():
         return
-    plan = json.loads(path.read_bytes())
+    plan = read_json(path)
     if (folder / plan["merged"]).exists():
         for name in plan["replaces"]:
             # The name alone: a folder that somebody sent must not make files elsewhere vanish.
             (folder / Path(name).name).unlink(missing_ok=True)
     path.unlink()
-
-
-def _from_log(entry: Row, *, with_images: bool) -> FinishedTrial:
-    rows = tuple(row | {"started_at": datetime.fromisoformat(row["started_at"])} for row in entry["rows"])
-    images = tuple(
-        image | {k: base64.b64decode(image[k]) for k in ("original", "reconstruction") if image[k]}
-        for image in entry["images"]
-    )
-    return FinishedTrial(entry["trial"], rows, images if with_images else ())
 
 
 def _picture(value: object) -> object:

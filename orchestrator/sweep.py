@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from orchestrator.cells import Cell, Released, rows_of
 from orchestrator.config import AttackerConfig, SweepConfig
 from orchestrator.datasets import open_faces, resolve_kind
 from orchestrator.execute import Done, Executor, SerialExecutor, make_executor
-from orchestrator.files import write_atomically
+from orchestrator.files import clearly, read_json, write_atomically
 from orchestrator.folder import FORMAT, claim_folder
 from orchestrator.guard import refuse_links
 from orchestrator.identity import content_hash
@@ -39,6 +40,7 @@ from orchestrator.schema import trials_schema
 from orchestrator.search import Study
 from orchestrator.simulation import PooledSimulator, simulate
 from orchestrator.space import Params
+from orchestrator.stop import Stop, Stopped
 from orchestrator.store import FinishedTrial, ResultStore, picture_rows
 from orchestrator.trial import TrialResult, TrialSpec, packings, ran_out, run_trial, unfinished
 from orchestrator.utility import UtilityResult, run_utility
@@ -46,6 +48,9 @@ from orchestrator.warm_start import warm_starts
 
 _SPARE = 8
 """How many trials at most wait for a free worker at the executor, so that none idles while the driver is busy."""
+
+GRACE = 5.0
+"""Seconds that trials on workers have to end in when the sweep is told to stop."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,14 @@ def run_sweep(
     address: str,
     reporter: Reporter,
     cells: str = "*",
+    stop: Stop | None = None,
     job: Callable[..., TrialResult] | None = None,
 ) -> Outcome:
     """Run or resume the sweep in the folder `out`; `cells` is a pattern of cell names, `job` see `Driver`.
 
-    Raises `InputError` for bad input. Finished trials are on disk whatever happens.
+    Raises `InputError` for bad input, `Stopped` when `stop` was told to. Finished trials are on disk whatever happens.
     """
+    stop = stop or Stop()
     chosen = config.matching_cells(cells)
     config = resolve(config)
     spaces = [attacker.space.every() for attacker in config.attackers]
@@ -96,9 +103,10 @@ def run_sweep(
         @cache
         def executor() -> Executor:
             execution = config.execution
-            made = make_executor(
-                address, workers=execution.workers, threads=execution.threads, gpus=execution.gpus
-            )
+            with stop.starting():
+                made = make_executor(
+                    address, workers=execution.workers, threads=execution.threads, gpus=execution.gpus
+                )
             started.callback(made.close)
             return made
 
@@ -112,19 +120,32 @@ def run_sweep(
             simulator=partial(simulate, executor=executor, threads=config.execution.threads),
         )
         faces = _FaceCache(reporter)
-        prepared = [
-            Cell.prepare(config, cell, faces.of(cell_settings(config, cell)), captures) for cell in chosen
-        ]
+        with stop.window():
+            prepared = [
+                Cell.prepare(config, cell, faces.of(cell_settings(config, cell)), captures) for cell in chosen
+            ]
         mirror = Mirror(config.study.storage, out, sweep=config.name, say=reporter.message)
-        driver = Driver(prepared, config, store, reporter, mirror=mirror, start=start, job=job)
+        driver = Driver(prepared, config, store, reporter, stop=stop, mirror=mirror, start=start, job=job)
         driver.plan()
         if driver.unfinished:
+            with stop.window():
+                _check_images(prepared)
             driver.run(executor())
         mirror.close()
         store.compact()
         if not config.execution.keep_captures:
             captures.drop()
         return driver.outcome()
+
+
+def _check_images(cells: Sequence[Cell]) -> None:
+    """Decode every image that a victim's capture has yet to be made of: a broken one is found now, not hours later."""
+    wanted: dict[FaceDataset, set[int]] = {}
+    for cell in cells:
+        wanted.setdefault(cell.dataset, set()).update(cell.source.missing_images())
+    for dataset, indices in wanted.items():
+        for index in sorted(indices):
+            dataset.image(index)
 
 
 class _FaceCache:
@@ -157,12 +178,13 @@ class Driver:
         store: ResultStore,
         reporter: Reporter,
         *,
+        stop: Stop,
         mirror: Mirror,
         start: Mapping[str, Sequence[Params]],
         job: Callable[..., TrialResult] | None = None,
     ) -> None:
         self._config, self._store, self._reporter, self._mirror = config, store, reporter, mirror
-        self._job = job or trial_job
+        self._stop, self._job = stop, job or trial_job
         self._start = start
         self._studies = [self._study(cell, attacker) for cell in cells for attacker in config.attackers]
         self._cells = list(cells)
@@ -186,7 +208,7 @@ class Driver:
             path = self._utility_path(key)
             if path.is_file():
                 found += 1
-                result = build(UtilityResult, json.loads(path.read_bytes())["result"], where=str(path))
+                result = build(UtilityResult, read_json(path, version=FORMAT)["result"], where=str(path))
                 self._keep_utility(key, cells, result)
             else:
                 self._utility_jobs[key] = cells
@@ -202,21 +224,39 @@ class Driver:
         return bool(self._waiting or self._utility_jobs)
 
     def run(self, executor: Executor) -> None:
-        """Work until every study has its test results."""
-        self._train_large_federations(executor)
-        self._gpu_share = executor.gpu_share
-        while self._waiting or self._running or self._utility_jobs:
-            self._fill(executor)
-            self._start_utility(executor)
-            done = executor.next_done(1.0)
-            self._reporter.tick()
-            if done is not None:
-                self._finish(done)
-                self._advance()
+        """Work until every study has its test results.
+
+        When told to stop, what runs on workers has `GRACE` seconds to end, what runs in this process none.
+        """
+        try:
+            self._train_large_federations(executor)
+            self._gpu_share = executor.gpu_share
+            while self._waiting or self._running or self._utility_jobs:
+                self._stop.check()
+                self._fill(executor)
+                self._start_utility(executor)
+                done = executor.next_done(1.0)
+                self._reporter.tick()
+                if done is not None:
+                    self._finish(done)
+                    self._advance()
+        except Stopped:
+            if not isinstance(executor, SerialExecutor):
+                self._await_running(executor)
+            raise
 
     def outcome(self) -> Outcome:
         """Counts for the exit code."""
         return Outcome(trials=self._resumed + self._fresh, fresh=self._fresh, failed=self._failed)
+
+    def _await_running(self, executor: Executor) -> None:
+        end = time.monotonic() + GRACE
+        while executor.in_flight and (left := end - time.monotonic()) > 0:
+            done = executor.next_done(left)
+            # A worker that the same signal ended is no failed trial, and a chunk of clients alone is no result.
+            known = done is not None and (done.key in self._running or done.key.startswith("utility:"))
+            if done is not None and known and done.error is None:
+                self._finish(done)
 
     def _study(self, cell: Cell, attacker: AttackerConfig) -> CellStudy:
         study = None
@@ -259,12 +299,13 @@ class Driver:
             spec, name = cells[0].utility(), cells[0].config.name
             if spec is None or spec.federation.chunks_per_round == 1:
                 continue
-            result = run_utility(
-                spec,
-                cells[0].dataset,
-                simulator=partial(PooledSimulator, executor, threads=spec.threads),
-                progress=partial(self._round_done, name, spec.federation),
-            )
+            with self._stop.window():
+                result = run_utility(
+                    spec,
+                    cells[0].dataset,
+                    simulator=partial(PooledSimulator, executor, threads=spec.threads),
+                    progress=partial(self._round_done, name, spec.federation),
+                )
             self._utility_running.add(key)
             self._finish_utility(Done(f"utility:{key}", result))
 
@@ -281,7 +322,8 @@ class Driver:
                 return
             if key not in self._utility_running:
                 self._utility_running.add(key)
-                executor.submit(f"utility:{key}", run_utility, cells[0].utility(), cells[0].dataset)
+                job = self._breakable(run_utility, executor)
+                executor.submit(f"utility:{key}", job, cells[0].utility(), cells[0].dataset)
 
     def _fill(self, executor: Executor) -> None:
         # Spare jobs hide the time between results and the next submissions.
@@ -293,12 +335,16 @@ class Driver:
             work = partial(self._job, attempt=self._attempts[spec.trial_id])
             if isinstance(executor, SerialExecutor):
                 work = partial(work, progress=self._reporter.iteration)
-            executor.submit(spec.trial_id, work, spec, state, record, truth, mean)
+            executor.submit(spec.trial_id, self._breakable(work, executor), spec, state, record, truth, mean)
 
     def _may_start(self, job: tuple[CellStudy, TrialSpec]) -> bool:
         """Not a test trial whose rows name an accuracy that is still being measured."""
         study, spec = job
         return spec.phase != "test" or all(study.cell not in cells for cells in self._utility_jobs.values())
+
+    def _breakable(self, job: Callable[..., Any], executor: Executor) -> Callable[..., Any]:
+        """A job in this process may be broken off when the sweep is told to stop; a worker's goes on elsewhere."""
+        return self._stop.breakable(job) if isinstance(executor, SerialExecutor) else job
 
     def _handles(
         self, cell: Cell, spec: TrialSpec, executor: Executor
@@ -307,7 +353,8 @@ class Driver:
         key = (spec.capture, spec.victim)
         if key not in self._shared:
             victim = cell.victims[spec.victim]
-            capture = cell.source.get(victim)
+            with self._stop.window():
+                capture = cell.source.get(victim)
             weights = cell.source.weights
             if weights.hash not in self._states:
                 self._states[weights.hash] = executor.share(weights.state)
@@ -325,6 +372,8 @@ class Driver:
         if done.key.startswith("utility:"):
             self._finish_utility(done)
             return
+        if done.error is not None:
+            self._stop.check()  # The signal may have ended the worker too; its trial has not failed.
         study, spec, released = self._running.pop(done.key)
         tries = packings(spec.attack)[: self._attempts[spec.trial_id] + 1]
         if isinstance(done.error, MemoryError) and tries != packings(spec.attack):
@@ -386,9 +435,10 @@ class Driver:
 
     def _keep_utility(self, key: str, cells: list[Cell], result: UtilityResult) -> None:
         path, names = self._utility_path(key), [cell.config.name for cell in cells]
-        path.parent.mkdir(exist_ok=True)
+        with clearly("write", path.parent):
+            path.parent.mkdir(exist_ok=True)
         if path.is_file():
-            names = sorted({*names, *json.loads(path.read_bytes())["cells"]})
+            names = sorted({*names, *read_json(path, version=FORMAT)["cells"]})
         spec = to_plain(cells[0].utility())
         content = {"format": FORMAT, "cells": names, "spec": spec, "result": to_plain(result)}
         write_atomically(path, json.dumps(content, indent=1).encode())

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from orchestrator.config import SweepConfig
-from orchestrator.folder import claim_folder
+from orchestrator.folder import FORMAT, claim_folder
 from orchestrator.schema import trials_schema
 from orchestrator.store import FinishedTrial, ResultStore, Row, StudyRow, picture_rows
 
@@ -113,6 +113,6 @@ def write_folder(
     (folder / "utility").mkdir(exist_ok=True)
     for cell, changes in (utility or {}).items():
         result = {"accuracy": 0.8, "low": 0.75, "high": 0.85, "majority": 0.6, "diverged": False}
-        content = {"format": 1, "cells": [cell], "result": result | dict(changes)}
+        content = {"format": FORMAT, "cells": [cell], "result": result | dict(changes)}
         (folder / "utility" / f"{cell}.json").write_text(json.dumps(content))
     return folder

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from fl_core.errors import InputError
-from orchestrator import schema
+from orchestrator import journal, schema
 from orchestrator import store as module
 from orchestrator.schema import hp_column, trials_schema
 from orchestrator.space import Choice, FloatRange, IntRange
@@ -48,7 +49,8 @@ def filled(folder: Path, count: int) -> ResultStore:
     store.__enter__()
     for number in range(count):
         store.add_trial(trial(number, images=2))
-    store._lock.release()
+    store._lease._ended.set()
+    store._lease._lock.release()
     return store
 
 
@@ -76,18 +78,18 @@ def test_a_crash_in_the_middle_of_a_flush_doubles_and_loses_nothing(
     store = filled(tmp_path, 3)
     real_parquet, real_write = module._write_parquet, module.write_atomically
 
-    def parquet(path: Path, table: object) -> None:
+    def parquet(path: Path, table: Any, allowed: Any) -> None:
         if path.parent.name == crash_at:
             raise KeyboardInterrupt
-        real_parquet(path, table)
+        real_parquet(path, table, allowed)
 
-    def write(path: Path, content: bytes) -> None:
+    def write(path: Path, content: bytes, *, allowed: Any) -> None:
         if crash_at == "log" and path.name == "pending.jsonl":
             raise KeyboardInterrupt
-        real_write(path, content)
+        real_write(path, content, allowed=allowed)
 
     monkeypatch.setattr(module, "_write_parquet", parquet)
-    monkeypatch.setattr(module, "write_atomically", write)
+    monkeypatch.setattr(journal, "write_atomically", write)
     with pytest.raises(KeyboardInterrupt):
         store.flush()
     monkeypatch.undo()
@@ -108,10 +110,10 @@ def test_a_crash_in_the_middle_of_a_compaction_doubles_and_loses_nothing(
         assert len(list((tmp_path / "trials").glob("part-*"))) == 4
         real_parquet, real_unlink, deleted = module._write_parquet, Path.unlink, 0
 
-        def parquet(path: Path, table: object) -> None:
+        def parquet(path: Path, table: Any, allowed: Any) -> None:
             if crash_at == "merged":
                 raise KeyboardInterrupt
-            real_parquet(path, table)
+            real_parquet(path, table, allowed)
 
         def unlink(path: Path, missing_ok: bool = False) -> None:
             nonlocal deleted
