@@ -105,6 +105,11 @@ def render(job: SlurmJob, *, home: Path, sweep: str, results: str, flags: tuple[
         first.splitlines()[0],
         *job.directives(),
         f"# From {template.name}, filled in by `gradsweep slurm render`; the functions are those of slurm/lib.sh.",
+        *(
+            []
+            if job.array is None
+            else [f"# Afterwards: gradsweep merge {shlex.quote(results)}/* --out MERGED"]
+        ),
         f"export GRADSWEEP_HOME={shlex.quote(str(home))}",
         *([f"export GRADSWEEP_IMAGE={shlex.quote(job.image)}"] if job.image else []),
         f'set -- {words} "$@"',

@@ -182,11 +182,12 @@ drive() {
     say "the sweep ended with exit code $status"
 }
 
-# End head and workers by their ids, within 20 seconds, and remove the token. Safe to call twice.
+# End head and workers by their ids, within 30 seconds, and remove the token. Safe to call twice.
 cleanup() {
-    local pid left=40
+    local pid left=60
+    # USR2, because srun hands it on, while TERM makes it kill its step at once.
     # shellcheck disable=SC2086 # a list of numbers
-    [ -z "$nodes_pids" ] || kill -TERM $nodes_pids 2>/dev/null || true
+    [ -z "$nodes_pids" ] || kill -USR2 $nodes_pids 2>/dev/null || true
     for pid in $nodes_pids; do
         while kill -0 "$pid" 2>/dev/null && [ "$left" -gt 0 ]; do
             sleep 0.5

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One node of a job's Ray cluster, until SIGTERM: `node.sh head` or `node.sh worker`. Called by lib.sh's
+# One node of a job's Ray cluster, until SIGTERM or USR2: `node.sh head` or `node.sh worker`. Called by lib.sh's
 # functions, which export the settings.
 set -uo pipefail
 # shellcheck source=slurm/lib.sh
@@ -45,7 +45,7 @@ end() {
     rm -rf "$GS_SCRATCH"
 }
 
-trap 'on_signal TERM' TERM
+trap 'on_signal TERM' TERM USR2
 ray=''
 trap end EXIT
 for try in 1 2 3; do

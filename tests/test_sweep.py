@@ -145,8 +145,8 @@ def test_the_threads_of_the_driver_change_nothing(faces_root: Path, tmp_path: Pa
     for threads in (1, 2):
         torch.set_num_threads(threads)
         run(sweep(faces_root, attackers__0__attack=attack, attackers__0__search={}), tmp_path / str(threads))
-    assert torch.get_num_threads() == 1, "the config's"
     pd.testing.assert_frame_equal(comparable(tmp_path / "1"), comparable(tmp_path / "2"), rtol=0, atol=0)
+    assert torch.get_num_threads() == 1, "the config's"
 
 
 def test_an_interrupted_sweep_resumes_to_the_same_end(

@@ -75,7 +75,7 @@ def _find(program: str) -> str | None:
     return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
-def until(holds: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
+def until(holds: Callable[[], bool], what: str, seconds: float = 240.0) -> None:
     """Wait until it holds; `TimeoutError` after so many seconds."""
     deadline = time.monotonic() + seconds
     while not holds():
