@@ -1,5 +1,6 @@
 # make sweep   a first result in minutes: installs, runs sweeps/quickstart.yaml, prints the table
 # make test    installs what tests need, then linter, type checker and tests
+# make test-cluster   batch scripts on an emulated Slurm and jobs on a real Ray head: minutes, root for Slurm
 # make lock    renews the pinned versions from pyproject.toml
 
 PYTHON ?= python3
@@ -8,12 +9,15 @@ BIN := $(VENV)/bin
 SWEEP ?= sweeps/quickstart.yaml
 OUT ?= results/quickstart
 
-.PHONY: sweep test lint types tests format bench lock clean
+.PHONY: sweep test test-cluster lint types tests format bench lock clean
 
 sweep: $(VENV)/.run
 	$(BIN)/gradsweep sweep $(SWEEP) --out $(OUT)
 
 test: lint types tests
+
+test-cluster: $(VENV)/.dev
+	$(BIN)/pytest tests/cluster
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -135,3 +136,71 @@ def test_the_scripts_are_clean(file: Path, tmp_path: Path) -> None:
     command = ["shellcheck", "-x", *map(str, ours), str(tmp_path / "job.sh"), str(tmp_path / "array.sh")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
+
+
+def function(tmp_path: Path, call: str, **environment: str) -> str:
+    """What a call of one of lib.sh's functions prints."""
+    settings = {
+        "GRADSWEEP_HOME": "/home/of/it",
+        "GS_RUN": "/run",
+        "GS_OUT": "/out",
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+    }
+    done = subprocess.run(
+        ["bash", "-euc", f'. "{ROOT}/slurm/lib.sh"; {call}'],
+        cwd=tmp_path,
+        env=settings | environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_cpus_and_gpus_are_those_of_the_allocation(tmp_path: Path) -> None:
+    groups = {"SLURM_JOB_CPUS_PER_NODE": "8(x2),4,16(x3)"}
+    assert [function(tmp_path, f"cpus_of {i}", **groups) for i in range(6)] == [
+        "8",
+        "8",
+        "4",
+        "16",
+        "16",
+        "16",
+    ]
+    pinned = function(tmp_path, "taskset -c 0 bash -c '. \"$0\"; cpus_of 0' " + f'"{ROOT}/slurm/lib.sh"')
+    assert pinned == "1", "without Slurm, those that the process may use"
+    for visible, count in (
+        ("", "0"),
+        ("NoDevFiles", "0"),
+        ("3", "1"),
+        ("0,2,5", "3"),
+        ("GPU-a1,GPU-b2", "2"),
+    ):
+        assert function(tmp_path, "gpus", CUDA_VISIBLE_DEVICES=visible) == count
+
+
+def test_everything_runs_in_the_image_where_there_is_one(tmp_path: Path) -> None:
+    apptainer = tmp_path / "apptainer"
+    apptainer.write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
+    apptainer.chmod(0o755)
+    plain = function(tmp_path, "inside echo 'a b'")
+    assert plain == "a b"
+    image = {"GRADSWEEP_IMAGE": "/i/my image.sif", "GRADSWEEP_BIND": "/data", "GS_SCRATCH": "/s"}
+    binds = f"/home/of/it,{tmp_path},/run,/out,/s,/data"
+    expected = ["exec", "--bind", binds, "--pwd", str(tmp_path), "/i/my image.sif", "ray", "start", "--x=a b"]
+    assert function(tmp_path, "inside ray start '--x=a b'", **image).split("|")[:-1] == expected
+    shown = function(tmp_path, "inside ray", **image, CUDA_VISIBLE_DEVICES="0").split("|")
+    assert shown[5:7] == ["--nv", "/i/my image.sif"]
+
+
+def test_ports_that_are_taken_are_passed_over(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", 20000 + 599 * 20))
+        taken.listen()
+        (tmp_path / "s.yaml").touch()
+        begin = 'begin s.yaml out >/dev/null; echo "$GS_IP:$GS_PORT"; stat -c %a "$RAY_AUTH_TOKEN_PATH"'
+        ports = [function(tmp_path, begin, SLURM_JOB_ID=job) for job in ("599", "7")]
+    assert ports == ["127.0.0.1:20000\n600", "127.0.0.1:20140\n600"]
+    assert not list(tmp_path.glob("gradsweep-*/token")), "removed at the end"

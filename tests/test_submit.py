@@ -31,7 +31,9 @@ def file(faces_root: Path, tmp_path: Path) -> Path:
 
 
 def test_the_token_is_found_where_ray_finds_it_and_not_shown(home: Path) -> None:
-    with pytest.raises(InputError, match="no token for the cluster.*RAY_AUTH_TOKEN_PATH.*ray get-auth-token"):
+    with pytest.raises(
+        InputError, match=r"no token for the cluster.*RAY_AUTH_TOKEN_PATH.*ray get-auth-token"
+    ):
         find_token({})
     default = home / ".ray" / "auth_token"
     default.parent.mkdir()
