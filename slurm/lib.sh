@@ -105,6 +105,10 @@ gpus() {
 # cpus_of I: how many CPUs Slurm gave this job on its node number I, counted from 0, such as "8(x2),4".
 cpus_of() {
     local group times i=0
+    if [ -n "${GS_ONE_NODE:-}" ] && [ -n "${SLURM_CPUS_ON_NODE:-}" ]; then
+        echo "$SLURM_CPUS_ON_NODE" # of this step, which may be less than the job's
+        return
+    fi
     for group in $(echo "${SLURM_JOB_CPUS_PER_NODE:-}" | tr ',' ' '); do
         times=$(echo "$group" | sed -n 's/.*(x\([0-9]*\))/\1/p')
         i=$((i + ${times:-1}))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One sweep on this machine alone, with a Ray of its own: a laptop (CPU, or Apple's GPU), a GPU box, or one
-# node that Slurm gave you (`srun --cpus-per-task=8 slurm/local.sh ...`, or within `salloc`).
+# node of Slurm's (`srun --nodes=1 --cpus-per-task=8 slurm/local.sh ...`).
 #
 #   slurm/local.sh SWEEP.yaml OUT [FLAGS]
 #
@@ -16,7 +16,7 @@ GRADSWEEP_HOME=${GRADSWEEP_HOME:-$(cd "$(dirname "$0")/.." && pwd)}
 sweep=$1 out=$2
 shift 2
 
-export GS_ONE_NODE=1 # within a larger allocation, too
+export GS_ONE_NODE=1 # within a larger allocation, too: what this step has
 begin "$sweep" "$out"
 start_head
 await_nodes

@@ -168,6 +168,8 @@ def test_cpus_and_gpus_are_those_of_the_allocation(tmp_path: Path) -> None:
         "16",
         "16",
     ]
+    step = {"GS_ONE_NODE": "1", "SLURM_CPUS_ON_NODE": "3"}
+    assert function(tmp_path, "cpus_of 0", **groups, **step) == "3"
     pinned = function(tmp_path, "taskset -c 0 bash -c '. \"$0\"; cpus_of 0' " + f'"{ROOT}/slurm/lib.sh"')
     assert pinned == "1", "without Slurm, those that the process may use"
     for visible, count in (

@@ -68,7 +68,23 @@ def missing() -> str | None:
     if os.geteuid() != 0:
         return "emulated hosts need root"
     absent = [name for name in PROGRAMS if _find(name) is None]
-    return f"not installed: {', '.join(absent)} (Debian: slurm-wlm munge iproute2)" if absent else None
+    if absent:
+        return f"not installed: {', '.join(absent)} (Debian: slurm-wlm munge iproute2)"
+    attempt = [
+        "unshare",
+        "--net",
+        "--pid",
+        "--uts",
+        "--mount",
+        "--fork",
+        "--mount-proc",
+        "mount",
+        "--bind",
+        "/tmp",
+        "/tmp",
+    ]
+    done = subprocess.run(attempt, capture_output=True, text=True)
+    return f"namespaces are not allowed here: {done.stderr.strip()}" if done.returncode else None
 
 
 def _find(program: str) -> str | None:
