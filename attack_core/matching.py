@@ -51,6 +51,8 @@ class Matching(Config):
     `images` is how many images to reconstruct (None: as many as the signal holds). `local` says how images explain
     the weight delta of several local steps. `feature_weight` adds for one image the relative squared distance of its
     features to those that the gradients of the first fully connected layer determine (`attack_core.dense`).
+    `packing` is how many restarts are evaluated together (None: all): fewer take less memory, and the figures
+    agree to rounding.
 
     `parametrisation` says what moves: the pixels, from `init` at standard deviation `init_std`, or with
     `deep_prior` the weights of one small untrained network for each restart, which has no init and bounds its
@@ -64,6 +66,7 @@ class Matching(Config):
     kind: Literal["matching"] = "matching"
     iterations: int = 2000
     restarts: int = 1
+    packing: int | None = None
     optimizer: OptimizerName = "adam"
     lr: float | tuple[float, ...] = 0.1
     schedule: Schedule = "none"
@@ -89,6 +92,7 @@ class Matching(Config):
     def __post_init__(self) -> None:
         require(self.iterations >= 1, self, "iterations", "at least 1")
         require(self.restarts >= 1, self, "restarts", "at least 1")
+        require(self.packing is None or self.packing >= 1, self, "packing", "at least 1, or null for all")
         require(self.clamp is None or self.clamp > 0, self, "clamp", "more than 0, or null for none")
         require(self.init_std > 0, self, "init_std", "more than 0")
         require(self.feature_weight >= 0, self, "feature_weight", "at least 0")
@@ -133,7 +137,7 @@ class Matching(Config):
             if not active:
                 break
             factor = rate_factor(self.schedule, iteration, self.iterations)
-            seen = Recorder(problem, candidates, self._prior_factor(iteration))
+            seen = Recorder(problem, candidates, self._prior_factor(iteration), self.packed)
             stepper.step(active, [rate * factor for rate in rates], seen)
             candidates.settle(seen.first, iteration, self.early_stop)
             candidates.clamp(problem.clamp)
@@ -142,11 +146,16 @@ class Matching(Config):
             done = iteration + 1
             if progress is not None:
                 progress(done, self.iterations, min(best.total for best in candidates.best))
-        last = Recorder(problem, candidates, self._prior_factor(done))
+        last = Recorder(problem, candidates, self._prior_factor(done), self.packed)
         if candidates.active():
             last(candidates.active())
         candidates.settle(last.first, done, None)
         return merge_copies(candidates.result(history[:done], done), problem.local.copies)
+
+    @property
+    def packed(self) -> int:
+        """How many restarts are evaluated together."""
+        return self.restarts if self.packing is None else min(self.packing, self.restarts)
 
     @property
     def _annealed(self) -> bool:
@@ -265,15 +274,23 @@ def start(
 
 
 class Recorder:
-    """Evaluates candidates for a stepper and remembers each one's first score, the point before the step."""
+    """Evaluates candidates for a stepper and remembers each one's first score, the point before the step.
 
-    def __init__(self, problem: Problem, candidates: Candidates, prior_factor: float) -> None:
+    At most `packing` candidates are evaluated together.
+    """
+
+    def __init__(self, problem: Problem, candidates: Candidates, prior_factor: float, packing: int) -> None:
         self.first: dict[int, Score] = {}
         self._problem, self._candidates, self._prior_factor = problem, candidates, prior_factor
+        self._packing = packing
         self._restarts = candidates.finite() if problem.compares_restarts else None
 
     def __call__(self, which: list[int]) -> Tensor:
         """See `attack_core.optimizers.Evaluate`."""
+        packs = [which[i : i + self._packing] for i in range(0, len(which), self._packing)]
+        return torch.cat([self._together(pack) for pack in packs])
+
+    def _together(self, which: list[int]) -> Tensor:
         canvases, logits = self._candidates.canvases, self._candidates.logits
         images = torch.stack([canvases[i].image() for i in which])
         soft = None if logits is None else torch.stack([logits[i] for i in which])

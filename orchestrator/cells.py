@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from attack_core.families import matching_part
 from defenses.chain import Chain
 from fl_core.capture import Victim
 from fl_core.celeba import FaceDataset
@@ -17,7 +18,7 @@ from fl_core.errors import InputError
 from fl_core.rng import derive_seed
 from fl_core.server import count_correct
 from orchestrator.capture import Capture, CaptureSource, CaptureStore
-from orchestrator.config import AttackerConfig, CellConfig, SweepConfig, matching_part
+from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
 from orchestrator.identity import canonical
 from orchestrator.parse import cell_settings, suggested_attack, to_plain
 from orchestrator.schema import hp_column
@@ -194,6 +195,7 @@ def rows_of(
         "attack_params": json.dumps(to_plain(spec.attack), sort_keys=True),
         "seed": spec.seed,
         "restarts": matching_part(spec.attack).restarts,
+        "packing": result.packing,
         "accuracy": utility.accuracy if utility else None,
         "weights_accuracy": weights_accuracy,
         "notes": None if result.notes is None else json.dumps(result.notes, ensure_ascii=False),

@@ -132,11 +132,6 @@ class AttackerConfig(Config):
         return bool(self.search or self.families)
 
 
-def matching_part(attack: AnyAttack) -> Matching:
-    """The matching loop of an attack: itself, or what it falls back to."""
-    return attack if isinstance(attack, Matching) else attack.fallback
-
-
 @dataclass(frozen=True, kw_only=True)
 class UtilityConfig(Config):
     """The separate training run that gives a cell's accuracy: its own images, local batch size and rate.
@@ -159,12 +154,15 @@ class UtilityConfig(Config):
 class ExecutionConfig(Config):
     """How trials run: device, threads of one trial, processes, and what is kept.
 
-    `workers: null` fills the cluster. `threads` changes rounding and so is part of every trial's identity.
+    `workers: null` fills the cluster. `threads` changes rounding and so is part of every trial's identity. On Ray a
+    trial takes `threads` CPUs and `gpus_per_trial` GPUs: 0.25 lets four trials share one. null means a whole one
+    where `device` is a GPU (a Mac's counts as one), and none on the CPU.
     """
 
     device: str = "auto"
     threads: int = 1
     workers: int | None = None
+    gpus_per_trial: float | None = None
     controls: bool = True
     lpips: bool = False
     images: Literal["test", "all", "none"] = "test"
@@ -173,6 +171,16 @@ class ExecutionConfig(Config):
     def __post_init__(self) -> None:
         require(self.threads >= 1, self, "threads", "at least 1")
         require(self.workers is None or self.workers >= 1, self, "workers", "at least 1, or null")
+        share = self.gpus_per_trial
+        whole = share is None or 0 <= share <= 1 or share.is_integer()
+        require(whole, self, "gpus_per_trial", "from 0 to 1, or a whole number, or null")
+
+    @property
+    def gpus(self) -> float:
+        """How many GPUs a trial takes on Ray, once `device` is definite."""
+        if self.gpus_per_trial is not None:
+            return self.gpus_per_trial
+        return 0.0 if self.device == "cpu" else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

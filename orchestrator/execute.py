@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import socket
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+import torch
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from fl_core.errors import InputError
+
+DEATHS = 3
+"""How many processes may die under one job, and how many may fail to start on one node in a row."""
+LOOK_SECONDS = 2.0
+"""How often the pool looks at the cluster's nodes."""
+PATIENCE_SECONDS = 120.0
+"""How long a cluster may have no node that fits."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,10 @@ class Executor(Protocol):
     @property
     def capacity(self) -> int:
         """How many jobs can run at the same time."""
+
+    @property
+    def gpu_share(self) -> float:
+        """The share of a GPU that each job holds, where it computes on one."""
 
     @property
     def in_flight(self) -> int:
@@ -54,6 +71,7 @@ class SerialExecutor:
     """One job at a time, in this process, when its result is asked for."""
 
     capacity = 1
+    gpu_share = 1.0
 
     def __init__(self) -> None:
         self._queue: deque[tuple[str, Callable[..., Any], tuple[Any, ...]]] = deque()
@@ -85,40 +103,96 @@ class SerialExecutor:
         """See `Executor.close`."""
 
 
+class WorkerLost(RuntimeError):
+    """The process that ran a job has died under it, again and again."""
+
+
 class _Worker:
     """Lives in a Ray actor; imports stay warm between jobs."""
+
+    def __init__(self, threads: int) -> None:
+        # Ray sets it from the actor's CPUs, but not where the node's environment names another number.
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+
+    def ready(self) -> None:
+        """Answered once the process runs."""
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
 
-class RayExecutor:
-    """A pool of actors with one CPU each (and a share of a GPU where the cluster has one)."""
+@dataclass(eq=False)
+class _Job:
+    """A job, and how many processes have died under it while their node lived."""
 
-    def __init__(self, address: str, *, workers: int | None, threads: int) -> None:
-        """Connect to the cluster at `address`, or start Ray on this machine for `local`."""
+    key: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    deaths: int = 0
+
+
+@dataclass(eq=False, frozen=True)
+class _Member:
+    """An actor of the pool, and the id of the node that it is bound to."""
+
+    actor: Any
+    node: str
+
+
+class RayExecutor:
+    """Actors on every node that has room for one: a trial's CPUs, and its share of a GPU where it takes one.
+
+    The pool follows the cluster. Nodes that join get actors within seconds; what ran on a node that leaves, or in a
+    process that dies, runs again elsewhere. Ray restarts nothing by itself: every actor is bound to a node, so that
+    none waits for one that is gone. A job under which `DEATHS` processes have died on living nodes ends with
+    `WorkerLost`, one whose process Ray's memory monitor has ended with `MemoryError`.
+
+    Shared values lie on the driver's node: they last as long as the driver.
+    """
+
+    def __init__(self, address: str, *, workers: int | None, threads: int, gpus: float = 0.0) -> None:
+        """Connect to the cluster at `address`, or start Ray on this machine for `local`.
+
+        At most `workers` actors (None: as many as fit), each with `threads` CPUs and `gpus` GPUs: a whole number, or
+        a share of one. Raises `InputError` where no cluster answers.
+        """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         named = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
         try:
             if ":" in named:
                 _reach(named)
-            _connect(named, cpus=(workers or os.cpu_count() or 1) * threads)
+            _connect(named, cpus=workers * threads if workers else max(threads, _usable_cpus()))
         except (OSError, ValueError, RuntimeError) as error:
-            line = str(error).splitlines()[0]
-            raise InputError(f"No Ray cluster answers at {named!r} ({line}); try --address local.") from error
-        resources = ray.cluster_resources()
-        fitting = max(1, int(resources.get("CPU", 1)) // threads)
-        self.capacity = min(workers or fitting, fitting)
-        gpus = min(1.0, resources.get("GPU", 0.0) / self.capacity)
-        actor = ray.remote(num_cpus=threads, num_gpus=gpus, max_restarts=-1, max_task_retries=2)(_Worker)
-        self._idle = [actor.remote() for _ in range(self.capacity)]
-        self._running: dict[ray.ObjectRef, tuple[str, Any]] = {}
-        self._queue: deque[tuple[str, Callable[..., Any], tuple[Any, ...]]] = deque()
+            raise InputError(
+                f"No Ray cluster answers at {named!r} ({_one_line(error)}); try --address local."
+            ) from error
+        self._threads, self.gpu_share = threads, gpus
+        self._most = math.inf if workers is None else workers
+        self._patience = 0.0 if named == "local" else PATIENCE_SECONDS
+        self._members: list[_Member] = []
+        self._starting: dict[ray.ObjectRef, _Member] = {}
+        self._idle: deque[_Member] = deque()
+        self._running: dict[ray.ObjectRef, tuple[_Job, _Member]] = {}
+        self._queue: deque[_Job] = deque()
+        self._finished: deque[Done] = deque()
+        self._failed_starts: Counter[str] = Counter()
+        self._staffed_at = time.monotonic()
+        try:
+            self._follow_cluster()
+        except BaseException:
+            ray.shutdown()
+            raise
+
+    @property
+    def capacity(self) -> int:
+        """See `Executor.capacity`: the actors now, those that are still starting among them."""
+        return max(1, len(self._members))
 
     @property
     def in_flight(self) -> int:
         """See `Executor.in_flight`."""
-        return len(self._running) + len(self._queue)
+        return len(self._running) + len(self._queue) + len(self._finished)
 
     def share(self, value: object) -> Any:
         """See `Executor.share`: the value goes into Ray's object store once."""
@@ -126,26 +200,21 @@ class RayExecutor:
 
     def submit(self, key: str, function: Callable[..., Any], *arguments: Any) -> None:
         """See `Executor.submit`."""
-        self._queue.append((key, function, arguments))
+        self._queue.append(_Job(key, function, arguments))
         self._start()
 
     def next_done(self, timeout: float) -> Done | None:
-        """See `Executor.next_done`."""
-        if not self._running:
-            time.sleep(0 if self._queue else timeout)
-            return None
-        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout)
-        if not ready:
-            return None
-        key, actor = self._running.pop(ready[0])
-        self._idle.append(actor)
-        self._start()
-        try:
-            return Done(key, ray.get(ready[0]))
-        except RayTaskError as error:
-            return Done(key, error=error.cause if isinstance(error.cause, Exception) else error)
-        except RayActorError as error:
-            return Done(key, error=RuntimeError(f"the worker process died: {str(error).splitlines()[0]}"))
+        """See `Executor.next_done`; raises `InputError` after `PATIENCE_SECONDS` without any node that fits."""
+        deadline = time.monotonic() + timeout
+        while not self._finished:
+            if time.monotonic() - self._looked_at >= LOOK_SECONDS:
+                self._follow_cluster()
+            left = max(0.0, deadline - time.monotonic())
+            self._settle_ready(min(left, LOOK_SECONDS))
+            self._start()
+            if left == 0.0:
+                break
+        return self._finished.popleft() if self._finished else None
 
     def close(self) -> None:
         """End the actors and, for a local Ray, Ray itself."""
@@ -153,9 +222,148 @@ class RayExecutor:
 
     def _start(self) -> None:
         while self._queue and self._idle:
-            key, function, arguments = self._queue.popleft()
-            actor = self._idle.pop(0)
-            self._running[actor.run.remote(function, *arguments)] = (key, actor)
+            job, member = self._queue.popleft(), self._idle.popleft()
+            self._running[member.actor.run.remote(job.function, *job.arguments)] = (job, member)
+
+    def _settle_ready(self, timeout: float) -> None:
+        """Wait for anything to happen, then take all that has: actors get their next jobs together."""
+        waiting = [*self._running, *self._starting]
+        if not waiting:
+            time.sleep(timeout)
+        elif ray.wait(waiting, timeout=timeout)[0]:
+            for ref in ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]:
+                # A loss that was settled before this one may have taken it along.
+                if ref in self._starting:
+                    self._settle_start(ref)
+                elif ref in self._running:
+                    self._settle_job(ref)
+
+    def _settle_start(self, ref: ray.ObjectRef) -> None:
+        member = self._starting.pop(ref)
+        try:
+            ray.get(ref)
+        except RayError as error:
+            self._drop(member)
+            # Memory that is short now may not be so later.
+            self._failed_starts[member.node] += not isinstance(error, OutOfMemoryError)
+            log.warning("A worker did not start on node %s: %s", member.node[:8], _one_line(error))
+        else:
+            self._failed_starts.pop(member.node, None)
+            self._idle.append(member)
+
+    def _settle_job(self, ref: ray.ObjectRef) -> None:
+        job, member = self._running.pop(ref)
+        try:
+            done = Done(job.key, ray.get(ref))
+        except RayTaskError as error:
+            done = Done(job.key, error=error.cause if isinstance(error.cause, Exception) else error)
+        except OutOfMemoryError as error:
+            self._drop(member)
+            self._finished.append(Done(job.key, error=MemoryError(_one_line(error))))
+            return
+        except RayError as error:
+            self._drop(member)
+            self._again(job, error, at_fault=member.node in _alive_nodes())
+            return
+        self._idle.append(member)
+        self._finished.append(done)
+
+    def _again(self, job: _Job, reason: Exception | str, *, at_fault: bool) -> None:
+        """Put a job whose process is lost back to the front, unless too many have died under it."""
+        job.deaths += at_fault
+        if job.deaths >= DEATHS:
+            text = f"{job.deaths} worker processes died under it, the last: {_one_line(reason)}"
+            self._finished.append(Done(job.key, error=WorkerLost(text)))
+            return
+        log.warning("Job %s lost its worker and runs again: %s", job.key, _one_line(reason))
+        self._queue.appendleft(job)
+
+    def _drop(self, member: _Member) -> None:
+        self._members.remove(member)
+        ray.kill(member.actor)
+        # What it was is replaced at the next look at the cluster, which is due now.
+        self._looked_at = -math.inf
+
+    def _follow_cluster(self) -> None:
+        """Give up the actors of nodes that have left, and start actors where there is room."""
+        nodes = _alive_nodes()
+        for member in [member for member in self._members if member.node not in nodes]:
+            self._leave(member)
+        for node, resources in nodes.items():
+            if self._failed_starts[node] >= DEATHS:
+                continue
+            there = sum(member.node == node for member in self._members)
+            room = slots(resources, threads=self._threads, gpus=self.gpu_share) - there
+            for _ in range(int(min(room, self._most - len(self._members)))):
+                self._add(node)
+        self._looked_at = time.monotonic()
+        if self._members:
+            self._staffed_at = self._looked_at
+        elif self._looked_at - self._staffed_at >= self._patience:
+            raise InputError(self._nobody(nodes))
+
+    def _leave(self, member: _Member) -> None:
+        """The member's node is gone, and with it what it was doing."""
+        log.warning("Node %s has left the cluster.", member.node[:8])
+        self._members.remove(member)
+        if member in self._idle:
+            self._idle.remove(member)
+        self._starting = {ref: other for ref, other in self._starting.items() if other is not member}
+        for ref, (job, other) in list(self._running.items()):
+            if other is member:
+                del self._running[ref]
+                self._again(job, "its node has left the cluster", at_fault=False)
+
+    def _add(self, node: str) -> None:
+        worker = ray.remote(num_cpus=self._threads, num_gpus=self.gpu_share)(_Worker)
+        bound = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+        member = _Member(worker.options(scheduling_strategy=bound).remote(self._threads), node)
+        self._members.append(member)
+        self._starting[member.actor.ready.remote()] = member
+
+    def _nobody(self, nodes: Mapping[str, object]) -> str:
+        """Why there is nobody to do the work."""
+        failing = [node for node in nodes if self._failed_starts[node] >= DEATHS]
+        if failing:
+            return (
+                f"No worker starts on any of {len(failing)} nodes of the Ray cluster: see the warnings above."
+            )
+        wanted = f"{self._threads} CPUs" + (f" and {self.gpu_share:g} GPUs" if self.gpu_share else "")
+        return (
+            f"No node of the Ray cluster has the {wanted} that a trial takes (execution.threads, "
+            "execution.gpus_per_trial); ask for less, or add a node and run this again."
+        )
+
+
+def slots(resources: Mapping[str, float], *, threads: int, gpus: float) -> int:
+    """How many trials of `threads` CPUs and `gpus` GPUs fit on a node of these resources.
+
+    Shares of a GPU do not add up over GPUs: three trials of 0.4 GPUs need two.
+    """
+    fitting = int(resources.get("CPU", 0.0) // threads)
+    if not gpus:
+        return fitting
+    present = resources.get("GPU", 0.0)
+    # Ray counts in ten-thousandths, so 0.3333 stands for a third.
+    on_gpus = int(present) * int(1.0 / gpus + 1e-6) if gpus < 1 else int(present // gpus)
+    return min(fitting, on_gpus)
+
+
+def _alive_nodes() -> dict[str, dict[str, float]]:
+    """The resources of every node that the cluster holds for alive, by its id."""
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+def _usable_cpus() -> int:
+    """The CPUs that this process may use, which are fewer than the machine's under Slurm."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _one_line(reason: object) -> str:
+    """Ray's messages are paragraphs with the cause somewhere in the middle."""
+    return " ".join(str(reason).split())[:400] or type(reason).__name__
 
 
 @retry(
@@ -193,8 +401,8 @@ def _reach(address: str) -> None:
     socket.create_connection((host, int(port)), timeout=5.0).close()
 
 
-def make_executor(address: str, *, workers: int | None, threads: int) -> Executor:
+def make_executor(address: str, *, workers: int | None, threads: int, gpus: float = 0.0) -> Executor:
     """`serial` runs in this process; `local` starts Ray here; anything else is a Ray cluster's address."""
     if address == "serial":
         return SerialExecutor()
-    return RayExecutor(address, workers=workers, threads=threads)
+    return RayExecutor(address, workers=workers, threads=threads, gpus=gpus)

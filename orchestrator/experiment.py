@@ -14,7 +14,7 @@ from typing import Any, NoReturn, get_args
 from rich.console import Console
 
 from attack_core.candidates import EarlyStop
-from attack_core.families import NAMED, AnyAttack
+from attack_core.families import NAMED, AnyAttack, matching_part, with_matching_part
 from attack_core.inits import Init
 from attack_core.labels import LabelStrategy
 from attack_core.matching import Matching, Preset
@@ -36,7 +36,6 @@ from orchestrator.config import (
     ExecutionConfig,
     SweepConfig,
     VictimsConfig,
-    matching_part,
 )
 from orchestrator.files import write_atomically
 from orchestrator.outputs import write_outputs
@@ -182,7 +181,7 @@ class Experiment:
         changed = {name: getattr(described, name) for flag in self.given if (name := flags[flag])}
         chosen = NAMED[self.attack]
         part = dataclasses.replace(matching_part(chosen), **changed)
-        return part if isinstance(chosen, Matching) else dataclasses.replace(chosen, fallback=part)
+        return with_matching_part(chosen, part)
 
     def _matching(self) -> Matching:
         init: Init = "fourier" if self.fft_init else "normal"

@@ -44,6 +44,7 @@ def _fixed(plain: dict[str, Any]) -> dict[str, Any]:
     copy["study"].pop("suggestions")
     copy["victims"].pop("test")
     copy["execution"].pop("workers")
+    copy["execution"].pop("gpus_per_trial", None)
     copy["execution"].pop("keep_captures")
     return copy
 

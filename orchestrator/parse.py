@@ -6,7 +6,8 @@ import copy
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,9 @@ from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
 from orchestrator.space import FAMILY, Params, of_family
 
 T = TypeVar("T")
+
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+"""What pydantic knows of a type: some 10 ms to find out, and needed several times for every trial."""
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
@@ -79,14 +83,15 @@ def build(kind: type[T], tree: object, *, where: str) -> T:
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}.") from error
     try:
-        return TypeAdapter(kind).validate_json(text)
+        built: T = _adapter(kind).validate_json(text)
+        return built
     except ValidationError as error:
         raise InputError(f"{where}: {_explain(kind, tree, error)}") from error
 
 
 def to_plain(config: object) -> Any:
     """A config dataclass as plain JSON data, such that `build` gives it back."""
-    return json.loads(TypeAdapter(type(config)).dump_json(config))
+    return json.loads(_adapter(type(config)).dump_json(config))
 
 
 def put(tree: dict[str, Any], dotted: str, value: object, *, where: str) -> None:
@@ -251,5 +256,5 @@ def _known_keys(kind: type[Any]) -> list[str]:
             for value in node:
                 visit(value)
 
-    visit(TypeAdapter(kind).json_schema())
+    visit(_adapter(kind).json_schema())
     return sorted(found | {f.name for f in dataclasses.fields(kind)})

@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attack_core.analytic import Analytic
 from attack_core.auto import Auto
-from attack_core.families import AnyAttack
+from attack_core.families import AnyAttack, matching_part
 from fl_core.models import ModelConfig, build_model
-from orchestrator.config import AttackerConfig, FamilyConfig, SweepConfig, matching_part
+from orchestrator.config import AttackerConfig, FamilyConfig, SweepConfig
 from orchestrator.parse import cell_settings
 from orchestrator.space import IntRange, Parameter
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from fl_core.errors import InputError
 from orchestrator.space import Choice, FloatRange, IntRange, Parameter
 
-VERSION = "2"
+VERSION = "3"
 """Of the results folder; written into every file's metadata."""
 
 _S, _F, _I, _B = pa.string(), pa.float64(), pa.int64(), pa.bool_()
@@ -67,6 +67,7 @@ BASE: tuple[tuple[str, pa.DataType], ...] = (
     ("match_loss", _F),
     ("iterations", _I),
     ("restarts", _I),
+    ("packing", _I),
     ("candidates_failed", _I),
     ("seconds", _F),
     ("cpu_seconds", _F),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
 from fl_core.errors import InputError
@@ -25,6 +26,25 @@ class Suggestion:
 
     number: int
     params: Params
+
+
+class _TPE(optuna.samplers.TPESampler):
+    """TPE that knows the parameters which every suggestion has, where it is given them.
+
+    Optuna's own goes through all earlier suggestions at every ask to find out: a third of the time an ask takes.
+    """
+
+    def __init__(self, same: dict[str, BaseDistribution] | None, *, seed: int, startup: int) -> None:
+        super().__init__(seed=seed, n_startup_trials=startup)
+        self._same = same
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """See `optuna.samplers.BaseSampler`."""
+        if self._same is None:
+            return super().infer_relative_search_space(study, trial)
+        return {name: kind for name, kind in sorted(self._same.items()) if not kind.single()}
 
 
 class Study:
@@ -118,5 +138,6 @@ class Study:
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         seed = derive_seed("study", self.name, self._seed, number) % 2**32
         if self._config.sampler == "tpe":
-            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._config.startup)
+            same = None if self._space.families or not self._asked else self._asked[0].distributions
+            return _TPE(same, seed=seed, startup=self._config.startup)
         return optuna.samplers.RandomSampler(seed=seed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -31,6 +32,8 @@ Row = dict[str, Any]
 
 FLUSH_ROWS = 200
 FLUSH_SECONDS = 30.0
+SYNC_SECONDS = 0.1
+"""How soon after a sync of the log the next one may be: thousands of short trials would wait for the disk."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class ResultStore:
         self._studies: dict[tuple[str, int], StudyRow] = {}
         self._rows: dict[str, list[Row]] = {}
         self._flushed_at = time.monotonic()
+        self._synced_at = -math.inf
         self._part = 0
 
     def __enter__(self) -> ResultStore:
@@ -113,7 +117,9 @@ class ResultStore:
         rows = [
             {k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()} for row in trial.rows
         ]
-        self._log({"trial": trial.trial_id, "rows": rows, "images": images})
+        # A killed process loses nothing that was written; a power cut takes what was not synced, which is run again.
+        due = time.monotonic() - self._synced_at > SYNC_SECONDS
+        self._log({"trial": trial.trial_id, "rows": rows, "images": images}, sync=due)
         self._rows[trial.trial_id] = list(trial.rows)
         self._pending.append(trial)
         due = time.monotonic() - self._flushed_at > FLUSH_SECONDS
@@ -125,7 +131,8 @@ class ResultStore:
         if self._studies.get((row.study, row.suggestion)) == row:
             return
         self._studies[(row.study, row.suggestion)] = row
-        self._log({"suggestion": vars(row)})
+        # Synced together with the next trial: a suggestion that a power cut takes is made again as it was.
+        self._log({"suggestion": vars(row)}, sync=False)
 
     def flush(self) -> None:
         """Move the log's content into Parquet."""
@@ -166,11 +173,13 @@ class ResultStore:
     def _log_path(self) -> Path:
         return self.folder / "pending.jsonl"
 
-    def _log(self, entry: Row) -> None:
+    def _log(self, entry: Row, *, sync: bool) -> None:
         with self._log_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, allow_nan=True) + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
+                self._synced_at = time.monotonic()
 
     def _write_part(self, name: str, table: pa.Table) -> None:
         self._part += 1

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,11 @@ from orchestrator.provenance import provenance
 from orchestrator.schema import trials_schema
 from orchestrator.search import Study
 from orchestrator.store import FinishedTrial, ResultStore, picture_rows
-from orchestrator.trial import TrialResult, TrialSpec, run_trial
+from orchestrator.trial import TrialResult, TrialSpec, packings, ran_out, run_trial, unfinished
 from orchestrator.utility import UtilityResult, run_utility
+
+_SPARE = 8
+"""How many trials at most wait for a free worker at the executor, so that none idles while the driver is busy."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,15 @@ def resolve(config: SweepConfig) -> SweepConfig:
 
 
 def run_sweep(
-    config: SweepConfig, out: Path, *, address: str, reporter: Reporter, cells: str = "*"
+    config: SweepConfig,
+    out: Path,
+    *,
+    address: str,
+    reporter: Reporter,
+    cells: str = "*",
+    job: Callable[..., TrialResult] | None = None,
 ) -> Outcome:
-    """Run or resume the sweep in the folder `out`; `cells` is a pattern of cell names.
+    """Run or resume the sweep in the folder `out`; `cells` is a pattern of cell names, `job` see `Driver`.
 
     Raises `InputError` for bad input. Finished trials are on disk whatever happens.
     """
@@ -76,11 +84,12 @@ def run_sweep(
         prepared = [
             Cell.prepare(config, cell, faces.of(cell_settings(config, cell)), captures) for cell in chosen
         ]
-        driver = Driver(prepared, config, store, reporter)
+        driver = Driver(prepared, config, store, reporter, job=job)
         driver.plan()
         if driver.unfinished:
+            execution = config.execution
             executor = make_executor(
-                address, workers=config.execution.workers, threads=config.execution.threads
+                address, workers=execution.workers, threads=execution.threads, gpus=execution.gpus
             )
             try:
                 driver.run(executor)
@@ -110,17 +119,28 @@ class _FaceCache:
 
 
 class Driver:
-    """Keeps studies moving: what is in the store already is taken from there, the rest goes to the executor."""
+    """Keeps studies moving: what is in the store already is taken from there, the rest goes to the executor.
+
+    `job` is what a worker does for a trial: `trial_job`, or what a measurement puts in its place.
+    """
 
     def __init__(
-        self, cells: Sequence[Cell], config: SweepConfig, store: ResultStore, reporter: Reporter
+        self,
+        cells: Sequence[Cell],
+        config: SweepConfig,
+        store: ResultStore,
+        reporter: Reporter,
+        *,
+        job: Callable[..., TrialResult] | None = None,
     ) -> None:
         self._config, self._store, self._reporter = config, store, reporter
+        self._job = job or trial_job
         self._studies = [self._study(cell, attacker) for cell in cells for attacker in config.attackers]
         self._cells = list(cells)
         self._utility: dict[str, UtilityResult] = {}
         self._waiting: deque[tuple[CellStudy, TrialSpec]] = deque()
         self._running: dict[str, tuple[CellStudy, TrialSpec, Released]] = {}
+        self._attempts: Counter[str] = Counter()
         self._utility_jobs: dict[str, list[Cell]] = {}
         self._utility_running: set[str] = set()
         self._shared: dict[tuple[str, int], tuple[Any, Any, Any, Any, Released]] = {}
@@ -204,17 +224,18 @@ class Driver:
 
     def _fill(self, executor: Executor) -> None:
         held: list[tuple[CellStudy, TrialSpec]] = []
-        # One spare job a worker hides the time between a result and the next submission.
-        while self._waiting and executor.in_flight < 2 * executor.capacity:
+        # Spare jobs hide the time between results and the next submissions.
+        most = executor.capacity + min(executor.capacity, _SPARE)
+        while self._waiting and executor.in_flight < most:
             study, spec = self._waiting.popleft()
             if spec.phase == "test" and any(study.cell in cells for cells in self._utility_jobs.values()):
                 held.append((study, spec))  # Its rows name the accuracy, which is still being measured.
                 continue
             state, record, truth, mean, released = self._handles(study.cell, spec, executor)
             self._running[spec.trial_id] = (study, spec, released)
-            job = _trial_job
+            job = partial(self._job, attempt=self._attempts[spec.trial_id])
             if isinstance(executor, SerialExecutor):
-                job = partial(_trial_job, progress=self._reporter.iteration)
+                job = partial(job, progress=self._reporter.iteration)
             executor.submit(spec.trial_id, job, spec, state, record, truth, mean)
         self._waiting.extendleft(reversed(held))
 
@@ -234,7 +255,7 @@ class Driver:
                 self._states[weights.hash],
                 executor.share(light),
                 executor.share(capture.truth),
-                cell.public_mean,
+                executor.share(cell.public_mean),
                 Released.of(capture, victim),
             )
         return self._shared[key]
@@ -244,10 +265,15 @@ class Driver:
             self._finish_utility(done)
             return
         study, spec, released = self._running.pop(done.key)
+        tries = packings(spec.attack)[: self._attempts[spec.trial_id] + 1]
+        if isinstance(done.error, MemoryError) and tries != packings(spec.attack):
+            self._attempts[spec.trial_id] += 1
+            self._waiting.appendleft((study, spec))
+            return
         if spec.phase == "test":
             # Another attacker's trial may still run on it, or come later and share it anew.
             self._shared.pop((spec.capture, spec.victim), None)
-        result: TrialResult = done.result if done.error is None else _crashed(spec, done.error)
+        result: TrialResult = done.result if done.error is None else _lost(spec, tries, done.error)
         rows = rows_of(
             study.cell,
             spec,
@@ -306,35 +332,23 @@ class Driver:
         self._utility |= dict.fromkeys(names, result)
 
 
-def _trial_job(
+def trial_job(
     spec: TrialSpec,
     state: ModelState,
     record: RoundRecord,
     truth: Truth,
     mean_image: torch.Tensor,
+    *,
+    attempt: int = 0,
     progress: Progress | None = None,
 ) -> TrialResult:
-    """What a worker does: put the shared weights back into the record, and run."""
-    return run_trial(spec, dataclasses.replace(record, state=state), truth, mean_image, progress=progress)
+    """What a worker does for a trial: put the shared weights back into the record, and run."""
+    whole = dataclasses.replace(record, state=state)
+    return run_trial(spec, whole, truth, mean_image, attempt=attempt, progress=progress)
 
 
-def _crashed(spec: TrialSpec, error: BaseException) -> TrialResult:
-    lines = str(error).splitlines() or [""]
-    return TrialResult(
-        trial_id=spec.trial_id,
-        status="failed",
-        error=f"{type(error).__name__}: {lines[0]}",
-        scores=(),
-        method=None,
-        notes=None,
-        label_accuracy=None,
-        match_loss=None,
-        iterations=None,
-        candidates_failed=None,
-        seconds=0.0,
-        cpu_seconds=0.0,
-        device=spec.device,
-        peak_memory_mb=0.0,
-        host="",
-        started_at=datetime.now(UTC),
-    )
+def _lost(spec: TrialSpec, tries: Sequence[int], error: BaseException) -> TrialResult:
+    """The result of a trial whose job raised, or whose process is gone, after these packings."""
+    line = next(iter(str(error).splitlines()), "")
+    what = ran_out(tries) if isinstance(error, MemoryError) else type(error).__name__
+    return unfinished(spec, f"{what}: {line}", packing=tries[-1])

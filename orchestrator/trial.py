@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import resource
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 
 from attack_core.controls import norm_matched_noise
-from attack_core.families import AnyAttack
+from attack_core.families import AnyAttack, matching_part, with_matching_part
 from attack_core.metrics import (
     Lpips,
     assign,
@@ -41,6 +42,9 @@ from orchestrator.identity import content_hash
 
 EXACT_DB = 150.0
 """What an exact reconstruction, of infinite PSNR, counts as in a mean: about the best that float32 pixels allow."""
+
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "MPS backend out of memory", "std::bad_alloc")
+"""What the messages of allocators hold that raise nothing more special than a `RuntimeError`."""
 
 Phase = Literal["tune", "test", "grid", "control"]
 Status = Literal["ok", "failed", "not_observable"]
@@ -102,7 +106,8 @@ class TrialResult:
     """What a trial ended with: status, one score for each true image (none if it failed), cost.
 
     `method` and `notes` are the attack's own words on what it did; `label_accuracy` is the share of the signal's
-    labels that it found, in any order. All three are null without scores.
+    labels that it found, in any order. All three are null without scores. `packing` is how many restarts were last
+    run together: the attack's own setting, or less after memory had run out.
     """
 
     trial_id: str
@@ -115,6 +120,7 @@ class TrialResult:
     match_loss: float | None
     iterations: int | None
     candidates_failed: int | None
+    packing: int
     seconds: float
     cpu_seconds: float
     device: str
@@ -138,40 +144,115 @@ def run_trial(
     truth: Truth,
     mean_image: torch.Tensor | None,
     *,
+    attempt: int = 0,
     progress: Progress | None = None,
 ) -> TrialResult:
     """Attack what the threat model leaves of `record` and score it.
 
     `mean_image` (3, S, S) is the mean public image. Attack failures and what the threat model hides become the
-    result's status; bad input (`InputError`) and programming errors are raised.
+    result's status; bad input (`InputError`) and programming errors are raised. Where memory runs out, the trial runs
+    once more with the next of its `packings`; `attempt` says with which of them to begin.
     """
-    started = datetime.now(UTC)
-    device = pick_device(spec.device)
-    _reset_peak(device)
+    started, device, tries = datetime.now(UTC), pick_device(spec.device), packings(spec.attack)
+    begin, cpu = time.perf_counter(), time.process_time()
+    detail = ""
     with _threads(spec.threads):
-        begin, cpu = time.perf_counter(), time.process_time()
-        error: str | None = None
-        status: Status = "ok"
-        attacked = None
-        try:
-            attacked = _attack(spec, record, truth, mean_image, device, progress)
-        except NotObservable as hidden:
-            status, error = "not_observable", str(hidden)
-        except AttackFailed as failure:
-            status, error = "failed", str(failure)
-        except InputError as failure:
-            # A signal that an attack cannot take (numbers that are not finite, say) is this trial's end only.
-            status, error = "failed", str(failure)
-        except torch.cuda.OutOfMemoryError as failure:
-            status, error = "failed", f"out of memory on {device}: {str(failure).splitlines()[0]}"
-        seconds = attacked.seconds if attacked else time.perf_counter() - begin
-        cpu_seconds = attacked.cpu_seconds if attacked else time.process_time() - cpu
-        scores = _score(spec, attacked, truth, mean_image) if attacked else ()
+        for packing in tries[attempt:]:
+            _reset_peak(device)
+            try:
+                return _run(spec, packing, record, truth, mean_image, device, progress, started)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                # The text alone: the traceback keeps the tensors of the attack alive.
+                detail = _brief(error)
+            _free(device)
+    return replace(
+        unfinished(spec, f"{ran_out(tries)} on {device}: {detail}", packing=tries[-1]),
+        seconds=time.perf_counter() - begin,
+        cpu_seconds=time.process_time() - cpu,
+        device=str(device),
+        peak_memory_mb=_peak_mb(device),
+        host=socket.gethostname(),
+        started_at=started,
+    )
+
+
+def packings(attack: AnyAttack) -> tuple[int, ...]:
+    """How many restarts run together: as many as the attack says and, should memory not suffice for them, half."""
+    packed = matching_part(attack).packed
+    return (packed, packed // 2) if packed > 1 else (packed,)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is how Python, CUDA, MPS or the CPU's allocators say that memory has run out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def ran_out(tries: Sequence[int]) -> str:
+    """What an `error` says of memory that did not suffice for these packings, in turn."""
+    return f"out of memory with {' and then '.join(map(str, tries))} restarts at a time"
+
+
+def unfinished(spec: TrialSpec, error: str, *, packing: int) -> TrialResult:
+    """The failed result of a trial that has not come to its end: nothing in it was measured."""
+    return TrialResult(
+        trial_id=spec.trial_id,
+        status="failed",
+        error=error,
+        scores=(),
+        method=None,
+        notes=None,
+        label_accuracy=None,
+        match_loss=None,
+        iterations=None,
+        candidates_failed=None,
+        packing=packing,
+        seconds=0.0,
+        cpu_seconds=0.0,
+        device=spec.device,
+        peak_memory_mb=0.0,
+        host="",
+        started_at=datetime.now(UTC),
+    )
+
+
+def _run(
+    spec: TrialSpec,
+    packing: int,
+    record: RoundRecord,
+    truth: Truth,
+    mean_image: torch.Tensor | None,
+    device: torch.device,
+    progress: Progress | None,
+    started: datetime,
+) -> TrialResult:
+    """One try, with `packing` restarts at a time."""
+    part = matching_part(spec.attack)
+    if packing != part.packed:
+        spec = replace(spec, attack=with_matching_part(spec.attack, replace(part, packing=packing)))
+    begin, cpu = time.perf_counter(), time.process_time()
+    error: str | None = None
+    status: Status = "ok"
+    attacked = None
+    try:
+        attacked = _attack(spec, record, truth, mean_image, device, progress)
+    except NotObservable as hidden:
+        status, error = "not_observable", str(hidden)
+    except AttackFailed as failure:
+        status, error = "failed", str(failure)
+    except InputError as failure:
+        # A signal that an attack cannot take (numbers that are not finite, say) is this trial's end only.
+        status, error = "failed", str(failure)
+    seconds = attacked.seconds if attacked else time.perf_counter() - begin
+    cpu_seconds = attacked.cpu_seconds if attacked else time.process_time() - cpu
     return TrialResult(
         trial_id=spec.trial_id,
         status=status,
         error=error,
-        scores=scores,
+        scores=_score(spec, attacked, truth, mean_image) if attacked else (),
         method=attacked.found.method if attacked else None,
         notes=attacked.found.notes if attacked else None,
         label_accuracy=label_accuracy(attacked.found.labels.cpu(), truth.example_labels())
@@ -180,6 +261,7 @@ def run_trial(
         match_loss=attacked.found.loss if attacked else None,
         iterations=attacked.found.iterations if attacked else None,
         candidates_failed=attacked.found.failed if attacked else None,
+        packing=packing,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
         device=str(device),
@@ -281,6 +363,18 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _brief(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _free(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def _reset_peak(device: torch.device) -> None:
