@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -73,18 +74,14 @@ def said(work: Path, pattern: str = "gradsweep-*") -> str:
     return "\n".join(f"--- {path}\n{path.read_text()}" for path in found)
 
 
-def finished(out: Path) -> int:
-    """How many trials have a result on disk."""
+def hosts(out: Path) -> list[str]:
+    """Where each trial ran that has a result on disk."""
+    found = [
+        host for part in sorted(out.glob("trials/part-*.parquet")) for host in pd.read_parquet(part)["host"]
+    ]
     log = out / "pending.jsonl"
-    logged = sum('"trial"' in line for line in log.read_text().splitlines()) if log.exists() else 0
-    parts = sorted(out.glob("trials/part-*.parquet"))
-    return logged + sum(len(pd.read_parquet(part)) for part in parts)
-
-
-def worked(out: Path, host: str) -> bool:
-    """Whether a trial that is still in the log was finished by this host."""
-    log = out / "pending.jsonl"
-    return log.exists() and f'"host": "{host}"' in log.read_text()
+    lines = log.read_text().splitlines() if log.exists() else []
+    return found + [match[1] for line in lines if (match := re.search(r'"host": "(\w+)"', line))]
 
 
 def command_lines() -> list[str]:
@@ -112,7 +109,7 @@ def test_two_nodes_share_a_sweep_and_leave_nothing_behind(
     out = work / "two"
     job = submit(cluster, work, "sweep.sbatch", "small.yaml", str(out), options=("--gpus-per-node=1",))
     token = work / f"gradsweep-{job}" / "token"
-    until(lambda: finished(out) >= 2 or cluster.job(job, "JobState") in ENDED, "two trials")
+    until(lambda: len(hosts(out)) >= 2 or cluster.job(job, "JobState") in ENDED, "two trials")
     secret = token.read_text()
     assert len(secret) == 64
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
@@ -137,11 +134,11 @@ def test_a_job_that_is_told_to_stop_requeues_itself_and_resumes(
 ) -> None:
     out = work / "requeued"
     job = submit(cluster, work, "sweep.sbatch", "small.yaml", str(out))
-    until(lambda: finished(out) >= 4, "four trials")
+    until(lambda: len(hosts(out)) >= 4, "four trials")
     # What Slurm sends before the time limit, to the batch shell alone.
     cluster.slurm("scancel", "--batch", "--signal=USR1", job)
     until(lambda: cluster.job(job, "Restarts") == "1", "a restart")
-    before = finished(out)
+    before = len(hosts(out))
     assert 4 <= before < TRIALS
     assert ended(cluster, job) == "COMPLETED", said(work)
     output = (work / f"gradsweep-{job}.out").read_text()
@@ -159,9 +156,9 @@ def test_a_job_that_is_told_to_stop_requeues_itself_and_resumes(
 def test_a_node_that_dies_costs_no_trial(cluster: Cluster, work: Path, undisturbed: Path) -> None:
     out = work / "lost"
     job = submit(cluster, work, "sweep.sbatch", "small.yaml", str(out))
-    until(lambda: finished(out) >= 4 and worked(out, "node2"), "four trials, one of them on node 2")
+    until(lambda: len(hosts(out)) >= 4 and "node2" in hosts(out), "four trials, one of them on node 2")
     cluster.kill_node(2)
-    assert finished(out) < TRIALS
+    assert len(hosts(out)) < TRIALS
     try:
         assert ended(cluster, job) == "COMPLETED", said(work)
     finally:
