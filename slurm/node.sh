@@ -42,7 +42,11 @@ ray_node() {
 # shellcheck disable=SC2317 # called by the trap
 end() {
     kill -KILL -- "-$ray" 2>/dev/null
-    rm -rf "$GS_SCRATCH"
+    # Workers have groups of their own; they notice within a second or two, and may write until then.
+    for _ in 1 2 3 4 5; do
+        rm -rf "$GS_SCRATCH" 2>/dev/null && return
+        sleep 1
+    done
 }
 
 trap 'on_signal TERM' TERM USR2
