@@ -16,9 +16,10 @@ from typer.exceptions import TyperException
 from fl_core.celeba import check_celeba
 from fl_core.errors import InputError
 from fl_core.faces import write_faces
+from orchestrator import cli_cluster, experiment
 from orchestrator import doctor as health
-from orchestrator import experiment
 from orchestrator.analysis import summarize
+from orchestrator.merge import merge_folders
 from orchestrator.parse import load_sweep
 from orchestrator.plan import plan_table
 from orchestrator.progress import ConsoleReporter
@@ -36,6 +37,9 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Face data sets in CelebA's layout.")
 app.add_typer(data, name="data")
+app.add_typer(cli_cluster.jobs, name="jobs")
+app.add_typer(cli_cluster.slurm, name="slurm")
+app.command()(cli_cluster.submit)
 
 BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
 
@@ -75,6 +79,20 @@ def sweep(
 def report(folder: Folder) -> None:
     """Print the summary of a results folder and write its report.html, figures and summary.parquet."""
     _report(folder, Console())
+
+
+@app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Results folders of one sweep.")],
+    out: Annotated[Path, typer.Option(help="New results folder.")],
+) -> None:
+    """Unite results folders of one sweep, such as those of a job array, in a new one, and report on it."""
+    merged = merge_folders(folders, out)
+    console = Console()
+    _report(out, console)
+    console.print(
+        f"{merged.trials} trials of {len(folders)} folders, {merged.failed} failed.", highlight=False
+    )
 
 
 @app.command(

@@ -27,7 +27,8 @@ def claim_folder(out: Path, config: SweepConfig) -> None:
     plain = to_plain(config)
     if path.is_file():
         there = read_json(path, version=FORMAT)
-        different = _first_difference(_fixed(there["config"]), _fixed(plain))
+        changed = first_difference(_fixed(there["config"]), _fixed(plain))
+        different = changed and "{} was {} and is now {}".format(*changed)
         if different is None:
             different = _smaller_budget(there["config"]["study"], plain["study"])
         if different:
@@ -56,11 +57,12 @@ def _fixed(plain: dict[str, Any]) -> dict[str, Any]:
     return copy
 
 
-def _first_difference(old: Any, new: Any, path: str = "") -> str | None:
+def first_difference(old: Any, new: Any, path: str = "") -> tuple[str, str, str] | None:
+    """Where two plain configs part first, in the order of their keys: dotted path, old and new value as JSON."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            found = _first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            found = first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
             if found:
                 return found
         return None
-    return None if old == new else f"{path} was {json.dumps(old)} and is now {json.dumps(new)}"
+    return None if old == new else (path, json.dumps(old), json.dumps(new))

@@ -96,6 +96,8 @@ def run_sweep(
     stop = stop or Stop()
     chosen = config.matching_cells(cells)
     config = resolve(config)
+    # Captures are computed here and rounding follows the threads: not this machine's cores, but the config's.
+    torch.set_num_threads(config.execution.threads)
     spaces = [attacker.space.every() for attacker in config.attackers]
     refuse_links(out)
     with ResultStore(out, trials_schema(spaces)) as store, ExitStack() as started:

@@ -169,7 +169,7 @@ def test_doctor_says_what_is_here() -> None:
 
 def test_help_lists_every_command() -> None:
     done = gradsweep("--help")
-    for command in ("run", "sweep", "report", "doctor", "data"):
+    for command in ("run", "sweep", "report", "doctor", "data", "merge", "submit", "jobs", "slurm"):
         assert command in done.stdout
 
 

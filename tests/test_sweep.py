@@ -138,6 +138,17 @@ def test_ray_gives_the_serial_rows(undisturbed: Path, faces_root: Path, tmp_path
     pd.testing.assert_frame_equal(left, right)
 
 
+def test_the_threads_of_the_driver_change_nothing(faces_root: Path, tmp_path: Path) -> None:
+    import torch
+
+    attack = {"kind": "matching", "iterations": 60}
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        run(sweep(faces_root, attackers__0__attack=attack, attackers__0__search={}), tmp_path / str(threads))
+    pd.testing.assert_frame_equal(comparable(tmp_path / "1"), comparable(tmp_path / "2"), rtol=0, atol=0)
+    assert torch.get_num_threads() == 1, "the config's"
+
+
 def test_an_interrupted_sweep_resumes_to_the_same_end(
     undisturbed: Path, faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
