@@ -278,8 +278,8 @@ def parse(arguments: Sequence[str]) -> Experiment:
     return Experiment(**lists_to_tuples, given=tuple(sorted(values)))
 
 
-def run(experiment: Experiment, console: Console, stop: Stop) -> int:
-    """Run it, write its outputs, print its figures; the exit code. Raises `Stopped` when told to."""
+def run(experiment: Experiment, console: Console, stop: Stop | None = None) -> int:
+    """Run it, write its outputs, print its figures; the exit code. Raises `Stopped` when `stop` was told to."""
     folder = Path(experiment.out_dir or f"results/baseline_{datetime.now():%Y%m%d_%H%M%S}")
     config = experiment.sweep()
     try:
