@@ -107,14 +107,13 @@ def write_atomically(path: Path, content: bytes, *, allowed: Callable[[], None] 
         persistently(path, partial(_replace, path, content, allowed))
 
 
-def append_line(path: Path, line: bytes, *, sync: bool = True, allowed: Callable[[], None] = always, sync: bool = True) -> None:
-    """Add a line to a file, and, unless a later line is to do it, sync it if asked; where that fails, the file is as it was.
+def append_line(path: Path, line: bytes, *, sync: bool = True, allowed: Callable[[], None] = always) -> None:
+    """Add a line to a file, and sync it if asked; where that fails, the file is as it was.
 
-    Errors and `allowed` as `write_atomically`.
-    """in `write_atomically`.
+    Errors and `allowed` as in `write_atomically`.
     """
     with clearly("write", path):
-        persistently(path, partial(_append, path, line, allowed, sync))sync, allowed))
+        persistently(path, partial(_append, path, line, sync, allowed))
 
 
 def _replace(path: Path, content: bytes, allowed: Callable[[], None]) -> None:
@@ -134,7 +133,7 @@ def _replace(path: Path, content: bytes, allowed: Callable[[], None]) -> None:
     _sync_names(path.parent)
 
 
-def _append(path: Path, line: bytes, sync: bool, allowed: Callable[[], None], sync: bool) -> None:
+def _append(path: Path, line: bytes, sync: bool, allowed: Callable[[], None]) -> None:
     allowed()
     with path.open("ab", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)

@@ -53,14 +53,14 @@ class StudyRow:
 
 
 class Journal:
-    """`pending.jsonl`: appended to at once, synced whenat asked to, emptied when its content is in Parquet."""
+    """`pending.jsonl`: appended to at once, emptied when its content is in Parquet."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "pending.jsonl"
         self._synced_at = -math.inf
 
-    def add(self, entry: FinishedTrial | StudyRow, *, allowed: Callable[[], None], sync: bool = True) -> None:
-        """Append an entry; see `append_line` for `allowed`, `sync` and errors.
+    def add(self, entry: FinishedTrial | StudyRow, *, allowed: Callable[[], None]) -> None:
+        """Append an entry; see `append_line` for `allowed` and errors.
 
         A killed process loses nothing that was written. A power cut takes what was not synced: a trial of the last
         moment, which is run again, or a suggestion, which is made again as it was.
@@ -69,7 +69,7 @@ class Journal:
         line = json.dumps({"version": schema.VERSION} | content, allow_nan=True) + "\n"
         due = time.monotonic() - self._synced_at > SYNC_SECONDS
         sync = due and isinstance(entry, FinishedTrial)
-        append_line(self.path, line.encode(), allowed=allowed, sync=sync)sync=sync, allowed=allowed)
+        append_line(self.path, line.encode(), sync=sync, allowed=allowed)
         if sync:
             self._synced_at = time.monotonic()
 

@@ -8,7 +8,6 @@ that are being written have names that begin with `_`, which Parquet readers ign
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +27,6 @@ __all__ = ["FinishedTrial", "ResultStore", "Row", "StudyRow"]
 
 FLUSH_ROWS = 200
 FLUSH_SECONDS = 30.0
-SYNC_SECONDS = 0.1
-"""How soon after a sync of the log the next one may be: thousands of short trials would wait for the disk."""
 
 
 class ResultStore:
@@ -46,7 +43,6 @@ class ResultStore:
         self._studies: dict[tuple[str, int], StudyRow] = {}
         self._rows: dict[str, list[Row]] = {}
         self._flushed_at = time.monotonic()
-        self._synced_at = -math.inf
         self._part = 0
         self._flushing = False
 
@@ -94,11 +90,7 @@ class ResultStore:
         # In memory first: a Ctrl-C in the middle of the log's line then still finds it here, and writes it out.
         self._rows[trial.trial_id] = list(trial.rows)
         self._pending.append(trial)
-        # A killed process loses nothing that was written; a power cut takes what was not synced, which is run again.
-        sync = time.monotonic() - self._synced_at > SYNC_SECONDS
-        self._journal.add(trial, allowed=self._lease.check, sync=sync)
-        if sync:
-            self._synced_at = time.monotonic()
+        self._journal.add(trial, allowed=self._lease.check)
         due = time.monotonic() - self._flushed_at > FLUSH_SECONDS
         if due or sum(len(t.rows) for t in self._pending) >= FLUSH_ROWS:
             self.flush()
@@ -108,8 +100,7 @@ class ResultStore:
         if self._studies.get((row.study, row.suggestion)) == row:
             return
         self._studies[(row.study, row.suggestion)] = row
-        # Synced together with the next trial: a suggestion that a power cut takes is made again as it was.
-        self._journal.add(row, allowed=self._lease.check, sync=False)
+        self._journal.add(row, allowed=self._lease.check)
 
     def flush(self) -> None:
         """Move the log's content into Parquet."""
