@@ -206,8 +206,8 @@ cleanup() {
 # Clean up; after Slurm's notice queue the job again, which resumes the sweep; end with the sweep's exit code.
 finish() {
     cleanup
-    # Killed counts as stopped: what is finished is on disk either way.
-    if [ "$caught" = USR1 ] && { [ "$status" = "$STOPPED" ] || [ "$status" -gt 128 ]; }; then
+    # 0, 1 and 2 are ends of its own. Killed counts as stopped: what is finished is on disk either way.
+    if [ "$caught" = USR1 ] && [ "$status" -gt 2 ]; then
         if [ "${SLURM_RESTART_COUNT:-0}" -ge "${GRADSWEEP_REQUEUES:-20}" ]; then
             say "requeued $SLURM_RESTART_COUNT times already; submit the same again to resume."
         elif scontrol requeue "$GS_JOB"; then
