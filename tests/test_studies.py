@@ -44,7 +44,7 @@ from orchestrator.schema import trials_schema
 from orchestrator.search import Study
 from orchestrator.store import ResultStore
 from orchestrator.sweep import run_sweep
-from orchestrator.trial import TrialResult
+from orchestrator.trial import TrialResult, unfinished
 from tests.small import comparable, sweep, tree
 
 SMALL: dict[str, Any] = {
@@ -422,7 +422,7 @@ def test_gpu_seconds_are_seconds_times_the_share_of_a_gpu_and_spend_that_budget(
         while specs := [spec for spec in study.advance(store) if spec.phase == "tune"]:
             for spec in specs:
                 spec = dataclasses.replace(spec, device="cuda")
-                result = dataclasses.replace(driver._crashed(spec, RuntimeError("lost")), seconds=4.0)
+                result = dataclasses.replace(unfinished(spec, "RuntimeError: lost", packing=1), seconds=4.0)
                 common: dict[str, Any] = {
                     "params": {},
                     "released": released,
