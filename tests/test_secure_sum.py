@@ -22,7 +22,8 @@ from defenses.masking import Masking
 from defenses.masking_parties import Participant
 from defenses.secure_sum import Session, secure_mean
 from fl_core.errors import InputError
-from fl_core.server import apply_updates
+from fl_core.reduction import mean_change
+from fl_core.server import apply_change
 from fl_core.types import ClientUpdate, ModelState
 from tests.updates import exact_sum, small_updates
 
@@ -116,7 +117,7 @@ def test_the_mean_is_fedavgs_with_buffers(scheme: Scheme) -> None:
     zero = ModelState(
         parameters={"w": torch.zeros(9)}, buffers={"var": torch.zeros(4), "count": torch.tensor(0.0)}
     )
-    after = apply_updates(zero, updates)
+    after = apply_change(zero, mean_change(updates))
     mean = secure_mean(scheme.setup([0, 1, 2]), updates)
     bound = 3 * 0.5 / scheme.precision * 20 / 36
     assert mean.cost.rounding_error <= bound
