@@ -56,6 +56,22 @@ def summarize(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def tested_victims(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
+    """For each cell and attacker one line a test victim of the winner, as `by_victim` has it.
+
+    With it `success`, the share of the victim's images that are recovered (PSNR >= 20 dB).
+    """
+    rows, best = store.read_rows(folder).to_pandas(), winners(folder)
+    found = {}
+    for (cell, who), group in rows.groupby(["cell", "attacker"]):
+        winner = best.get(f"{cell}/{who}")
+        tested = _exact(test_rows(group, winner["suggestion"] if winner else None))
+        ok = tested[tested["status"] == "ok"]
+        reached = (ok["psnr"].fillna(-np.inf) >= SUCCESS_DB).astype(float).groupby(ok["victim"]).mean()
+        found[str(cell), str(who)] = by_victim(tested).assign(success=reached)
+    return found
+
+
 def write_summary(folder: Path, table: pd.DataFrame) -> Path:
     """The table as `summary.parquet`."""
     path = folder / "summary.parquet"

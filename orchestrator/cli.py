@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +24,13 @@ from orchestrator.merge import merge_folders
 from orchestrator.parse import load_sweep
 from orchestrator.plan import plan_table
 from orchestrator.progress import ConsoleReporter
+from orchestrator.refine import run_refined
 from orchestrator.report import write_report
 from orchestrator.rounds import by_round
 from orchestrator.stop import EXIT_CODE, Stop, Stopped, farewell
+from orchestrator.strength import critical_table
 from orchestrator.sweep import run_sweep
-from orchestrator.tables import notes, rounds_table, summary_table
+from orchestrator.tables import critical_strengths_table, notes, rounds_table, summary_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,9 +68,11 @@ def sweep(
         return
     folder = out or Path("results") / config.name
     with Stop().listening() as stop:
-        outcome = run_sweep(
-            config, folder, address=address, reporter=ConsoleReporter(console), cells=cells, stop=stop
+        run = partial(
+            run_sweep, out=folder, address=address, reporter=ConsoleReporter(console), cells=cells, stop=stop
         )
+        # Thresholds look at all their cells; a part of them is run as it is.
+        outcome = run_refined(config, folder, run) if cells == "*" else run(config)
         _report(folder, console)
     console.print(
         f"{outcome.trials} trials, {outcome.fresh} of them run now, {outcome.failed} failed.", highlight=False
@@ -169,6 +174,9 @@ def _report(folder: Path, console: Console) -> None:
     series = by_round(table)
     if len(series):
         console.print(rounds_table(series))
+    critical = critical_table(folder, table)
+    if len(critical):
+        console.print(critical_strengths_table(critical))
     for note in notes(table):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     # Last: a disk that is full keeps nobody from reading the table.

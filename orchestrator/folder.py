@@ -20,8 +20,8 @@ _BUDGETS = ("suggestions", "seconds", "gpu_seconds")
 def claim_folder(out: Path, config: SweepConfig) -> None:
     """Note the config in the folder, or check that the folder is this config's.
 
-    A larger budget of its studies, more test victims and other workers extend a sweep; anything else needs a new
-    folder.
+    A larger budget of its studies, more test victims, further strengths of its thresholds and other workers extend a
+    sweep; anything else needs a new folder.
     """
     path = out / CLAIM
     plain = to_plain(config)
@@ -50,6 +50,8 @@ def _fixed(plain: dict[str, Any]) -> dict[str, Any]:
     copy: dict[str, Any] = json.loads(json.dumps(plain))
     for name in (*_BUDGETS, "storage"):
         copy["study"].pop(name, None)
+    searched = tuple(f"{threshold['name']}_" for threshold in copy.get("thresholds", ()))
+    copy["cells"] = [cell for cell in copy["cells"] if not cell["name"].startswith(searched)]
     copy["victims"].pop("test")
     copy["execution"].pop("workers")
     copy["execution"].pop("gpus_per_trial", None)

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import difflib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from ruamel.yaml.error import YAMLError
 
 from attack_core.families import NAMED, AnyAttack
 from fl_core.errors import InputError, unknown_name
-from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
+from orchestrator.config import AttackerConfig, CellConfig, Json, SweepConfig, ThresholdConfig
 from orchestrator.space import FAMILY, Params, of_family
 
 T = TypeVar("T")
@@ -30,8 +30,8 @@ _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """The sweep in a YAML 1.2 file, after `key=value` overrides with dotted keys and YAML values.
 
-    Raises `InputError` for a missing file, bad YAML, unknown keys, wrong types, values out of range, and search
-    spaces that do not fit their attack.
+    The cells of its thresholds' grids are among its cells. Raises `InputError` for a missing file, bad YAML, unknown
+    keys, wrong types, values out of range, and search spaces that do not fit their attack.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
             raise InputError(f"--set {override!r}: must be key=value, such as study.suggestions=8.")
         put(tree, key, _yaml(value, f"--set {key}"), where="--set")
     spell_out(tree, where="--set")
-    sweep = build(SweepConfig, tree, where=str(path))
+    sweep = with_thresholds(build(SweepConfig, tree, where=str(path)))
     for cell in sweep.cells:
         cell_settings(sweep, cell)
     for attacker in sweep.attackers:
@@ -121,6 +121,53 @@ def cell_settings(sweep: SweepConfig, cell: CellConfig) -> SweepConfig:
     for path, value in cell.differs.items():
         put(tree, path, copy.deepcopy(value), where=f"cells.{cell.name}.differs")
     return build(SweepConfig, tree, where=f"cells.{cell.name}.differs")
+
+
+def with_thresholds(sweep: SweepConfig) -> SweepConfig:
+    """The sweep with the cells of its thresholds' grids behind its own."""
+    grids = [threshold_cells(threshold, threshold.strength.grid()) for threshold in sweep.thresholds]
+    return dataclasses.replace(sweep, cells=(*sweep.cells, *(cell for grid in grids for cell in grid)))
+
+
+def threshold_cell(threshold: ThresholdConfig, value: float) -> CellConfig:
+    """The cell of one strength; raises `InputError` where the path leads nowhere or the value is refused."""
+    where, path = f"thresholds.{threshold.name}", threshold.strength.path
+    number: Json = int(value) if threshold.strength.integer else value
+    name = threshold.cell_name(value)
+    tree = to_plain(CellConfig(name=name, defense=threshold.defense, differs=threshold.differs))
+    first, _, rest = path.partition(".")
+    if first != "defense":
+        tree["differs"] = {**tree["differs"], path: number}
+        return build(CellConfig, tree, where=where)
+    index, _, field = rest.partition(".")
+    known = index.isdigit() and int(index) < len(threshold.defense)
+    if not known or field not in tree["defense"][int(index)]:
+        raise InputError(
+            f"{where}.strength.path = {path!r}: must lead to a number of one of the {len(threshold.defense)} "
+            "defenses, such as defense.0.sigma."
+        )
+    put(tree, path, number, where=where)
+    return build(CellConfig, tree, where=where)
+
+
+def threshold_value(threshold: ThresholdConfig, cell: CellConfig) -> float | None:
+    """The strength of a cell of this threshold; None for any other cell."""
+    first, _, rest = threshold.strength.path.partition(".")
+    if not cell.name.startswith(f"{threshold.name}_"):
+        return None
+    if first == "defense":
+        index, _, field = rest.partition(".")
+        defenses = to_plain(cell)["defense"]
+        value = defenses[int(index)].get(field) if int(index) < len(defenses) else None
+    else:
+        value = cell.differs.get(threshold.strength.path)
+    number = float(value) if isinstance(value, int | float) else None
+    return number if number is not None and threshold.cell_name(number) == cell.name else None
+
+
+def threshold_cells(threshold: ThresholdConfig, values: Iterable[float]) -> list[CellConfig]:
+    """The cells of several strengths, weakest first."""
+    return [threshold_cell(threshold, value) for value in sorted(values, key=threshold.strength.position)]
 
 
 def with_params(attack: AnyAttack, params: Params) -> AnyAttack:

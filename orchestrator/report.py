@@ -15,7 +15,17 @@ from orchestrator.files import write_atomically
 from orchestrator.guard import refuse_links
 from orchestrator.results import Results
 from orchestrator.rounds import by_round
-from orchestrator.tables import interval, labels, number, parameters, percent
+from orchestrator.strength import critical_table, write_critical
+from orchestrator.tables import (
+    CRITERIA,
+    critical_interval,
+    critical_value,
+    interval,
+    labels,
+    number,
+    parameters,
+    percent,
+)
 from orchestrator.trial import EXACT_DB
 from orchestrator.verdicts import LABELS, accuracy, share, utility_verdict, verdict
 
@@ -29,6 +39,8 @@ def write_report(folder: Path, table: pd.DataFrame) -> Path:
     """
     refuse_links(folder)
     write_summary(folder, table)
+    critical = critical_table(folder, table)
+    write_critical(folder, critical)
     results = Results(folder, table)
     page = (
         _environment()
@@ -44,6 +56,7 @@ def write_report(folder: Path, table: pd.DataFrame) -> Path:
             budgets=_budgets(results),
             summary=_summary(results),
             rounds=_rounds(results),
+            critical=_critical(critical),
             footnotes=_footnotes(results),
             lpips_missing=_lpips_missing(results),
             verdicts=_verdicts(results),
@@ -186,6 +199,25 @@ def _entry(label: str, text: str, *notes: str, figure: bool = True, warning: str
     value, bracket, rest = text.partition(" [")
     shown = [note for note in (f"[{rest}" if bracket else "", *notes) if note]
     return {"label": label, "value": value, "notes": shown, "figure": figure, "warning": warning}
+
+
+def _critical(critical: pd.DataFrame) -> list[Entry]:
+    """Where each defense begins to work, a line for each threshold, attacker and criterion."""
+    return [
+        {
+            "threshold": line["threshold"],
+            "attacker": line["attacker"],
+            "entries": [
+                _entry("Strength", line["strength"], figure=False),
+                _entry("Works when", CRITERIA[line["criterion"]], figure=False),
+                _entry("Critical strength", critical_value(line)),
+                _entry("95%", critical_interval(line)),
+                _entry("n", str(line["victims"]), f"{line['strengths']} strengths"),
+                _entry("Accuracy there", percent(line["accuracy"])),
+            ],
+        }
+        for line in records(critical)
+    ]
 
 
 def _measured(line: Entry, *, has_lpips: bool) -> list[Entry]:

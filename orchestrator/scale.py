@@ -57,7 +57,8 @@ class Strength(Config):
             case "linear":
                 found = direction * position
             case "log_rest":
-                found = 1.0 - math.exp(-direction * position)
+                # What is left is the number that counts: 0.99999 has one digit of it.
+                return round(1.0 - _short(math.exp(-direction * position)), 12)
         return float(round(found)) if self.integer else _short(found)
 
     def grid(self) -> list[float]:

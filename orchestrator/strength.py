@@ -5,48 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from fl_core.errors import InputError
-from orchestrator.analysis import SUCCESS_DB
-from orchestrator.config import CellConfig, Json, ThresholdConfig
+from orchestrator.analysis import tested_victims
+from orchestrator.config import CellConfig, SweepConfig, ThresholdConfig
 from orchestrator.crossing import Crossing, bracket, crossing
-from orchestrator.parse import build, put, to_plain
+from orchestrator.files import read_json, write_atomically
+from orchestrator.folder import CLAIM, FORMAT
+from orchestrator.parse import build, threshold_cells, threshold_value
 from orchestrator.scale import Strength
 
 MARGIN_DB = 1.0
 """An attack has stopped working where its mean gain over the mean public image is at most this, in dB."""
 SUCCESSES = 0.05
 """A defense has begun to work where at most this share of images is recovered (PSNR >= 20 dB)."""
-CRITERIA = ("gain", "success")
-
-
-def threshold_cell(threshold: ThresholdConfig, value: float) -> CellConfig:
-    """The cell of one strength; raises `InputError` where the path leads nowhere or the value is refused."""
-    where, path = f"thresholds.{threshold.name}", threshold.strength.path
-    number: Json = int(value) if threshold.strength.integer else value
-    name = threshold.cell_name(value)
-    tree = to_plain(CellConfig(name=name, defense=threshold.defense, differs=threshold.differs))
-    first, _, rest = path.partition(".")
-    if first != "defense":
-        tree["differs"] = {**tree["differs"], path: number}
-        return build(CellConfig, tree, where=where)
-    index, _, field = rest.partition(".")
-    known = index.isdigit() and int(index) < len(threshold.defense)
-    if not known or field not in tree["defense"][int(index)]:
-        raise InputError(
-            f"{where}.strength.path = {path!r}: must lead to a number of one of the {len(threshold.defense)} "
-            "defenses, such as defense.0.sigma."
-        )
-    put(tree, path, number, where=where)
-    return build(CellConfig, tree, where=where)
-
-
-def threshold_cells(threshold: ThresholdConfig, values: Iterable[float]) -> list[CellConfig]:
-    """The cells of several strengths, weakest first."""
-    return [threshold_cell(threshold, value) for value in sorted(values, key=threshold.strength.position)]
 
 
 @dataclass(frozen=True)
@@ -148,13 +123,52 @@ def critical_strengths(threshold: ThresholdConfig, found: Iterable[Curve]) -> pd
     return pd.DataFrame(lines)
 
 
-def with_success(rows: pd.DataFrame) -> pd.Series[float]:
-    """Each victim's share of images that were recovered, by victim."""
-    reached = (rows["psnr"].fillna(-np.inf) >= SUCCESS_DB).astype(float)
-    share: pd.Series[float] = reached.groupby(rows["victim"]).mean()
-    return share
-
-
 def _ends(strength: Strength, at: Crossing) -> dict[str, float]:
     ends = [strength.value(p) if math.isfinite(p) else math.nan for p in (at.low, at.high)]
     return {"weaker": ends[0], "stronger": ends[1]}
+
+
+def strengths_of(threshold: ThresholdConfig, cells: Iterable[CellConfig]) -> list[float]:
+    """The strengths of a threshold that are among `cells`."""
+    values = (threshold_value(threshold, cell) for cell in cells)
+    return [value for value in values if value is not None]
+
+
+def measured_curves(
+    config: SweepConfig, folder: Path, table: pd.DataFrame
+) -> list[tuple[ThresholdConfig, list[Curve]]]:
+    """The curves of every threshold of a sweep over its cells with results; `table` is the folder's summary."""
+    if not config.thresholds:
+        return []
+    victims = tested_victims(folder)
+    reached = table[table["accuracy"].notna()].drop_duplicates("cell")
+    accuracies = dict(zip(reached["cell"], reached["accuracy"], strict=True))
+    return [
+        (threshold, curves(threshold, strengths_of(threshold, config.cells), victims, accuracies))
+        for threshold in config.thresholds
+    ]
+
+
+def next_cells(config: SweepConfig, folder: Path, table: pd.DataFrame, step: int) -> list[CellConfig]:
+    """The cells to add after `step` refinements, in the order of the thresholds; none where all brackets are closed."""
+    new: list[CellConfig] = []
+    for threshold, found in measured_curves(config, folder, table):
+        if step < threshold.refine:
+            new += threshold_cells(threshold, refinements(threshold, found))
+    return new
+
+
+def critical_table(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """`critical_strengths` of every threshold of the sweep in a results folder; empty where it has none."""
+    path = folder / CLAIM
+    if not path.is_file():
+        return pd.DataFrame()
+    config = build(SweepConfig, read_json(path, version=FORMAT)["config"], where=str(path))
+    found = [critical_strengths(*pair) for pair in measured_curves(config, folder, table)]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def write_critical(folder: Path, critical: pd.DataFrame) -> None:
+    """The table as `thresholds.parquet`; nothing where it is empty."""
+    if len(critical):
+        write_atomically(folder / "thresholds.parquet", critical.to_parquet(index=False))

@@ -58,6 +58,40 @@ def rounds_table(series: pd.DataFrame) -> Table:
     return shown
 
 
+def critical_strengths_table(critical: pd.DataFrame) -> Table:
+    """Where each defense begins to work, within 80 columns; `critical` as `critical_strengths` gives it."""
+    shown = Table(title="Critical strength", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown.add_column("strength / attacker", overflow="fold")
+    for name in ("works when", "critical", "95%", "n", "accuracy\nthere"):
+        shown.add_column(name, justify="right", no_wrap=name != "works when")
+    for line in critical.to_dict("records"):
+        shown.add_row(
+            Text(f"{line['threshold']}: {line['strength']} / {line['attacker']}"),
+            CRITERIA[line["criterion"]],
+            critical_value(line),
+            critical_interval(line),
+            str(line["victims"]),
+            percent(line["accuracy"]),
+        )
+    return shown
+
+
+CRITERIA = {"gain": "gain <= 1 dB", "success": "successes <= 5%"}
+"""What each criterion asks of an attack for the defense to count as working."""
+
+
+def critical_value(line: Mapping[Any, Any]) -> str:
+    """The critical strength; `<=` where the weakest strength already suffices, `>` where the strongest does not."""
+    sign = {"before": "<= ", "inside": "", "after": "> "}[line["side"]]
+    return f"{sign}{line['critical']:.3g}"
+
+
+def critical_interval(line: Mapping[Any, Any]) -> str:
+    """The interval from the weaker to the stronger end; an end outside of what was measured is left open."""
+    ends = ["" if math.isnan(line[end]) else f"{line[end]:.3g}" for end in ("weaker", "stronger")]
+    return f"[{ends[0] or '..'}, {ends[1] or '..'}]"
+
+
 def labels(line: Mapping[Any, Any]) -> str:
     """The share of labels that the attack found, with its interval; `known` where it was given them."""
     if line["labels"] == "known":

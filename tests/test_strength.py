@@ -15,13 +15,12 @@ from defenses.noise import ClipOnly, NoiseOnly
 from fl_core.errors import InputError
 from orchestrator.config import ThresholdConfig
 from orchestrator.crossing import bracket, crossing
+from orchestrator.parse import threshold_cell, threshold_cells
 from orchestrator.scale import Strength
 from orchestrator.strength import (
     critical_strengths,
     curves,
     refinements,
-    threshold_cell,
-    threshold_cells,
 )
 
 NOISE = ThresholdConfig(
@@ -42,7 +41,8 @@ def test_a_scale_goes_from_weak_to_strong_and_back(weak: float, strong: float, s
         return
     strength = Strength(path="x", weak=weak, strong=strong, scale=scale)  # type: ignore[arg-type]
     assert strength.position(weak) < strength.position(strong)
-    assert strength.value(strength.position(weak)) == pytest.approx(weak, rel=1e-3)
+    tolerance = 1e-3 * ((1.0 - weak) if scale == "log_rest" else weak)
+    assert strength.value(strength.position(weak)) == pytest.approx(weak, abs=tolerance)
     positions = [strength.position(value) for value in strength.grid()]
     assert positions == sorted(positions)
 
@@ -51,6 +51,8 @@ def test_grids_are_even_on_their_scale_with_whole_numbers_once_each() -> None:
     assert Strength(path="x", weak=1e-5, strong=1e-1, points=5).grid() == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
     shares = Strength(path="x", weak=0.9, strong=0.999, points=3, scale="log_rest")
     assert shares.grid() == pytest.approx([0.9, 0.99, 0.999])
+    nearly = Strength(path="x", weak=0.9, strong=0.99999, points=5, scale="log_rest")
+    assert nearly.grid() == [0.9, 0.99, 0.999, 0.9999, 0.99999]
     bits = Strength(path="x", weak=8, strong=1, points=9, integer=True)
     assert bits.grid() == sorted(set(bits.grid()), reverse=True)
     assert {8.0, 1.0} <= set(bits.grid())

@@ -1,0 +1,118 @@
+"""Thresholds as a sweep runs them: cells of a grid, more where the attack stops working, tables and files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from fl_core.errors import InputError
+from orchestrator.analysis import summarize
+from orchestrator.config import SweepConfig
+from orchestrator.folder import claim_folder
+from orchestrator.parse import build, load_sweep, threshold_value, with_thresholds
+from orchestrator.progress import Silent
+from orchestrator.refine import run_refined
+from orchestrator.report import write_report
+from orchestrator.strength import critical_table
+from orchestrator.sweep import Outcome, run_sweep
+from orchestrator.tables import critical_interval, critical_strengths_table, critical_value
+from tests.small import sweep, tree
+
+NOISE = {
+    "name": "noise",
+    "defense": [{"kind": "noise"}],
+    "strength": {"path": "defense.0.sigma", "weak": 1e-4, "strong": 1e2, "points": 3},
+    "refine": 2,
+}
+
+
+def thresholds(faces_root: Path) -> SweepConfig:
+    """The analytic attack on an mlp: exact without noise, the mean image where noise hides all."""
+    changed = tree(
+        faces_root,
+        cells=[{"name": "none"}],
+        attackers=[{"name": "auto", "attack": {"kind": "auto"}}],
+        victims={"tuning": 0, "test": 4},
+    )
+    return with_thresholds(build(SweepConfig, changed | {"thresholds": [NOISE]}, where="test"))
+
+
+def test_a_sweep_file_gets_the_cells_of_its_grids(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(
+        "name: s\ncells: [{name: none}]\nthresholds:\n"
+        "  - name: bits\n    defense: [{kind: quantise}]\n"
+        "    strength: {path: defense.0.bits, weak: 8, strong: 1, points: 4, integer: true}\n"
+    )
+    config = load_sweep(file)
+    assert [cell.name for cell in config.cells] == ["none", "bits_8", "bits_4", "bits_2", "bits_1"]
+    values = [threshold_value(config.thresholds[0], cell) for cell in config.cells]
+    assert values == [None, 8.0, 4.0, 2.0, 1.0]
+
+
+def test_two_cells_of_one_name_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(
+        "name: s\ncells: [{name: bits_8}]\nthresholds:\n  - name: bits\n    defense: [{kind: quantise}]\n"
+        "    strength: {path: defense.0.bits, weak: 8, strong: 1, points: 2, integer: true}\n"
+    )
+    with pytest.raises(InputError, match="different names"):
+        load_sweep(file)
+
+
+def test_a_threshold_is_found_and_refined_and_resumed(faces_root: Path, tmp_path: Path) -> None:
+    config, runs = thresholds(faces_root), list[int]()
+
+    def run(wanted: SweepConfig) -> Outcome:
+        runs.append(len(wanted.cells))
+        return run_sweep(wanted, tmp_path, address="serial", reporter=Silent())
+
+    outcome = run_refined(config, tmp_path, run)
+    # The grid brackets both crossings between two strengths, and each refinement halves what is left.
+    assert len(runs) == 3
+    assert runs[0] == 4
+    assert runs[0] < runs[1] < runs[2]
+    assert outcome.fresh == outcome.trials == 4 * runs[-1]
+    table = summarize(tmp_path)
+    found = critical_table(tmp_path, table).set_index("criterion")
+    assert set(found["side"]) == {"inside"}
+    assert found["strengths"].tolist() == [runs[-1] - 1] * 2
+    assert found["critical"].between(1e-4, 1e2).all()
+    again = run_refined(config, tmp_path, run)
+    assert (again.fresh, again.trials) == (0, outcome.trials)
+
+    page = write_report(tmp_path, table).read_text()
+    assert "Critical strength" in page
+    assert "defense.0.sigma" in page
+    kept = pd.read_parquet(tmp_path / "thresholds.parquet")
+    assert kept["critical"].tolist() == found["critical"].tolist()
+    console = Console(file=io.StringIO(), width=120)
+    console.print(critical_strengths_table(kept))
+    assert "noise: defense.0.sigma" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_further_strengths_extend_a_folder_and_other_cells_do_not(faces_root: Path, tmp_path: Path) -> None:
+    config = thresholds(faces_root)
+    claim_folder(tmp_path, config)
+    fewer = build(SweepConfig, tree(faces_root), where="test")
+    with pytest.raises(InputError, match="holds another sweep"):
+        claim_folder(tmp_path, fewer)
+    claim_folder(tmp_path, config)
+
+
+@pytest.mark.parametrize(("side", "text"), [("before", "<= 0.01"), ("inside", "0.01"), ("after", "> 0.01")])
+def test_strengths_beyond_the_measured_ones_are_bounds(side: str, text: str) -> None:
+    line = {"side": side, "critical": 0.01, "weaker": float("nan"), "stronger": 0.1}
+    assert critical_value(line) == text
+    assert critical_interval(line) == "[.., 0.1]"
+
+
+def test_a_sweep_without_thresholds_has_no_critical_strengths(faces_root: Path, tmp_path: Path) -> None:
+    run_sweep(sweep(faces_root), tmp_path, address="serial", reporter=Silent(), cells="none")
+    assert critical_table(tmp_path, summarize(tmp_path)).empty
+    write_report(tmp_path, summarize(tmp_path))
+    assert not (tmp_path / "thresholds.parquet").exists()
