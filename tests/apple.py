@@ -127,7 +127,8 @@ def apple_gpu() -> Iterator[AppleGPU]:
     try:
         # With kernels of their own these two are no longer taken apart above autograd.
         for name in ("linear", "max_pool2d"):
-            library.impl(name, _never, "MPS")
+            if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "MPS"):
+                library.impl(name, _never, "MPS")
         # Tensors made of numbers reach the mode on their way to the device.
         torch._C._set_only_lift_cpu_tensors(True)
         with _Indexed(), AppleGPU() as mode:
