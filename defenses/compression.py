@@ -23,19 +23,18 @@ _NUMBER = 4
 class Prune(Config):
     """Withhold the numbers of least absolute value (Aji and Heafield 2017, arXiv:1704.05021; Zhu et al. 2019).
 
-    Withheld is the share `ratio`, or, where `threshold` is given instead, whatever is below that absolute value:
-    of each tensor for itself with `scope: tensor`, of the whole update with `all`. Sent are the survivors' values and
+    Withheld is the share `ratio` of each tensor (`scope: tensor`) or of the whole update (`all`), or, where a
+    `threshold` is given, whatever is below that absolute value instead. Sent are the survivors' values and
     either a bit for each number or the survivors' positions, whichever is shorter.
     """
 
     kind: Literal["prune"] = "prune"
-    ratio: float | None = None
+    ratio: float = 0.9
     threshold: float | None = None
     scope: Literal["all", "tensor"] = "all"
 
     def __post_init__(self) -> None:
-        require((self.ratio is None) != (self.threshold is None), self, "ratio", "given, or else 'threshold'")
-        require(self.ratio is None or 0 < self.ratio < 1, self, "ratio", "in (0, 1)")
+        require(0 < self.ratio < 1, self, "ratio", "in (0, 1)")
         positive = self.threshold is None or (self.threshold > 0 and math.isfinite(self.threshold))
         require(positive, self, "threshold", "finite and more than 0")
 
@@ -64,8 +63,7 @@ class Prune(Config):
         """The smallest absolute value that is sent; at least one number of the group is."""
         if self.threshold is not None:
             return self.threshold
-        assert self.ratio is not None
-        sizes = torch.cat([tensor.abs().flatten() for tensor in tensors])
+        sizes = torch.cat([tensor.abs().flatten().cpu() for tensor in tensors])
         count = max(1, round((1.0 - self.ratio) * len(sizes)))
         return float(sizes.topk(count, sorted=False).values.min())
 
