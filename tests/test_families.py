@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from attack_core.families import NAMED
+from attack_core.families import NAMED, matching_part
 from attack_core.matching import Matching
 from attack_core.types import Reconstruction
 from fl_core.errors import InputError
@@ -101,7 +101,7 @@ def test_an_attack_of_another_kind_survives_json_and_takes_parameters() -> None:
     assert suggested_attack(attacker, {"shade": 0.25, "fallback.lr": 0.5}) == Grey(
         shade=0.25, fallback=Matching(lr=0.5)
     )
-    assert settings.matching_part(attacker.attack) == Matching()
+    assert matching_part(attacker.attack) == Matching()
     with pytest.raises(InputError, match=r"must be one of .*'grey'.*'matching'"):
         build(AttackerConfig, {"attack": {"kind": "gray"}}, where="test")
     with pytest.raises(InputError, match=r"unknown key 'attack\.shad'\. Did you mean 'shade'"):

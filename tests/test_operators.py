@@ -46,6 +46,7 @@ from attack_core.priors import (
 from attack_core.simulation import LocalModel, Simulated, Surrogate
 from attack_core.types import Reconstruction
 from defenses.chain import AnyDefense
+from defenses.dp import DPUpdate
 from fl_core.capture import Victim, capture
 from fl_core.celeba import FaceDataset, open_celeba
 from fl_core.client import LocalTraining
@@ -275,7 +276,7 @@ def test_the_control_runs(faces: FaceDataset) -> None:
         assert all(value.device == MPS for value in noise.tensors.values())
 
 
-@pytest.mark.parametrize("defense", get_args(AnyDefense) or (AnyDefense,), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("defense", get_args(AnyDefense), ids=lambda kind: kind.__name__)
 def test_every_defense_runs(defense: Any) -> None:
     tensors = {"a": torch.rand(4, 3), "b": torch.rand(4)}
     update = ClientUpdate(
@@ -299,7 +300,7 @@ def test_federations_train_and_are_captured(faces: FaceDataset, kind: Any) -> No
     model = ModelConfig(kind=kind, image_size=16, batch_norm="train")
     local = LocalTraining(lr=0.05, batch_size=2, momentum_state="persistent")
     config = FederationConfig(clients=2, fraction=1.0, rounds=2, local=local, flip=True)
-    release = get_args(AnyDefense) or (AnyDefense,)
+    defense = DPUpdate()
 
     def run(device: torch.device) -> tuple[Tensor, int]:
         federation = Federation(
@@ -309,12 +310,12 @@ def test_federations_train_and_are_captured(faces: FaceDataset, kind: Any) -> No
         history = [state, *(result.state for result in federation.run(state, rounds=2))]
         record, _ = capture(
             federation,
-            history[1],
+            history[1].to(device),
             signal="local_update",
             round_number=1,
             victim=Victim(client=0),
-            release=lambda update, _: release[0]().on_update(update, generator("defense"), rounds=2),
-            history=history[:1],
+            release=lambda update, _: defense.on_update(update, generator("defense"), rounds=2),
+            history=[history[0].to(device)],
         )
         assert all(value.device == device for value in record.updates[0].tensors.values())
         right = count_correct(model, history[-1], faces, faces.split("valid", 4), device=device)
@@ -419,7 +420,7 @@ def test_no_memory_ends_the_trial_and_a_mistake_ends_the_sweep(
     for error in (short, torch.OutOfMemoryError("no memory")):
         result = trial_on_gpu(faces, failing(error))
         assert result.status == "failed"
-        assert str(result.error).startswith("out of memory on mps: ")
+        assert str(result.error).startswith("out of memory with 1 restarts at a time on mps: ")
     with pytest.raises(RuntimeError, match="shapes"):
         trial_on_gpu(faces, failing(RuntimeError("shapes do not fit")))
 
