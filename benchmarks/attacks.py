@@ -1,7 +1,7 @@
 """Our attacks beside the peer library's: PSNR against CPU seconds a victim, on the same victims.
 
 python benchmarks/attacks.py [--data-root DIR] [--model NAME] [--image-size S] [--batch B] [--victims N]
-    [--weights random|trained] [--labels recovered|given] [--iterations N] [--figure FILE] [--json]
+    [--first N] [--weights random|trained] [--labels recovered|given] [--iterations N] [--figure FILE] [--json]
     [--ours "NAME [key=value ...]" ...] [--peer "CONFIG [hydra.key=value ...]" ...]
 python benchmarks/attacks.py --iteration [--repeats N] [--json]
 
@@ -164,7 +164,8 @@ def make_victims(options: argparse.Namespace, dataset: FaceDataset) -> list[Vict
     state = initial_state(config, generator("model", options.seed))
     if options.weights == "trained":
         state = trained(config, state, dataset)
-    chosen = dataset.split("test", options.victims * options.batch)
+    last = (options.first + options.victims) * options.batch
+    chosen = dataset.split("test", last)[options.first * options.batch :]
     local = LocalTraining(batch_size=options.batch)
     threat = ThreatModel(labels="known" if options.labels == "given" else "unknown")
     found = []
@@ -212,9 +213,12 @@ def score(images: Tensor, truth: Tensor) -> float:
     return float(torch.stack([psnr(images[j : j + 1], truth[i : i + 1])[0] for i, j in pairs]).mean())
 
 
-def compare(methods: Sequence[Method], victims: Sequence[Victim]) -> None:
-    """Every method on every victim, victim by victim; a method that raises is out, and says why."""
-    for number, victim in enumerate(victims):
+def compare(methods: Sequence[Method], victims: Sequence[Victim], first: int = 0) -> None:
+    """Every method on every victim, victim by victim; a method that raises is out, and says why.
+
+    `first` is the number of the first victim, by which attacks draw their randomness.
+    """
+    for number, victim in enumerate(victims, start=first):
         for method in methods:
             if method.run is None:
                 continue
@@ -228,7 +232,8 @@ def compare(methods: Sequence[Method], victims: Sequence[Victim]) -> None:
             method.psnr.append(score(images, victim.images))
             method.evaluations.append(float(evaluations))
             print(
-                f"victim {number + 1}/{len(victims)} {method.name}: {method.psnr[-1]:.1f} dB", file=sys.stderr
+                f"victim {number + 1}/{first + len(victims)} {method.name}: {method.psnr[-1]:.1f} dB",
+                file=sys.stderr,
             )
 
 
@@ -388,6 +393,7 @@ def parse_options() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     )
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--victims", type=int, default=4)
+    parser.add_argument("--first", type=int, default=0, help="leave out so many victims")
     parser.add_argument("--model", default="cnn64")
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=1)
@@ -413,10 +419,10 @@ def run_comparison(options: argparse.Namespace) -> tuple[list[Method], list[dict
         root = options.data_root
         if root is None:
             root = Path(folder) / "faces"
-            wanted = 8 * options.victims * options.batch
+            wanted = 8 * (options.first + options.victims) * options.batch
             write_faces(root, num=max(wanted, 4 * TRAINING_FACES // 3 if options.weights == "trained" else 0))
         victims = make_victims(options, open_celeba(root, image_size=options.image_size))
-        compare(methods, victims)
+        compare(methods, victims, options.first)
     if options.figure is not None:
         title = f"{options.model} {options.image_size}x{options.image_size}, {options.weights} weights, "
         draw(methods, options.figure, f"{title}batch {options.batch}, {options.iterations} iterations")
