@@ -6,12 +6,14 @@ import io
 import json
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import pytest
 import torch
+from pydantic import TypeAdapter
 from rich.console import Console
 from torch import nn
 
@@ -67,7 +69,8 @@ class Grey(Config):
 
 @pytest.fixture
 def grey(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`Grey` beside whatever attacks there are."""
+    """`Grey` beside whatever attacks there are; what was known of the types without it is forgotten meanwhile."""
+    monkeypatch.setattr(parse, "_adapter", cache(TypeAdapter))
     for module in (settings, parse):
         monkeypatch.setattr(module, "AnyAttack", settings.AnyAttack | Grey)
 
