@@ -15,7 +15,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from attack_core.dense import Estimate, Shares, completed_input, estimate_error, recover_shares
 from attack_core.descent import Descent, Mismatch
@@ -24,15 +23,14 @@ from attack_core.inits import initial_images
 from attack_core.inversion import FeatureInverter, along_path, drift_errors
 from attack_core.knowledge import (
     deviations,
-    hides_the_scale,
     largest_withheld,
     masked,
+    matched_numbers,
     sent_numbers,
     withholds,
 )
-from attack_core.layers import gradient_handles
 from attack_core.matching import Matching
-from attack_core.objectives import L2, Matched
+from attack_core.objectives import Matched, squared_distance
 from attack_core.refinement import equations_mismatch
 from attack_core.tail import Tail, solvable_tail
 from attack_core.targets import check_observation, gradient_estimate, weights_along
@@ -129,51 +127,18 @@ class _Problem:
             tail = solvable_tail(model, observation)
         except InputError as reason:
             raise Inseparable(str(reason).removesuffix(".")) from None
-        moved = observation.steps > 1
-        gradients, start = gradient_estimate(observation), observation.state.parameters
+        gradients = gradient_estimate(observation)
         if withholds(observation):
-            if observation.examples > 1:
-                raise Inseparable(
-                    f"numbers were withheld, so {observation.examples} images do not come apart"
-                )
-            shares, error = _completed(observation, gradients, tail)
-            return cls(
-                model=model,
-                observation=observation,
-                gradients=gradients,
-                tail=tail,
-                shares=shares,
-                order=None,
-                error=error,
-            )
-        known = deviations(observation, gradients)
-        sigma, bias_sigma = (known[f"{tail.first}.{kind}"] for kind in ("weight", "bias"))
-        chosen: Estimate = "rank_one" if sigma > 0 else "weighted"
-        recover = partial(
-            recover_shares,
-            gradients,
-            start,
-            tail,
-            observation.examples,
-            generator,
-            estimate=chosen if attack.estimate == "auto" else attack.estimate,
-            rounds=attack.rounds,
-            tolerance=attack.drift_tolerance if moved else attack.tolerance,
-            after=weights_along(observation, 1.0).parameters if moved else None,
-        )
-        shares, order = _checked(recover, observation, tail)
-        error = 0.0
-        if sigma > 0:
-            weight, bias = (gradients[f"{tail.first}.{kind}"] for kind in ("weight", "bias"))
-            # As if both had the same noise, which is what the estimate of the error takes.
-            error = estimate_error(weight, bias * (sigma / bias_sigma if bias_sigma > 0 else 1.0), sigma)
+            shares, order, error = _completed(observation, gradients, tail)
+        else:
+            shares, order, error = _separated(attack, observation, gradients, tail, generator)
         return cls(
             model=model,
             observation=observation,
             gradients=gradients,
             tail=tail,
             shares=shares,
-            order=order if moved else None,
+            order=order,
             error=error,
         )
 
@@ -272,15 +237,8 @@ class _Problem:
         images = images.detach().clamp(-1.0, 1.0)
         labels = self.shares.labels
         if loss is None:
-            loss = gradient_mismatch(
-                self.model,
-                self.observation.state,
-                self.gradients,
-                images,
-                labels,
-                sent=sent_numbers(self.observation),
-                scaled=hides_the_scale(self.observation),
-            )
+            known = matched_numbers(self.observation, self.gradients, dict.fromkeys(self.gradients, 1.0))
+            loss = relative_distance(known, self.model, self.observation.state, images, labels)
         return Reconstruction(
             images=images.cpu(),
             labels=labels.cpu(),
@@ -292,6 +250,39 @@ class _Problem:
             method=method,
             notes=tuple(notes),
         )
+
+
+def _separated(
+    attack: Analytic, observation: Observation, gradients: Tensors, tail: Tail, generator: torch.Generator
+) -> tuple[Shares, Order | None, float]:
+    """The images' shares, with the order of several steps, and the relative squared error that known noise leaves.
+
+    Raises `Inseparable`.
+    """
+    moved = observation.steps > 1
+    weight, bias = (f"{tail.first}.{kind}" for kind in ("weight", "bias"))
+    known = deviations(observation, gradients)
+    sigma, bias_sigma = known[weight], known[bias]
+    chosen: Estimate = "rank_one" if sigma > 0 else "weighted"
+    recover = partial(
+        recover_shares,
+        gradients,
+        observation.state.parameters,
+        tail,
+        observation.examples,
+        generator,
+        estimate=chosen if attack.estimate == "auto" else attack.estimate,
+        rounds=attack.rounds,
+        tolerance=attack.drift_tolerance if moved else attack.tolerance,
+        after=weights_along(observation, 1.0).parameters if moved else None,
+    )
+    shares, order = _checked(recover, observation, tail)
+    error = 0.0
+    if sigma > 0:
+        # As if both had the same noise, which is what the estimate of the error takes.
+        scale = sigma / bias_sigma if bias_sigma > 0 else 1.0
+        error = estimate_error(gradients[weight], gradients[bias] * scale, sigma)
+    return shares, order if moved else None, error
 
 
 def _checked(
@@ -321,11 +312,13 @@ def _magnitude(value: float) -> str:
     return f"{10.0 ** math.ceil(math.log10(max(value, 1e-12))):.0e}"
 
 
-def _completed(observation: Observation, gradients: Tensors, tail: Tail) -> tuple[Shares, float]:
-    """One image's shares where numbers were withheld, and the relative squared error that known noise leaves.
+def _completed(observation: Observation, gradients: Tensors, tail: Tail) -> tuple[Shares, None, float]:
+    """What `_separated` gives, where numbers were withheld.
 
-    Raises `Inseparable` where too little was sent.
+    Raises `Inseparable` for several images, and where too little was sent.
     """
+    if observation.examples > 1:
+        raise Inseparable(f"numbers were withheld, so {observation.examples} images do not come apart")
     sent, names = sent_numbers(observation), [f"{tail.first}.{kind}" for kind in ("weight", "bias")]
     weight, bias = (masked(gradients[name], sent.get(name)) for name in names)
     inputs, known = completed_input(weight, bias, sent[names[0]], sent[names[1]])
@@ -343,37 +336,27 @@ def _completed(observation: Observation, gradients: Tensors, tail: Tail) -> tupl
     )
     sigma = deviations(observation, gradients)[names[0]]
     if sigma == 0:
-        return shares, 0.0
+        return shares, None, 0.0
     evidence = errors.square() @ mask.to(errors)
     error = sigma**2 * float((1.0 / evidence[known]).sum()) / float(inputs.square().sum())
-    return shares, error
+    return shares, None, error
 
 
-@torch.no_grad()
 def gradient_mismatch(
-    model: nn.Module,
-    state: ModelState,
-    gradients: Tensors,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    sent: Tensors | None = None,
-    scaled: bool = False,
+    model: nn.Module, state: ModelState, gradients: Tensors, images: Tensor, labels: Tensor
 ) -> float:
-    """Relative squared L2 distance of the gradient of `images` (B, 3, S, S) with `labels` (B,) from `gradients`.
+    """`relative_distance` from all numbers of `gradients` (by parameter name)."""
+    matched = Matched.of(gradients, dict.fromkeys(gradients, 1.0))
+    return relative_distance(matched, model, state, images, labels)
 
-    `sent` masks the numbers that count; `scaled` takes the distance at the scale in [0, 1] that fits best.
-    """
-    with torch.enable_grad():
-        handles = gradient_handles(
-            model,
-            state,
-            images[None].clone().requires_grad_(True),
-            lambda logits: functional.cross_entropy(logits[0], labels)[None],
-        )
-    matched = Matched.of(gradients, dict.fromkeys(gradients, 1.0), sent=sent, scaled=scaled)
+
+def relative_distance(
+    matched: Matched, model: nn.Module, state: ModelState, images: Tensor, labels: Tensor
+) -> float:
+    """Squared L2 distance of the gradient of `images` (B, 3, S, S) with `labels` (B,), over the target's square."""
     # The expansion of squares cancels where the match is nearly exact.
-    return max(float(L2().loss(matched.terms(handles)) / matched.squares.sum()), 0.0)
+    distance = squared_distance(matched, model, state, images, labels)
+    return max(float(distance / matched.squares.sum()), 0.0)
 
 
 def _reporter(seen: list[float], planned: int, progress: Progress | None) -> Callable[[float], None]:

@@ -11,11 +11,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from attack_core.knowledge import deviations, hides_the_scale, knows_errors, sent_numbers, signal_energy
-from attack_core.layers import gradient_handles
-from attack_core.objectives import L2, Matched
+from attack_core.knowledge import deviations, knows_errors, matched_numbers, signal_energy
+from attack_core.objectives import squared_distance
 from attack_core.targets import gradient_estimate
 from attack_core.types import Reconstruction
 from fl_core.threat import Observation
@@ -50,17 +48,10 @@ def misfit(observation: Observation, model: nn.Module, images: Tensor, labels: T
     precision = {
         name: 1.0 / sigma**2 for name, sigma in deviations(observation, gradients).items() if sigma > 0
     }
-    matched = Matched.of(
-        gradients, precision, sent=sent_numbers(observation), scaled=hides_the_scale(observation)
-    )
+    matched = matched_numbers(observation, gradients, precision)
     device = matched.squares.device
-    handles = gradient_handles(
-        model,
-        observation.state,
-        images[None].to(device, copy=True).requires_grad_(True),
-        lambda logits: functional.cross_entropy(logits[0], labels.to(logits.device))[None],
-    )
-    return float(L2().loss(matched.terms(handles)).detach())
+    found = squared_distance(matched, model, observation.state, images.to(device), labels.to(device))
+    return float(found)
 
 
 def prior_answer(observation: Observation, labels: Tensor | None, note: str) -> Reconstruction:

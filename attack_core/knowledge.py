@@ -6,10 +6,12 @@ All of it is in units of `gradient_estimate`'s numbers, which attacks work with.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from attack_core.objectives import Matched
 from attack_core.targets import travelled
 from fl_core.threat import Clip, Noise, Observation, Quantiser, Sparsity
 from fl_core.types import Tensors
@@ -23,6 +25,11 @@ def sent_numbers(observation: Observation) -> dict[str, Tensor]:
     if not withholds(observation) or observation.clients > 1:
         return {}
     return {name: observation.tensors[name] != 0 for name in observation.state.parameters}
+
+
+def matched_numbers(observation: Observation, targets: Tensors, weights: Mapping[str, float]) -> Matched:
+    """The parameters named in `weights` as the attacker may match them: numbers that were sent, at an unknown scale."""
+    return Matched.of(targets, weights, sent=sent_numbers(observation), scaled=hides_the_scale(observation))
 
 
 def largest_withheld(observation: Observation, name: str) -> float:

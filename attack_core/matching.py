@@ -18,7 +18,7 @@ from attack_core.candidates import Candidates, Canvas, EarlyStop, Parametrisatio
 from attack_core.deep_prior import DeepPrior
 from attack_core.features import FeatureTarget
 from attack_core.inits import Init, initial_images
-from attack_core.knowledge import hides_the_scale, sent_numbers
+from attack_core.knowledge import matched_numbers
 from attack_core.labels import LabelStrategy, resolve_labels
 from attack_core.objectives import L2, LayerMode, Matched, Objective, choose, layer_weights
 from attack_core.optimizers import OptimizerName, Schedule, Sign, make_stepper, rate_factor, warmup
@@ -213,12 +213,7 @@ class Problem:
             model=model,
             observation=observation,
             local=local,
-            matched=Matched.of(
-                targets,
-                {name: weights[name] for name in chosen},
-                sent=sent_numbers(observation),
-                scaled=hides_the_scale(observation),
-            ),
+            matched=matched_numbers(observation, targets, {name: weights[name] for name in chosen}),
             objective=attack.objective,
             tv_weight=torch.tensor(attack._each(tv_weight), dtype=torch.float32, device=device),
             priors=attack.priors,

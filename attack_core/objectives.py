@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.linalg import vector_norm
+from torch.nn import functional
 
-from attack_core.layers import GradientHandle
+from attack_core.layers import GradientHandle, gradient_handles
 from fl_core.errors import InputError, unknown_name
-from fl_core.types import Config, Tensors, require
+from fl_core.types import Config, ModelState, Tensors, require
 
 LayerMode = Literal["uniform", "auto", "early", "early_linear", "early_strong", "early_conv"]
 
@@ -230,6 +231,20 @@ class Matched:
             masks=self.masks,
             scaled=self.scaled,
         )
+
+
+def squared_distance(
+    matched: Matched, model: nn.Module, state: ModelState, images: Tensor, labels: Tensor
+) -> Tensor:
+    """The weighted squared distance () of the gradient that `images` (B, 3, S, S) with `labels` (B,) have."""
+    with torch.enable_grad():
+        handles = gradient_handles(
+            model,
+            state,
+            images[None].detach().clone().requires_grad_(True),
+            lambda logits: functional.cross_entropy(logits[0], labels)[None],
+        )
+    return L2().loss(matched.terms(handles))[0].detach()
 
 
 def _mask_of(sent: Mapping[str, Tensor], name: str, target: Tensor) -> Tensor | None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
+import result_line
 import torch
 from torch import Tensor
 
@@ -172,18 +172,9 @@ def progress(name: str) -> Callable[[int, int], None]:
 
 
 def line(name: str, value: float | list[float], unit: str, *, target: float | None = None) -> Line:
-    """One result: the median, its spread as a share of it, and whether it is within the target."""
+    """One result, the median, which a target bounds from above."""
     values = value if isinstance(value, list) else [value]
-    middle = statistics.median(values)
-    return {
-        "name": name,
-        "value": middle,
-        "unit": unit,
-        "target": target,
-        "ok": target is None or bool(np.less_equal(middle, target)),
-        "spread": (max(values) - min(values)) / middle if len(values) > 1 else 0.0,
-        "n": len(values),
-    }
+    return result_line.line(name, statistics.median(values), unit, values, target=target, at_most=True)
 
 
 def main() -> int:
@@ -210,9 +201,7 @@ def main() -> int:
         try:
             entries = parts[name](options.workers)
         except InputError as error:  # A library that is not there.
-            entries = [
-                {"name": name, "value": None, "unit": "", "target": None, "ok": True, "reason": str(error)}
-            ]
+            entries = [result_line.missing(name, "", str(error))]
         for entry in entries:
             good &= bool(entry["ok"])
             if options.json:

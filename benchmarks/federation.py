@@ -36,6 +36,7 @@ from typing import Any
 
 import torch
 from federation_case import Case, Judge
+from result_line import line, missing
 
 from fl_core.clients import ClientWork
 from fl_core.faces import write_faces
@@ -260,37 +261,9 @@ def memory(case: Case, python: Path | None, reason: str) -> list[dict[str, Any]]
     return lines
 
 
-def line(
-    name: str,
-    value: float,
-    unit: str,
-    values: list[float],
-    *,
-    target: float | None = None,
-    at_most: bool = False,
-) -> dict[str, Any]:
-    """One result: `spread` is the range of the values as a share of their median."""
-    spread = (max(values) - min(values)) / statistics.median(values) if len(values) > 1 else 0.0
-    ok = target is None or (value <= target if at_most else value >= target)
-    return {
-        "name": name,
-        "value": value,
-        "unit": unit,
-        "target": target,
-        "ok": ok,
-        "spread": spread,
-        "n": len(values),
-    }
-
-
 def processes(name: str, value: float, unit: str, values: list[float]) -> dict[str, Any]:
     """The line of what is read from /proc, or why it is missing."""
     return line(name, value, unit, values) if Path("/proc").is_dir() else missing(name, unit, NO_PROC)
-
-
-def missing(name: str, unit: str, reason: str) -> dict[str, Any]:
-    """The line of what could not be measured."""
-    return {"name": name, "value": None, "unit": unit, "target": None, "ok": True, "reason": reason}
 
 
 def faces(folder: Path, train: int) -> Path:

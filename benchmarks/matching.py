@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from result_line import line
 from torch import Tensor
 from torch.nn import functional
 
@@ -104,20 +105,20 @@ def main() -> int:
         seconds = measure(ways, options.repeats, device)
         medians = {name: statistics.median(values) for name, values in seconds.items()}
         for name, values in seconds.items():
-            lines.append(line(f"{name}, {candidates} candidates", medians[name] * 1e3, "ms", None, values))
+            lines.append(line(f"{name}, {candidates} candidates", medians[name] * 1e3, "ms", values))
         ratios = [p / g for p, g in zip(seconds["plain autograd"], seconds["ghost"], strict=True)]
         lines.append(
             line(
                 f"plain autograd / ghost, {candidates} candidates",
                 statistics.median(ratios),
                 "x",
-                TARGET,
                 ratios,
+                target=TARGET,
             )
         )
         gap = (losses["ghost"] - losses["plain autograd"]).abs().max() / losses["plain autograd"].max()
-        entry = line(f"relative loss difference, {candidates} candidates", float(gap), "", None, [float(gap)])
-        lines.append(entry | {"target": 1e-5, "ok": float(gap) <= 1e-5})
+        name = f"relative loss difference, {candidates} candidates"
+        lines.append(line(name, float(gap), "", [float(gap)], target=1e-5, at_most=True))
     for entry in lines:
         if options.json:
             print(json.dumps(entry))
@@ -126,21 +127,6 @@ def main() -> int:
                 f"{entry['name']:45s} {entry['value']:10.3g} {entry['unit']:3s} {'' if entry['ok'] else 'MISSED'}"
             )
     return 0 if all(entry["ok"] for entry in lines) else 1
-
-
-def line(name: str, value: float, unit: str, target: float | None, values: list[float]) -> dict[str, object]:
-    """One result: `spread` is the range of the values as a share of their median."""
-    spread = (max(values) - min(values)) / statistics.median(values) if len(values) > 1 else 0.0
-    ok = target is None or value >= target
-    return {
-        "name": name,
-        "value": value,
-        "unit": unit,
-        "target": target,
-        "ok": ok,
-        "spread": spread,
-        "n": len(values),
-    }
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dp_accounting import get_epsilon_gaussian, get_sigma_gaussian
 from torch import Tensor
 
 from defenses.base import Privacy
+from defenses.draws import add_noise
 from fl_core.threat import Clip, Fact, Noise
 from fl_core.types import ClientUpdate, Config, require
 
@@ -87,11 +88,8 @@ def clip(tensors: Mapping[str, Tensor], max_norm: float) -> tuple[dict[str, Tens
 def add_gaussian(
     tensors: Mapping[str, Tensor], sigma: float, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Tensors plus independent Gaussian noise, drawn on the CPU."""
-    return {
-        name: tensor + sigma * torch.randn(tensor.shape, generator=generator).to(tensor.device)
-        for name, tensor in tensors.items()
-    }
+    """Tensors plus independent Gaussian noise; see `add_noise`."""
+    return add_noise(tensors, "gaussian", sigma, generator)
 
 
 @lru_cache(maxsize=256)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
+from defenses.draws import Distribution, add_noise
 from fl_core.rng import generator
 from fl_core.types import Config, Tensors, require
 
@@ -19,7 +20,7 @@ class EncryptedNoise(Config):
     sqrt(2) b). It is no differential privacy: nothing is clipped.
     """
 
-    distribution: Literal["gaussian", "laplace"] = "laplace"
+    distribution: Distribution = "laplace"
     scale: float = 0.01
 
     def __post_init__(self) -> None:
@@ -27,18 +28,11 @@ class EncryptedNoise(Config):
 
     def add(self, tensors: Tensors, random: torch.Generator) -> dict[str, torch.Tensor]:
         """`tensors` with independent noise on every number, drawn on the CPU; whole numbers become float32."""
-        noisy = {}
-        for name, tensor in tensors.items():
-            value = tensor if tensor.is_floating_point() else tensor.float()
-            draw = torch.empty(value.shape)
-            if self.distribution == "gaussian":
-                draw.normal_(std=self.scale, generator=random)
-            else:
-                # The difference of two exponentials is Laplace, and never takes the logarithm of zero.
-                draw.exponential_(1.0 / self.scale, generator=random)
-                draw -= torch.empty(value.shape).exponential_(1.0 / self.scale, generator=random)
-            noisy[name] = value + draw.to(value.device, value.dtype)
-        return noisy
+        floats = {
+            name: tensor if tensor.is_floating_point() else tensor.float() for name, tensor in tensors.items()
+        }
+        spread = math.sqrt(2.0) if self.distribution == "laplace" else 1.0
+        return add_noise(floats, self.distribution, spread * self.scale, random)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import torch
 
 from defenses.base import Privacy
 from defenses.dp import clip
+from defenses.draws import Distribution, add_noise
 from fl_core.threat import Clip, Fact, Noise
 from fl_core.types import ClientUpdate, Config, require
 
@@ -49,7 +50,7 @@ class NoiseOnly(Config):
     """
 
     kind: Literal["noise"] = "noise"
-    distribution: Literal["gaussian", "laplace"] = "gaussian"
+    distribution: Distribution = "gaussian"
     sigma: float = 1e-3
 
     def __post_init__(self) -> None:
@@ -57,10 +58,7 @@ class NoiseOnly(Config):
 
     def on_update(self, update: ClientUpdate, generator: torch.Generator, *, rounds: int) -> ClientUpdate:  # noqa: ARG002 - the noise is given
         """Add the noise, drawn on the CPU; see `Defense.on_update`."""
-        noisy = {
-            name: tensor + self.sigma * self._draw(tensor.shape, generator).to(tensor.device)
-            for name, tensor in update.tensors.items()
-        }
+        noisy = add_noise(update.tensors, self.distribution, self.sigma, generator)
         return dataclasses.replace(update, tensors=noisy)
 
     def facts(self, *, rounds: int) -> tuple[Fact, ...]:  # noqa: ARG002 - the same in every federation
@@ -70,12 +68,3 @@ class NoiseOnly(Config):
     def privacy(self, *, rounds: int) -> Privacy | None:  # noqa: ARG002 - there is none
         """None: noise without a clipped update promises nothing."""
         return None
-
-    def _draw(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-        """Numbers of variance 1."""
-        if self.distribution == "gaussian":
-            return torch.randn(shape, generator=generator)
-        # The difference of two exponentials of mean b is Laplace of variance 2 b^2.
-        size = (2, *shape)
-        both = torch.empty(size).exponential_(math.sqrt(2.0), generator=generator)
-        return both[0] - both[1]

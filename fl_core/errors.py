@@ -14,6 +14,11 @@ class InputError(ValueError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> InputError:
     """An `InputError` for `name`, with the nearest valid name and the whole list of `known` ones."""
     names = sorted(known)

@@ -41,16 +41,15 @@ def summarize(folder: Path) -> pd.DataFrame:
 
     Raises `InputError` where the folder holds no results.
     """
-    rows = store.read_rows(folder).to_pandas()
     best, utilities, order = winners(folder), _utilities(folder), _order(folder)
-    groups = {(str(cell), str(who)): group for (cell, who), group in rows.groupby(["cell", "attacker"])}
+    groups = _groups(folder)
+    measured = _tested(groups, best)
     # Rows lie in the order in which trials finished, which differs from run to run.
     keys = sorted(groups, key=lambda key: (order(*key), key))
-    measured, lines = {}, []
-    for cell, who in keys:
-        winner = best.get(f"{cell}/{who}")
-        measured[cell, who] = _exact(test_rows(groups[cell, who], winner["suggestion"] if winner else None))
-        lines.append(_line(groups[cell, who], measured[cell, who], winner, utilities.get(cell)))
+    lines = [
+        _line(groups[cell, who], measured[cell, who], best.get(f"{cell}/{who}"), utilities.get(cell))
+        for cell, who in keys
+    ]
     for line in lines:
         line |= _versus_none(line, lines, measured)
     return pd.DataFrame(lines)
@@ -61,14 +60,10 @@ def tested_victims(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
 
     With it `success`, the share of the victim's images that are recovered (PSNR >= 20 dB).
     """
-    rows, best = store.read_rows(folder).to_pandas(), winners(folder)
     found = {}
-    for (cell, who), group in rows.groupby(["cell", "attacker"]):
-        winner = best.get(f"{cell}/{who}")
-        tested = _exact(test_rows(group, winner["suggestion"] if winner else None))
+    for key, tested in _tested(_groups(folder), winners(folder)).items():
         ok = tested[tested["status"] == "ok"]
-        reached = (ok["psnr"].fillna(-np.inf) >= SUCCESS_DB).astype(float).groupby(ok["victim"]).mean()
-        found[str(cell), str(who)] = by_victim(tested).assign(success=reached)
+        found[key] = by_victim(tested).assign(success=_reached(ok).groupby(ok["victim"]).mean())
     return found
 
 
@@ -120,6 +115,28 @@ def by_victim(tested: pd.DataFrame) -> pd.DataFrame:
     return ok.groupby("victim")[[*_MEASURES, "seconds", "cpu_seconds"]].mean()
 
 
+def _groups(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
+    """All rows of a results folder by cell and attacker."""
+    rows = store.read_rows(folder).to_pandas()
+    return {(str(cell), str(who)): group for (cell, who), group in rows.groupby(["cell", "attacker"])}
+
+
+def _tested(
+    groups: dict[tuple[str, str], pd.DataFrame], best: dict[str, dict[str, Any]]
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """Of each group the rows that conclusions rest on; `best` as `winners` gives it."""
+    found = {}
+    for (cell, who), group in groups.items():
+        winner = best.get(f"{cell}/{who}")
+        found[cell, who] = _exact(test_rows(group, winner["suggestion"] if winner else None))
+    return found
+
+
+def _reached(ok: pd.DataFrame) -> pd.Series[float]:
+    """1.0 for each image that is recovered (PSNR >= 20 dB), 0.0 for the others."""
+    return (ok["psnr"].fillna(-np.inf) >= SUCCESS_DB).astype(float)
+
+
 def _exact(rows: pd.DataFrame) -> pd.DataFrame:
     columns = ["psnr", "psnr_oracle", "psnr_prior", "psnr_mean_image", "psnr_range4"]
     return rows.assign(**{name: rows[name].replace(np.inf, EXACT_DB) for name in columns})
@@ -155,7 +172,7 @@ def _line(
     first = group.iloc[0]
     ok = tested[tested["status"] == "ok"]
     victims = by_victim(tested)
-    reached = ok["psnr"].fillna(-np.inf) >= SUCCESS_DB
+    reached = _reached(ok)
     trials = group.drop_duplicates("trial_id")
     kept = (
         *("cell", "attacker", "defense", "defense_params", "signal", "view", "round", "weights_accuracy"),

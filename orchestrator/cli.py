@@ -180,4 +180,6 @@ def _report(folder: Path, console: Console) -> None:
     for note in notes(table):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     # Last: a disk that is full keeps nobody from reading the table.
-    console.print(f"Report: {write_report(folder, table)}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"Report: {write_report(folder, table, critical)}", highlight=False, markup=False, soft_wrap=True
+    )

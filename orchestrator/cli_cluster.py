@@ -134,10 +134,7 @@ def render_script(
     if out is None:
         typer.echo(script, nl=False)
     else:
-        try:
-            write_atomically(out, script.encode())
-        except OSError as error:
-            raise InputError(f"Cannot write {out}: {error.strerror}; use another --out.") from error
+        write_atomically(out, script.encode())
         typer.echo(f"{out} is written: sbatch {out}")
 
 

@@ -16,7 +16,13 @@ import ray
 import torch
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tenacity import (
+    before_sleep_log,
+    retry,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+)
 
 from fl_core.errors import InputError
 
@@ -370,6 +376,7 @@ def _one_line(reason: object) -> str:
     retry=retry_if_exception_type((ConnectionError, TimeoutError)),
     stop=stop_after_attempt(3),
     wait=wait_exponential(1.0, max=10.0),
+    before_sleep=before_sleep_log(log, logging.WARNING),
     reraise=True,
 )
 def _connect(address: str, *, cpus: int) -> None:
@@ -391,6 +398,7 @@ def _connect(address: str, *, cpus: int) -> None:
     retry=retry_if_exception_type(OSError),
     stop=stop_after_attempt(3),
     wait=wait_exponential(0.5, max=5.0),
+    before_sleep=before_sleep_log(log, logging.WARNING),
     reraise=True,
 )
 def _reach(address: str) -> None:

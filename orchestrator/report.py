@@ -32,14 +32,16 @@ from orchestrator.verdicts import LABELS, accuracy, share, utility_verdict, verd
 Entry = dict[str, Any]
 
 
-def write_report(folder: Path, table: pd.DataFrame) -> Path:
+def write_report(folder: Path, table: pd.DataFrame, critical: pd.DataFrame | None = None) -> Path:
     """Write summary, figures and `report.html` of the folder that `table` summarizes; the page's path.
 
-    Raises `InputError` where the folder holds no results.
+    `critical` is the folder's `critical_table`, for who has it already: its intervals take a while. Raises
+    `InputError` where the folder holds no results.
     """
     refuse_links(folder)
     write_summary(folder, table)
-    critical = critical_table(folder, table)
+    if critical is None:
+        critical = critical_table(folder, table)
     write_critical(folder, critical)
     results = Results(folder, table)
     page = (

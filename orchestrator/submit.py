@@ -23,9 +23,10 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from fl_core.errors import InputError
+from fl_core.errors import InputError, first_line
 from orchestrator.parse import load_sweep
 from orchestrator.provenance import provenance
+from orchestrator.stop import EXIT_CODE
 
 T = TypeVar("T")
 
@@ -33,9 +34,6 @@ _PACKAGES = ("fl_core", "attack_core", "defenses", "orchestrator")
 _ATTEMPTS = 4
 _STOP_SECONDS = 30
 """How long a stopped sweep has to write down what is finished."""
-
-STOPPED = 75
-"""The exit code of a sweep that was told to stop and can be resumed."""
 
 _log = logging.getLogger(__name__)
 
@@ -182,7 +180,7 @@ class Jobs:
             case JobStatus.FAILED:
                 code = 1 if code is None else code if code >= 0 else 128 - code
             case JobStatus.STOPPED:
-                code = STOPPED
+                code = EXIT_CODE
             case _:
                 code = None
         return JobState(status=str(info.status.value), message=info.message or "", exit_code=code)
@@ -264,7 +262,7 @@ def _say_retry(state: RetryCallState) -> None:
 
 
 def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return first_line(error)[:300]
 
 
 def _stage(sweep: Path, folder: Path) -> None:

@@ -198,6 +198,7 @@ class Driver:
         self._utility_running: set[str] = set()
         self._shared: dict[tuple[str, int], tuple[Any, Any, Any, Any, Released]] = {}
         self._states: dict[str, Any] = {}
+        self._means: dict[str, Any] = {}
         self._accuracies: dict[str, float | None] = {}
         self._resumed = self._fresh = self._failed = self._other_jobs = 0
         self._gpu_share = 0.0
@@ -351,7 +352,7 @@ class Driver:
     def _handles(
         self, cell: Cell, spec: TrialSpec, executor: Executor
     ) -> tuple[Any, Any, Any, Any, Released]:
-        """Handles on weights, record, truth and mean image; the large weights are shared once for all captures."""
+        """Handles on weights, record, truth and mean image; weights and mean are shared once for all captures."""
         key = (spec.capture, spec.victim)
         if key not in self._shared:
             victim = cell.victims[spec.victim]
@@ -360,12 +361,14 @@ class Driver:
             weights = cell.source.weights
             if weights.hash not in self._states:
                 self._states[weights.hash] = executor.share(weights.state)
+            if cell.config.name not in self._means:
+                self._means[cell.config.name] = executor.share(cell.public_mean)
             light = dataclasses.replace(capture.record, state=ModelState(parameters={}))
             self._shared[key] = (
                 self._states[weights.hash],
                 executor.share(light),
                 executor.share(capture.truth),
-                executor.share(cell.public_mean),
+                self._means[cell.config.name],
                 Released.of(capture, victim),
             )
         return self._shared[key]

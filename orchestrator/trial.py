@@ -37,7 +37,7 @@ from fl_core.device import (
     reset_peak,
     synchronise,
 )
-from fl_core.errors import InputError
+from fl_core.errors import InputError, first_line
 from fl_core.models import build_model
 from fl_core.rng import generator
 from fl_core.threat import NotObservable, Observation, ThreatModel, observe
@@ -169,7 +169,7 @@ def run_trial(
                 if not out_of_memory(error):
                     raise
                 # The text alone: the traceback keeps the tensors of the attack alive.
-                detail = _brief(error)
+                detail = first_line(error)
             _free(device)
     return replace(
         unfinished(spec, f"{ran_out(tries)} on {device}: {detail}", packing=tries[-1]),
@@ -375,10 +375,6 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _brief(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _free(device: torch.device) -> None:

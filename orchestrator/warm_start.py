@@ -9,7 +9,7 @@ from pathlib import Path
 from fl_core.errors import InputError
 from orchestrator.analysis import winners
 from orchestrator.config import AttackerConfig, SweepConfig
-from orchestrator.files import write_atomically
+from orchestrator.files import read_json, write_atomically
 from orchestrator.folder import CLAIM
 from orchestrator.space import Params
 
@@ -30,7 +30,7 @@ def warm_starts(config: SweepConfig, out: Path, say: Callable[[str], None]) -> d
         found = _find(config, Path(config.study.warm_start), say)
         content = {"from": config.study.warm_start, "studies": found}
         write_atomically(path, json.dumps(content, indent=1).encode())
-    noted: dict[str, list[Params]] = json.loads(path.read_bytes())["studies"]
+    noted: dict[str, list[Params]] = read_json(path)["studies"]
     return noted
 
 

@@ -221,13 +221,18 @@ def truncated(root: Path, name: str) -> None:
     path.write_bytes(path.read_bytes()[:200])
 
 
+def own_faces(undisturbed: Path, faces_root: Path, tmp_path: Path) -> tuple[Path, str]:
+    """A copy of the faces, and which of them only the last victim needs."""
+    rows = pd.read_parquet(undisturbed / "trials")
+    root = tmp_path / "faces"
+    shutil.copytree(faces_root, root)
+    return root, rows.loc[rows["victim"].idxmax(), "image_id"].partition(":")[0]
+
+
 def test_a_corrupt_image_is_named_before_the_first_trial(
     undisturbed: Path, faces_root: Path, tmp_path: Path
 ) -> None:
-    rows = pd.read_parquet(undisturbed / "trials")
-    last = rows.loc[rows["victim"].idxmax(), "image_id"].partition(":")[0]
-    root = tmp_path / "faces"
-    shutil.copytree(faces_root, root)
+    root, last = own_faces(undisturbed, faces_root, tmp_path)
     truncated(root, last)
     with pytest.raises(InputError, match=rf"{last}: not a readable image") as raised:
         run(faults.config(root), tmp_path / "out")
@@ -240,10 +245,7 @@ def test_a_corrupt_image_is_named_before_the_first_trial(
 def test_an_image_that_breaks_in_mid_sweep_stops_it_with_its_name_and_what_is_done_stays(
     undisturbed: Path, faces_root: Path, tmp_path: Path
 ) -> None:
-    rows = pd.read_parquet(undisturbed / "trials")
-    last = rows.loc[rows["victim"].idxmax(), "image_id"].partition(":")[0]
-    root = tmp_path / "faces"
-    shutil.copytree(faces_root, root)
+    root, last = own_faces(undisturbed, faces_root, tmp_path)
 
     class Vandal(Silent):
         def job_done(self, study: str, psnr: float | None) -> None:  # noqa: ARG002 - the moment is all
