@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
+from fl_core.client import Batch, GradientRule
+from fl_core.models import ModelConfig
+from fl_core.reduction import Reduction
+from fl_core.server import FederationConfig
 from fl_core.threat import Fact
-from fl_core.types import ClientUpdate
+from fl_core.types import ClientUpdate, Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +34,55 @@ class Privacy:
     sampling_rate: float = 1.0
 
 
-class Defense(Protocol):
-    """A mechanism at the client. A defense object is its own config."""
+Stage = Literal["model", "batch", "gradient", "clip", "noise", "compress", "sum"]
+"""Where in a client's round a defense works, in this order: the network, what it is fed, how its gradient is taken, the
+bound on the update, noise on it, what of it is sent, and how the updates of several clients are added."""
 
-    def on_update(self, update: ClientUpdate, generator: torch.Generator, *, rounds: int) -> ClientUpdate:
-        """The update that is released instead, in a federation of `rounds` planned rounds."""
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
-    def facts(self, *, rounds: int) -> tuple[Fact, ...]:
+
+class Mechanism(Config):
+    """Base of every defense: its hooks change nothing, it tells nothing and promises nothing.
+
+    A defense object is its own config. `plan` is the federation that it works in, planned rounds and all; `random` is
+    the one stream that a client draws from in a round. `stage` says where in a chain it belongs.
+    """
+
+    stage: ClassVar[Stage]
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether what it takes away from an update is added to the client's next one."""
+        return False
+
+    def on_model(self, model: ModelConfig) -> ModelConfig:
+        """The network that the federation trains instead of `model`."""
+        return model
+
+    def on_batch(self, batch: Batch, random: torch.Generator, plan: FederationConfig) -> Batch:
+        """What a client trains on instead of `batch`."""
+        return batch
+
+    def on_gradient(
+        self, rule: GradientRule, random: torch.Generator, plan: FederationConfig
+    ) -> GradientRule:
+        """How a client computes a batch's gradient, in terms of `rule`."""
+        return rule
+
+    def on_update(
+        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
+    ) -> ClientUpdate:
+        """The update that is released instead of `update`."""
+        return update
+
+    def on_sum(self, reduction: Reduction[Any], *, seed: int, plan: FederationConfig) -> Reduction[Any]:
+        """How released updates become the round's change, in terms of `reduction`; `seed` is that of the run."""
+        return reduction
+
+    def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
         """What an attacker who knows the defense knows."""
+        return ()
 
-    def privacy(self, *, rounds: int) -> Privacy | None:
-        """The privacy statement over `rounds` releases, or None where none can be made."""
+    def privacy(self, plan: FederationConfig) -> Privacy | None:
+        """The privacy statement over the planned rounds, or None where none can be made."""
+        return None

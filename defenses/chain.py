@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from defenses.base import Privacy
+from defenses.base import STAGES, Privacy, Stage
 from defenses.compression import Prune, Quantise, SignOnly
 from defenses.dp import DPUpdate
 from defenses.noise import ClipOnly, NoiseOnly
+from fl_core.client import Batch, GradientRule
 from fl_core.errors import InputError
+from fl_core.models import ModelConfig
+from fl_core.reduction import FedAvg, Reduction
 from fl_core.rng import generator
-from fl_core.server import Release
+from fl_core.server import FederationConfig
 from fl_core.threat import Fact
-from fl_core.types import ClientUpdate
+from fl_core.types import ClientUpdate, Tensors
 
 AnyDefense = DPUpdate | ClipOnly | NoiseOnly | Prune | Quantise | SignOnly
 """Every defense there is: the union is the registry."""
 
-_ORDER = {"clip": 0, "noise": 1, "dp_update": 1, "prune": 2, "quantise": 2, "sign": 2}
-"""The step that a mechanism takes: bound the update, add noise, compress."""
+_TWICE: dict[Stage, str] = {
+    "model": "one change of the network is allowed",
+    "batch": "one change of what a client trains on is allowed",
+    "gradient": "one change of how a gradient is taken is allowed",
+    "clip": "one bound is enough",
+    "noise": "one source of noise is allowed, since privacy statements would not add up",
+    "compress": "one compression is allowed, since rounding has no zero for what was withheld",
+    "sum": "updates are added once",
+}
+"""Why a stage can't come twice."""
+
+_LATE: dict[Stage, str] = {
+    "model": "the network is fixed before anything is computed with it",
+    "batch": "what a client trains on is fixed before its gradient is taken",
+    "gradient": "a gradient is taken before anything is done to it",
+    "clip": "clipping rescales what was added or rounded by a factor that nobody knows; clip first",
+    "noise": "noise makes every number a full one again; add it before compressing",
+    "compress": "what was added up is not the client's to compress",
+}
+"""Why a stage can't come after a later one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
     """Defenses in the order in which they are applied; empty means none.
 
-    First an update is bounded, then noise is added, then it is compressed, each at most once. Raises `InputError` for
-    any other order, with the reason.
+    Their stages come in the order of `defenses.base.STAGES`, each at most once. Raises `InputError` for any other
+    order, with the reason.
     """
 
     defenses: tuple[AnyDefense, ...] = ()
@@ -40,44 +64,92 @@ class Chain:
             if reason:
                 raise InputError(f"A defense chain has {before.kind} before {after.kind}: {reason}.")
 
-    def on_update(self, update: ClientUpdate, random: torch.Generator, *, rounds: int) -> ClientUpdate:
-        """What leaves the client after every defense."""
+    @property
+    def remembers(self) -> bool:
+        """Whether clients keep a residual from round to round."""
+        return any(defense.feeds_back for defense in self.defenses)
+
+    def on_model(self, model: ModelConfig) -> ModelConfig:
+        """The network that the federation trains instead of `model`."""
         for defense in self.defenses:
-            update = defense.on_update(update, random, rounds=rounds)
-        return update
+            model = defense.on_model(model)
+        return model
 
-    def facts(self, *, rounds: int) -> tuple[Fact, ...]:
-        """All defenses' facts, in order."""
-        return tuple(fact for defense in self.defenses for fact in defense.facts(rounds=rounds))
+    def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
+        """All defenses' facts in the federation `plan`, in order."""
+        return tuple(fact for defense in self.defenses for fact in defense.facts(plan))
 
-    def privacy(self, *, rounds: int) -> Privacy | None:
+    def privacy(self, plan: FederationConfig) -> Privacy | None:
         """The chain's privacy statement: what follows a mechanism is post-processing and keeps it."""
-        statements = [defense.privacy(rounds=rounds) for defense in self.defenses]
+        statements = [defense.privacy(plan) for defense in self.defenses]
         return next((statement for statement in statements if statement is not None), None)
 
-    def release(self, *, seed: int, rounds: int) -> Release:
-        """The chain as a client applies it: fresh randomness for each client and round, fixed by `seed`."""
+    def clients(self, *, seed: int, plan: FederationConfig) -> ChainedClients:
+        """The chain as clients apply it: fresh randomness for each client and round, fixed by `seed`."""
+        return ChainedClients(chain=self, seed=seed, plan=plan)
 
-        def apply(update: ClientUpdate, round_number: int) -> ClientUpdate:
-            random = generator("defense", seed, update.client, round_number)
-            return self.on_update(update, random, rounds=rounds)
+    def reduction(self, *, seed: int, plan: FederationConfig) -> Reduction[Any]:
+        """How released updates become a round's change: FedAvg, as the chain has changed it.
 
-        return apply
+        How updates are added comes first, since what else is done to a sum is done to that one.
+        """
+        reduction: Reduction[Any] = FedAvg()
+        for defense in sorted(self.defenses, key=lambda each: each.stage != "sum"):
+            reduction = defense.on_sum(reduction, seed=seed, plan=plan)
+        return reduction
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainedClients:
+    """A chain at work in a federation; see `fl_core.hooks.ClientDefense`."""
+
+    chain: Chain
+    seed: int
+    plan: FederationConfig
+
+    @property
+    def remembers(self) -> bool:
+        """See `ClientDefense.remembers`."""
+        return self.chain.remembers
+
+    def draws(self, client: int, round_number: int) -> torch.Generator:
+        """See `ClientDefense.draws`."""
+        return generator("defense", self.seed, client, round_number)
+
+    def on_batch(self, batch: Batch, random: torch.Generator) -> Batch:
+        """See `ClientDefense.on_batch`."""
+        for defense in self.chain.defenses:
+            batch = defense.on_batch(batch, random, self.plan)
+        return batch
+
+    def on_gradient(self, rule: GradientRule, random: torch.Generator) -> GradientRule:
+        """See `ClientDefense.on_gradient`."""
+        for defense in self.chain.defenses:
+            rule = defense.on_gradient(rule, random, self.plan)
+        return rule
+
+    def on_update(
+        self, update: ClientUpdate, residual: Tensors, random: torch.Generator
+    ) -> tuple[ClientUpdate, Tensors]:
+        """What leaves the client after every defense; the residuals of one are named after its place in the chain."""
+        left: dict[str, Tensor] = {}
+        for place, defense in enumerate(self.chain.defenses):
+            if not defense.feeds_back:
+                update = defense.on_update(update, random, self.plan)
+                continue
+            names = {name: f"{place}.{name}" for name in update.tensors}
+            owed = {name: value + residual.get(names[name], 0.0) for name, value in update.tensors.items()}
+            update = defense.on_update(dataclasses.replace(update, tensors=owed), random, self.plan)
+            left |= {names[name]: value - update.tensors[name] for name, value in owed.items()}
+        return update, left
 
 
 def _conflict(before: AnyDefense, after: AnyDefense) -> str | None:
     """Why `after` can't follow `before`; None where it can."""
-    if before.kind == "clip" and after.kind == "dp_update":
-        return "dp_update clips by itself; give it the max_norm"
-    first, second = _ORDER[before.kind], _ORDER[after.kind]
-    if first < second:
-        return None
-    if first == second:
-        return (
-            "one bound is enough",
-            "one source of noise is allowed, since privacy statements would not add up",
-            "one compression is allowed, since rounding has no zero for what was withheld",
-        )[first]
-    if second == 0:
-        return "clipping rescales what was added or rounded by a factor that nobody knows; clip first"
-    return "noise makes every number a full one again; add it before compressing"
+    if before.stage == "clip" and isinstance(after, DPUpdate):
+        return f"{after.kind} clips by itself; give it the max_norm"
+    if before.stage == after.stage:
+        return _TWICE[after.stage]
+    if before.stage == "sum":
+        return "the clients' updates are already added up, under encryption or masks; do it before"
+    return _LATE[after.stage] if STAGES.index(after.stage) < STAGES.index(before.stage) else None

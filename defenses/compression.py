@@ -6,40 +6,51 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from defenses.base import Privacy
+from defenses.base import Mechanism, Stage
+from fl_core.server import FederationConfig
 from fl_core.threat import Fact, Quantiser, Sparsity
-from fl_core.types import ClientUpdate, Config, require
+from fl_core.types import ClientUpdate, require
 
 _NUMBER = 4
 """Bytes of a float32 number, and of a position in the update."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prune(Config):
+class Prune(Mechanism):
     """Withhold the numbers of least absolute value (Aji and Heafield 2017, arXiv:1704.05021; Zhu et al. 2019).
 
     Withheld is the share `ratio` of each tensor (`scope: tensor`) or of the whole update (`all`), or, where a
     `threshold` is given, whatever is below that absolute value instead. Sent are the survivors' values and
-    either a bit for each number or the survivors' positions, whichever is shorter.
+    either a bit for each number or the survivors' positions, whichever is shorter. With `error_feedback` what is
+    withheld is added to the client's next update (Seide et al. 2014; Karimireddy et al. 2019), as in the others here.
     """
 
+    stage: ClassVar[Stage] = "compress"
     kind: Literal["prune"] = "prune"
     ratio: float = 0.9
     threshold: float | None = None
     scope: Literal["all", "tensor"] = "all"
+    error_feedback: bool = False
 
     def __post_init__(self) -> None:
         require(0 < self.ratio < 1, self, "ratio", "in (0, 1)")
         positive = self.threshold is None or (self.threshold > 0 and math.isfinite(self.threshold))
         require(positive, self, "threshold", "finite and more than 0")
 
-    def on_update(self, update: ClientUpdate, generator: torch.Generator, *, rounds: int) -> ClientUpdate:  # noqa: ARG002 - nothing is random
-        """Withhold; see `Defense.on_update`."""
+    @property
+    def feeds_back(self) -> bool:
+        """See `Mechanism.feeds_back`."""
+        return self.error_feedback
+
+    def on_update(
+        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
+    ) -> ClientUpdate:
+        """Withhold; see `Mechanism.on_update`."""
         names = list(update.tensors)
         groups = [names] if self.scope == "all" else [[name] for name in names]
         kept: dict[str, Tensor] = {}
@@ -51,13 +62,9 @@ class Prune(Config):
         where = min(math.ceil(numbers / 8), _NUMBER * survivors)
         return dataclasses.replace(update, tensors=kept, bytes_up=_NUMBER * survivors + where)
 
-    def facts(self, *, rounds: int) -> tuple[Fact, ...]:  # noqa: ARG002 - the same in every federation
-        """See `Defense.facts`."""
+    def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
+        """See `Mechanism.facts`."""
         return (Sparsity(scope="all" if self.threshold is not None else self.scope),)
-
-    def privacy(self, *, rounds: int) -> Privacy | None:  # noqa: ARG002 - there is none
-        """None: which numbers are large is itself told."""
-        return None
 
     def _least_kept(self, tensors: list[Tensor]) -> float:
         """The smallest absolute value that is sent; at least one number of the group is."""
@@ -69,31 +76,36 @@ class Prune(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantise(Config):
+class Quantise(Mechanism):
     """Round every number at random to one of its two neighbours among 2^`bits` even steps (QSGD's idea).
 
     The steps span each tensor's [-m, m], m its largest absolute value; the rounding is right on average (Alistarh et
     al., NeurIPS 2017). With `bits` = 1 only +m and -m are left. Sent are `bits` for each number and m for each tensor.
     """
 
+    stage: ClassVar[Stage] = "compress"
     kind: Literal["quantise"] = "quantise"
     bits: int = 8
+    error_feedback: bool = False
 
     def __post_init__(self) -> None:
         require(1 <= self.bits <= 16, self, "bits", "from 1 to 16")
 
-    def on_update(self, update: ClientUpdate, generator: torch.Generator, *, rounds: int) -> ClientUpdate:  # noqa: ARG002 - the steps are given
-        """Round; see `Defense.on_update`."""
-        rounded = {name: self._rounded(tensor, generator) for name, tensor in update.tensors.items()}
+    @property
+    def feeds_back(self) -> bool:
+        """See `Mechanism.feeds_back`."""
+        return self.error_feedback
+
+    def on_update(
+        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
+    ) -> ClientUpdate:
+        """Round; see `Mechanism.on_update`."""
+        rounded = {name: self._rounded(tensor, random) for name, tensor in update.tensors.items()}
         return dataclasses.replace(update, tensors=rounded, bytes_up=packed_bytes(rounded, self.bits))
 
-    def facts(self, *, rounds: int) -> tuple[Fact, ...]:  # noqa: ARG002 - the same in every federation
-        """See `Defense.facts`."""
+    def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
+        """See `Mechanism.facts`."""
         return (Quantiser(scheme="stochastic", bits=self.bits),)
-
-    def privacy(self, *, rounds: int) -> Privacy | None:  # noqa: ARG002 - there is none
-        """None: the rounding is not calibrated to any promise."""
-        return None
 
     def _rounded(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
         largest = float(tensor.abs().max())
@@ -107,29 +119,34 @@ class Quantise(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignOnly(Config):
+class SignOnly(Mechanism):
     """Send each number's sign and each tensor's mean absolute value (signSGD, Bernstein et al. 2018, scaled).
 
     The sign of zero is sent as plus: one bit has no third value.
     """
 
+    stage: ClassVar[Stage] = "compress"
     kind: Literal["sign"] = "sign"
+    error_feedback: bool = False
 
-    def on_update(self, update: ClientUpdate, generator: torch.Generator, *, rounds: int) -> ClientUpdate:  # noqa: ARG002 - nothing is random
-        """Keep the signs; see `Defense.on_update`."""
+    @property
+    def feeds_back(self) -> bool:
+        """See `Mechanism.feeds_back`."""
+        return self.error_feedback
+
+    def on_update(
+        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
+    ) -> ClientUpdate:
+        """Keep the signs; see `Mechanism.on_update`."""
         signs = {
             name: torch.where(tensor >= 0, tensor.abs().mean(), -tensor.abs().mean())
             for name, tensor in update.tensors.items()
         }
         return dataclasses.replace(update, tensors=signs, bytes_up=packed_bytes(signs, 1))
 
-    def facts(self, *, rounds: int) -> tuple[Fact, ...]:  # noqa: ARG002 - the same in every federation
-        """See `Defense.facts`."""
+    def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
+        """See `Mechanism.facts`."""
         return (Quantiser(scheme="sign", bits=1),)
-
-    def privacy(self, *, rounds: int) -> Privacy | None:  # noqa: ARG002 - there is none
-        """None: signs are data."""
-        return None
 
 
 def packed_bytes(tensors: Mapping[str, Tensor], bits: int) -> int:

@@ -7,20 +7,21 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from dp_accounting import get_epsilon_gaussian, get_sigma_gaussian
 from torch import Tensor
 
-from defenses.base import Privacy
+from defenses.base import Mechanism, Privacy, Stage
 from defenses.draws import add_noise
+from fl_core.server import FederationConfig
 from fl_core.threat import Clip, Fact, Noise
-from fl_core.types import ClientUpdate, Config, require
+from fl_core.types import ClientUpdate, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPUpdate(Config):
+class DPUpdate(Mechanism):
     """Local differential privacy for a client's whole update (the unit is the client).
 
     The update is scaled to an L2 norm of at most `max_norm` over all its tensors, in units of the released
@@ -31,6 +32,7 @@ class DPUpdate(Config):
     released.
     """
 
+    stage: ClassVar[Stage] = "noise"
     kind: Literal["dp_update"] = "dp_update"
     epsilon: float = 8.0
     delta: float = 1e-5
@@ -45,36 +47,38 @@ class DPUpdate(Config):
             self.max_norm > 0 and math.isfinite(self.max_norm), self, "max_norm", "finite and more than 0"
         )
 
-    def sigma(self, *, rounds: int) -> float:
+    def sigma(self, plan: FederationConfig) -> float:
         """The noise's standard deviation, in units of the released signal."""
-        releases = rounds if self.budget == "total" else 1
+        releases = plan.rounds if self.budget == "total" else 1
         sensitivity = self.max_norm * (2.0 if self.adjacency == "replace_one" else 1.0)
         return _unit_sigma(self.epsilon, self.delta) * math.sqrt(releases) * sensitivity
 
-    def on_update(self, update: ClientUpdate, generator: torch.Generator, *, rounds: int) -> ClientUpdate:
-        """Clip and noise; see `Defense.on_update`."""
+    def on_update(
+        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
+    ) -> ClientUpdate:
+        """Clip and noise; see `Mechanism.on_update`."""
         clipped, factor = clip(update.tensors, self.max_norm)
-        noisy = add_gaussian(clipped, self.sigma(rounds=rounds), generator)
+        noisy = add_gaussian(clipped, self.sigma(plan), random)
         still = {name: torch.zeros_like(value) for name, value in update.buffers.items()}
         return dataclasses.replace(update, tensors=noisy, buffers=still, clip_factor=factor)
 
-    def facts(self, *, rounds: int) -> tuple[Fact, ...]:
-        """See `Defense.facts`."""
-        return (Clip(max_norm=self.max_norm), Noise(distribution="gaussian", sigma=self.sigma(rounds=rounds)))
+    def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
+        """See `Mechanism.facts`."""
+        return (Clip(max_norm=self.max_norm), Noise(distribution="gaussian", sigma=self.sigma(plan)))
 
-    def privacy(self, *, rounds: int) -> Privacy:
-        """See `Defense.privacy`."""
+    def privacy(self, plan: FederationConfig) -> Privacy:
+        """See `Mechanism.privacy`."""
         if self.budget == "total":
-            total, release = self.epsilon, _composed(self.epsilon, self.delta, 1.0 / rounds)
+            total, release = self.epsilon, _composed(self.epsilon, self.delta, 1.0 / plan.rounds)
         else:
-            total, release = _composed(self.epsilon, self.delta, float(rounds)), self.epsilon
+            total, release = _composed(self.epsilon, self.delta, float(plan.rounds)), self.epsilon
         return Privacy(
             epsilon=total,
             epsilon_release=release,
             delta=self.delta,
             unit="client",
             adjacency=self.adjacency,
-            rounds=rounds,
+            rounds=plan.rounds,
         )
 
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
-from defenses.base import Privacy
+from defenses.base import Mechanism, Stage
 from defenses.dp import clip
 from defenses.draws import Distribution, add_noise
+from fl_core.server import FederationConfig
 from fl_core.threat import Clip, Fact, Noise
-from fl_core.types import ClientUpdate, Config, require
+from fl_core.types import ClientUpdate, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipOnly(Config):
+class ClipOnly(Mechanism):
     """The update scaled to an L2 norm of at most `max_norm`, in units of the released signal. Not private."""
 
+    stage: ClassVar[Stage] = "clip"
     kind: Literal["clip"] = "clip"
     max_norm: float = 1.0
 
@@ -27,28 +29,27 @@ class ClipOnly(Config):
         finite = self.max_norm > 0 and math.isfinite(self.max_norm)
         require(finite, self, "max_norm", "finite and more than 0")
 
-    def on_update(self, update: ClientUpdate, generator: torch.Generator, *, rounds: int) -> ClientUpdate:  # noqa: ARG002 - nothing is random
-        """Clip; see `Defense.on_update`."""
+    def on_update(
+        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
+    ) -> ClientUpdate:
+        """Clip; see `Mechanism.on_update`."""
         clipped, factor = clip(update.tensors, self.max_norm)
         return dataclasses.replace(update, tensors=clipped, clip_factor=factor * (update.clip_factor or 1.0))
 
-    def facts(self, *, rounds: int) -> tuple[Fact, ...]:  # noqa: ARG002 - the same in every federation
-        """See `Defense.facts`."""
+    def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
+        """See `Mechanism.facts`."""
         return (Clip(max_norm=self.max_norm),)
-
-    def privacy(self, *, rounds: int) -> Privacy | None:  # noqa: ARG002 - there is none
-        """None: clipping alone promises nothing."""
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseOnly(Config):
+class NoiseOnly(Mechanism):
     """Independent noise of standard deviation `sigma`, in units of the released signal, on every number.
 
     Not private: without a bound on the update no noise hides it for certain. After `clip` it is what `dp_update`
     does, at a sigma that is given and not derived.
     """
 
+    stage: ClassVar[Stage] = "noise"
     kind: Literal["noise"] = "noise"
     distribution: Distribution = "gaussian"
     sigma: float = 1e-3
@@ -56,15 +57,13 @@ class NoiseOnly(Config):
     def __post_init__(self) -> None:
         require(self.sigma > 0 and math.isfinite(self.sigma), self, "sigma", "finite and more than 0")
 
-    def on_update(self, update: ClientUpdate, generator: torch.Generator, *, rounds: int) -> ClientUpdate:  # noqa: ARG002 - the noise is given
-        """Add the noise, drawn on the CPU; see `Defense.on_update`."""
-        noisy = add_noise(update.tensors, self.distribution, self.sigma, generator)
+    def on_update(
+        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
+    ) -> ClientUpdate:
+        """Add the noise, drawn on the CPU; see `Mechanism.on_update`."""
+        noisy = add_noise(update.tensors, self.distribution, self.sigma, random)
         return dataclasses.replace(update, tensors=noisy)
 
-    def facts(self, *, rounds: int) -> tuple[Fact, ...]:  # noqa: ARG002 - the same in every federation
-        """See `Defense.facts`."""
+    def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
+        """See `Mechanism.facts`."""
         return (Noise(distribution=self.distribution, sigma=self.sigma),)
-
-    def privacy(self, *, rounds: int) -> Privacy | None:  # noqa: ARG002 - there is none
-        """None: noise without a clipped update promises nothing."""
-        return None

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from fl_core.client import gradient_update
+from fl_core.clients import ClientWork
 from fl_core.errors import InputError
-from fl_core.models import build_model
-from fl_core.server import Federation, LocalBatch, Release
+from fl_core.hooks import ClientDefense, ClientMemory
+from fl_core.server import Federation, LocalBatch
 from fl_core.threat import Fact
-from fl_core.types import ClientUpdate, EarlierUpdate, ModelState, RoundRecord, Signal, Tensors, Truth
+from fl_core.types import ClientUpdate, EarlierUpdate, ModelState, RoundRecord, Signal, Truth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,20 +67,21 @@ def capture(
     signal: Signal,
     round_number: int,
     victim: Victim,
-    release: Release | None = None,
+    defense: ClientDefense | None = None,
     facts: tuple[Fact, ...] = (),
     history: Sequence[ModelState] = (),
 ) -> tuple[RoundRecord, Truth]:
     """One victim's signal at `state` (the global weights at the start of the round) and the truth behind it.
 
-    Where momentum persists, `history` holds the global weights at the start of every earlier round: a client's
-    own rounds are replayed from them. A weight update then starts with the momentum that they left; an individual
-    one comes with the updates that the server received in them. Raises `InputError` where a round is missing.
+    Where clients remember anything, `history` holds the global weights at the start of every earlier round: a
+    client's own rounds are replayed from them. A weight update then starts with what they left; an individual one
+    comes with the updates that the server received in them. Raises `InputError` where a round is missing.
     """
-    remembers = federation.config.local.remembers and signal != "gradients"
+    work = ClientWork(federation=federation, defense=defense)
+    remembers = work.remembers and signal != "gradients"
     if remembers and len(history) != round_number:
         raise InputError(
-            f"A capture in round {round_number} with persistent momentum replays {round_number} earlier rounds, "
+            f"A capture in round {round_number} of clients that remember replays {round_number} earlier rounds, "
             f"but the weights of {len(history)} were given."
         )
     updates: list[ClientUpdate] = []
@@ -88,12 +89,15 @@ def capture(
     earlier: tuple[EarlierUpdate, ...] = ()
     for client, batches in _sources(federation, signal, round_number, victim):
         if signal == "gradients":
-            model, local = build_model(federation.model), federation.config.local
-            update = gradient_update(model, state, federation.load(batches[0]), local, client=client)
+            released = federation.client_gradient(
+                state, client, batches[0], round_number=round_number, defense=defense
+            )
         else:
-            earlier, velocity = _replay(federation, client, history if remembers else (), release)
-            update, _ = federation.client_update(state, client, batches, velocity=velocity)
-        updates.append(release(update, round_number) if release else update)
+            earlier, memory = _replay(federation, client, history if remembers else (), defense)
+            released, _ = federation.client_update(
+                state, client, batches, round_number=round_number, defense=defense, memory=memory
+            )
+        updates.append(released)
         seen.extend(_images_of(client, batches))
     record = RoundRecord(
         signal=signal,
@@ -103,7 +107,8 @@ def capture(
         batch_size=federation.config.local.batch_size,
         updates=tuple(updates),
         facts=facts,
-        earlier=earlier if signal != "agg_update" else (),
+        # Without momentum nothing of them is in this one's gradient.
+        earlier=earlier if signal != "agg_update" and federation.config.local.remembers else (),
     )
     return record, _truth(federation, seen)
 
@@ -139,19 +144,20 @@ def _batches(
 
 
 def _replay(
-    federation: Federation, client: int, history: Sequence[ModelState], release: Release | None
-) -> tuple[tuple[EarlierUpdate, ...], Tensors]:
-    """What the server received of `client` in the rounds that started at `history`, and the momentum they left."""
+    federation: Federation, client: int, history: Sequence[ModelState], defense: ClientDefense | None
+) -> tuple[tuple[EarlierUpdate, ...], ClientMemory]:
+    """What the server received of `client` in the rounds that started at `history`, and what it remembers of them."""
     received: list[EarlierUpdate] = []
-    velocity: Tensors = {}
+    memory = ClientMemory()
     for number, state in enumerate(history):
         if client not in federation.trainees(number):
             continue
         batches = federation.trained_batches(client, number)
-        update, velocity = federation.client_update(state, client, batches, velocity=velocity)
-        released = release(update, number) if release else update
+        released, memory = federation.client_update(
+            state, client, batches, round_number=number, defense=defense, memory=memory
+        )
         received.append(EarlierUpdate(round=number, tensors=released.tensors, steps=released.steps))
-    return tuple(received), velocity
+    return tuple(received), memory
 
 
 def _images_of(client: int, batches: Sequence[LocalBatch]) -> list[tuple[int, int, bool]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,10 @@ from fl_core.models import predict
 from fl_core.types import ClientUpdate, Config, ModelState, Tensors, require
 
 Batch = tuple[Tensor, Tensor]
-"""Images (B, 3, S, S) in [-1, 1] and labels (B,) int64."""
+"""Images (B, 3, S, S) in [-1, 1] and labels: (B,) int64, or probabilities (B, classes)."""
+
+GradientRule = Callable[[nn.Module, ModelState, Batch], dict[str, Tensor]]
+"""A batch's gradient by parameter name, from a state whose parameters require one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +64,15 @@ class Trained:
 
 
 def loss_gradient(model: nn.Module, state: ModelState, batch: Batch) -> dict[str, Tensor]:
-    """The gradient of the mean cross-entropy over one batch, by parameter name."""
-    working = _trainable(state)
-    loss = functional.cross_entropy(predict(model, working, batch[0]), batch[1])
-    gradients = torch.autograd.grad(loss, list(working.parameters.values()))
-    return dict(zip(working.parameters, gradients, strict=True))
+    """The gradient of the mean cross-entropy over one batch, by parameter name; `state` stays as it is."""
+    return batch_gradient(model, trainable(state), batch)
+
+
+def batch_gradient(model: nn.Module, state: ModelState, batch: Batch) -> dict[str, Tensor]:
+    """The same, from a `trainable` state, whose buffers BatchNorm changes in train mode; a `GradientRule`."""
+    loss = functional.cross_entropy(predict(model, state, batch[0]), batch[1])
+    gradients = torch.autograd.grad(loss, list(state.parameters.values()))
+    return dict(zip(state.parameters, gradients, strict=True))
 
 
 def train_locally(
@@ -75,16 +82,20 @@ def train_locally(
     local: LocalTraining,
     *,
     velocity: Tensors | None = None,
+    rule: GradientRule = batch_gradient,
 ) -> Trained:
-    """One SGD step on each of `batches`, in order, with momentum buffers that start at `velocity` (None: zero)."""
+    """One SGD step on each of `batches`, in order, along what `rule` says is its gradient.
+
+    Momentum buffers start at `velocity` (None: zero).
+    """
     steps = 0
-    working = _trainable(state)
+    working = trainable(state)
     optimizer = torch.optim.SGD(list(working.parameters.values()), lr=local.lr, momentum=local.momentum)
     for name, value in (velocity or {}).items():
         optimizer.state[working.parameters[name]]["momentum_buffer"] = value.clone()
-    for images, labels in batches:
-        optimizer.zero_grad(set_to_none=True)
-        functional.cross_entropy(predict(model, working, images), labels).backward()
+    for batch in batches:
+        for name, gradient in rule(model, working, batch).items():
+            working.parameters[name].grad = gradient
         optimizer.step()
         steps += 1
     left = {
@@ -96,12 +107,18 @@ def train_locally(
 
 
 def gradient_update(
-    model: nn.Module, state: ModelState, batch: Batch, local: LocalTraining, *, client: int
+    model: nn.Module,
+    state: ModelState,
+    batch: Batch,
+    local: LocalTraining,
+    *,
+    client: int,
+    rule: GradientRule = batch_gradient,
 ) -> ClientUpdate:
-    """The signal `gradients`: one batch's gradient at `state`."""
+    """The signal `gradients`: one batch's gradient at `state`, by `rule`."""
     return ClientUpdate(
         client=client,
-        tensors=loss_gradient(model, state, batch),
+        tensors=rule(model, trainable(state), batch),
         examples=len(batch[1]),
         steps=1,
         lr=local.lr,
@@ -118,12 +135,13 @@ def weight_update(
     client: int,
     examples: int,
     velocity: Tensors | None = None,
+    rule: GradientRule = batch_gradient,
 ) -> tuple[ClientUpdate, Tensors]:
     """The signals `one_step_update` and `local_update`: new weights minus old after SGD over `batches`.
 
     With them the momentum buffers that are left; `velocity` holds those that training starts with.
     """
-    trained = train_locally(model, state, batches, local, velocity=velocity)
+    trained = train_locally(model, state, batches, local, velocity=velocity, rule=rule)
     if trained.steps == 0:
         raise InputError(
             f"Client {client} holds no image, so it has no update; use fewer clients or more data."
@@ -145,7 +163,8 @@ def difference(after: Tensors, before: Tensors) -> dict[str, Tensor]:
     return {name: after[name] - before[name] for name in after}
 
 
-def _trainable(state: ModelState) -> ModelState:
+def trainable(state: ModelState) -> ModelState:
+    """A copy of `state` whose parameters require a gradient."""
     copy = state.detached()
     for parameter in copy.parameters.values():
         parameter.requires_grad_(True)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from fl_core.hooks import ClientDefense, ClientMemory
 from fl_core.reduction import FedAvg, Reduction
-from fl_core.types import ClientUpdate, ModelState, Tensors
+from fl_core.types import ClientUpdate, ModelState
 
 if TYPE_CHECKING:
-    from fl_core.server import Federation, Release
+    from fl_core.server import Federation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +27,10 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Reduced:
-    """A finished chunk: its partial result and, where momentum persists, each client's momentum buffers."""
+    """A finished chunk: its partial result and, where clients remember anything, what each of them does."""
 
     partial: Any
-    velocities: Mapping[int, Tensors] = field(default_factory=dict)
+    memories: Mapping[int, ClientMemory] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,41 +38,48 @@ class ClientWork:
     """Everything that is needed to simulate any client of a federation: its data, its defense, its reduction."""
 
     federation: Federation
-    release: Release | None = None
+    defense: ClientDefense | None = None
     reduction: Reduction[Any] = field(default_factory=FedAvg)
 
-    def reduce(self, state: ModelState, chunk: Chunk, velocities: Mapping[int, Tensors]) -> Reduced:
+    @property
+    def remembers(self) -> bool:
+        """Whether clients keep anything from one of their rounds to the next."""
+        return self.federation.config.local.remembers or (self.defense is not None and self.defense.remembers)
+
+    def reduce(self, state: ModelState, chunk: Chunk, memories: Mapping[int, ClientMemory]) -> Reduced:
         """Train the chunk's clients from `state`, one after another, and reduce what they release.
 
         One partial result and one client's update are alive at a time, however many clients there are. Where
-        momentum persists, `velocities` holds the buffers that each client starts with (absent: zero). The state is
-        moved to the federation's device; what comes back is on the CPU.
+        clients remember, `memories` holds what (absent: nothing yet). The state is moved to the federation's
+        device; what comes back is on the CPU.
         """
         federation = self.federation
-        remembers = federation.config.local.remembers
         state = state.to(federation.device)
         partial = self.reduction.start(chunk.round, chunk.participants)
-        kept: dict[int, Tensors] = {}
+        kept: dict[int, ClientMemory] = {}
         for client in chunk.clients:
-            update, velocity = self._released(state, chunk.round, client, velocities.get(client))
+            update, memory = self._released(state, chunk.round, client, memories.get(client))
             partial = self.reduction.add(partial, update)
             # Not to be alive while the next client trains.
             del update
-            if remembers:
-                kept[client] = {name: value.cpu() for name, value in velocity.items()}
-            del velocity
-        return Reduced(partial=partial, velocities=kept)
+            if self.remembers:
+                kept[client] = memory.to(torch.device("cpu"))
+            del memory
+        return Reduced(partial=partial, memories=kept)
 
     def _released(
-        self, state: ModelState, round_number: int, client: int, velocity: Tensors | None
-    ) -> tuple[ClientUpdate, Tensors]:
+        self, state: ModelState, round_number: int, client: int, memory: ClientMemory | None
+    ) -> tuple[ClientUpdate, ClientMemory]:
         federation = self.federation
-        batches = federation.trained_batches(client, round_number)
-        if velocity is not None:
-            velocity = {name: value.to(federation.device) for name, value in velocity.items()}
-        update, velocity = federation.client_update(state, client, batches, velocity=velocity)
-        released = self.release(update, round_number) if self.release else update
-        return released.to(torch.device("cpu")), velocity
+        released, memory = federation.client_update(
+            state,
+            client,
+            federation.trained_batches(client, round_number),
+            round_number=round_number,
+            defense=self.defense,
+            memory=memory.to(federation.device) if memory else None,
+        )
+        return released.to(torch.device("cpu")), memory
 
 
 class Simulator(Protocol):
@@ -93,10 +101,10 @@ class InProcess:
 
     def __init__(self, work: ClientWork) -> None:
         self.work = work
-        self._velocities: dict[int, Tensors] = {}
+        self._memories: dict[int, ClientMemory] = {}
 
     def partials(self, state: ModelState, chunks: Sequence[Chunk]) -> Iterator[Any]:
-        """See `Simulator.partials`; persistent momentum waits here for its client's next round."""
+        """See `Simulator.partials`; what a client remembers waits here for its next round."""
         for chunk in chunks:
             yield self._partial(state, chunk)
 
@@ -106,6 +114,6 @@ class InProcess:
 
     def _partial(self, state: ModelState, chunk: Chunk) -> Any:
         """In a function of its own, so that nothing here holds a partial while the next one grows."""
-        reduced = self.work.reduce(state, chunk, self._velocities)
-        self._velocities |= reduced.velocities
+        reduced = self.work.reduce(state, chunk, self._memories)
+        self._memories |= reduced.memories
         return reduced.partial

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,17 +11,15 @@ import torch
 from torch import nn
 
 from fl_core.celeba import FaceDataset
-from fl_core.client import Batch, LocalTraining, weight_update
+from fl_core.client import Batch, LocalTraining, batch_gradient, gradient_update, weight_update
 from fl_core.clients import Chunk, ClientWork, InProcess, Simulator
 from fl_core.errors import InputError
+from fl_core.hooks import ClientDefense, ClientMemory, Undefended
 from fl_core.models import ModelConfig, build_model, predict
 from fl_core.partition import IID, Partition, partition
 from fl_core.reduction import Change
 from fl_core.rng import generator
-from fl_core.types import ClientUpdate, Config, ModelState, Tensors, require
-
-Release = Callable[[ClientUpdate, int], ClientUpdate]
-"""What a client does to its update in the round of that number before it leaves: the defense."""
+from fl_core.types import ClientUpdate, Config, ModelState, require
 
 EVALUATION_BATCH = 64
 """Images that are classified together; their number changes rounding."""
@@ -147,31 +145,63 @@ class Federation:
         images, labels = self.dataset.batch(batch.indices, batch.flips)
         return images.to(self.device), labels.to(self.device)
 
+    def client_gradient(
+        self,
+        state: ModelState,
+        client: int,
+        batch: LocalBatch,
+        *,
+        round_number: int,
+        defense: ClientDefense | None = None,
+    ) -> ClientUpdate:
+        """What a client releases of one batch's gradient at `state`."""
+        defense = defense or Undefended()
+        random = defense.draws(client, round_number)
+        update = gradient_update(
+            self.network,
+            state,
+            defense.on_batch(self.load(batch), random),
+            self.config.local,
+            client=client,
+            rule=defense.on_gradient(batch_gradient, random),
+        )
+        return defense.on_update(update, {}, random)[0]
+
     def client_update(
         self,
         state: ModelState,
         client: int,
         batches: Sequence[LocalBatch],
         *,
-        velocity: Tensors | None = None,
-    ) -> tuple[ClientUpdate, Tensors]:
-        """One client's local training on `batches`, as a weight delta, and the momentum buffers it left."""
-        return weight_update(
+        round_number: int,
+        defense: ClientDefense | None = None,
+        memory: ClientMemory | None = None,
+    ) -> tuple[ClientUpdate, ClientMemory]:
+        """What a client releases of its local training on `batches`, a weight delta, and what it remembers.
+
+        `memory` is what it remembered before, None where this is its first round.
+        """
+        defense, memory = defense or Undefended(), memory or ClientMemory()
+        random = defense.draws(client, round_number)
+        update, velocity = weight_update(
             self.network,
             state,
-            map(self.load, batches),
+            (defense.on_batch(self.load(batch), random) for batch in batches),
             self.config.local,
             client=client,
             examples=len({index for batch in batches for index in batch.indices}),
-            velocity=velocity,
+            velocity=memory.velocity,
+            rule=defense.on_gradient(batch_gradient, random),
         )
+        released, residual = defense.on_update(update, memory.residual, random)
+        kept = velocity if self.config.local.remembers else {}
+        return released, ClientMemory(velocity=kept, residual=residual)
 
-    def run(self, state: ModelState, *, rounds: int, release: Release | None = None) -> Iterator[RoundResult]:
-        """FedAvg from `state` for `rounds` rounds in this process; see `train`.
-
-        `release` stands between a client's update and the server.
-        """
-        return train(InProcess(ClientWork(federation=self, release=release)), state, rounds=rounds)
+    def run(
+        self, state: ModelState, *, rounds: int, defense: ClientDefense | None = None
+    ) -> Iterator[RoundResult]:
+        """FedAvg from `state` for `rounds` rounds in this process, by clients with `defense`; see `train`."""
+        return train(InProcess(ClientWork(federation=self, defense=defense)), state, rounds=rounds)
 
     def chunks(self, round_number: int) -> list[Chunk]:
         """The round's participants with images, cut into chunks; raises `InputError` where none has any."""
@@ -194,8 +224,9 @@ def train(clients: Simulator, state: ModelState, *, rounds: int, first: int = 0)
 
     `state` holds the weights at the start of round `first`; training ends before round `rounds`.
 
-    Where the clients are simulated changes no bit. Clients without images sit out. Persistent momentum waits with
-    its client until the next round that the client takes part in. Raises `InputError` for a round without images.
+    Where the clients are simulated changes no bit. Clients without images sit out. What a client remembers
+    (persistent momentum, what a defense held back) waits with it until the next round that it takes part in.
+    Raises `InputError` for a round without images.
     """
     federation, reduction = clients.work.federation, clients.work.reduction
     state = state.to(torch.device("cpu"))

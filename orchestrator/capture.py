@@ -73,7 +73,7 @@ class CaptureStore:
         """The captures of one cell: `settings` as this cell has them."""
         federation = Federation(
             config=settings.federation,
-            model=settings.model,
+            model=defense.on_model(settings.model),
             dataset=dataset,
             train=dataset.split("train", settings.data.train),
             seed=settings.seed,
@@ -97,7 +97,7 @@ class CaptureStore:
             raise InputError(
                 f"capture.round = {rounds}: the federation has rounds 0 to {settings.federation.rounds - 1}."
             )
-        remembers = settings.federation.local.remembers
+        remembers = settings.federation.local.remembers or defense.remembers
         wanted = range(rounds + 1) if remembers else range(rounds, rounds + 1)
         paths = {number: self._path(settings, defense, federation, number) for number in wanted}
         name = paths[rounds].stem
@@ -105,7 +105,7 @@ class CaptureStore:
             return self._weights[name]
         if not all(path.is_file() for path in paths.values()):
             self._train(settings, defense, federation, paths)
-        *history, state = (_load_state(path, settings.model) for path in paths.values())
+        *history, state = (_load_state(path, federation.model) for path in paths.values())
         weights = Weights(
             hash=tensor_hash(state.parameters, state.buffers), state=state, history=tuple(history)
         )
@@ -119,17 +119,21 @@ class CaptureStore:
 
         Where nothing but the weights carries from round to round, training goes on from the latest saved ones.
         """
-        rounds, dataset = max(paths), federation.dataset
-        first, state = 0, initial_state(settings.model, generator("model", settings.seed))
+        chain = defense if settings.capture.weights == "defended" else Chain()
+        rounds, dataset, seed = max(paths), federation.dataset, derive_seed("training", settings.seed)
+        first, state = 0, initial_state(federation.model, generator("model", settings.seed))
         if 0 in paths:
             _save_state(paths[0], state)
-        if not federation.config.local.remembers:
+        if not (federation.config.local.remembers or chain.remembers):
             first, state = self._latest(settings, defense, federation, rounds) or (first, state)
         held_out = dataset.split("valid", settings.data.valid) if rounds else []
-        seed = derive_seed("training", settings.seed)
-        release = defense.release(seed=seed, rounds=settings.federation.rounds)
-        defended = settings.capture.weights == "defended"
-        clients = self._simulator(ClientWork(federation=federation, release=release if defended else None))
+        clients = self._simulator(
+            ClientWork(
+                federation=federation,
+                defense=chain.clients(seed=seed, plan=settings.federation),
+                reduction=chain.reduction(seed=seed, plan=settings.federation),
+            )
+        )
         for result in train(clients, state, rounds=rounds, first=first):
             right = clients.correct(result.state, held_out)
             self._progress(
@@ -146,7 +150,7 @@ class CaptureStore:
         for number in range(before - 1, 0, -1):
             path = self._path(settings, defense, federation, number)
             if path.is_file():
-                return number, _load_state(path, settings.model)
+                return number, _load_state(path, federation.model)
         return None
 
     def _path(self, settings: SweepConfig, defense: Chain, federation: Federation, number: int) -> Path:
@@ -184,7 +188,7 @@ class CaptureSource:
                 "data": self.federation.dataset.fingerprint,
                 "train": self.settings.data.train,
                 "weights": self.weights.hash,
-                "model": self.settings.model,
+                "model": self.federation.model,
                 "federation": self.settings.federation,
                 "seed": self.settings.seed,
                 "defense": self.defense,
@@ -215,7 +219,7 @@ class CaptureSource:
         }
 
     def _compute(self, victim: Victim) -> tuple[RoundRecord, Truth]:
-        settings, rounds = self.settings, self.settings.federation.rounds
+        settings = self.settings
         seed = derive_seed("capture", settings.seed, victim.batch)
         return capture(
             self.federation,
@@ -223,8 +227,8 @@ class CaptureSource:
             signal=settings.capture.signal,
             round_number=settings.capture.round,
             victim=victim,
-            release=self.defense.release(seed=seed, rounds=rounds),
-            facts=self.defense.facts(rounds=rounds),
+            defense=self.defense.clients(seed=seed, plan=settings.federation),
+            facts=self.defense.facts(settings.federation),
             history=tuple(state.to(self.federation.device) for state in self.weights.history),
         )
 
@@ -279,11 +283,11 @@ class CaptureSource:
         return RoundRecord(
             signal=self.settings.capture.signal,
             round=self.settings.capture.round,
-            model=self.settings.model,
+            model=self.federation.model,
             state=self.weights.state,
             batch_size=self.settings.federation.local.batch_size,
             updates=tuple(updates),
-            facts=self.defense.facts(rounds=self.settings.federation.rounds),
+            facts=self.defense.facts(self.settings.federation),
             earlier=tuple(
                 EarlierUpdate(tensors=_with_prefix(tensors, f"earlier.{fields['round']}."), **fields)
                 for fields in described["earlier"]
@@ -299,7 +303,7 @@ def _state_key(settings: SweepConfig, defense: Chain, federation: Federation, nu
             "format": FORMAT,
             "data": federation.dataset.fingerprint,
             "train": settings.data.train,
-            "model": settings.model,
+            "model": federation.model,
             "federation": settings.federation,
             "seed": settings.seed,
             "round": number,

@@ -126,7 +126,7 @@ class Cell:
         """What every row of the cell says of its setting."""
         settings = self.settings
         rounds = settings.federation.rounds
-        privacy = self.chain.privacy(rounds=rounds)
+        privacy = self.chain.privacy(settings.federation)
         return {
             "sweep": settings.name,
             "cell": self.config.name,

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from fl_core.clients import Chunk, ClientWork, InProcess, Reduced, Simulator
+from fl_core.hooks import ClientMemory
 from fl_core.server import EVALUATION_BATCH
-from fl_core.types import ModelState, Tensors
+from fl_core.types import ModelState
 from orchestrator.execute import Executor
 
 AHEAD = 2
@@ -24,8 +25,8 @@ class PooledSimulator:
     """A federation's clients on all workers of an executor, which must have nothing else in flight; a `Simulator`.
 
     The federation goes to the workers once and the weights once a round. A chunk comes back as one partial result,
-    and at most two for each worker are held, so memory does not grow with the number of clients. Persistent momentum
-    is the exception: each client's buffers wait in the executor's store, from where any worker gets them. A worker
+    and at most two for each worker are held, so memory does not grow with the number of clients. What clients
+    remember is the exception: it waits in the executor's store, from where any worker gets them. A worker
     that dies costs its chunk, which the executor runs again.
     """
 
@@ -33,7 +34,7 @@ class PooledSimulator:
         self.work = work
         self._executor, self._threads = executor, threads
         self._handle = executor.share(work)
-        self._velocities: dict[int, Any] = {}
+        self._memories: dict[int, Any] = {}
         self._shared: tuple[ModelState, Any] | None = None
 
     def partials(self, state: ModelState, chunks: Sequence[Chunk]) -> Iterator[Any]:
@@ -48,13 +49,13 @@ class PooledSimulator:
         return sum(self._in_order([(_count, (*common, part)) for part in slices]))
 
     def _chunk_job(self, state: ModelState, chunk: Chunk) -> _Job:
-        known = [client for client in chunk.clients if client in self._velocities]
-        velocities = [self._velocities[client] for client in known]
-        return _reduce, (self._handle, self._state(state), self._threads, chunk, known, *velocities)
+        known = [client for client in chunk.clients if client in self._memories]
+        memories = [self._memories[client] for client in known]
+        return _reduce, (self._handle, self._state(state), self._threads, chunk, known, *memories)
 
     def _kept(self, reduced: Reduced) -> Any:
-        for client, velocity in reduced.velocities.items():
-            self._velocities[client] = self._executor.share(velocity)
+        for client, memory in reduced.memories.items():
+            self._memories[client] = self._executor.share(memory)
         return reduced.partial
 
     def _state(self, state: ModelState) -> Any:
@@ -95,11 +96,11 @@ def _reduce(
     threads: int,
     chunk: Chunk,
     known: Sequence[int],
-    *velocities: Tensors,
+    *memories: ClientMemory,
 ) -> Reduced:
-    """What a worker does with a chunk; `velocities` are those of the clients `known`."""
+    """What a worker does with a chunk; `memories` are those of the clients `known`."""
     torch.set_num_threads(threads)
-    return work.reduce(state, chunk, dict(zip(known, velocities, strict=True)))
+    return work.reduce(state, chunk, dict(zip(known, memories, strict=True)))
 
 
 def _count(work: ClientWork, state: ModelState, threads: int, indices: Sequence[int]) -> int:

@@ -61,18 +61,24 @@ def run_utility(
     `simulator` says where the clients run; `progress` is called with each finished round's number and accuracy.
     """
     torch.set_num_threads(spec.threads)
+    model, seed = spec.defense.on_model(spec.model), derive_seed("training", spec.seed)
     federation = Federation(
         config=spec.federation,
-        model=spec.model,
+        model=model,
         dataset=dataset,
         train=dataset.split("train", spec.train),
         seed=spec.seed,
         device=torch.device(spec.device),
     )
-    state = initial_state(spec.model, generator("model", spec.seed))
+    state = initial_state(model, generator("model", spec.seed))
     held_out = dataset.split("valid", spec.valid)
-    release = spec.defense.release(seed=derive_seed("training", spec.seed), rounds=spec.federation.rounds)
-    clients = simulator(ClientWork(federation=federation, release=release))
+    clients = simulator(
+        ClientWork(
+            federation=federation,
+            defense=spec.defense.clients(seed=seed, plan=spec.federation),
+            reduction=spec.defense.reduction(seed=seed, plan=spec.federation),
+        )
+    )
     correct = []
     for result in train(clients, state, rounds=spec.federation.rounds):
         state = result.state

@@ -114,7 +114,7 @@ class OnDevice(torch.Tensor):
         """As on the device: by way of the CPU."""
         return self.cpu().tolist()
 
-    def numpy(self, *, force: bool = False) -> Any:  # noqa: ARG002 - the library's signature
+    def numpy(self, *, force: bool = False) -> Any:
         """As on the device: refused."""
         raise NotOnMPS("numpy() of a tensor on the device")
 

@@ -22,18 +22,19 @@ from fl_core.celeba import FaceDataset, open_celeba
 from fl_core.client import LocalTraining
 from fl_core.clients import ClientWork, InProcess, Simulator
 from fl_core.errors import InputError
+from fl_core.hooks import Undefended
 from fl_core.models import ModelConfig, initial_state
 from fl_core.reduction import Change, FedAvg, WeightedSum
 from fl_core.rng import generator
 from fl_core.server import Federation, FederationConfig, train
-from fl_core.types import ClientUpdate
+from fl_core.types import ClientUpdate, Tensors
 from orchestrator.execute import Done, Executor, SerialExecutor, make_executor
 from orchestrator.identity import tensor_hash
 from orchestrator.simulation import AHEAD, PooledSimulator, simulate
 from tests.conftest import make_federation
 
 LENET = ModelConfig(kind="lenet", image_size=16)
-DEFENSE = Chain(defenses=(DPUpdate(epsilon=50.0),)).release(seed=1, rounds=3)
+DEFENSE = Chain(defenses=(DPUpdate(epsilon=50.0),)).clients(seed=1, plan=FederationConfig(rounds=3))
 
 
 def federation_of(
@@ -59,7 +60,7 @@ def variants(root: Path) -> dict[str, ClientWork]:
     norm = ModelConfig(kind="resnet18", image_size=32, batch_norm="train")
     return {
         "plain": ClientWork(federation=federation_of(small)),
-        "dp": ClientWork(federation=federation_of(small), release=DEFENSE),
+        "dp": ClientWork(federation=federation_of(small), defense=DEFENSE),
         "momentum": ClientWork(federation=federation_of(small, momentum_state="persistent")),
         "buffers": ClientWork(federation=federation_of(large, clients=4, model=norm, chunk=1, max_steps=1)),
     }
@@ -137,7 +138,7 @@ def test_the_chunk_size_changes_rounding_alone(faces: FaceDataset) -> None:
     ends = []
     for chunk in (1, 4, 100):
         federation = federation_of(faces, chunk=chunk)
-        *_, last = federation.run(initial_state(LENET, generator("model", 0)), rounds=2, release=DEFENSE)
+        *_, last = federation.run(initial_state(LENET, generator("model", 0)), rounds=2, defense=DEFENSE)
         ends.append(last.state.parameters)
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-6)
     torch.testing.assert_close(ends[0], ends[2], rtol=0, atol=1e-6)
@@ -180,28 +181,30 @@ def test_ray_gives_the_serial_bits(pool: Executor, faces_root: Path, name: str) 
     assert clients.correct(state, held_out) == work.federation.correct(state, held_out)
 
 
-@dataclasses.dataclass(frozen=True)
-class Fatal:
-    """A release that notes who trained, and once, at `victim`, ends its process as the kernel would."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fatal(Undefended):
+    """A defense that notes who trained, and once, at `victim`, ends its process as the kernel would."""
 
     folder: Path
     victim: int
 
-    def __call__(self, released: ClientUpdate, _: int) -> ClientUpdate:
+    def on_update(
+        self, update: ClientUpdate, residual: Tensors, random: torch.Generator
+    ) -> tuple[ClientUpdate, Tensors]:
         with (self.folder / "trained").open("a") as log:
-            log.write(f"{released.client} ")
+            log.write(f"{update.client} ")
         marker = self.folder / "killed"
-        if released.client == self.victim and not marker.exists():
+        if update.client == self.victim and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return released
+        return update, residual
 
 
 def test_a_killed_worker_costs_only_its_chunk(pool: Executor, faces: FaceDataset, tmp_path: Path) -> None:
     federation = federation_of(faces)
     chunks = federation.chunks(0)
     lost = chunks[2].clients
-    work = ClientWork(federation=federation, release=Fatal(tmp_path, victim=lost[1]))
+    work = ClientWork(federation=federation, defense=Fatal(folder=tmp_path, victim=lost[1]))
     undisturbed = hashes(InProcess(ClientWork(federation=federation)), rounds=1)
     assert hashes(PooledSimulator(pool, work, threads=1), rounds=1) == undisturbed
     assert (tmp_path / "killed").exists()
@@ -267,12 +270,15 @@ def alive(dataset: FaceDataset, participants: int, *, pooled: bool) -> tuple[int
     """The most updates and the most partials that live at the same time in a round."""
     updates, partials = Census(), Census()
 
-    def release(made: ClientUpdate, _: int) -> ClientUpdate:
-        fields = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
-        return updates.see(Numbered(**fields))
+    class Shown(Undefended):
+        def on_update(
+            self, update: ClientUpdate, residual: Tensors, random: torch.Generator
+        ) -> tuple[ClientUpdate, Tensors]:
+            fields = {field.name: getattr(update, field.name) for field in dataclasses.fields(update)}
+            return updates.see(Numbered(**fields)), residual
 
     federation = federation_of(dataset, clients=participants, fraction=1.0)
-    work = ClientWork(federation=federation, release=release, reduction=Counting(partials))
+    work = ClientWork(federation=federation, defense=Shown(), reduction=Counting(partials))
     clients = PooledSimulator(SerialExecutor(), work, threads=1) if pooled else InProcess(work)
     gc.disable()  # Nothing may wait for the collector: large tensors would wait with it.
     try:
@@ -296,7 +302,7 @@ def test_momentum_is_kept_for_those_alone_who_need_it(faces: FaceDataset) -> Non
         chunk = federation.chunks(0)[0]
         state = initial_state(LENET, generator("model", 0))
         reduced = ClientWork(federation=federation).reduce(state, chunk, {})
-        assert set(reduced.velocities) == (set(chunk.clients) if kept else set())
+        assert set(reduced.memories) == (set(chunk.clients) if kept else set())
 
 
 def test_rounds_of_one_chunk_start_no_executor(faces: FaceDataset) -> None:

@@ -14,6 +14,7 @@ from defenses.chain import Chain
 from defenses.dp import DPUpdate, add_gaussian, clip
 from fl_core.errors import InputError
 from fl_core.rng import generator
+from fl_core.server import FederationConfig
 from fl_core.threat import Clip, Noise
 from fl_core.types import ClientUpdate
 
@@ -26,23 +27,27 @@ def update(*values: float) -> ClientUpdate:
 @pytest.mark.parametrize(("epsilon", "sigma"), [(0.1, 30.750), (1.0, 3.7306), (8.0, 0.6002)])
 def test_sigma_is_the_exact_gaussian_mechanisms(epsilon: float, sigma: float) -> None:
     """Balle and Wang's analytic mechanism at delta 1e-5, sensitivity 1."""
-    assert DPUpdate(epsilon=epsilon, budget="release").sigma(rounds=5) == pytest.approx(sigma, rel=1e-4)
+    assert DPUpdate(epsilon=epsilon, budget="release").sigma(FederationConfig(rounds=5)) == pytest.approx(
+        sigma, rel=1e-4
+    )
 
 
 def test_sigma_scales_with_norm_adjacency_and_rounds() -> None:
-    one = DPUpdate(epsilon=1.0).sigma(rounds=1)
-    assert DPUpdate(epsilon=1.0, max_norm=3.0).sigma(rounds=1) == pytest.approx(3 * one)
-    assert DPUpdate(epsilon=1.0, adjacency="replace_one").sigma(rounds=1) == pytest.approx(2 * one)
-    assert DPUpdate(epsilon=1.0).sigma(rounds=16) == pytest.approx(4 * one)
+    one = DPUpdate(epsilon=1.0).sigma(FederationConfig(rounds=1))
+    assert DPUpdate(epsilon=1.0, max_norm=3.0).sigma(FederationConfig(rounds=1)) == pytest.approx(3 * one)
+    assert DPUpdate(epsilon=1.0, adjacency="replace_one").sigma(FederationConfig(rounds=1)) == pytest.approx(
+        2 * one
+    )
+    assert DPUpdate(epsilon=1.0).sigma(FederationConfig(rounds=16)) == pytest.approx(4 * one)
 
 
 def test_total_and_release_budgets_are_two_sides_of_one_composition() -> None:
-    total = DPUpdate(epsilon=8.0, budget="total").privacy(rounds=5)
+    total = DPUpdate(epsilon=8.0, budget="total").privacy(FederationConfig(rounds=5))
     assert total.epsilon == 8.0
     assert total.epsilon_release < 8.0
-    back = DPUpdate(epsilon=total.epsilon_release, budget="release").privacy(rounds=5)
+    back = DPUpdate(epsilon=total.epsilon_release, budget="release").privacy(FederationConfig(rounds=5))
     assert back.epsilon == pytest.approx(8.0, rel=1e-6)
-    assert DPUpdate(epsilon=1.0).privacy(rounds=1).epsilon_release == 1.0
+    assert DPUpdate(epsilon=1.0).privacy(FederationConfig(rounds=1)).epsilon_release == 1.0
     assert (total.unit, total.adjacency, total.sampling_rate) == ("client", "zero_out", 1.0)
 
 
@@ -66,20 +71,27 @@ def test_clipping_bounds_the_norm_and_keeps_the_direction(values: list[float], m
 
 def test_noise_has_the_stated_scale_and_no_other() -> None:
     defense = DPUpdate(epsilon=2.0, max_norm=0.5)
-    released = defense.on_update(update(3.0, 4.0), generator("noise"), rounds=4)
+    released = defense.on_update(update(3.0, 4.0), generator("noise"), FederationConfig(rounds=4))
     noise = released.tensors["b"].double().numpy()
-    sigma = defense.sigma(rounds=4)
+    sigma = defense.sigma(FederationConfig(rounds=4))
     assert kstest(noise / sigma, "norm").pvalue > 0.001
     for wrong in (0.95, 1.05):
         assert kstest(noise / (wrong * sigma), "norm").pvalue < 0.001
     assert released.clip_factor == pytest.approx(0.1)
-    assert defense.facts(rounds=4) == (Clip(max_norm=0.5), Noise(distribution="gaussian", sigma=sigma))
+    assert defense.facts(FederationConfig(rounds=4)) == (
+        Clip(max_norm=0.5),
+        Noise(distribution="gaussian", sigma=sigma),
+    )
 
 
 def test_noise_is_fixed_by_client_and_round_and_differs_between_them() -> None:
-    release = Chain(defenses=(DPUpdate(),)).release(seed=1, rounds=2)
-    one, same = release(update(1.0), 0), release(update(1.0), 0)
-    other = release(update(1.0), 1)
+    clients = Chain(defenses=(DPUpdate(),)).clients(seed=1, plan=FederationConfig(rounds=2))
+
+    def released(round_number: int) -> ClientUpdate:
+        given = update(1.0)
+        return clients.on_update(given, {}, clients.draws(given.client, round_number))[0]
+
+    one, same, other = released(0), released(0), released(1)
     assert torch.equal(one.tensors["b"], same.tensors["b"])
     correlation = torch.corrcoef(torch.stack([one.tensors["b"], other.tensors["b"]]))[0, 1]
     assert abs(float(correlation)) < 0.03
@@ -90,9 +102,10 @@ def test_noise_is_fixed_by_client_and_round_and_differs_between_them() -> None:
 def test_an_empty_chain_releases_the_update_untouched() -> None:
     chain = Chain()
     given_update = update(1.0, 2.0)
-    assert chain.release(seed=0, rounds=1)(given_update, 0) is given_update
-    assert chain.facts(rounds=1) == ()
-    assert chain.privacy(rounds=1) is None
+    clients = chain.clients(seed=0, plan=FederationConfig(rounds=1))
+    assert clients.on_update(given_update, {}, clients.draws(0, 0)) == (given_update, {})
+    assert chain.facts(FederationConfig(rounds=1)) == ()
+    assert chain.privacy(FederationConfig(rounds=1)) is None
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from attack_core.matching import Matching
 from attack_core.objectives import Both, Cosine, Similarity
 from defenses.dp import DPUpdate
 from fl_core.errors import InputError
+from fl_core.server import FederationConfig
 from orchestrator.cli import execute
 from orchestrator.experiment import Experiment, parse
 
@@ -152,7 +153,7 @@ def test_flags_describe_the_federation_too() -> None:
 def test_dp_flags_mean_one_release() -> None:
     sweep = parse(["--dp-epsilon", "8", "--dp-delta", "1e-6", "--dp-max-norm", "2"]).sweep()
     assert sweep.cells[0].defense == (DPUpdate(epsilon=8.0, delta=1e-6, max_norm=2.0, budget="release"),)
-    privacy = sweep.cells[0].defense[0].privacy(rounds=5)
+    privacy = sweep.cells[0].defense[0].privacy(FederationConfig(rounds=5))
     assert privacy.epsilon_release == 8.0
     assert privacy.epsilon > 8.0
 

@@ -45,10 +45,10 @@ class Grey(Config):
     def __call__(
         self,
         observation: Observation,
-        model: nn.Module,  # noqa: ARG002 - the protocol's names
-        generator: torch.Generator,  # noqa: ARG002
+        model: nn.Module,
+        generator: torch.Generator,
         *,
-        progress: Any = None,  # noqa: ARG002
+        progress: Any = None,
     ) -> Reconstruction:
         if self.shade > 1:
             raise InputError(f"the signal conv.0.weight does not allow shade {self.shade}")

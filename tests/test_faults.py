@@ -248,7 +248,7 @@ def test_an_image_that_breaks_in_mid_sweep_stops_it_with_its_name_and_what_is_do
     root, last = own_faces(undisturbed, faces_root, tmp_path)
 
     class Vandal(Silent):
-        def job_done(self, study: str, psnr: float | None) -> None:  # noqa: ARG002 - the moment is all
+        def job_done(self, study: str, psnr: float | None) -> None:
             truncated(root, last)
 
     with pytest.raises(InputError, match=rf"{last}: not a readable image"):

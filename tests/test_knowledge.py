@@ -50,8 +50,8 @@ def seen(faces: FaceDataset, *defenses: AnyDefense, told: bool = True) -> tuple[
         signal="gradients",
         round_number=0,
         victim=Victim(client=0),
-        release=chain.release(seed=1, rounds=1),
-        facts=chain.facts(rounds=1),
+        defense=chain.clients(seed=1, plan=FederationConfig(rounds=1)),
+        facts=chain.facts(FederationConfig(rounds=1)),
     )
     mean = torch.stack([faces.image(i) for i in faces.split("test")]).mean(0)
     return observe(record, ThreatModel(knows_defense=told), public_mean=mean), truth
@@ -107,7 +107,9 @@ def test_the_error_of_rounding_is_what_rounding_does(bits: int) -> None:
     values = torch.rand(200_000, generator=generator("values", 0)) * 2 - 1
     values[0] = 1.0
     update = _update(values)
-    rounded = Quantise(bits=bits).on_update(update, generator("round", 0), rounds=1).tensors["a"]
+    rounded = (
+        Quantise(bits=bits).on_update(update, generator("round", 0), FederationConfig(rounds=1)).tensors["a"]
+    )
     said = deviations(_observation({"a": rounded}, Quantiser(scheme="stochastic", bits=bits)), {"a": rounded})
     assert said["a"] == pytest.approx(float((rounded - values).std()), rel=0.02)
 
@@ -115,7 +117,11 @@ def test_the_error_of_rounding_is_what_rounding_does(bits: int) -> None:
 def test_one_bit_of_small_numbers_is_off_by_their_scale() -> None:
     values = 0.05 * torch.randn(200_000, generator=generator("values", 1)).clamp(-4, 4)
     values[0] = 1.0
-    rounded = Quantise(bits=1).on_update(_update(values), generator("round", 0), rounds=1).tensors["a"]
+    rounded = (
+        Quantise(bits=1)
+        .on_update(_update(values), generator("round", 0), FederationConfig(rounds=1))
+        .tensors["a"]
+    )
     said = deviations(_observation({"a": rounded}, Quantiser(scheme="stochastic", bits=1)), {"a": rounded})
     assert said["a"] == pytest.approx(float((rounded - values).std()), rel=0.02)
 

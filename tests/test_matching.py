@@ -21,6 +21,7 @@ from attack_core.objectives import L2, Both, Cosine, Similarity
 from attack_core.optimizers import rate_factor
 from attack_core.targets import gradient_estimate
 from attack_core.types import AttackFailed
+from defenses.chain import Chain
 from defenses.dp import DPUpdate
 from fl_core.capture import Victim, capture
 from fl_core.celeba import FaceDataset
@@ -322,7 +323,7 @@ def test_nothing_on_the_attack_path_is_float64(faces_root: Any, kind: str, defen
                 signal="one_step_update",
                 round_number=0,
                 victim=Victim(client=0),
-                release=lambda update, _: DPUpdate().on_update(update, generator(0), rounds=1),
+                defense=Chain(defenses=(DPUpdate(),)).clients(seed=0, plan=FederationConfig(rounds=1)),
             )
             observation = observe(record, ThreatModel())
         for objective in (L2(), Cosine(), Both(), Similarity()):

@@ -18,6 +18,7 @@ from fl_core.capture import Victim, capture
 from fl_core.celeba import FaceDataset, open_celeba
 from fl_core.client import LocalTraining, loss_gradient, train_locally
 from fl_core.errors import InputError
+from fl_core.hooks import Undefended
 from fl_core.models import ModelConfig, build_model, initial_state
 from fl_core.rng import generator
 from fl_core.server import Federation, FederationConfig
@@ -144,21 +145,24 @@ def test_earlier_updates_are_released_and_offered_for_individual_signals_only(fa
     federation = federation_of(faces)
     *history, state = history_of(federation, 2)
 
-    def halve(update: Any, _: int) -> Any:
-        return dataclasses.replace(update, tensors={k: v / 2 for k, v in update.tensors.items()})
+    class Halving(Undefended):
+        def on_update(self, update: Any, residual: Any, random: Any) -> Any:
+            return dataclasses.replace(
+                update, tensors={k: v / 2 for k, v in update.tensors.items()}
+            ), residual
 
-    def at(signal: str, release: Any = None) -> RoundRecord:
+    def at(signal: str, defense: Any = None) -> RoundRecord:
         return capture(
             federation,
             state,
             signal=signal,  # type: ignore[arg-type]
             round_number=2,
             victim=Victim(client=1),
-            release=release,
+            defense=defense,
             history=history,
         )[0]
 
-    plain, halved = at("one_step_update"), at("one_step_update", halve)
+    plain, halved = at("one_step_update"), at("one_step_update", Halving())
     assert len(seen(plain).earlier) == 2
     for whole, half in zip(plain.earlier, halved.earlier, strict=True):
         torch.testing.assert_close({k: v / 2 for k, v in whole.tensors.items()}, dict(half.tensors))

@@ -45,7 +45,7 @@ from attack_core.priors import (
 )
 from attack_core.simulation import LocalModel, Simulated, Surrogate
 from attack_core.types import Reconstruction
-from defenses.chain import AnyDefense
+from defenses.chain import AnyDefense, Chain
 from defenses.dp import DPUpdate
 from fl_core.capture import Victim, capture
 from fl_core.celeba import FaceDataset, open_celeba
@@ -282,14 +282,14 @@ def test_every_defense_runs(defense: Any) -> None:
     update = ClientUpdate(
         client=0, tensors=tensors, buffers={"c": torch.ones(2)}, examples=1, steps=1, lr=0.1, momentum=0.0
     )
-    expected = defense().on_update(update, generator("defense"), rounds=2)
+    expected = defense().on_update(update, generator("defense"), FederationConfig(rounds=2))
     with apple_gpu():
         moved = dataclasses.replace(
             update,
             tensors={name: value.to(MPS) for name, value in update.tensors.items()},
             buffers={name: value.to(MPS) for name, value in update.buffers.items()},
         )
-        released = defense().on_update(moved, generator("defense"), rounds=2)
+        released = defense().on_update(moved, generator("defense"), FederationConfig(rounds=2))
         for name, value in expected.tensors.items():
             assert released.tensors[name].device == MPS
             torch.testing.assert_close(released.tensors[name].cpu(), value)
@@ -314,7 +314,7 @@ def test_federations_train_and_are_captured(faces: FaceDataset, kind: Any) -> No
             signal="local_update",
             round_number=1,
             victim=Victim(client=0),
-            release=lambda update, _: defense.on_update(update, generator("defense"), rounds=2),
+            defense=Chain(defenses=(defense,)).clients(seed=0, plan=FederationConfig(rounds=2)),
             history=[history[0].to(device)],
         )
         assert all(value.device == device for value in record.updates[0].tensors.values())

@@ -16,6 +16,7 @@ from defenses.dp import DPUpdate
 from defenses.noise import ClipOnly, NoiseOnly
 from fl_core.errors import InputError
 from fl_core.rng import generator
+from fl_core.server import FederationConfig
 from fl_core.threat import Clip, Noise, Quantiser, Sparsity
 from fl_core.types import ClientUpdate
 
@@ -25,7 +26,7 @@ def update(**tensors: torch.Tensor) -> ClientUpdate:
 
 
 def released(defense: Prune | Quantise | SignOnly | ClipOnly | NoiseOnly, sent: ClientUpdate) -> ClientUpdate:
-    return defense.on_update(sent, generator("test", 1), rounds=3)
+    return defense.on_update(sent, generator("test", 1), FederationConfig(rounds=3))
 
 
 def random_update(seed: int = 0) -> ClientUpdate:
@@ -44,7 +45,7 @@ def test_noise_has_its_distribution_and_standard_deviation(distribution: str, sh
     scale = sigma if distribution == "gaussian" else sigma / math.sqrt(2.0)
     assert kstest(noise, shape, args=(0.0, scale)).pvalue > 1e-3
     assert kstest(noise, shape, args=(0.0, 1.03 * scale)).pvalue < 1e-3
-    assert defense.facts(rounds=3) == (Noise(distribution=distribution, sigma=sigma),)  # type: ignore[arg-type]
+    assert defense.facts(FederationConfig(rounds=3)) == (Noise(distribution=distribution, sigma=sigma),)  # type: ignore[arg-type]
 
 
 def test_clipping_alone_bounds_the_norm_and_says_by_how_much() -> None:
@@ -53,7 +54,7 @@ def test_clipping_alone_bounds_the_norm_and_says_by_how_much() -> None:
     found = released(ClipOnly(max_norm=norm / 4), sent)
     assert found.clip_factor == pytest.approx(0.25)
     torch.testing.assert_close(found.tensors["a"], sent.tensors["a"] / 4)
-    assert ClipOnly(max_norm=2.0).facts(rounds=1) == (Clip(max_norm=2.0),)
+    assert ClipOnly(max_norm=2.0).facts(FederationConfig(rounds=1)) == (Clip(max_norm=2.0),)
 
 
 @given(ratio=st.floats(0.01, 0.995), seed=st.integers(0, 50), scope=st.sampled_from(["all", "tensor"]))
@@ -77,7 +78,7 @@ def test_pruning_keeps_the_largest_and_sends_only_them(ratio: float, seed: int, 
 def test_pruning_by_threshold_withholds_what_is_below_it() -> None:
     found = released(Prune(threshold=0.5), update(a=torch.tensor([0.5, -0.6, 0.4, -0.1])))
     assert found.tensors["a"].tolist() == pytest.approx([0.5, -0.6, 0.0, 0.0])
-    assert Prune(threshold=0.5, scope="tensor").facts(rounds=1) == (Sparsity(scope="all"),)
+    assert Prune(threshold=0.5, scope="tensor").facts(FederationConfig(rounds=1)) == (Sparsity(scope="all"),)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -92,7 +93,9 @@ def test_quantised_numbers_are_on_the_grid_within_a_step_and_right_on_average(bi
     error = (found.double().mean(0) - value).abs()
     # Five standard errors of a mean of 20,000 draws whose deviation is at most half a step.
     assert float(error.max()) <= 5 * step / 2 / math.sqrt(20_000) + 1e-6
-    assert Quantise(bits=bits).facts(rounds=1) == (Quantiser(scheme="stochastic", bits=bits),)
+    assert Quantise(bits=bits).facts(FederationConfig(rounds=1)) == (
+        Quantiser(scheme="stochastic", bits=bits),
+    )
 
 
 def test_fewer_bits_are_fewer_bytes() -> None:
@@ -114,7 +117,7 @@ def test_a_diverged_update_stays_visibly_so() -> None:
 
 def test_none_of_them_is_called_private() -> None:
     for defense in (ClipOnly(), NoiseOnly(), Prune(ratio=0.9), Quantise(), SignOnly()):
-        assert Chain(defenses=(defense,)).privacy(rounds=5) is None
+        assert Chain(defenses=(defense,)).privacy(FederationConfig(rounds=5)) is None
 
 
 @pytest.mark.parametrize(
@@ -134,10 +137,12 @@ def test_orders_that_make_no_sense_are_refused(chain: tuple, reason: str) -> Non
 
 def test_a_sensible_chain_applies_in_order() -> None:
     chain = Chain(defenses=(ClipOnly(max_norm=1.0), NoiseOnly(sigma=0.01), Prune(ratio=0.5)))
-    found = chain.on_update(random_update(), generator("test", 2), rounds=1)
+    clients = chain.clients(seed=0, plan=FederationConfig(rounds=1))
+    found, left = clients.on_update(random_update(), {}, generator("test", 2))
+    assert left == {}
     kept = sum(int((value != 0).sum()) for value in found.tensors.values())
     assert kept == round(0.5 * 1503)
-    assert [type(fact) for fact in chain.facts(rounds=1)] == [Clip, Noise, Sparsity]
+    assert [type(fact) for fact in chain.facts(FederationConfig(rounds=1))] == [Clip, Noise, Sparsity]
 
 
 @pytest.mark.parametrize(

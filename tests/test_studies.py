@@ -66,7 +66,7 @@ class Heard(Silent):
     def expect(self, total: int) -> None:
         self.expected = total
 
-    def job_done(self, study: str, psnr: float | None) -> None:  # noqa: ARG002 - the protocol has them
+    def job_done(self, study: str, psnr: float | None) -> None:
         self.done += 1
 
     def message(self, text: str) -> None:

@@ -209,7 +209,7 @@ class NodeKiller(Silent):
     def __init__(self, cluster: Cluster, victim: object, after: int) -> None:
         self._cluster, self._victim, self._left = cluster, victim, after
 
-    def job_done(self, study: str, psnr: float | None) -> None:  # noqa: ARG002
+    def job_done(self, study: str, psnr: float | None) -> None:
         self._left -= 1
         if self._left == 0:
             self._cluster.remove_node(self._victim, allow_graceful=False)

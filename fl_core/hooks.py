@@ -1,0 +1,83 @@
+"""Where a defense can step into a client's round; what is here changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from fl_core.client import Batch, GradientRule
+from fl_core.types import ClientUpdate, Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientMemory:
+    """What a client keeps from one of its rounds to the next.
+
+    `velocity` are its optimizer's momentum buffers, by parameter name; `residual` is what a defense held back of
+    earlier updates, by names of the defense's own. Both are empty at first.
+    """
+
+    velocity: Tensors = field(default_factory=dict)
+    residual: Tensors = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> ClientMemory:
+        """The same memory with every tensor on `device`."""
+        return ClientMemory(
+            velocity={name: value.to(device) for name, value in self.velocity.items()},
+            residual={name: value.to(device) for name, value in self.residual.items()},
+        )
+
+
+class ClientDefense(Protocol):
+    """What a client does differently under a defense. `random` is one stream for all that it draws in a round."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the client keeps a residual from round to round."""
+
+    def draws(self, client: int, round_number: int) -> torch.Generator:
+        """The randomness of this client in this round."""
+
+    def on_batch(self, batch: Batch, random: torch.Generator) -> Batch:
+        """What the client trains on instead of `batch`."""
+
+    def on_gradient(self, rule: GradientRule, random: torch.Generator) -> GradientRule:
+        """How the client computes a batch's gradient, in terms of how it would without the defense."""
+
+    def on_update(
+        self, update: ClientUpdate, residual: Tensors, random: torch.Generator
+    ) -> tuple[ClientUpdate, Tensors]:
+        """What is released instead of `update`, and the residual that is kept for the next round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undefended:
+    """A client that does as it is told; a `ClientDefense`."""
+
+    @property
+    def remembers(self) -> bool:
+        """See `ClientDefense.remembers`."""
+        return False
+
+    def draws(self, client: int, round_number: int) -> torch.Generator:  # noqa: ARG002 - nothing is drawn
+        """See `ClientDefense.draws`."""
+        return torch.Generator()
+
+    def on_batch(self, batch: Batch, random: torch.Generator) -> Batch:  # noqa: ARG002 - nothing is drawn
+        """See `ClientDefense.on_batch`."""
+        return batch
+
+    def on_gradient(self, rule: GradientRule, random: torch.Generator) -> GradientRule:  # noqa: ARG002 - nothing is drawn
+        """See `ClientDefense.on_gradient`."""
+        return rule
+
+    def on_update(
+        self,
+        update: ClientUpdate,
+        residual: Tensors,
+        random: torch.Generator,  # noqa: ARG002 - nothing is drawn
+    ) -> tuple[ClientUpdate, Tensors]:
+        """See `ClientDefense.on_update`."""
+        return update, residual
