@@ -51,7 +51,7 @@ def summarize(folder: Path) -> pd.DataFrame:
         for cell, who in keys
     ]
     for line in lines:
-        line |= _versus_none(line, lines, measured)
+        line |= _versus_none(line, lines, measured) | _versus_first(line, lines, measured)
     return pd.DataFrame(lines)
 
 
@@ -163,6 +163,17 @@ def _versus_none(
     return {"undefended": name, **_bounds("drop", theirs.sub(mine).dropna())}
 
 
+def _versus_first(
+    line: dict[str, Any], lines: list[dict[str, Any]], measured: dict[tuple[str, str], pd.DataFrame]
+) -> dict[str, Any]:
+    """How much PSNR the attacker has over the first one of the same cell, paired by victim."""
+    first = next(other["attacker"] for other in lines if other["cell"] == line["cell"])
+    name = first if line["attacker"] != first else None
+    mine = by_victim(measured[line["cell"], line["attacker"]])["psnr"]
+    theirs = by_victim(measured[line["cell"], name])["psnr"] if name else mine * np.nan
+    return {"beside": name, **_bounds("lead", mine.sub(theirs).dropna())}
+
+
 def _line(
     group: pd.DataFrame,
     tested: pd.DataFrame,
@@ -176,7 +187,7 @@ def _line(
     trials = group.drop_duplicates("trial_id")
     kept = (
         *("cell", "attacker", "defense", "defense_params", "signal", "view", "round", "weights_accuracy"),
-        *("epsilon", "epsilon_release", "delta", "dp_unit", "differs"),
+        *("epsilon", "epsilon_release", "delta", "dp_unit", "differs", "bytes_up"),
     )
     return {
         **{name: first[name] for name in kept},

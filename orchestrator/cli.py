@@ -20,6 +20,7 @@ from fl_core.faces import write_faces
 from orchestrator import cli_cluster, experiment
 from orchestrator import doctor as health
 from orchestrator.analysis import summarize
+from orchestrator.comparison import by_cell
 from orchestrator.merge import merge_folders
 from orchestrator.parse import load_sweep
 from orchestrator.plan import plan_table
@@ -30,7 +31,7 @@ from orchestrator.rounds import by_round
 from orchestrator.stop import EXIT_CODE, Stop, Stopped, farewell
 from orchestrator.strength import critical_table
 from orchestrator.sweep import run_sweep
-from orchestrator.tables import critical_strengths_table, notes, rounds_table, summary_table
+from orchestrator.tables import comparison_table, critical_strengths_table, notes, rounds_table, summary_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -171,6 +172,9 @@ def _say(text: str) -> None:
 def _report(folder: Path, console: Console) -> None:
     table = summarize(folder)
     console.print(summary_table(table, title=str(folder)))
+    compared = by_cell(table)
+    if compared:
+        console.print(comparison_table(compared))
     series = by_round(table)
     if len(series):
         console.print(rounds_table(series))

@@ -7,13 +7,24 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator.analysis import by_victim, records
-from orchestrator.figures import THEMES, Theme, history_figure, psnr_figure, round_figure, utility_figure
+from orchestrator.comparison import by_cell
+from orchestrator.figures import (
+    THEMES,
+    Theme,
+    history_figure,
+    psnr_figure,
+    round_figure,
+    tradeoff_figure,
+    utility_figure,
+)
 from orchestrator.files import write_atomically
 from orchestrator.results import Results
 from orchestrator.rounds import by_round
 from orchestrator.store import read_images
 from orchestrator.tables import interval, number, percent
 
+SCATTERED = 8
+"""Lines up to which privacy and utility are shown as points in a plane; more of them could not be told apart."""
 GALLERY = 6
 """Test victims shown for each cell and attacker."""
 
@@ -108,14 +119,21 @@ def _utility(results: Results) -> list[Entry]:
     spoken = [
         f"{_name(line)} {percent(line['accuracy'])} at {number(line['psnr'])} dB" for line in records(both)
     ]
+    compared = by_cell(both) if len(both) > SCATTERED else []
+    caption = "Accuracy is that of a separate training run with the same defense. Hollow: diverged."
+    if compared:
+        caption = (
+            "Filled: the strongest attacker of a cell. Accuracy is that of a separate training run with the same "
+            "defense; hollow there: diverged."
+        )
     return [
         _figure(
             results,
             "utility",
             title="Privacy and utility",
-            caption="Accuracy is that of a separate training run with the same defense. Hollow: diverged.",
+            caption=caption,
             alt="Accuracy against mean PSNR: " + "; ".join(spoken),
-            draw=lambda theme: utility_figure(both, theme),
+            draw=lambda theme: tradeoff_figure(compared, theme) if compared else utility_figure(both, theme),
         )
     ]
 

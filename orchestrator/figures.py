@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from orchestrator.analysis import SUCCESS_DB, records
+from orchestrator.comparison import Compared, attackers
 
 _MARKERS = "oDs^vP*X"
 _DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
@@ -110,6 +111,50 @@ def utility_figure(table: pd.DataFrame, theme: Theme) -> bytes:
     return _png(figure)
 
 
+def tradeoff_figure(compared: Sequence[Compared], theme: Theme) -> bytes:
+    """Privacy and utility of many cells: beside each other what every attacker reaches and what accuracy is left.
+
+    One band for each cell. On the left the strongest attacker filled, the others hollow, and the mean public image;
+    on the right the accuracy with its interval, and the majority class.
+    """
+    figure = _paper(1.5 + 0.36 * len(compared), theme)
+    axes, right = figure.subplots(1, 2, width_ratios=(1.7, 1.0), gridspec_kw={"wspace": 0.08})
+    _plain(axes, theme)
+    _plain(right, theme)
+    names = attackers(list(compared))
+    for place, one in enumerate(compared):
+        for number, (name, line) in enumerate(one.lines.items()):
+            colour = theme.colours[names.index(name) % len(theme.colours)]
+            y = place + 0.26 * (number - (len(one.lines) - 1) / 2.0)
+            face = colour if line is one.strongest else theme.paper
+            style: dict[str, Any] = {
+                "markersize": 5.0,
+                "markerfacecolor": face,
+                "elinewidth": 1.1,
+                "capsize": 2.0,
+            }
+            arms = _arms(line, "psnr", 1.0)
+            axes.errorbar(line["psnr"], y, xerr=arms, fmt=_marker(names, name), color=colour, **style)
+        line = one.strongest
+        _tick(axes, line["psnr_mean_image"], place, theme.control, "-")
+        if np.isfinite(line["accuracy"]):
+            face = theme.paper if line["diverged"] is True else theme.ink
+            style = {"markersize": 4.5, "markerfacecolor": face, "elinewidth": 1.1, "capsize": 2.0}
+            arms = _arms(line, "accuracy", 100.0)
+            right.errorbar(100 * line["accuracy"], place, xerr=arms, fmt="D", color=theme.ink, **style)
+            _tick(right, 100 * line["majority"], place, theme.control, ":")
+    for panel in (axes, right):
+        panel.set_ylim(len(compared) - 0.5, -0.5)
+        panel.grid(axis="x", color=theme.grid, linewidth=0.7)
+    axes.axvline(SUCCESS_DB, color=theme.ink, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
+    axes.set_yticks(range(len(compared)), [one.cell for one in compared], parse_math=False)
+    right.set_yticks(range(len(compared)), [""] * len(compared))
+    axes.set_xlabel("mean PSNR (dB): left leaks less", color=theme.muted)
+    right.set_xlabel("accuracy (%)", color=theme.muted)
+    _legend(figure, _tradeoff_keys(names, theme), theme, columns=3)
+    return _png(figure)
+
+
 def round_figure(series: pd.DataFrame, theme: Theme) -> bytes:
     """Mean PSNR with its interval against the attacked round, and the accuracy of those weights on a second axis.
 
@@ -176,6 +221,29 @@ def history_figure(studies: pd.DataFrame, cells: Sequence[str], theme: Theme) ->
     return _png(figure)
 
 
+def _tradeoff_keys(names: Sequence[str], theme: Theme) -> list[tuple[Line2D, str]]:
+    keys = [
+        (
+            Line2D(
+                [], [], color=theme.colours[i % len(theme.colours)], marker=_marker(names, name), linestyle=""
+            ),
+            name,
+        )
+        for i, name in enumerate(names)
+    ]
+    return [
+        *keys,
+        (Line2D([], [], color=theme.control, linewidth=2), "mean public image"),
+        (Line2D([], [], color=theme.ink, linewidth=1, linestyle=(0, (5, 3))), f"{SUCCESS_DB:.0f} dB"),
+        (Line2D([], [], color=theme.ink, marker="D", linestyle="", markersize=4.5), "accuracy"),
+        (Line2D([], [], color=theme.control, linewidth=2, linestyle=":"), "majority class"),
+    ]
+
+
+def _marker(names: Sequence[str], name: str) -> str:
+    return _MARKERS[names.index(name) % len(_MARKERS)]
+
+
 def _psnr_keys(theme: Theme) -> list[tuple[Line2D, str]]:
     return [
         (Line2D([], [], color=theme.muted, marker="o", linestyle="", markersize=4.5), "test victim"),
@@ -187,15 +255,23 @@ def _psnr_keys(theme: Theme) -> list[tuple[Line2D, str]]:
 
 
 def _canvas(height: float, theme: Theme) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.2, height), dpi=200, facecolor=theme.paper, layout="constrained")
+    figure = _paper(height, theme)
     axes = figure.add_subplot()
+    _plain(axes, theme)
+    return figure, axes
+
+
+def _paper(height: float, theme: Theme) -> Figure:
+    return Figure(figsize=(5.2, height), dpi=200, facecolor=theme.paper, layout="constrained")
+
+
+def _plain(axes: Axes, theme: Theme) -> None:
     axes.set_facecolor(theme.paper)
     axes.tick_params(colors=theme.ink, labelsize=9, length=0)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(theme.grid)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _interval(axes: Axes, line: Mapping[str, Any], y: float, theme: Theme) -> None:

@@ -30,7 +30,9 @@ _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """The sweep in a YAML 1.2 file, after `key=value` overrides with dotted keys and YAML values.
 
-    The cells of its thresholds' grids are among its cells. Raises `InputError` for a missing file, bad YAML, unknown
+    A file may hold smaller or larger forms of itself: `scales` maps a name to dotted keys and their values, and `scale`
+    says which of them is put in, before the other overrides. The cells of its thresholds' grids are among its cells.
+    Raises `InputError` for a missing file, bad YAML, unknown
     keys, wrong types, values out of range, and search spaces that do not fit their attack.
     """
     try:
@@ -41,11 +43,11 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     if not isinstance(tree, dict):
         raise InputError(f"{path}: a sweep file is a mapping of settings, not {type(tree).__name__}.")
     spell_out(tree, where=str(path))
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not key:
-            raise InputError(f"--set {override!r}: must be key=value, such as study.suggestions=8.")
-        put(tree, key, _yaml(value, f"--set {key}"), where="--set")
+    chosen = [_override(text) for text in overrides]
+    _scale(tree, [value for key, value in chosen if key == "scale"], where=str(path))
+    for key, value in chosen:
+        if key != "scale":
+            put(tree, key, value, where="--set")
     spell_out(tree, where="--set")
     sweep = with_thresholds(build(SweepConfig, tree, where=str(path)))
     for cell in sweep.cells:
@@ -56,6 +58,27 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
         for name, family in attacker.families.items():
             _check_search(family.attack, family.search, where=f"{place}.families.{name}.search")
     return sweep
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {text!r}: must be key=value, such as study.suggestions=8.")
+    return key, _yaml(value, f"--set {key}")
+
+
+def _scale(tree: dict[str, Any], wanted: Sequence[Any], *, where: str) -> None:
+    """Put the wanted scale's values in, the file's own where none is asked for; `scale` and `scales` are taken out."""
+    scales, name = tree.pop("scales", None) or {}, tree.pop("scale", None)
+    name = wanted[-1] if wanted else name
+    if not isinstance(scales, dict) or not all(isinstance(values, dict) for values in scales.values()):
+        raise InputError(f"{where}: scales must map each name to dotted keys and their values.")
+    if name is None:
+        return
+    if name not in scales:
+        raise InputError(f"{where}: {unknown_name('scale', str(name), [str(known) for known in scales])}")
+    for key, value in scales[name].items():
+        put(tree, str(key), copy.deepcopy(value), where=f"{where}: scales.{name}")
 
 
 def spell_out(tree: dict[str, Any], *, where: str) -> None:

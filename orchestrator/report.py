@@ -10,6 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from orchestrator.analysis import SUCCESS_DB, records, write_summary
+from orchestrator.comparison import attackers, by_cell
 from orchestrator.exhibits import figures, gallery
 from orchestrator.files import write_atomically
 from orchestrator.guard import refuse_links
@@ -22,6 +23,7 @@ from orchestrator.tables import (
     critical_value,
     interval,
     labels,
+    megabytes,
     number,
     parameters,
     percent,
@@ -57,6 +59,7 @@ def write_report(folder: Path, table: pd.DataFrame, critical: pd.DataFrame | Non
             success_db=f"{SUCCESS_DB:.0f}",
             budgets=_budgets(results),
             summary=_summary(results),
+            compared=_compared(results.table),
             rounds=_rounds(results),
             critical=_critical(critical),
             footnotes=_footnotes(results),
@@ -201,6 +204,38 @@ def _entry(label: str, text: str, *notes: str, figure: bool = True, warning: str
     value, bracket, rest = text.partition(" [")
     shown = [note for note in (f"[{rest}" if bracket else "", *notes) if note]
     return {"label": label, "value": value, "notes": shown, "figure": figure, "warning": warning}
+
+
+def _compared(table: pd.DataFrame) -> list[Entry]:
+    """Attackers side by side: a line for each cell."""
+    compared = by_cell(table)
+    return [
+        {
+            "cell": one.cell,
+            "entries": [
+                *(_attacked(name, one.lines.get(name)) for name in attackers(compared)),
+                _entry("Worst, dB", number(one.strongest["psnr_worst"]), f"{one.strongest['attacker']}"),
+                _entry("Mean image, dB", number(one.strongest["psnr_mean_image"])),
+                _entry("ε total", _epsilon(one.strongest["epsilon"])),
+                _entry("Accuracy", percent(one.strongest["accuracy"])),
+                _entry("MB up", megabytes(one.strongest["bytes_up"])),
+                _entry("s/attack", number(one.strongest["seconds"])),
+            ],
+        }
+        for one in compared
+    ]
+
+
+def _attacked(name: str, line: Entry | None) -> Entry:
+    """What one attacker reaches in a cell, and its lead over the first one there."""
+    label = f"{name}, dB"
+    if line is None:
+        return _entry(label, "-")
+    if line["not_observable"] and line["not_observable"] == line["trials"]:
+        return _entry(label, "-", "not observable")
+    reached = interval(line["psnr"], line["psnr_low"], line["psnr_high"])
+    lead = f"lead {interval(line['lead'], line['lead_low'], line['lead_high'])}"
+    return _entry(label, reached, "" if pd.isna(line["lead"]) else lead)
 
 
 def _critical(critical: pd.DataFrame) -> list[Entry]:

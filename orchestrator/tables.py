@@ -12,6 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.comparison import Compared, attackers
+
 
 def summary_table(table: pd.DataFrame, *, title: str) -> Table:
     """One line for each cell and attacker, within 80 columns; PSNR and gain in dB, brackets are 95% intervals."""
@@ -54,6 +56,26 @@ def rounds_table(series: pd.DataFrame) -> Table:
             interval(line["psnr"], line["psnr_low"], line["psnr_high"]),
             number(line["psnr_worst"]),
             labels(line),
+        )
+    return shown
+
+
+def comparison_table(compared: list[Compared]) -> Table:
+    """One line for each cell: every attacker's PSNR, and what the defense costs; `compared` as `by_cell` gives it."""
+    shown = Table(title="Attackers side by side", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown.add_column("cell", overflow="fold")
+    names = attackers(compared)
+    for name in (*(f"{name}\nPSNR dB" for name in names), "worst", "epsilon", "accu-\nracy", "MB up"):
+        shown.add_column(Text(name), justify="right", no_wrap=True)
+    for one in compared:
+        line = one.strongest
+        shown.add_row(
+            Text(f"{one.cell}{' *' if line['differs'] != '{}' else ''}"),
+            *(_psnr(one.lines.get(name)).replace(" [", "\n[", 1) for name in names),
+            number(line["psnr_worst"]),
+            "-" if _missing(line["epsilon"]) else f"{line['epsilon']:g}",
+            f"{percent(line['accuracy'])}{' !' if line['diverged'] is True else ''}",
+            megabytes(line["bytes_up"]),
         )
     return shown
 
@@ -154,6 +176,20 @@ def interval(mean: float | None, low: float | None, high: float | None) -> str:
     if _missing(low) or _missing(high):
         return number(mean)
     return f"{number(mean)} [{number(low)}, {number(high)}]"
+
+
+def megabytes(value: float | None) -> str:
+    """Bytes in units of 10^6, with three digits."""
+    return "-" if _missing(value) else f"{float(value or 0) / 1e6:.3g}"
+
+
+def _psnr(line: Mapping[Any, Any] | None) -> str:
+    """The mean with its interval, or why there is none."""
+    if line is None:
+        return "-"
+    if line["not_observable"] and line["not_observable"] == line["trials"]:
+        return "hidden"
+    return interval(line["psnr"], line["psnr_low"], line["psnr_high"])
 
 
 def parameters(text: str) -> str:

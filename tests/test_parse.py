@@ -90,6 +90,23 @@ def test_mistakes_are_one_line_with_place_value_and_remedy(file: Path, override:
     assert "\n" not in text
 
 
+def test_a_file_may_hold_smaller_forms_of_itself(file: Path) -> None:
+    scales = "scales: {small: {study.suggestions: 1, cells.1.defense.0.epsilon: 4, victims.test: 2}, tiny: {seed: 1}}"
+    file.write_text(TEXT + scales)
+    plain, small = load_sweep(file), load_sweep(file, ["study.suggestions=2", "scale=small"])
+    assert (plain.study.suggestions, plain.victims.test) == (3, 16)
+    assert (small.study.suggestions, small.victims.test) == (2, 2), "what is set by hand comes last"
+    assert small.cells[1].defense[0].epsilon == 4.0
+    file.write_text(f"{TEXT}{scales}\nscale: tiny")
+    assert load_sweep(file).seed == 1
+    assert load_sweep(file, ["scale=null"]) == plain
+    with pytest.raises(InputError, match=r"Unknown scale 'smal'. Did you mean 'small'\? Known: small, tiny"):
+        load_sweep(file, ["scale=smal"])
+    file.write_text(TEXT + "scales: [small]")
+    with pytest.raises(InputError, match="scales must map each name"):
+        load_sweep(file)
+
+
 @pytest.mark.parametrize("text", ["{", "- a", "a: b: c", "3", "name: [", "name: a\nname: b\n"])
 def test_text_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.yaml"
