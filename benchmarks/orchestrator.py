@@ -17,31 +17,29 @@ import sys
 from pathlib import Path
 
 # This file has the name of the package that it measures, and Python would look for that in this file's folder first.
-sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).resolve().parent]
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(place for place in sys.path if Path(place).resolve() != HERE)]
 
 import argparse
 import json
-import math
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import ray
-import torch
 
-from attack_core.matching import Matching
-from attack_core.types import Progress, Reconstruction
+from benchmarks.noop import noop_job, quality
 from fl_core.faces import write_faces
-from fl_core.threat import Observation
 from orchestrator.config import SweepConfig
 from orchestrator.parse import build
 from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep, trial_job
-from orchestrator.trial import TrialResult, TrialSpec
+from orchestrator.sweep import run_sweep
+from orchestrator.trial import TrialResult
 
 RATE = 50.0
 """Trials a second that have to be reached with 200 trials."""
@@ -57,47 +55,6 @@ SPACE: dict[str, dict[str, Any]] = {
     "restarts": {"kind": "int", "low": 1, "high": 4},
     "init": {"kind": "choice", "choices": ["normal", "fourier", "uniform"]},
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoOp(Matching):
-    """The mean public image times a factor that the searched parameters decide."""
-
-    def __call__(
-        self,
-        observation: Observation,
-        model: torch.nn.Module,  # noqa: ARG002
-        generator: torch.Generator,  # noqa: ARG002
-        *,
-        progress: Progress | None = None,  # noqa: ARG002
-    ) -> Reconstruction:
-        """See `attack_core.types.Attack`."""
-        mean = observation.public_mean
-        assert mean is not None
-        images = mean[None].cpu() * quality(self.lr, self.init_std)
-        return Reconstruction(
-            images=images,
-            labels=torch.zeros(1, dtype=torch.long),
-            loss=0.0,
-            candidates=images[None],
-            history=torch.zeros(1, 1),
-            iterations=1,
-            failed=0,
-            method="no-op",
-        )
-
-
-def quality(lr: float | tuple[float, ...], init_std: float) -> float:
-    """A smooth function with its greatest value, 1, inside the search space."""
-    rate = lr if isinstance(lr, float) else lr[0]
-    return math.exp(-((math.log10(rate) + 1.5) ** 2) - (init_std - 0.3) ** 2)
-
-
-def noop_job(seconds: float, spec: TrialSpec, *rest: Any, **options: Any) -> TrialResult:
-    """A trial whose attack is the no-op: what the attacker sees and its scores are computed as ever."""
-    time.sleep(seconds)
-    settings = {entry.name: getattr(spec.attack, entry.name) for entry in fields(Matching)}
-    return trial_job(replace(spec, attack=NoOp(**settings)), *rest, **options)
 
 
 @dataclass
@@ -127,6 +84,8 @@ def ours(trials: int, victims: int, workers: int, seconds: float, scratch: Path)
         "attackers": [{"name": "noop", "attack": {"kind": "matching"}, "search": SPACE}],
     }
     stamps = Stamps()
+    # Workers of the Ray that is started here find the no-op where this process does.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     job: Callable[..., TrialResult] = partial(noop_job, seconds)
     config = build(SweepConfig, tree, where="benchmark")
     outcome = run_sweep(config, scratch / "out", address="local", reporter=stamps, job=job)

@@ -21,6 +21,7 @@ class CellStudy:
         self.cell, self.attacker, self.study = cell, attacker, study
         self.name = f"{cell.config.name}/{attacker.name}"
         self._open: dict[int, Evaluation] = {}
+        self._trial_ids: dict[int, tuple[str, ...]] = {}
         self._left_out = 0
         self._tested = False
 
@@ -53,7 +54,12 @@ class CellStudy:
 
     def trial_ids(self, suggestion: int, victims: int) -> tuple[str, ...]:
         """The trials of a suggestion on its first so many victims."""
-        return tuple(self._tuning_trial(suggestion, victim).trial_id for victim in range(victims))
+        if suggestion not in self._trial_ids:
+            every = range(self.cell.settings.victims.tuning)
+            self._trial_ids[suggestion] = tuple(
+                self._tuning_trial(suggestion, victim).trial_id for victim in every
+            )
+        return self._trial_ids[suggestion][:victims]
 
     def settle(self, store: ResultStore, spec: TrialSpec, rows: Sequence[Row]) -> None:
         """Take a trial's rows; tell the study once the suggestion has ended."""

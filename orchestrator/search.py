@@ -82,6 +82,8 @@ class Study:
         self._fixed = dict(enumerate(first)) | dict(recorded or {})
         self._asked: list[optuna.Trial] = []
         self._params: list[Params] = []
+        # In a space of families only what they all have is known beforehand, and Optuna finds that out itself.
+        self._same = None if space.families else space.distributions({})
         self._outcomes: dict[int, Outcome] = {}
         self._best: tuple[int, float, tuple[float, ...]] | None = None
         self._told = 0
@@ -138,7 +140,7 @@ class Study:
 
     def distributions(self, number: int) -> dict[str, BaseDistribution]:
         """What Optuna drew these parameters from."""
-        return self._asked[number].distributions
+        return self._space.distributions(self._params[number])
 
     def outcome(self, number: int) -> Outcome:
         """How a suggestion ended that has been told."""
@@ -189,6 +191,6 @@ class Study:
     def _sampler(self, number: int, fixed: Params | None) -> optuna.samplers.BaseSampler:
         seed = derive_seed("study", self.name, self._seed, number) % 2**32
         if self._config.sampler == "tpe" and fixed is None:
-            same = None if self._space.families or not self._asked else self._asked[0].distributions
-            return _TPE(same, seed=seed, startup=self._config.startup)
+            # Before the first suggestion there is nothing that they all have.
+            return _TPE(self._same if self._asked else None, seed=seed, startup=self._config.startup)
         return optuna.samplers.RandomSampler(seed=seed)

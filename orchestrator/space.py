@@ -8,6 +8,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from fl_core.errors import InputError
 from fl_core.types import Config, require
@@ -32,6 +38,10 @@ class FloatRange(Config):
     def suggest(self, trial: optuna.Trial, name: str) -> Scalar:
         """Draw a value."""
         return trial.suggest_float(name, self.low, self.high, log=self.log)
+
+    def distribution(self) -> BaseDistribution:
+        """What `suggest` draws from, in Optuna's words."""
+        return FloatDistribution(self.low, self.high, log=self.log)
 
     def allows(self, value: Scalar) -> bool:
         """Whether `value` lies in the range."""
@@ -59,6 +69,10 @@ class IntRange(Config):
         """Draw a value."""
         return trial.suggest_int(name, self.low, self.high, log=self.log)
 
+    def distribution(self) -> BaseDistribution:
+        """See `FloatRange.distribution`."""
+        return IntDistribution(self.low, self.high, log=self.log)
+
     def allows(self, value: Scalar) -> bool:
         """Whether `value` is a whole number in the range."""
         return isinstance(value, int) and self.low <= value <= self.high
@@ -84,6 +98,10 @@ class Choice(Config):
     def suggest(self, trial: optuna.Trial, name: str) -> Scalar:
         """Draw a value."""
         return trial.suggest_categorical(name, self.choices)
+
+    def distribution(self) -> BaseDistribution:
+        """See `FloatRange.distribution`."""
+        return CategoricalDistribution(self.choices)
 
     def allows(self, value: Scalar) -> bool:
         """Whether `value` is one of the choices."""
@@ -124,9 +142,13 @@ class Space:
         own = self._of(params.get(FAMILY))
         return params | {name: parameter.suggest(trial, name) for name, parameter in sorted(own.items())}
 
+    def distributions(self, params: Params) -> dict[str, BaseDistribution]:
+        """What each value of a suggestion was drawn from."""
+        return {name: parameter.distribution() for name, parameter in self._drawn(params).items()}
+
     def allows(self, params: Params) -> bool:
         """Whether a suggestion may be this one: the right names, every value in its range."""
-        drawn = self._first() | self._of(params.get(FAMILY))
+        drawn = self._drawn(params)
         return params.keys() == drawn.keys() and all(
             parameter.allows(params[name]) for name, parameter in drawn.items()
         )
@@ -140,6 +162,10 @@ class Space:
             for family in self.families
             for combination in _combinations(self._of(family))
         ]
+
+    def _drawn(self, params: Params) -> dict[str, Parameter]:
+        """The parameters that a suggestion of this family has."""
+        return self._first() | self._of(params.get(FAMILY))
 
     def _first(self) -> dict[str, Parameter]:
         """What is drawn whatever else is drawn."""

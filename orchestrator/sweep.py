@@ -15,12 +15,11 @@ from typing import Any
 
 import torch
 
-from attack_core.types import Progress
 from fl_core.celeba import FaceDataset
 from fl_core.device import pick_device
 from fl_core.errors import InputError
 from fl_core.server import FederationConfig
-from fl_core.types import ModelState, RoundRecord, Truth
+from fl_core.types import ModelState
 from orchestrator.capture import CaptureStore
 from orchestrator.cell_study import CellStudy, mean_of
 from orchestrator.cells import Cell, Released, rows_of
@@ -42,7 +41,7 @@ from orchestrator.simulation import PooledSimulator, simulate
 from orchestrator.space import Params
 from orchestrator.stop import Stop, Stopped
 from orchestrator.store import FinishedTrial, ResultStore, picture_rows
-from orchestrator.trial import TrialResult, TrialSpec, packings, ran_out, run_trial, unfinished
+from orchestrator.trial import TrialResult, TrialSpec, packings, ran_out, trial_job, unfinished
 from orchestrator.utility import UtilityResult, run_utility
 from orchestrator.warm_start import warm_starts
 
@@ -448,21 +447,6 @@ class Driver:
         content = {"format": FORMAT, "cells": names, "spec": spec, "result": to_plain(result)}
         write_atomically(path, json.dumps(content, indent=1).encode())
         self._utility |= dict.fromkeys(names, result)
-
-
-def trial_job(
-    spec: TrialSpec,
-    state: ModelState,
-    record: RoundRecord,
-    truth: Truth,
-    mean_image: torch.Tensor,
-    *,
-    attempt: int = 0,
-    progress: Progress | None = None,
-) -> TrialResult:
-    """What a worker does for a trial: put the shared weights back into the record, and run."""
-    whole = dataclasses.replace(record, state=state)
-    return run_trial(spec, whole, truth, mean_image, attempt=attempt, progress=progress)
 
 
 def _lost(spec: TrialSpec, tries: Sequence[int], error: BaseException) -> TrialResult:

@@ -41,7 +41,7 @@ from fl_core.errors import InputError, first_line
 from fl_core.models import build_model
 from fl_core.rng import generator
 from fl_core.threat import NotObservable, Observation, ThreatModel, observe
-from fl_core.types import RoundRecord, Truth
+from fl_core.types import ModelState, RoundRecord, Truth
 from orchestrator.identity import content_hash
 
 EXACT_DB = 150.0
@@ -180,6 +180,21 @@ def run_trial(
         host=socket.gethostname(),
         started_at=started,
     )
+
+
+def trial_job(
+    spec: TrialSpec,
+    state: ModelState,
+    record: RoundRecord,
+    truth: Truth,
+    mean_image: torch.Tensor,
+    *,
+    attempt: int = 0,
+    progress: Progress | None = None,
+) -> TrialResult:
+    """What a worker does for a trial: put the shared weights back into the record, and run."""
+    whole = replace(record, state=state)
+    return run_trial(spec, whole, truth, mean_image, attempt=attempt, progress=progress)
 
 
 def packings(attack: AnyAttack) -> tuple[int, ...]:

@@ -18,8 +18,7 @@ from attack_core.matching import Matching
 from fl_core.celeba import FaceDataset
 from orchestrator import sweep as driver
 from orchestrator.progress import Silent
-from orchestrator.sweep import trial_job
-from orchestrator.trial import TrialResult, TrialSpec, out_of_memory, packings
+from orchestrator.trial import TrialResult, TrialSpec, out_of_memory, packings, trial_job
 from tests.small import sweep, tree
 from tests.test_matching import attacked, observed
 

@@ -30,6 +30,7 @@ from fl_core.celeba import open_celeba
 from fl_core.errors import InputError
 from orchestrator import mirror as module
 from orchestrator import sweep as driver
+from orchestrator import trial as trial_module
 from orchestrator.address import PASSWORD
 from orchestrator.analysis import summarize
 from orchestrator.capture import CaptureStore
@@ -363,7 +364,7 @@ def test_pruning_gives_the_serial_rows_with_any_number_of_workers(
 
 def timed(seconds: float) -> Callable[..., TrialResult]:
     """The real trial, with a fixed time written into its result."""
-    real = driver.run_trial
+    real = trial_module.run_trial
 
     def slow(*args: Any, **kwargs: Any) -> TrialResult:
         return dataclasses.replace(real(*args, **kwargs), seconds=seconds)
@@ -375,7 +376,7 @@ def test_a_budget_of_seconds_is_the_recorded_time_and_a_resumed_sweep_has_what_i
     faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Two victims of 1 s each: with lag 2, suggestion n is asked while those up to n - 2 took less than 7 s.
-    monkeypatch.setattr(driver, "run_trial", timed(1.0))
+    monkeypatch.setattr(trial_module, "run_trial", timed(1.0))
     timing = {"attackers__0__attack__iterations": 2, "execution__controls": False, "victims__test": 1}
     run(sweep(faces_root, study__seconds=7, **timing), tmp_path)
     studies = pd.read_parquet(tmp_path / "studies")

@@ -21,6 +21,7 @@ from attack_core.types import AttackFailed
 from fl_core.celeba import FaceDataset
 from fl_core.errors import InputError
 from orchestrator import sweep as driver
+from orchestrator import trial as trial_module
 from orchestrator.analysis import summarize
 from orchestrator.config import SweepConfig
 from orchestrator.progress import Silent
@@ -152,7 +153,7 @@ def test_the_threads_of_the_driver_change_nothing(faces_root: Path, tmp_path: Pa
 def test_an_interrupted_sweep_resumes_to_the_same_end(
     undisturbed: Path, faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = driver.run_trial, 0
+    real, calls = trial_module.run_trial, 0
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -161,7 +162,7 @@ def test_an_interrupted_sweep_resumes_to_the_same_end(
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(driver, "run_trial", interrupted)
+    monkeypatch.setattr(trial_module, "run_trial", interrupted)
     stops = 0
     while True:
         try:
@@ -233,14 +234,14 @@ def test_a_larger_budget_extends_a_sweep_and_another_config_is_refused(
 def test_failures_stay_in_the_table_and_give_exit_counts(
     faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = driver.run_trial
+    real = trial_module.run_trial
 
     def failing(spec: Any, *args: Any, **kwargs: Any) -> Any:
         if spec.phase == "tune" and spec.suggestion in (0, 1):
             raise RuntimeError("a programming error")
         return real(spec, *args, **kwargs)
 
-    monkeypatch.setattr(driver, "run_trial", failing)
+    monkeypatch.setattr(trial_module, "run_trial", failing)
     outcome = run(sweep(faces_root), tmp_path)
     assert (outcome.trials, outcome.failed) == (TRIALS, 8)
     rows = pd.read_parquet(tmp_path / "trials")
