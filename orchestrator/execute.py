@@ -10,11 +10,28 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import ray
 import torch
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import (
+    GetTimeoutError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectFetchTimedOutError,
+    ObjectFreedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RaySystemError,
+    RayTaskError,
+    ReferenceCountingAssertionError,
+    RpcError,
+    WorkerCrashedError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tenacity import (
     before_sleep_log,
@@ -24,14 +41,19 @@ from tenacity import (
     wait_exponential,
 )
 
+import orchestrator.trial  # noqa: F401 - actors load what trials need while they start, not in their first trial
 from fl_core.errors import InputError
+from orchestrator.retries import TRIES, patiently
 
 DEATHS = 3
-"""How many processes may die under one job, and how many may fail to start on one node in a row."""
+"""How many processes may die under one job, how many may fail to start on one node in a row, and how often the object
+store may lose what one job needs."""
 LOOK_SECONDS = 2.0
 """How often the pool looks at the cluster's nodes."""
 PATIENCE_SECONDS = 120.0
 """How long a cluster may have no node that fits."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -130,12 +152,13 @@ class _Worker:
 
 @dataclass(eq=False)
 class _Job:
-    """A job, and how many processes have died under it while their node lived."""
+    """A job, how many processes have died under it while their node lived, how often the object store failed it."""
 
     key: str
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     deaths: int = 0
+    lost: int = 0
 
 
 @dataclass(eq=False, frozen=True)
@@ -153,6 +176,9 @@ class RayExecutor:
     process that dies, runs again elsewhere. Ray restarts nothing by itself: every actor is bound to a node, so that
     none waits for one that is gone. A job under which `DEATHS` processes have died on living nodes ends with
     `WorkerLost`, one whose process Ray's memory monitor has ended with `MemoryError`.
+
+    An object store that is full or slow for a moment is asked again, with a line in the log. What it has lost is
+    computed again by running the job again, `DEATHS` times at most. What a job itself raises is its result.
 
     Shared values lie on the driver's node: they last as long as the driver.
     """
@@ -201,8 +227,8 @@ class RayExecutor:
         return len(self._running) + len(self._queue) + len(self._finished)
 
     def share(self, value: object) -> Any:
-        """See `Executor.share`: the value goes into Ray's object store once."""
-        return ray.put(value)
+        """See `Executor.share`: the value goes into Ray's object store once; `InputError` where it stays full."""
+        return _into_store("a shared value", lambda: ray.put(value))
 
     def submit(self, key: str, function: Callable[..., Any], *arguments: Any) -> None:
         """See `Executor.submit`."""
@@ -229,7 +255,9 @@ class RayExecutor:
     def _start(self) -> None:
         while self._queue and self._idle:
             job, member = self._queue.popleft(), self._idle.popleft()
-            self._running[member.actor.run.remote(job.function, *job.arguments)] = (job, member)
+            # Arguments that are large go through the object store too.
+            submit = partial(member.actor.run.remote, job.function, *job.arguments)
+            self._running[_into_store(f"job {job.key}", submit)] = (job, member)
 
     def _settle_ready(self, timeout: float) -> None:
         """Wait for anything to happen, then take all that has: actors get their next jobs together."""
@@ -260,17 +288,24 @@ class RayExecutor:
     def _settle_job(self, ref: ray.ObjectRef) -> None:
         job, member = self._running.pop(ref)
         try:
-            done = Done(job.key, ray.get(ref))
-        except RayTaskError as error:
-            done = Done(job.key, error=error.cause if isinstance(error.cause, Exception) else error)
+            done = Done(job.key, patiently(f"the result of job {job.key}", lambda: ray.get(ref), _passes))
         except OutOfMemoryError as error:
             self._drop(member)
             self._finished.append(Done(job.key, error=MemoryError(_one_line(error))))
             return
         except RayError as error:
-            self._drop(member)
-            self._again(job, error, at_fault=member.node in _alive_nodes())
-            return
+            if _process_lost(error):
+                self._drop(member)
+                self._again(job, error, at_fault=member.node in _alive_nodes())
+                return
+            cause = _cause(error)
+            if _store_failed(cause) and job.lost < DEATHS - 1:
+                job.lost += 1
+                log.warning("Job %s runs again: %s", job.key, _one_line(cause))
+                self._idle.append(member)
+                self._queue.appendleft(job)
+                return
+            done = Done(job.key, error=cause)
         self._idle.append(member)
         self._finished.append(done)
 
@@ -365,6 +400,45 @@ def _usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether a second try of the same call may find the object store less full, or faster."""
+    passing = (ObjectStoreFullError, ObjectFetchTimedOutError, GetTimeoutError)
+    return isinstance(error, passing) and not isinstance(error, RayTaskError)
+
+
+def _store_failed(error: BaseException) -> bool:
+    """Whether the object store, here or under a worker, is why a job has no result: running it again may give one."""
+    if isinstance(error, ObjectFreedError | ReferenceCountingAssertionError):
+        return False  # A mistake in a program, ours or Ray's.
+    return isinstance(error, ObjectLostError | ObjectStoreFullError | GetTimeoutError)
+
+
+def _process_lost(error: BaseException) -> bool:
+    """Whether this is Ray's word that the process which ran a job is gone, or out of reach."""
+    if isinstance(error, RaySystemError):
+        # With an exception inside, a result that cannot be read back: it never will be.
+        return not isinstance(error.client_exc, Exception)
+    gone = (RayActorError, WorkerCrashedError, NodeDiedError, LocalRayletDiedError, RpcError)
+    return isinstance(error, gone) and not isinstance(error, RayTaskError)
+
+
+def _cause(error: RayError) -> Exception:
+    """What a job raised, where it is that; else Ray's own error."""
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    return cause if isinstance(cause, Exception) else error
+
+
+def _into_store(what: str, put: Callable[[], T]) -> T:
+    """`put()`, patiently; raises `InputError` where the object store has no room in the end."""
+    try:
+        return patiently(what, put, _passes)
+    except ObjectStoreFullError as error:
+        raise InputError(
+            f"Ray's object store stayed full for {TRIES} tries ({what}); give it more memory (in a container "
+            "--shm-size, for a cluster ray start --object-store-memory) and run the same command again to resume."
+        ) from error
 
 
 def _one_line(reason: object) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,16 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
-
 from fl_core.errors import InputError
+from orchestrator.retries import patiently
 
 T = TypeVar("T")
-
-log = logging.getLogger(__name__)
-
-TRIES = 5
-"""Tries of a read or write, over at most 8 seconds."""
 
 TRANSIENT = frozenset(
     {
@@ -41,19 +34,7 @@ def always() -> None:
 
 def persistently(place: Path, action: Callable[[], T]) -> T:
     """`action()`, tried again with a log line while it fails for a `TRANSIENT` reason; other errors pass at once."""
-
-    def warn(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        log.warning("%s: %s; trying again (%d of %d)", place, error, state.attempt_number, TRIES - 1)
-
-    retrying = Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, OSError) and error.errno in TRANSIENT),
-        stop=stop_after_attempt(TRIES),
-        wait=wait_exponential(0.5),
-        before_sleep=warn,
-        reraise=True,
-    )
-    return retrying(action)
+    return patiently(place, action, lambda error: isinstance(error, OSError) and error.errno in TRANSIENT)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ import pytest
 import tenacity
 
 from fl_core.errors import InputError
-from orchestrator.files import TRIES, append_line, persistently, read_bytes, read_json, write_atomically
+from orchestrator.files import append_line, persistently, read_bytes, read_json, write_atomically
+from orchestrator.retries import TRIES
 
 
 @pytest.fixture
