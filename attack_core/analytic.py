@@ -136,7 +136,7 @@ class _Problem:
         except InputError as reason:
             raise Inseparable(str(reason).removesuffix(".")) from None
         gradients = gradient_estimate(observation)
-        if withholds(observation):
+        if withholds(observation, f"{tail.first}.weight"):
             shares, order, error = _completed(observation, gradients, tail)
         else:
             shares, order, error = _separated(attack, observation, gradients, tail, generator)

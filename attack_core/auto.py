@@ -117,7 +117,7 @@ def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | No
         return f"no ReLU between fully connected layers tells {images} images apart"
     if images > MOST_IMAGES:
         return f"{images} images are too many to tell apart"
-    if withholds(observation):
+    if withholds(observation, f"{tail.first}.weight"):
         return f"numbers were withheld, so {images} images do not come apart"
     if knows_errors(observation):
         return f"the known noise hides which units {images} images leave off"

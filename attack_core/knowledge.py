@@ -66,9 +66,9 @@ def is_sparse(observation: Observation) -> bool:
     return any(isinstance(fact, Sparsity) for fact in observation.facts)
 
 
-def withholds(observation: Observation) -> bool:
-    """Whether numbers that are 0 in the signal may have been something else."""
-    return is_sparse(observation) or bool(_cut_weights(observation))
+def withholds(observation: Observation, name: str) -> bool:
+    """Whether numbers of parameter `name` that are 0 in the signal may have been something else."""
+    return is_sparse(observation) or name in _cut_weights(observation)
 
 
 def deviations(observation: Observation, gradients: Tensors) -> dict[str, float]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -24,7 +26,11 @@ from fl_core.models import ModelConfig, build_model, initial_state
 from fl_core.rng import generator
 from fl_core.server import FederationConfig
 from fl_core.threat import PrunedRepresentation
+from fl_core.types import Signal
+from orchestrator.progress import Silent
+from orchestrator.sweep import run_sweep
 from tests.defended import attacked, of_mean, quality, seen
+from tests.small import sweep
 
 LENET = ModelConfig(kind="lenet", image_size=8, classes=3)
 PLAN = FederationConfig(rounds=1)
@@ -156,3 +162,41 @@ def test_cut_pixels_of_a_network_without_convolutions_are_filled_in(faces: FaceD
     told, truth = seen(faces, Soteria(ratio=0.3), model=ModelConfig(kind="mlp"))
     untold, _ = seen(faces, Soteria(ratio=0.3), model=ModelConfig(kind="mlp"), told=False)
     assert attacked(told, truth, AUTO) > attacked(untold, truth, AUTO) + 5.0
+
+
+@pytest.mark.parametrize("signal", ["gradients", "one_step_update", "local_update"])
+@pytest.mark.parametrize("layer", ["first", "last"])
+def test_every_signal_of_one_client_is_captured_and_attacked(
+    faces: FaceDataset, signal: Signal, layer: str
+) -> None:
+    """Paired over two victims: knowing of the defense costs nothing, and the answer is no worse than the mean image."""
+    known, ignored, mean = [], [], []
+    fallback = replace(soft_matching(), iterations=60, init="mean", lr=0.01)
+    attack = replace(AUTO, fallback=fallback)
+    for victim in range(2):
+        defense = Soteria(ratio=0.5, layer=layer, probes=16)  # type: ignore[arg-type]
+        told, truth = seen(faces, defense, signal=signal, victim=victim, steps=2)
+        untold, _ = seen(faces, defense, signal=signal, victim=victim, steps=2, told=False)
+        known.append(attacked(told, truth, attack))
+        ignored.append(attacked(untold, truth, attack))
+        mean.append(of_mean(told, truth))
+    assert sum(known) > sum(ignored) - 1.0
+    assert sum(known) > sum(mean) - 1.0
+
+
+def test_a_sweep_runs_through_it(faces_root: Path, tmp_path: Path) -> None:
+    changed = sweep(
+        faces_root,
+        cells=[{"name": "soteria", "defense": [{"kind": "soteria", "ratio": 0.3}]}],
+        victims={"tuning": 0, "test": 2},
+        attackers=[
+            {"name": "generic", "attack": {"kind": "analytic"}, "uses_facts": False},
+            {"name": "adaptive", "attack": {"kind": "analytic"}},
+        ],
+    )
+    run_sweep(changed, tmp_path, address="serial", reporter=Silent())
+    rows = pd.read_parquet(tmp_path / "trials")
+    assert set(rows["status"]) == {"ok"}
+    assert set(rows["defense"]) == {"soteria"}
+    means = rows.groupby("attacker")["psnr"].mean()
+    assert means["adaptive"] > means["generic"]
