@@ -16,13 +16,21 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attack_core.dense import Estimate, Shares, completed_input, estimate_error, recover_shares
+from attack_core.dense import (
+    Estimate,
+    Shares,
+    completed_input,
+    estimate_error,
+    input_estimate,
+    recover_shares,
+)
 from attack_core.descent import Descent, Mismatch
 from attack_core.disaggregation import Inseparable
 from attack_core.inits import initial_images
 from attack_core.inversion import FeatureInverter, along_path, drift_errors
 from attack_core.knowledge import (
     deviations,
+    is_sparse,
     largest_withheld,
     masked,
     matched_numbers,
@@ -31,7 +39,7 @@ from attack_core.knowledge import (
 )
 from attack_core.matching import Matching
 from attack_core.objectives import Matched, squared_distance
-from attack_core.refinement import equations_mismatch
+from attack_core.refinement import NextLayer, equations_mismatch
 from attack_core.tail import Tail, solvable_tail
 from attack_core.targets import check_observation, gradient_estimate, weights_along
 from attack_core.trajectory import Order, find_order
@@ -128,7 +136,7 @@ class _Problem:
         except InputError as reason:
             raise Inseparable(str(reason).removesuffix(".")) from None
         gradients = gradient_estimate(observation)
-        if withholds(observation):
+        if withholds(observation, f"{tail.first}.weight"):
             shares, order, error = _completed(observation, gradients, tail)
         else:
             shares, order, error = _separated(attack, observation, gradients, tail, generator)
@@ -153,7 +161,7 @@ class _Problem:
             notes = [f"the known noise hides the layer input: the answer is {what}"]
             return self._result("analytic: prior alone", images, [], notes)
         notes = [self._note()]
-        if self.tail.pixels:
+        if self.tail.pixels and self.shares.unknown is None:
             images = self.shares.inputs.view(-1, 3, size, size)
             return self._result("analytic: layer input", images, [], notes)
         known = self.shares.inputs.shape[1]
@@ -162,7 +170,8 @@ class _Problem:
         features, pixels = known, 3 * size * size
         # Fewer equations than unknowns: the prior has to decide more.
         stiffness = max(1.0, pixels / features) ** 2
-        scarce = features < pixels and self.error == 0 and self.shares.unknown is None
+        whole = not is_sparse(self.observation) and not self.tail.pixels
+        scarce = features < pixels and self.error == 0 and whole
         refined = attack.refine == "always" or (attack.refine == "auto" and scarce)
         planned = attack.inversion.evaluations * count * (attack.passes if self.order else 1)
         planned += attack.refinement.evaluations if refined else 0
@@ -177,6 +186,7 @@ class _Problem:
             report=_reporter(seen, planned, progress),
             unknown=self.shares.unknown,
             ceiling=self.shares.ceiling,
+            following=self._following(),
         )
         if self.order is not None:
             notes.append(f"one epoch of {len(self.order.batches)} steps, in an order that the errors tell")
@@ -202,10 +212,27 @@ class _Problem:
         if scarce:
             notes.append(f"{features} features for {pixels} pixels: refined by the earlier layers' gradients")
         mismatch: Mismatch = equations_mismatch(
-            self.model, state, self.tail, self.gradients, self.shares.inputs, self.shares.errors
+            self.model,
+            state,
+            self.tail,
+            self.gradients,
+            inverter.known(self.shares.inputs),
+            self.shares.errors,
         )
         images = attack.refinement.minimise(mismatch, images, stiffness=stiffness, report=inverter.report)
         return self._result("analytic: features, refined", images, seen, notes)
+
+    def _following(self) -> NextLayer | None:
+        """What the second layer's gradients say of the first one's outputs, where some of its inputs are unknown."""
+        if self.shares.unknown is None or len(self.tail.layers) < 2:
+            return None
+        first, second = self.tail.layers[:2]
+        weight, bias = (f"{second}.{kind}" for kind in ("weight", "bias"))
+        if sent_numbers(self.observation).keys() & {weight, bias} or not bool(self.gradients[bias].any()):
+            return None
+        parameters = self.observation.state.parameters
+        outputs = input_estimate(self.gradients[weight], self.gradients[bias], "weighted")
+        return NextLayer(parameters[f"{first}.weight"], parameters[f"{first}.bias"], outputs)
 
     def _start(self, generator: torch.Generator) -> Tensor:
         """The image (1, 3, S, S) that is known before the signal."""
@@ -321,10 +348,11 @@ def _completed(observation: Observation, gradients: Tensors, tail: Tail) -> tupl
         raise Inseparable(f"numbers were withheld, so {observation.examples} images do not come apart")
     sent, names = sent_numbers(observation), [f"{tail.first}.{kind}" for kind in ("weight", "bias")]
     weight, bias = (masked(gradients[name], sent.get(name)) for name in names)
-    inputs, known = completed_input(weight, bias, sent[names[0]], sent[names[1]])
+    mask, sent_bias = (sent.get(name, torch.ones_like(gradients[name], dtype=torch.bool)) for name in names)
+    inputs, known = completed_input(weight, bias, mask, sent_bias)
     if not bool(known.any()):
         raise Inseparable(f"no number of {names[0]} was sent")
-    mask, errors = sent[names[0]], bias
+    errors = bias
     fitted = errors[:, None] * inputs * mask
     shares = Shares(
         inputs=inputs[None],

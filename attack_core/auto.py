@@ -15,7 +15,7 @@ from torch import nn
 
 from attack_core.analytic import Analytic
 from attack_core.credibility import is_credible, prior_answer, too_weak
-from attack_core.knowledge import knows_errors, withholds
+from attack_core.knowledge import cut_columns, knows_errors, withholds
 from attack_core.labels import resolve_labels
 from attack_core.matching import Matching
 from attack_core.presets import soft_matching
@@ -31,6 +31,8 @@ MOST_IMAGES = 16
 """Batches up to this size are taken apart; the search for larger ones takes minutes and mostly fails."""
 LEAST_FEATURES = 1 / 5
 """Fewer features than this share of the pixels leave the image to the prior: matching does better (docs/attacks.md)."""
+LEAST_UNCUT = 1 / 2
+"""The same where features were cut and the gradients of the layers in front, which matching uses, were not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +108,16 @@ def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | No
     pixels = 3 * size * size
     if features < LEAST_FEATURES * pixels:
         return f"layer {tail.first} has {features} features for {pixels} pixels"
+    cut = cut_columns(observation, f"{tail.first}.weight")
+    if cut and features - cut < LEAST_UNCUT * pixels:
+        return f"{features - cut} features of layer {tail.first} are left for {pixels} pixels"
     if images == 1:
         return None
     if len(tail.layers) < 2:
         return f"no ReLU between fully connected layers tells {images} images apart"
     if images > MOST_IMAGES:
         return f"{images} images are too many to tell apart"
-    if withholds(observation):
+    if withholds(observation, f"{tail.first}.weight"):
         return f"numbers were withheld, so {images} images do not come apart"
     if knows_errors(observation):
         return f"the known noise hides which units {images} images leave off"

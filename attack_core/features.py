@@ -9,24 +9,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from attack_core.dense import input_estimate
+from attack_core.dense import completed_input, input_estimate
 from attack_core.disaggregation import Inseparable
+from attack_core.knowledge import masked, sent_numbers
 from attack_core.layers import GhostHandle, GradientHandle
 from attack_core.tail import find_tail
 from fl_core.errors import InputError
 from fl_core.threat import Observation
 from fl_core.types import Tensors
 
+_TINY = 1e-30
+
 
 @dataclass(frozen=True)
 class FeatureTarget:
-    """The known input (I,) of the layer whose weight is called `name`, and how much it counts."""
+    """The input (I,) of the layer whose weight is called `name`, which of it is known (None: all), and its weight."""
 
     name: str
     target: Tensor
     weight: float
+    known: Tensor | None = None
 
     @classmethod
     def of(
@@ -39,15 +44,23 @@ class FeatureTarget:
                 "features are known for one alone; set it to 0."
             )
         first = find_tail(model, observation.state, observation.model.image_size).first
+        sent, names = sent_numbers(observation), (f"{first}.weight", f"{first}.bias")
+        numbers = [masked(gradients[name], sent.get(name)) for name in names]
+        known = None
         try:
-            target = input_estimate(gradients[f"{first}.weight"], gradients[f"{first}.bias"], "weighted")
+            if sent.keys() & set(names):
+                masks = [sent.get(name, torch.ones_like(gradients[name], dtype=torch.bool)) for name in names]
+                target, known = completed_input(numbers[0], numbers[1], masks[0], masks[1])
+            else:
+                target = input_estimate(numbers[0], numbers[1], "weighted")
         except Inseparable as reason:
             raise InputError(f"Matching.feature_weight = {weight}: {reason}.") from None
-        return cls(f"{first}.weight", target, weight)
+        return cls(names[0], target, weight, known)
 
     def loss(self, handles: Mapping[str, GradientHandle]) -> Tensor:
         """`weight` times the relative squared distance, (C,)."""
         handle = handles[self.name]
         if not isinstance(handle, GhostHandle):
             raise AssertionError("linear weights come as factors")
-        return self.weight * (handle.input[:, 0] - self.target).square().sum(1) / self.target.square().sum()
+        missed = masked(handle.input[:, 0] - self.target, self.known)
+        return self.weight * missed.square().sum(1) / self.target.square().sum().clamp_min(_TINY)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attack_core.coordinates import CosineCoordinates
 from attack_core.descent import Descent
-from attack_core.refinement import feature_mismatch
+from attack_core.refinement import Features, NextLayer, feature_mismatch
 from attack_core.tail import Prefix
 from attack_core.targets import weights_along
 from attack_core.trajectory import Order, even_states, simulate
@@ -35,7 +35,7 @@ _SHORT = 3
 class FeatureInverter:
     """Finds the images whose inputs to `layer` are `targets` (B, I), each alone.
 
-    `stiffness` and `report` are `Descent.minimise`'s, `unknown` (I,) and `ceiling` are `feature_mismatch`'s.
+    `stiffness` and `report` are `Descent.minimise`'s, the last three are those of `Features`.
     """
 
     model: nn.Module
@@ -47,6 +47,7 @@ class FeatureInverter:
     report: Callable[[float], None]
     unknown: Tensor | None = None
     ceiling: float = 0.0
+    following: NextLayer | None = None
 
     def invert(self, states: Sequence[ModelState], start: Tensor, errors: Sequence[float]) -> Tensor:
         """Images (B, 3, S, S) at their own weights, from `start` of that shape, at expected mismatches `errors`."""
@@ -56,7 +57,7 @@ class FeatureInverter:
             prefix = self.prefix(state)
             found.append(
                 self.descent.minimise(
-                    feature_mismatch(prefix, target[None], unknown=self.unknown, ceiling=self.ceiling),
+                    feature_mismatch(prefix, self.known(target[None])),
                     image[None],
                     measure=partial(measure, prefix),
                     stiffness=self.stiffness,
@@ -65,6 +66,10 @@ class FeatureInverter:
                 )
             )
         return torch.cat(found)
+
+    def known(self, inputs: Tensor) -> Features:
+        """What is known of these inputs (B, I) of the layer."""
+        return Features(inputs, self.unknown, self.ceiling, self.following)
 
     @torch.no_grad()
     def change(

@@ -13,18 +13,23 @@ from torch import Tensor
 
 from attack_core.objectives import Matched
 from attack_core.targets import travelled
-from fl_core.threat import Clip, Noise, Observation, Quantiser, Sparsity
+from fl_core.threat import Clip, Noise, Observation, PrunedRepresentation, Quantiser, Sparsity
 from fl_core.types import Tensors
 
 
 def sent_numbers(observation: Observation) -> dict[str, Tensor]:
-    """Masks of the numbers that a sparsifying client sent, by parameter name; {} where all are known.
+    """Masks of the numbers that the client sent as they were, by parameter name; {} where all are known.
 
-    Of several clients' mean nothing is known: a number may lack some clients' parts, and nothing tells which.
+    Of several clients' mean nothing is known of what was withheld: a number may lack some clients' parts, and nothing
+    tells which. A layer whose columns were cut is told apart where the signal shows the cuts (`_uncut`).
     """
-    if not withholds(observation) or observation.clients > 1:
-        return {}
-    return {name: observation.tensors[name] != 0 for name in observation.state.parameters}
+    masks: dict[str, Tensor] = {}
+    if is_sparse(observation) and observation.clients == 1:
+        masks = {name: observation.tensors[name] != 0 for name in observation.state.parameters}
+    for name in _cut_weights(observation):
+        uncut = _uncut(observation, observation.tensors[name])
+        masks[name] = masks[name] & uncut if name in masks else uncut
+    return masks
 
 
 def matched_numbers(observation: Observation, targets: Tensors, weights: Mapping[str, float]) -> Matched:
@@ -33,7 +38,9 @@ def matched_numbers(observation: Observation, targets: Tensors, weights: Mapping
 
 
 def largest_withheld(observation: Observation, name: str) -> float:
-    """What the absolute value of a withheld number of parameter `name` is at most; infinite where nothing was sent."""
+    """What the absolute value of a withheld number of parameter `name` is at most; infinite where nothing bounds it."""
+    if name in _cut_weights(observation):
+        return math.inf
     facts = [fact for fact in observation.facts if isinstance(fact, Sparsity)]
     alone = any(fact.scope == "tensor" for fact in facts)
     group = [observation.tensors[name]] if alone else list(observation.tensors.values())
@@ -42,14 +49,26 @@ def largest_withheld(observation: Observation, name: str) -> float:
     return least * _unit(observation)
 
 
+def cut_columns(observation: Observation, name: str) -> int:
+    """How many columns of weight `name` a defense of the representation left nothing of that can be relied on."""
+    if name not in _cut_weights(observation):
+        return 0
+    return int((~_uncut(observation, observation.tensors[name]).any(dim=0)).sum())
+
+
 def hides_the_scale(observation: Observation) -> bool:
     """Whether the signal may have been scaled down by a factor that the attacker is not told."""
     return any(isinstance(fact, Clip) for fact in observation.facts)
 
 
-def withholds(observation: Observation) -> bool:
-    """Whether numbers that are 0 in the signal may have been something else."""
+def is_sparse(observation: Observation) -> bool:
+    """Whether only the largest numbers were sent."""
     return any(isinstance(fact, Sparsity) for fact in observation.facts)
+
+
+def withholds(observation: Observation, name: str) -> bool:
+    """Whether numbers of parameter `name` that are 0 in the signal may have been something else."""
+    return is_sparse(observation) or name in _cut_weights(observation)
 
 
 def deviations(observation: Observation, gradients: Tensors) -> dict[str, float]:
@@ -84,12 +103,33 @@ def signal_energy(observation: Observation, gradients: Tensors) -> float:
     total, sent = 0.0, sent_numbers(observation)
     for name, sigma in deviations(observation, gradients).items():
         values = gradients[name] if name not in sent else gradients[name][sent[name]]
+        if not values.numel():
+            continue
         if sigma > 0:
             least = largest_withheld(observation, name) / sigma if name in sent else 0.0
             total += float(values.square().sum()) / sigma**2 - values.numel() * _second_moment_above(least)
         elif bool(values.any()):
             return math.inf
     return total
+
+
+def _cut_weights(observation: Observation) -> list[str]:
+    """The names of the weights of which columns were cut."""
+    layers = [name for name, value in observation.state.parameters.items() if value.dim() == 2]
+    ends = [fact.layer for fact in observation.facts if isinstance(fact, PrunedRepresentation)]
+    return [layers[0 if end == "first" else -1] for end in ends if layers]
+
+
+def _uncut(observation: Observation, weight: Tensor) -> Tensor:
+    """Where a weight with cut columns is what it was: where a column is not 0, if zeros are seen as such.
+
+    Several clients or steps have different columns cut, momentum of earlier rounds and errors cover them; then none
+    of the weight's numbers is relied on (matching without the defended layer: Balunovic et al., ICLR 2022).
+    """
+    blurred = observation.clients > 1 or observation.steps > 1 or observation.earlier
+    if blurred or knows_errors(observation):
+        return torch.zeros_like(weight, dtype=torch.bool)
+    return (weight != 0).any(dim=0).expand_as(weight)
 
 
 def _second_moment_above(least: float) -> float:

@@ -9,7 +9,9 @@ already say that better (docs/attacks.md).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,33 +22,60 @@ from fl_core.types import ModelState, Tensors
 _TINY = 1e-30
 
 
-def feature_mismatch(
-    prefix: Prefix, inputs: Tensor, *, unknown: Tensor | None = None, ceiling: float = 0.0
-) -> Callable[[Tensor], Tensor]:
-    """From images (B, 3, S, S) to the squared distance of their features from `inputs` (B, I), relative.
+@dataclass(frozen=True)
+class NextLayer:
+    """The layer that sees the features: `weight` (O, I), `bias` (O,), and its known outputs (O,) behind a ReLU."""
 
-    Of features marked by `unknown` (I,) only what exceeds `ceiling` in absolute value counts.
+    weight: Tensor
+    bias: Tensor
+    outputs: Tensor
+
+    def missed(self, features: Tensor) -> Tensor:
+        """The squared distance () of what the layer makes of `features` (1, I) from its outputs, over their square.
+
+        Of outputs that the ReLU cut off, only what exceeds 0 counts.
+        """
+        found = features @ self.weight.mT + self.bias
+        missed = torch.where(self.outputs > 0, found - self.outputs, found.clamp_min(0.0))
+        return missed.square().sum() / self.outputs.square().sum().clamp_min(_TINY)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What is known of a layer's inputs: `inputs` (B, I), but of those marked by `unknown` (I,) no more than a ceiling.
+
+    `ceiling` bounds the absolute value of an unknown one. `following` is what the next layer says of them, for a
+    single image; it counts where some are unknown.
     """
-    if unknown is None:
-        square = inputs.square().sum()
-        return lambda images: (prefix(images) - inputs).square().sum() / square
-    square = inputs[:, ~unknown].square().sum()
 
-    def mismatch(images: Tensor) -> Tensor:
-        features = prefix(images)
-        missed = (features - inputs)[:, ~unknown].square().sum()
-        above = (features[:, unknown].abs() - ceiling).clamp_min(0.0).square().sum()
-        return (missed + above) / square
+    inputs: Tensor
+    unknown: Tensor | None = None
+    ceiling: float = 0.0
+    following: NextLayer | None = None
 
-    return mismatch
+    def missed(self, features: Tensor) -> Tensor:
+        """The squared distance () of `features` (B, I) from what is known, over its square."""
+        if self.unknown is None:
+            return (features - self.inputs).square().sum() / self.inputs.square().sum()
+        known = ~self.unknown
+        missed = (features - self.inputs)[:, known].square().sum()
+        if math.isfinite(self.ceiling):
+            missed = missed + (features[:, self.unknown].abs() - self.ceiling).clamp_min(0.0).square().sum()
+        missed = missed / self.inputs[:, known].square().sum()
+        return missed if self.following is None else missed + self.following.missed(features)
+
+
+def feature_mismatch(prefix: Prefix, features: Features) -> Callable[[Tensor], Tensor]:
+    """From images (B, 3, S, S) to how much their features miss what is known of them."""
+    return lambda images: features.missed(prefix(images))
 
 
 def equations_mismatch(
-    model: nn.Module, state: ModelState, tail: Tail, gradients: Tensors, inputs: Tensor, errors: Tensor
+    model: nn.Module, state: ModelState, tail: Tail, gradients: Tensors, known: Features, errors: Tensor
 ) -> Callable[[Tensor], Tensor]:
     """`feature_mismatch` plus the relative squared distance of every earlier parameter's gradient.
 
-    `inputs` (B, I) and `errors` (B, O) are those of the tail's first layer.
+    `known` inputs and `errors` (B, O) are those of the tail's first layer.
     """
     own = tuple(f"{layer}." for layer in tail.layers)
     earlier = {
@@ -58,12 +87,11 @@ def equations_mismatch(
     prefix = Prefix(model, moving, tail.first)
     back = errors @ state.parameters[f"{tail.first}.weight"]
     squares = {name: gradients[name].square().sum().clamp_min(_TINY) for name in earlier}
-    square = inputs.square().sum()
 
     def mismatch(images: Tensor) -> Tensor:
         features = prefix(images)
         found = torch.autograd.grad((features * back).sum(), list(earlier.values()), create_graph=True)
-        total = (features - inputs).square().sum() / square
+        total = known.missed(features)
         for name, gradient in zip(earlier, found, strict=True):
             total = total + (gradient - gradients[name]).square().sum() / squares[name]
         return total

@@ -14,6 +14,7 @@ from defenses.base import STAGES, Privacy, Stage
 from defenses.compression import Prune, Quantise, SignOnly
 from defenses.dp import DPUpdate
 from defenses.noise import ClipOnly, NoiseOnly
+from defenses.soteria import Soteria
 from fl_core.client import Batch, GradientRule
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig
@@ -23,7 +24,7 @@ from fl_core.server import FederationConfig
 from fl_core.threat import Fact
 from fl_core.types import ClientUpdate, Tensors
 
-AnyDefense = DPUpdate | ClipOnly | NoiseOnly | Prune | Quantise | SignOnly
+AnyDefense = DPUpdate | ClipOnly | NoiseOnly | Prune | Quantise | SignOnly | Soteria
 """Every defense there is: the union is the registry."""
 
 _TWICE: dict[Stage, str] = {

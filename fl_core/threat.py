@@ -59,7 +59,18 @@ class Quantiser:
     bits: int
 
 
-Fact = Clip | Noise | Sparsity | Quantiser
+@dataclass(frozen=True, kw_only=True)
+class PrunedRepresentation:
+    """In each local step some columns of one fully connected layer's weight gradient were replaced by 0.
+
+    They belong to the layer's inputs that were cut; which ones is not told. `layer` says which of the network's
+    fully connected layers it is.
+    """
+
+    layer: Literal["first", "last"]
+
+
+Fact = Clip | Noise | Sparsity | Quantiser | PrunedRepresentation
 
 
 class NotObservable(Exception):
