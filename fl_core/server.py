@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -140,6 +140,13 @@ class Federation:
         """Those of `local_batches` that the client gets to: the first `max_steps`."""
         return self.local_batches(client, round_number)[: self.config.local.max_steps]
 
+    def examples(self, client: int, round_number: int) -> int:
+        """How many different images a client trains on in a round."""
+        if self.config.local.max_steps is None:
+            return len(self.shares[client])
+        batches = self.trained_batches(client, round_number)
+        return len({index for batch in batches for index in batch.indices})
+
     def load(self, batch: LocalBatch) -> Batch:
         """Images and labels of `batch` on the federation's device."""
         images, labels = self.dataset.batch(batch.indices, batch.flips)
@@ -228,10 +235,15 @@ def train(clients: Simulator, state: ModelState, *, rounds: int, first: int = 0)
     (persistent momentum, what a defense held back) waits with it until the next round that it takes part in.
     Raises `InputError` for a round without images.
     """
-    federation, reduction = clients.work.federation, clients.work.reduction
+    federation = clients.work.federation
     state = state.to(torch.device("cpu"))
     for round_number in range(first, rounds):
         chunks = federation.chunks(round_number)
+        reduction = clients.work.reduction.prepare(
+            round_number,
+            {client: federation.examples(client, round_number) for client in chunks[0].participants},
+        )
+        chunks = [replace(chunk, reduction=reduction.for_clients(chunk.clients)) for chunk in chunks]
         partials = clients.partials(state, chunks)
         merged = next(partials)
         for partial in partials:
