@@ -103,12 +103,7 @@ class Federation:
         `first` always takes part and leads. `group` g > 0 is the g-th disjoint set of the same size after it:
         a stand-in for another draw of the same round. Raises `InputError` where clients run out.
         """
-        order = torch.randperm(
-            self.config.clients, generator=generator("participants", self.seed, round_number)
-        ).tolist()
-        if first is not None:
-            order = [first, *(client for client in order if client != first)]
-        size = self.config.per_round
+        order, size = self.order(round_number, first=first), self.config.per_round
         chosen = order[group * size : (group + 1) * size]
         if len(chosen) < size:
             raise InputError(
@@ -116,6 +111,12 @@ class Federation:
                 f"but group {group + 1} was asked for; use more clients, a smaller fraction or fewer victims."
             )
         return chosen
+
+    def order(self, round_number: int, *, first: int | None = None) -> list[int]:
+        """All clients in the round's random order, `first` before all others."""
+        draws = generator("participants", self.seed, round_number)
+        order: list[int] = torch.randperm(self.config.clients, generator=draws).tolist()
+        return order if first is None else [first, *(client for client in order if client != first)]
 
     def trainees(self, round_number: int) -> list[int]:
         """The participants of a round of training: those that hold an image."""
