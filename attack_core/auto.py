@@ -122,6 +122,7 @@ def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | No
     if knows_errors(observation):
         return f"the known noise hides which units {images} images leave off"
     steps = -(-images // (observation.batch_size * observation.clients))
-    if observation.signal == "local_update" and observation.steps > steps:
+    alone = observation.signal == "local_update" and observation.clients == 1
+    if alone and observation.steps > steps:
         return f"{observation.steps} local steps see each of {images} images more than once"
     return None

@@ -34,8 +34,8 @@ def resolve_labels(
     """Fixed labels (B,) for `images` reconstructions, or None where they are to be optimised as soft labels.
 
     `auto` takes known labels where the threat model gives them, iDLG for one image unless the signal is
-    `agg_update`, counts where all images of the signal are reconstructed, and optimises otherwise. Raises
-    `InputError` where a strategy asks for what is not there.
+    `agg_update` or the mean of several clients, counts where all images of the signal are reconstructed, and
+    optimises otherwise. Raises `InputError` where a strategy asks for what is not there.
     """
     if strategy == "auto":
         strategy = _choose(observation, images)
@@ -59,7 +59,7 @@ def resolve_labels(
 def _choose(observation: Observation, images: int) -> LabelStrategy:
     if observation.labels is not None and len(observation.labels) == images:
         return "known"
-    if images == 1 and observation.signal != "agg_update":
+    if images == 1 and observation.signal != "agg_update" and observation.clients == 1:
         return "idlg"
     # Of some images among many the counts say only which label is the most frequent.
     return "counts" if images == observation.examples else "optimize"

@@ -156,13 +156,13 @@ def _check_counts(observation: Observation) -> None:
         ("lr", 0 < o.lr < math.inf, "a finite number above 0"),
         ("momentum", 0 <= o.momentum < 1, "in [0, 1)"),
         ("steps", not single or o.steps == 1, f"1 for signal {o.signal!r}"),
-        ("clients", o.signal == "agg_update" or o.clients == 1, f"1 for signal {o.signal!r}"),
         (
             "examples",
             o.examples <= images,
             f"at most {images}: batch_size {o.batch_size}, steps {o.steps}, clients {o.clients}",
         ),
         ("earlier", not o.earlier or o.signal != "agg_update", "empty for signal 'agg_update'"),
+        ("earlier", not o.earlier or o.clients == 1, "empty for the mean of several clients"),
     )
     for name, holds, rule in rules:
         if not holds:

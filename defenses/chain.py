@@ -13,7 +13,10 @@ from torch import Tensor
 from defenses.base import STAGES, Privacy, Stage
 from defenses.compression import Prune, Quantise, SignOnly
 from defenses.dp import DPUpdate
+from defenses.encryption import CKKS, Paillier
+from defenses.masking import Masking
 from defenses.noise import ClipOnly, NoiseOnly
+from defenses.secure_mean import SecureMean, SumProtection
 from defenses.soteria import Soteria
 from fl_core.client import Batch, GradientRule
 from fl_core.errors import InputError
@@ -22,9 +25,11 @@ from fl_core.reduction import FedAvg, Reduction
 from fl_core.rng import generator
 from fl_core.server import FederationConfig
 from fl_core.threat import Fact
-from fl_core.types import ClientUpdate, Tensors
+from fl_core.types import ClientUpdate, Protection, Tensors
 
-AnyDefense = DPUpdate | ClipOnly | NoiseOnly | Prune | Quantise | SignOnly | Soteria
+AnyDefense = (
+    DPUpdate | ClipOnly | NoiseOnly | Prune | Quantise | SignOnly | Soteria | CKKS | Paillier | Masking
+)
 """Every defense there is: the union is the registry."""
 
 _TWICE: dict[Stage, str] = {
@@ -84,6 +89,20 @@ class Chain:
         """The chain's privacy statement: what follows a mechanism is post-processing and keeps it."""
         statements = [defense.privacy(plan) for defense in self.defenses]
         return next((statement for statement in statements if statement is not None), None)
+
+    @property
+    def summing(self) -> SumProtection | None:
+        """The defense that hides single updates in a sum, where there is one."""
+        return next((each for each in self.defenses if isinstance(each, SumProtection)), None)
+
+    @property
+    def protection(self) -> Protection | None:
+        """What keeps single updates from the server; None where nothing does."""
+        return None if self.summing is None else self.summing.protection
+
+    def secure_sum(self, *, seed: int, plan: FederationConfig) -> SecureMean | None:
+        """How a round's updates are added so that nobody sees one; None where everybody does."""
+        return None if self.summing is None else self.summing.on_sum(FedAvg(), seed=seed, plan=plan)
 
     def clients(self, *, seed: int, plan: FederationConfig) -> ChainedClients:
         """The chain as clients apply it: fresh randomness for each client and round, fixed by `seed`."""

@@ -9,6 +9,7 @@ import torch
 
 from defenses.draws import Distribution, add_noise
 from fl_core.rng import generator
+from fl_core.threat import Noise
 from fl_core.types import Config, Tensors, require
 
 
@@ -31,8 +32,16 @@ class EncryptedNoise(Config):
         floats = {
             name: tensor if tensor.is_floating_point() else tensor.float() for name, tensor in tensors.items()
         }
-        spread = math.sqrt(2.0) if self.distribution == "laplace" else 1.0
-        return add_noise(floats, self.distribution, spread * self.scale, random)
+        return add_noise(floats, self.distribution, self.sigma, random)
+
+    @property
+    def sigma(self) -> float:
+        """The noise's standard deviation."""
+        return self.scale * (math.sqrt(2.0) if self.distribution == "laplace" else 1.0)
+
+    def fact(self) -> Noise:
+        """What an attacker who knows of it knows."""
+        return Noise(distribution=self.distribution, sigma=self.sigma)
 
 
 @dataclass(frozen=True, kw_only=True)

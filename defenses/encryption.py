@@ -11,16 +11,22 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+import torch
 
 from defenses import ckks, paillier
 from defenses.ckks import CKKSPublic, CKKSSecret
 from defenses.encrypted_noise import EncryptedNoise, SeededNoise
 from defenses.encrypted_sum import EncryptedSession
+from defenses.exchange import EncryptedExchange
 from defenses.fixed_point import guard_bits
 from defenses.paillier import PaillierPublic, PaillierSecret
+from defenses.secure_mean import SumProtection
 from fl_core.errors import InputError
-from fl_core.types import Config, require
+from fl_core.server import FederationConfig
+from fl_core.threat import Fact
+from fl_core.types import ClientUpdate, Protection, require
 
 
 class InsecureKey(UserWarning):
@@ -28,7 +34,7 @@ class InsecureKey(UserWarning):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CKKS(Config):
+class CKKS(SumProtection):
     """CKKS (Cheon et al., ASIACRYPT 2017) by TenSEAL: 4,096 numbers a ciphertext of 131 kB.
 
     `precision` is the number of steps a unit: updates are rounded to multiples of 1 / precision, and so are opened
@@ -36,6 +42,7 @@ class CKKS(Config):
     between noise and step. `noise` is added by each client before encryption.
     """
 
+    protection: ClassVar[Protection] = "encrypted"
     kind: Literal["ckks"] = "ckks"
     scale_bits: int = 44
     precision: int = 2**24
@@ -57,9 +64,23 @@ class CKKS(Config):
         public, secret = ckks.generate(scale_bits=self.scale_bits, precision=self.precision, clients=count)
         return _session(clients, public, secret, _seeded(self.noise, seed), started)
 
+    def exchange(self, clients: Sequence[int]) -> EncryptedExchange:
+        """See `SumScheme.exchange`; raises what `setup` raises."""
+        return _exchange(dataclasses.replace(self, noise=None).setup(clients))
+
+    def on_update(
+        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
+    ) -> ClientUpdate:
+        """Add the noise, where there is one; see `Mechanism.on_update`."""
+        return update if self.noise is None else _noisy(update, self.noise, random)
+
+    def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
+        """See `Mechanism.facts`."""
+        return () if self.noise is None else (self.noise.fact(),)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Paillier(Config):
+class Paillier(SumProtection):
     """Paillier (EUROCRYPT 1999) by python-paillier, many numbers packed into a plaintext.
 
     `key_bits` is 2048, or 512 for comparison with older work: such keys have been factored and protect nothing.
@@ -68,6 +89,7 @@ class Paillier(Config):
     most 134 in magnitude. `noise` is added by each client before encryption.
     """
 
+    protection: ClassVar[Protection] = "encrypted"
     kind: Literal["paillier"] = "paillier"
     key_bits: Literal[512, 2048] = 2048
     precision: int = 1_000_000
@@ -91,6 +113,20 @@ class Paillier(Config):
             key_bits=self.key_bits, lane_bits=self.lane_bits, precision=self.precision, clients=count
         )
         return _session(clients, public, secret, _seeded(self.noise, seed), started)
+
+    def exchange(self, clients: Sequence[int]) -> EncryptedExchange:
+        """See `SumScheme.exchange`; raises what `setup` raises."""
+        return _exchange(dataclasses.replace(self, noise=None).setup(clients))
+
+    def on_update(
+        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
+    ) -> ClientUpdate:
+        """Add the noise, where there is one; see `Mechanism.on_update`."""
+        return update if self.noise is None else _noisy(update, self.noise, random)
+
+    def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
+        """See `Mechanism.facts`."""
+        return () if self.noise is None else (self.noise.fact(),)
 
 
 Encryption = CKKS | Paillier
@@ -149,6 +185,19 @@ def _session(
         secret=secret,
         noise=noise,
         setup_seconds=time.process_time() - started,
+    )
+
+
+def _exchange(session: EncryptedSession) -> EncryptedExchange:
+    return EncryptedExchange(
+        public=session.public, secret=session.secret, setup_seconds=session.setup_seconds
+    )
+
+
+def _noisy(update: ClientUpdate, noise: EncryptedNoise, random: torch.Generator) -> ClientUpdate:
+    """The whole update, buffers too, with noise on every number."""
+    return dataclasses.replace(
+        update, tensors=noise.add(update.tensors, random), buffers=noise.add(update.buffers, random)
     )
 
 

@@ -3,38 +3,73 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from defenses.exchange import MaskedExchange, Met
 from defenses.fixed_point import FixedPoint
 from defenses.libraries import library
+from defenses.secure_mean import SumProtection, dropouts
 from fl_core.errors import InputError
-from fl_core.types import Config, require
+from fl_core.types import Protection, require
 
 if TYPE_CHECKING:
     from defenses.masking_round import MaskedSession
 
 
 @dataclass(frozen=True, kw_only=True)
-class Masking(Config):
+class Masking(SumProtection):
     """Pairwise masking with dropout recovery (Bonawitz et al., CCS 2017).
 
     X25519, HKDF-SHA256, AES-256-CTR and ChaCha20-Poly1305 from cryptography, Shamir's secret sharing from
     pycryptodome. Sums are modulo 2^`word_bits`, in steps of 1 / `precision`: at 32 bits, 10 clients and the
     default precision, numbers are at most 51 in magnitude. `threshold` is the fraction of the clients that has to
-    stay to the end; fewer than that, with the server, learn nothing of a single update.
+    stay to the end; fewer than that, with the server, learn nothing of a single update. In simulated rounds the
+    fraction `dropout` of the clients, rounded down and chosen anew in each, drops out after masking: their masks are
+    taken off the sum by what the others hold.
     """
 
+    protection: ClassVar[Protection] = "masked"
     kind: Literal["masking"] = "masking"
     threshold: float = 2 / 3
     precision: int = 2**22
     word_bits: Literal[32, 64] = 32
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         require(0.5 < self.threshold <= 1, self, "threshold", "more than a half and at most 1")
         require(self.precision >= 1, self, "precision", "at least 1 step a unit")
         require(self.word_bits in (32, 64), self, "word_bits", "32 or 64")
+        require(0 <= self.dropout < 0.5, self, "dropout", "at least 0 and less than a half")
+
+    @property
+    def lost(self) -> float:
+        """See `SumScheme.lost`."""
+        return self.dropout
+
+    def check_round(self, clients: int) -> None:
+        """See `SumProtection.check_round`: the survivors have to reach the threshold."""
+        require(
+            clients >= 2, self, "kind", f"another one: masks need 2 clients a round, and it has {clients}"
+        )
+        left, needed = clients - dropouts(self.dropout, clients), self.needed(clients)
+        rule = f"smaller: it leaves {left} of {clients} clients, and the threshold needs {needed}"
+        require(left >= needed, self, "dropout", rule)
+
+    def exchange(self, clients: Sequence[int]) -> MaskedExchange:
+        """See `SumScheme.exchange`: keys are advertised and shares exchanged."""
+        session = self.setup(clients)
+        started = time.process_time()
+        parties, roster, sent = session.meet()
+        met = Met(parties=parties, roster=roster, threshold=self.needed(len(clients)), bytes_sent=sent)
+        return MaskedExchange(
+            fixed=self.fixed(len(clients)),
+            word_bits=self.word_bits,
+            met=met,
+            setup_seconds=time.process_time() - started,
+        )
 
     def needed(self, clients: int) -> int:
         """How many of `clients` have to stay to the end."""

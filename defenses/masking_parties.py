@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -172,6 +172,13 @@ class Server:
             raise InputError(f"Client {client} sent twice, or is not part of this round.")
         self._total += np.frombuffer(masked, dtype=self._total.dtype)
         self._received.add(client)
+
+    def add_sum(self, clients: Collection[int], summed: bytes) -> None:
+        """The masked updates of several clients, added elsewhere."""
+        if self._received & set(clients) or not set(clients) <= self._roster.keys():
+            raise InputError(f"Clients {sorted(clients)}: one sent twice, or is not part of this round.")
+        self._total += np.frombuffer(summed, dtype=self._total.dtype)
+        self._received |= set(clients)
 
     def reveal(self, answers: Mapping[int, Answer]) -> Integers:
         """The survivors' sum, from the answers by client; raises `InputError` below the threshold."""

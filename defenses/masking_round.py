@@ -45,7 +45,7 @@ class MaskedSession:
             raise too_few(len(updates), threshold)
         layout, fixed = Layout.of(next(iter(updates.values()))), self.config.fixed(len(self.clients))
         started = time.process_time()
-        parties, roster, talk = self._meet(threshold)
+        parties, roster, talk = self.meet()
         setup = time.process_time() - started
 
         def steps(client: int) -> Integers:
@@ -83,9 +83,9 @@ class MaskedSession:
             ),
         )
 
-    def _meet(self, threshold: int) -> tuple[dict[int, Participant], dict[int, Advertisement], int]:
+    def meet(self) -> tuple[dict[int, Participant], dict[int, Advertisement], int]:
         """Parties that hold each other's shares, their public keys, and the most bytes that one sent for it."""
-        bits = self.config.word_bits
+        bits, threshold = self.config.word_bits, self.config.needed(len(self.clients))
         parties = {c: Participant(c, threshold=threshold, word_bits=bits) for c in self.clients}
         roster = {client: party.advertise() for client, party in parties.items()}
         mail = {client: party.share(roster) for client, party in parties.items()}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from fl_core.clients import ClientWork
 from fl_core.errors import InputError
-from fl_core.hooks import ClientDefense, ClientMemory
+from fl_core.hooks import ClientDefense, ClientMemory, SecureSum
 from fl_core.server import Federation, LocalBatch
 from fl_core.threat import Fact
 from fl_core.types import ClientUpdate, EarlierUpdate, ModelState, RoundRecord, Signal, Truth
@@ -20,11 +20,13 @@ class Victim:
     """Whose data a signal holds.
 
     One client and its batch `batch` of the round for `gradients` and `one_step_update`; one client for
-    `local_update`; the group of participants number `batch` for `agg_update`.
+    `local_update`; the group of participants number `batch` for `agg_update`. Under a secure sum `companions` are
+    the other clients in it, each with the batch that it takes part with.
     """
 
     client: int
     batch: int = 0
+    companions: tuple[tuple[int, int], ...] = ()
 
 
 def victims(
@@ -48,9 +50,7 @@ def victims(
             found.append(Victim(client=first_client, batch=group))
         return found
     for client in order:
-        images = len(federation.shares[client])
-        per_client = min(images, 1) if signal == "local_update" else images // config.local.batch_size
-        found.extend(Victim(client=client, batch=batch) for batch in range(per_client))
+        found.extend(Victim(client=owner, batch=batch) for owner, batch in _units(federation, signal, client))
     if len(found) < count:
         raise InputError(
             f"{count} victims were asked for, but {config.clients} clients with "
@@ -58,6 +58,46 @@ def victims(
             f"batch size {config.local.batch_size}; use more images or fewer victims."
         )
     return found[:count]
+
+
+def accompanied(
+    federation: Federation, signal: Signal, found: Sequence[Victim], *, round_number: int
+) -> list[Victim]:
+    """The same victims, each with the other clients of a round as companions; no image is in two of the groups.
+
+    A companion comes with its first batch (for `local_update` with all that it trains on) that is in no other group
+    and is no victim. Those that were taken least come first, in the round's random order. `agg_update` has its
+    participants already. Raises `InputError` where data or clients run out.
+    """
+    if signal == "agg_update":
+        return list(found)
+    config, taken = federation.config, {(victim.client, victim.batch) for victim in found}
+    used = dict.fromkeys(range(config.clients), 0)
+    groups = []
+    for place, victim in enumerate(found):
+        order = federation.order(round_number, first=victim.client)[1:]
+        companions: list[tuple[int, int]] = []
+        for client in sorted(order, key=lambda each: used[each]):
+            free = [unit for unit in _units(federation, signal, client) if unit not in taken]
+            if free and len(companions) < config.per_round - 1:
+                companions.append(free[0])
+                taken.add(free[0])
+                used[client] += 1
+        if len(companions) < config.per_round - 1:
+            raise InputError(
+                f"A secure sum of {config.per_round} clients for each of {len(found)} victims needs more data than "
+                f"{config.clients} clients hold: it ends at victim {place + 1}; use more images or clients, a smaller "
+                "federation.fraction or fewer victims."
+            )
+        groups.append(replace(victim, companions=tuple(companions)))
+    return groups
+
+
+def _units(federation: Federation, signal: Signal, client: int) -> list[tuple[int, int]]:
+    """What a client can take part in a group with: each of its whole batches, or all its images at once."""
+    images = len(federation.shares[client])
+    count = min(images, 1) if signal == "local_update" else images // federation.config.local.batch_size
+    return [(client, batch) for batch in range(count)]
 
 
 def capture(
@@ -70,12 +110,15 @@ def capture(
     defense: ClientDefense | None = None,
     facts: tuple[Fact, ...] = (),
     history: Sequence[ModelState] = (),
+    secure: SecureSum | None = None,
 ) -> tuple[RoundRecord, Truth]:
     """One victim's signal at `state` (the global weights at the start of the round) and the truth behind it.
 
     Where clients remember anything, `history` holds the global weights at the start of every earlier round: a
     client's own rounds are replayed from them. A weight update then starts with what they left; an individual one
-    comes with the updates that the server received in them. Raises `InputError` where a round is missing.
+    comes with the updates that the server received in them. With `secure` the updates of the victim and its companions
+    are added under protection, whatever the signal; of clients that drop out nothing is kept. Raises `InputError`
+    where a round is missing.
     """
     work = ClientWork(federation=federation, defense=defense)
     remembers = work.remembers and signal != "gradients"
@@ -99,18 +142,20 @@ def capture(
             )
         updates.append(released)
         seen.extend(_images_of(client, batches))
+    sent, opened = (tuple(updates), None) if secure is None else secure.open_sum(round_number, updates)
     record = RoundRecord(
         signal=signal,
         round=round_number,
         model=federation.model,
         state=state,
         batch_size=federation.config.local.batch_size,
-        updates=tuple(updates),
+        updates=sent,
         facts=facts,
         # Without momentum nothing of them is in this one's gradient.
-        earlier=earlier if signal != "agg_update" and federation.config.local.remembers else (),
+        earlier=earlier if len(updates) == 1 and opened is None and federation.config.local.remembers else (),
+        aggregate=opened,
     )
-    return record, _truth(federation, seen)
+    return record, _truth(federation, seen).of_clients({update.client for update in sent})
 
 
 def image_indices(federation: Federation, signal: Signal, *, round_number: int, victim: Victim) -> list[int]:
@@ -127,19 +172,20 @@ def image_indices(federation: Federation, signal: Signal, *, round_number: int, 
 def _sources(
     federation: Federation, signal: Signal, round_number: int, victim: Victim
 ) -> list[tuple[int, list[LocalBatch]]]:
-    """The clients behind the victim's signal, each with the batches that it takes from."""
-    clients = [victim.client]
+    """The clients behind the victim's signal, the victim first, each with the batches that it takes from."""
+    units = [(victim.client, victim.batch), *victim.companions]
     if signal == "agg_update":
-        clients = federation.participants(round_number, first=victim.client, group=victim.batch)
-    return [(client, _batches(federation, signal, client, round_number, victim)) for client in clients]
+        group = federation.participants(round_number, first=victim.client, group=victim.batch)
+        units = [(client, 0) for client in group]
+    return [(client, _batches(federation, signal, client, round_number, batch)) for client, batch in units]
 
 
 def _batches(
-    federation: Federation, signal: Signal, client: int, round_number: int, victim: Victim
+    federation: Federation, signal: Signal, client: int, round_number: int, batch: int
 ) -> list[LocalBatch]:
-    """The victim's one batch, which stands in for the first of the round, or all that its client trains on."""
+    """The client's one batch, which stands in for the first of the round, or all that it trains on."""
     if signal in ("gradients", "one_step_update"):
-        return federation.local_batches(client, round_number)[victim.batch : victim.batch + 1]
+        return federation.local_batches(client, round_number)[batch : batch + 1]
     return federation.trained_batches(client, round_number)
 
 

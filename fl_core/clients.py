@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Some of a round's participants, in the order in which their updates are reduced."""
+    """Some of a round's participants, in the order in which their updates are reduced.
+
+    `reduction` is what these clients need of the round's reduction where it was prepared for the round; None stands
+    for the one that all rounds share.
+    """
 
     round: int
     participants: tuple[int, ...]
     clients: tuple[int, ...]
+    reduction: Reduction[Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +60,12 @@ class ClientWork:
         """
         federation = self.federation
         state = state.to(federation.device)
-        partial = self.reduction.start(chunk.round, chunk.participants)
+        reduction = self.reduction if chunk.reduction is None else chunk.reduction
+        partial = reduction.start(chunk.round, chunk.participants)
         kept: dict[int, ClientMemory] = {}
         for client in chunk.clients:
             update, memory = self._released(state, chunk.round, client, memories.get(client))
-            partial = self.reduction.add(partial, update)
+            partial = reduction.add(partial, update)
             # Not to be alive while the next client trains.
             del update
             if self.remembers:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
 from fl_core.client import Batch, GradientRule
-from fl_core.types import ClientUpdate, Tensors
+from fl_core.types import ClientUpdate, OpenedSum, Tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,18 @@ class ClientDefense(Protocol):
         self, update: ClientUpdate, residual: Tensors, random: torch.Generator
     ) -> tuple[ClientUpdate, Tensors]:
         """What is released instead of `update`, and the residual that is kept for the next round."""
+
+
+class SecureSum(Protocol):
+    """Adds updates so that nobody sees a single one; see `fl_core.types.OpenedSum`."""
+
+    def open_sum(
+        self, round_number: int, updates: Sequence[ClientUpdate]
+    ) -> tuple[tuple[ClientUpdate, ...], OpenedSum]:
+        """The updates that are in the sum, as they were sent, and their opened sum.
+
+        The first of `updates` is in it in any case; others may drop out.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ noise on the sum) is another reduction: it decides what a partial is and what of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from torch import Tensor
 
@@ -27,7 +27,20 @@ class Change:
 
 
 class Reduction(Protocol[P]):
-    """Partial results, how they grow, and what comes out; a partial has to survive being sent to another process."""
+    """Partial results, how they grow, and what comes out; a partial has to survive being sent to another process.
+
+    A round begins with `prepare`. What it returns stays with whoever finishes the round; `for_clients` gives the part
+    of it that goes to where clients are simulated.
+    """
+
+    def prepare(self, round_number: int, examples: Mapping[int, int]) -> Reduction[P]:
+        """The reduction of one round of these clients, in their order, with the images that each trains on.
+
+        Where clients exchange keys, they do it here.
+        """
+
+    def for_clients(self, clients: Sequence[int]) -> Reduction[P]:
+        """What of a prepared round has to be known where `clients` are simulated: it starts, adds and merges."""
 
     def start(self, round_number: int, participants: Sequence[int]) -> P:
         """The partial that holds no update, in a round with these `participants`, in their order."""
@@ -51,9 +64,25 @@ class WeightedSum:
     examples: int = 0
 
 
+class Unprepared:
+    """Base of reductions that are the same in every round and for all clients: nothing is made for a round."""
+
+    def prepare(self, round_number: int, examples: Mapping[int, int]) -> Self:  # noqa: ARG002 - any round's
+        """See `Reduction.prepare`."""
+        return self
+
+    def for_clients(self, clients: Sequence[int]) -> Self:  # noqa: ARG002 - anybody's
+        """See `Reduction.for_clients`."""
+        return self
+
+
 @dataclass(frozen=True, kw_only=True)
-class FedAvg:
+class FedAvg(Unprepared):
     """The mean of the updates, weighted by examples (McMahan et al., AISTATS 2017); a `Reduction`."""
+
+    def weight(self, examples: int) -> float:
+        """The weight of an update that stands for so many images, up to a factor common to all."""
+        return float(examples)
 
     def start(self, round_number: int, participants: Sequence[int]) -> WeightedSum:  # noqa: ARG002 - any round's
         """See `Reduction.start`."""

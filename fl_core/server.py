@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -103,12 +103,7 @@ class Federation:
         `first` always takes part and leads. `group` g > 0 is the g-th disjoint set of the same size after it:
         a stand-in for another draw of the same round. Raises `InputError` where clients run out.
         """
-        order = torch.randperm(
-            self.config.clients, generator=generator("participants", self.seed, round_number)
-        ).tolist()
-        if first is not None:
-            order = [first, *(client for client in order if client != first)]
-        size = self.config.per_round
+        order, size = self.order(round_number, first=first), self.config.per_round
         chosen = order[group * size : (group + 1) * size]
         if len(chosen) < size:
             raise InputError(
@@ -116,6 +111,12 @@ class Federation:
                 f"but group {group + 1} was asked for; use more clients, a smaller fraction or fewer victims."
             )
         return chosen
+
+    def order(self, round_number: int, *, first: int | None = None) -> list[int]:
+        """All clients in the round's random order, `first` before all others."""
+        draws = generator("participants", self.seed, round_number)
+        order: list[int] = torch.randperm(self.config.clients, generator=draws).tolist()
+        return order if first is None else [first, *(client for client in order if client != first)]
 
     def trainees(self, round_number: int) -> list[int]:
         """The participants of a round of training: those that hold an image."""
@@ -139,6 +140,13 @@ class Federation:
     def trained_batches(self, client: int, round_number: int) -> list[LocalBatch]:
         """Those of `local_batches` that the client gets to: the first `max_steps`."""
         return self.local_batches(client, round_number)[: self.config.local.max_steps]
+
+    def examples(self, client: int, round_number: int) -> int:
+        """How many different images a client trains on in a round."""
+        if self.config.local.max_steps is None:
+            return len(self.shares[client])
+        batches = self.trained_batches(client, round_number)
+        return len({index for batch in batches for index in batch.indices})
 
     def load(self, batch: LocalBatch) -> Batch:
         """Images and labels of `batch` on the federation's device."""
@@ -228,10 +236,15 @@ def train(clients: Simulator, state: ModelState, *, rounds: int, first: int = 0)
     (persistent momentum, what a defense held back) waits with it until the next round that it takes part in.
     Raises `InputError` for a round without images.
     """
-    federation, reduction = clients.work.federation, clients.work.reduction
+    federation = clients.work.federation
     state = state.to(torch.device("cpu"))
     for round_number in range(first, rounds):
         chunks = federation.chunks(round_number)
+        reduction = clients.work.reduction.prepare(
+            round_number,
+            {client: federation.examples(client, round_number) for client in chunks[0].participants},
+        )
+        chunks = [replace(chunk, reduction=reduction.for_clients(chunk.clients)) for chunk in chunks]
         partials = clients.partials(state, chunks)
         merged = next(partials)
         for partial in partials:

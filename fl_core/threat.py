@@ -15,7 +15,18 @@ from torch import Tensor
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig
 from fl_core.reduction import mean_change
-from fl_core.types import Config, EarlierUpdate, ModelState, RoundRecord, Signal, Tensors
+from fl_core.types import (
+    ClientUpdate,
+    Config,
+    EarlierUpdate,
+    ModelState,
+    Protection,
+    RoundRecord,
+    Signal,
+    Tensors,
+    Truth,
+    require,
+)
 
 View = Literal["individual", "aggregate", "key_holder", "ciphertext"]
 
@@ -81,34 +92,55 @@ class NotObservable(Exception):
 class ThreatModel(Config):
     """An honest-but-curious server.
 
-    `view` is what it sees of the signal; unset, it is `aggregate` for `agg_update` and `individual` for the
-    others. `labels` says whether it knows the labels of the training images. `knows_defense` says whether it
-    knows which defense is in force and with which parameters.
+    `view` is what it sees of the signal; unset, it is `aggregate` for `agg_update` and under a secure sum, and
+    `individual` for the others. `labels` says whether it knows the labels of the training images. `knows_defense`
+    says whether it knows which defense is in force and with which parameters. `colluders` other clients of an
+    aggregate give it their updates, which it takes out.
     """
 
     view: View | None = None
     labels: Literal["unknown", "known"] = "unknown"
     knows_defense: bool = True
+    colluders: int = 0
 
-    def view_of(self, signal: Signal) -> View:
-        """The view in force for `signal`; raises `InputError` where view and signal contradict each other."""
+    def __post_init__(self) -> None:
+        require(self.colluders >= 0, self, "colluders", "at least 0")
+
+    def view_of(self, signal: Signal, protection: Protection | None = None) -> View:
+        """The view in force for `signal` under what protects single updates.
+
+        Raises `InputError` where the view contradicts either.
+        """
+        needed: View = "aggregate" if signal == "agg_update" or protection else "individual"
         if self.view is None:
-            return "aggregate" if signal == "agg_update" else "individual"
-        needed = "aggregate" if signal == "agg_update" else "individual"
-        if self.view in ("individual", "aggregate") and self.view != needed:
+            return needed
+        if self.view == "key_holder" and protection != "encrypted":
+            raise InputError(
+                "threat.view = 'key_holder' needs a defense with a key that opens single updates: 'ckks' or 'paillier'."
+            )
+        if self.view == "ciphertext" and protection is None:
+            raise InputError(
+                "threat.view = 'ciphertext' needs a defense that hides updates: 'ckks', 'paillier' or 'masking'."
+            )
+        if protection is None and self.view != needed:
             raise InputError(
                 f"threat.view = {self.view!r} does not go with signal {signal!r}: "
                 "agg_update is seen as aggregate, every other signal as individual."
             )
         return self.view
 
+    def check_colluders(self, view: View, clients: int) -> None:
+        """Raise `InputError` where not one of an aggregate's `clients` would be left."""
+        rule = f"less than the {clients} clients of an aggregate"
+        require(view != "aggregate" or self.colluders < clients, self, "colluders", rule)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
     """The attacker's whole input.
 
-    `tensors` are gradients or deltas by parameter name, as `signal` says; for `agg_update` the mean over
-    `clients` participants weighted by examples. `examples` is the number of images behind them, `steps` the
+    `tensors` are gradients or deltas by parameter name, as `signal` says; those of `clients` > 1 are the mean over
+    these clients, weighted by examples. `examples` is the number of images behind them, `steps` the
     local steps of one client, `lr` and `momentum` those of its optimizer. `labels` (N,) is there only where
     the threat model says that they are known. `public_mean` (3, S, S) in [-1, 1] is the mean of public images,
     which anybody has; None where the setting offers none. `earlier` holds what an individual view saw of the
@@ -156,23 +188,29 @@ def observe(
 
     `labels` (N,) are the true ones; they pass only where the threat model says that they are known.
     `public_mean` (3, S, S) passes always, earlier updates of a client only where updates are seen one by one.
-    Raises `NotObservable` where the server sees ciphertexts alone.
+    Raises `NotObservable` where the server sees ciphertexts alone, and where it would need a single update out of an
+    opened sum.
     """
-    view = threat.view_of(record.signal)
+    view = threat.view_of(record.signal, record.protection)
     if view == "ciphertext":
         raise NotObservable("The server sees ciphertexts only: no number of the update reaches the attack.")
+    if view == "individual" and record.aggregate is not None:
+        raise NotObservable("The server sees the opened sum only: no client's own update reaches the attack.")
     if threat.labels == "known" and labels is None:
         raise ValueError("threat.labels is 'known' but no labels were passed to observe().")
-    first = record.updates[0]
+    seen = seen_updates(record, threat)
+    first = seen[0]
+    # What is left of a round's mean when all others are taken out is one client's local update.
+    alone = record.signal == "agg_update" and len(seen) == 1 < len(record.updates)
     return Observation(
-        signal=record.signal,
+        signal="local_update" if alone else record.signal,
         model=record.model,
         state=record.state,
-        tensors=first.tensors if len(record.updates) == 1 else mean_change(record.updates).tensors,
-        examples=sum(update.examples for update in record.updates),
-        clients=len(record.updates),
+        tensors=first.tensors if view != "aggregate" else _mean(record, len(seen)),
+        examples=sum(update.examples for update in seen),
+        clients=len(seen),
         batch_size=record.batch_size,
-        steps=max(update.steps for update in record.updates),
+        steps=max(update.steps for update in seen),
         lr=first.lr,
         momentum=first.momentum,
         facts=record.facts if threat.knows_defense else (),
@@ -180,3 +218,38 @@ def observe(
         public_mean=public_mean,
         earlier=record.earlier if view == "individual" else (),
     )
+
+
+def seen_updates(record: RoundRecord, threat: ThreatModel) -> tuple[ClientUpdate, ...]:
+    """The updates that what the attacker sees is made of, the victim's first; all of them where it sees nothing.
+
+    Colluders are the last clients of the aggregate. Raises `InputError` where they are all of them.
+    """
+    view = threat.view_of(record.signal, record.protection)
+    if view == "key_holder":
+        return record.updates[:1]
+    threat.check_colluders(view, len(record.updates))
+    return record.updates[: len(record.updates) - (threat.colluders if view == "aggregate" else 0)]
+
+
+def truth_behind(record: RoundRecord, threat: ThreatModel, truth: Truth) -> Truth:
+    """The part of `truth` that is in what the attacker sees."""
+    return truth.of_clients({update.client for update in seen_updates(record, threat)})
+
+
+def _mean(record: RoundRecord, left: int) -> Tensors:
+    """The mean of the first `left` updates, from that of all and the known others."""
+    opened, updates = record.aggregate, record.updates
+    mean = mean_change(updates).tensors if opened is None else opened.tensors
+    if left == len(updates):
+        return mean
+    images = sum(update.examples for update in updates)
+    shares = [update.examples / images for update in updates] if opened is None else opened.shares
+    rest = sum(shares[:left])
+    found = {}
+    for name, value in mean.items():
+        total = value.double()
+        for update, share in zip(updates[left:], shares[left:], strict=True):
+            total = total - share * update.tensors[name].double()
+        found[name] = (total / rest).to(value.dtype)
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fl_core.threat import Fact
 
 Tensors = Mapping[str, Tensor]
+Protection = Literal["encrypted", "masked"]
+"""What keeps a single update from the server: homomorphic encryption, whose key holder can open it, or masks."""
 Signal = Literal["gradients", "one_step_update", "local_update", "agg_update"]
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
 
@@ -92,6 +94,28 @@ class ClientUpdate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OpenedSum:
+    """What a secure sum gave away of a round's updates: their weighted mean, and what it cost.
+
+    `shares` holds each update's weight in the mean, in the record's order; they sum to 1. `bytes_up` is the most that
+    one client sent. CPU seconds: `setup_seconds` of all parties for keys, `protect_seconds` the mean of a client,
+    `add_seconds` the server's, `reveal_seconds` for opening the sum. `rounding_error` is the largest distance of a
+    number of the mean from the mean of the updates before they were rounded.
+    """
+
+    protection: Protection
+    tensors: Tensors
+    buffers: Tensors
+    shares: tuple[float, ...]
+    bytes_up: int
+    rounding_error: float
+    setup_seconds: float
+    protect_seconds: float
+    add_seconds: float
+    reveal_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class EarlierUpdate:
     """What the server received of a client in an earlier round: weight deltas after `steps` local steps."""
 
@@ -119,12 +143,24 @@ class Truth:
             held.setdefault((client, name.removesuffix(":flip")), i)
         return self.labels[list(held.values())]
 
+    def of_clients(self, clients: Collection[int]) -> Truth:
+        """The part that lies with `clients`."""
+        kept = [i for i, client in enumerate(self.clients) if client in clients]
+        return Truth(
+            images=self.images[kept],
+            labels=self.labels[kept],
+            ids=tuple(self.ids[i] for i in kept),
+            clients=tuple(self.clients[i] for i in kept),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundRecord:
     """One capture: the exact weights that the signal was computed at, and what the clients released.
 
-    `updates` has one entry for an individual signal and one for each participant for `agg_update`.
+    `updates` has one entry for an individual signal and one for each participant for `agg_update`. Under a secure sum
+    (`aggregate`) it has one for each client in the sum for every signal, the victim's first, rounded as they were sent:
+    what the server received of them is the opened sum alone.
     `facts` is what the defenses say of themselves; the threat model decides who learns it. `earlier` holds the
     client's updates of earlier rounds, oldest first, where its momentum carries them into this one.
     """
@@ -137,3 +173,9 @@ class RoundRecord:
     updates: tuple[ClientUpdate, ...]
     facts: tuple[Fact, ...] = ()
     earlier: tuple[EarlierUpdate, ...] = ()
+    aggregate: OpenedSum | None = None
+
+    @property
+    def protection(self) -> Protection | None:
+        """What keeps single updates from the server; None where nothing does."""
+        return None if self.aggregate is None else self.aggregate.protection

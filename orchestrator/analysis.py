@@ -16,6 +16,7 @@ from scipy.stats import bootstrap
 from orchestrator import store
 from orchestrator.files import read_json, write_atomically
 from orchestrator.folder import FORMAT
+from orchestrator.schema import SUM_COSTS
 from orchestrator.trial import EXACT_DB
 
 SUCCESS_DB = 20.0
@@ -150,7 +151,7 @@ def _bounds(name: str, values: pd.Series[float]) -> dict[str, float]:
 def _versus_none(
     line: dict[str, Any], lines: list[dict[str, Any]], measured: dict[tuple[str, str], pd.DataFrame]
 ) -> dict[str, Any]:
-    """How much PSNR the same attacker loses against the undefended cell, paired by victim."""
+    """How much PSNR the same attacker loses against the undefended cell, paired by victim, on images in both."""
     against = [
         other["cell"]
         for other in lines
@@ -158,9 +159,17 @@ def _versus_none(
     ]
     comparable = bool(against) and line["differs"] == "{}" and line["cell"] != against[0]
     name = against[0] if comparable else None
-    mine = by_victim(measured[line["cell"], line["attacker"]])["psnr"]
-    theirs = by_victim(measured[name, line["attacker"]])["psnr"] if name else mine * np.nan
-    return {"undefended": name, **_bounds("drop", theirs.sub(mine).dropna())}
+    mine = measured[line["cell"], line["attacker"]]
+    theirs = measured[name, line["attacker"]] if name else mine.iloc[:0]
+    mine, theirs = _shared_images(mine, theirs), _shared_images(theirs, mine)
+    lost = by_victim(theirs)["psnr"].sub(by_victim(mine)["psnr"])
+    return {"undefended": name, **_bounds("drop", lost.dropna())}
+
+
+def _shared_images(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """The rows of images that `others` has of the same victim: an aggregate holds more than the victim's own."""
+    keys = ["victim", "image_id"]
+    return rows.merge(others[keys].drop_duplicates(), on=keys)
 
 
 def _versus_first(
@@ -214,6 +223,7 @@ def _line(
         **_bounds("label_accuracy", victims["label_accuracy"]),
         "seconds": float(victims["seconds"].mean()),
         "cpu_seconds": float(victims["cpu_seconds"].mean()),
+        **{name: float(tested.drop_duplicates("trial_id")[name].mean()) for name in ("bytes_up", *SUM_COSTS)},
         "accuracy": utility["accuracy"] if utility else np.nan,
         "accuracy_low": utility["low"] if utility else np.nan,
         "accuracy_high": utility["high"] if utility else np.nan,

@@ -15,19 +15,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from defenses.chain import Chain
-from fl_core.capture import Victim, capture, image_indices, victims
+from fl_core.capture import Victim, accompanied, capture, image_indices, victims
 from fl_core.celeba import FaceDataset
 from fl_core.clients import ClientWork, InProcess, Simulator
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, initial_state
 from fl_core.rng import derive_seed, generator
 from fl_core.server import Federation, train
-from fl_core.types import ClientUpdate, EarlierUpdate, ModelState, RoundRecord, Tensors, Truth
+from fl_core.types import ClientUpdate, EarlierUpdate, ModelState, OpenedSum, RoundRecord, Tensors, Truth
 from orchestrator.config import SweepConfig
 from orchestrator.files import clearly, read_bytes, read_json, write_atomically
 from orchestrator.identity import content_hash, tensor_hash
 
-FORMAT = 2
+FORMAT = 3
 """Version of what a capture's key and files mean; a change makes old captures unused."""
 
 Progress = Callable[[str], None]
@@ -170,15 +170,21 @@ class CaptureSource:
     weights: Weights
 
     def victims(self) -> list[Victim]:
-        """Tuning victims, then test victims: disjoint, the same for every cell that shares the settings."""
-        counts = self.settings.victims
-        return victims(
+        """Tuning victims, then test victims: disjoint, the same for every cell that shares the settings.
+
+        Under a secure sum each has companions, none of which is in two sums.
+        """
+        counts, wanted = self.settings.victims, self.settings.capture
+        found = victims(
             self.federation,
-            self.settings.capture.signal,
-            first_client=self.settings.capture.client,
-            round_number=self.settings.capture.round,
+            wanted.signal,
+            first_client=wanted.client,
+            round_number=wanted.round,
             count=counts.tuning + counts.test,
         )
+        if self.defense.summing is None:
+            return found
+        return accompanied(self.federation, wanted.signal, found, round_number=wanted.round)
 
     def key(self, victim: Victim) -> str:
         """The capture's content address."""
@@ -230,6 +236,7 @@ class CaptureSource:
             defense=self.defense.clients(seed=seed, plan=settings.federation),
             facts=self.defense.facts(settings.federation),
             history=tuple(state.to(self.federation.device) for state in self.weights.history),
+            secure=self.defense.secure_sum(seed=seed, plan=settings.federation),
         )
 
     def _store(self, path: Path, record: RoundRecord, truth: Truth) -> None:
@@ -238,13 +245,11 @@ class CaptureSource:
         for i, update in enumerate(record.updates):
             tensors |= {f"{i}.tensor.{name}": _stored(value) for name, value in update.tensors.items()}
             tensors |= {f"{i}.buffer.{name}": _stored(value) for name, value in update.buffers.items()}
-            described.append(
-                {
-                    f.name: getattr(update, f.name)
-                    for f in dataclasses.fields(update)
-                    if f.name not in ("tensors", "buffers")
-                }
-            )
+            described.append(_without_tensors(update))
+        opened = record.aggregate
+        if opened is not None:
+            tensors |= {f"aggregate.tensor.{name}": _stored(value) for name, value in opened.tensors.items()}
+            tensors |= {f"aggregate.buffer.{name}": _stored(value) for name, value in opened.buffers.items()}
         for past in record.earlier:
             prefix = f"earlier.{past.round}."
             tensors |= {f"{prefix}{name}": _stored(value) for name, value in past.tensors.items()}
@@ -263,6 +268,7 @@ class CaptureSource:
                     "weights": self.weights.hash,
                     "updates": described,
                     "earlier": earlier,
+                    "aggregate": None if opened is None else _without_tensors(opened),
                 },
                 indent=1,
             ).encode(),
@@ -292,6 +298,7 @@ class CaptureSource:
                 EarlierUpdate(tensors=_with_prefix(tensors, f"earlier.{fields['round']}."), **fields)
                 for fields in described["earlier"]
             ),
+            aggregate=_read_opened(described["aggregate"], tensors),
         )
 
 
@@ -309,6 +316,22 @@ def _state_key(settings: SweepConfig, defense: Chain, federation: Federation, nu
             "round": number,
             "defense": defense if defended and number else None,
         }
+    )
+
+
+def _without_tensors(value: ClientUpdate | OpenedSum) -> dict[str, Any]:
+    """Every field but the tensors and buffers."""
+    names = [f.name for f in dataclasses.fields(value) if f.name not in ("tensors", "buffers")]
+    return {name: getattr(value, name) for name in names}
+
+
+def _read_opened(described: dict[str, Any] | None, tensors: Tensors) -> OpenedSum | None:
+    if described is None:
+        return None
+    return OpenedSum(
+        tensors=_with_prefix(tensors, "aggregate.tensor."),
+        buffers=_with_prefix(tensors, "aggregate.buffer."),
+        **described | {"shares": tuple(described["shares"])},
     )
 
 

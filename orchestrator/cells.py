@@ -12,6 +12,7 @@ import torch
 
 from attack_core.families import matching_part
 from defenses.chain import Chain
+from defenses.secure_mean import dropouts
 from fl_core.capture import Victim
 from fl_core.celeba import FaceDataset
 from fl_core.errors import InputError
@@ -21,7 +22,7 @@ from orchestrator.capture import Capture, CaptureSource, CaptureStore
 from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
 from orchestrator.identity import canonical
 from orchestrator.parse import cell_settings, suggested_attack, to_plain
-from orchestrator.schema import hp_column
+from orchestrator.schema import SUM_COSTS, hp_column
 from orchestrator.space import Params
 from orchestrator.store import Row
 from orchestrator.trial import ImageScore, Phase, TrialResult, TrialSpec
@@ -44,8 +45,8 @@ class Cell:
     ) -> Cell:
         """Validate threat and victims and fix the weights; nothing is captured yet."""
         settings = cell_settings(sweep, config)
-        settings.threat.view_of(settings.capture.signal)
         chain = Chain(defenses=config.defense)
+        _check_sum(settings, chain)
         source = store.source(settings, chain, dataset)
         cell = cls(config=config, settings=settings, chain=chain, dataset=dataset, source=source)
         _ = cell.victims
@@ -136,7 +137,7 @@ class Cell:
             "defense": self.defense_name,
             "defense_params": canonical([to_plain(defense) for defense in self.chain.defenses]),
             "differs": canonical(dict(self.config.differs)),
-            "view": settings.threat.view_of(settings.capture.signal),
+            "view": settings.threat.view_of(settings.capture.signal, self.chain.protection),
             "signal": settings.capture.signal,
             "batch_size": settings.federation.local.batch_size,
             "round": settings.capture.round,
@@ -150,25 +151,47 @@ class Cell:
         }
 
 
+def _check_sum(settings: SweepConfig, chain: Chain) -> None:
+    """Raise `InputError` for a view that the chain does not offer, and for rounds that it cannot sum."""
+    clients = settings.federation.per_round
+    view = settings.threat.view_of(settings.capture.signal, chain.protection)
+    if chain.summing is not None:
+        chain.summing.check_round(clients)
+        clients -= dropouts(chain.summing.lost, clients)
+    settings.threat.check_colluders(view, clients)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """What rows say of one capture: the client (None for several), bytes that one client sent, mean clip factor."""
+    """What rows say of one capture: the client (None for several), bytes that one client sent, mean clip factor.
+
+    With them, under a secure sum, what it cost.
+    """
 
     client: int | None
     bytes_up: int
     clip_factor: float | None
+    rounding_error: float | None = None
+    setup_seconds: float | None = None
+    protect_seconds: float | None = None
+    add_seconds: float | None = None
+    reveal_seconds: float | None = None
 
     @classmethod
     def of(cls, capture: Capture, victim: Victim) -> Released:
         """Read off a capture."""
-        updates = capture.record.updates
+        updates, opened = capture.record.updates, capture.record.aggregate
         factors = [update.clip_factor for update in updates if update.clip_factor is not None]
-        return cls(
+        plain = cls(
             client=victim.client if len(updates) == 1 else None,
             bytes_up=updates[0].bytes_up
             or sum(t.numel() * t.element_size() for t in updates[0].tensors.values()),
             clip_factor=sum(factors) / len(factors) if factors else None,
         )
+        if opened is None:
+            return plain
+        costs = {name: getattr(opened, name) for name in ("bytes_up", *SUM_COSTS)}
+        return dataclasses.replace(plain, **costs)
 
 
 def rows_of(

@@ -9,7 +9,7 @@ import pyarrow as pa
 from fl_core.errors import InputError
 from orchestrator.space import Choice, FloatRange, IntRange, Parameter
 
-VERSION = "3"
+VERSION = "4"
 """Of the results folder; written into every file's metadata."""
 
 _S, _F, _I, _B = pa.string(), pa.float64(), pa.int64(), pa.bool_()
@@ -48,6 +48,11 @@ BASE: tuple[tuple[str, pa.DataType], ...] = (
     ("sampling_rate", _F),
     ("clip_factor", _F),
     ("bytes_up", _I),
+    ("rounding_error", _F),
+    ("setup_seconds", _F),
+    ("protect_seconds", _F),
+    ("add_seconds", _F),
+    ("reveal_seconds", _F),
     ("attack", _S),
     ("attack_params", _S),
     ("method", _S),
@@ -80,6 +85,9 @@ BASE: tuple[tuple[str, pa.DataType], ...] = (
     ("versions", _S),
     ("started_at", pa.timestamp("us", tz="UTC")),
 )
+
+SUM_COSTS = ("rounding_error", "setup_seconds", "protect_seconds", "add_seconds", "reveal_seconds")
+"""What rows say of a secure sum beside its bytes; null where there is none."""
 
 STUDIES = pa.schema(
     [

@@ -40,7 +40,7 @@ from fl_core.device import (
 from fl_core.errors import InputError, first_line
 from fl_core.models import build_model
 from fl_core.rng import generator
-from fl_core.threat import NotObservable, Observation, ThreatModel, observe
+from fl_core.threat import NotObservable, Observation, ThreatModel, observe, truth_behind
 from fl_core.types import ModelState, RoundRecord, Truth
 from orchestrator.identity import content_hash
 
@@ -257,6 +257,7 @@ def _run(
     status: Status = "ok"
     attacked = None
     try:
+        truth = truth_behind(record, spec.threat, truth)
         attacked = _attack(spec, record, truth, mean_image, device, progress)
     except NotObservable as hidden:
         status, error = "not_observable", str(hidden)

@@ -101,13 +101,17 @@ def run_utility(
 def utility_spec(
     *, fingerprint: str, settings: SweepConfig, wanted: UtilityConfig, defense: Chain
 ) -> UtilitySpec:
-    """The run that measures `defense` in the federation of `settings`, with the utility settings put in."""
+    """The run that measures `defense` in the federation of `settings`, with the utility settings put in.
+
+    Secure sums are exact, so that their cut into chunks changes no bit: with one client each, all workers take part.
+    """
     federation = settings.federation
+    chunk = federation.chunk if defense.summing is None else 1
     local = replace(federation.local, batch_size=wanted.batch_size, lr=wanted.lr or federation.local.lr)
     return UtilitySpec(
         data=fingerprint,
         model=settings.model,
-        federation=replace(federation, local=local),
+        federation=replace(federation, local=local, chunk=chunk),
         defense=defense,
         seed=settings.seed,
         train=wanted.train,

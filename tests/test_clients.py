@@ -24,7 +24,7 @@ from fl_core.clients import ClientWork, InProcess, Simulator
 from fl_core.errors import InputError
 from fl_core.hooks import Undefended
 from fl_core.models import ModelConfig, initial_state
-from fl_core.reduction import Change, FedAvg, WeightedSum
+from fl_core.reduction import Change, FedAvg, Unprepared, WeightedSum
 from fl_core.rng import generator
 from fl_core.server import Federation, FederationConfig, train
 from fl_core.types import ClientUpdate, Tensors
@@ -247,7 +247,7 @@ class Tracked:
 
 
 @dataclasses.dataclass
-class Counting:
+class Counting(Unprepared):
     """FedAvg that shows every partial to a census."""
 
     census: Census

@@ -17,7 +17,7 @@ from fl_core.partition import IID, Dirichlet, partition
 from fl_core.reduction import mean_change
 from fl_core.rng import derive_seed, generator
 from fl_core.server import FederationConfig, apply_change, count_correct
-from fl_core.threat import NotObservable, ThreatModel, observe
+from fl_core.threat import ThreatModel, observe
 from fl_core.types import ClientUpdate, ModelState
 from tests.conftest import make_federation
 
@@ -273,8 +273,9 @@ def test_views_that_contradict_the_signal_are_refused_and_ciphertexts_hide_every
     record, truth = capture(federation, state, signal="gradients", round_number=0, victim=Victim(client=0))
     with pytest.raises(InputError, match=r"threat.view = 'aggregate' does not go with signal 'gradients'"):
         observe(record, ThreatModel(view="aggregate"))
-    with pytest.raises(NotObservable):
-        observe(record, ThreatModel(view="ciphertext"))
+    for view in ("ciphertext", "key_holder"):
+        with pytest.raises(InputError, match=rf"threat.view = '{view}' needs a defense .*'ckks'"):
+            observe(record, ThreatModel(view=view))  # type: ignore[arg-type]
     assert observe(record, ThreatModel(), labels=truth.labels).labels is None
     known = observe(record, ThreatModel(labels="known"), labels=truth.labels).labels
     assert known is not None

@@ -182,7 +182,7 @@ def test_other_versions_other_columns_and_broken_files_are_refused_by_name(tmp_p
         ResultStore(tmp_path, trials_schema([])).__enter__()
     table = pq.read_table(part)
     pq.write_table(table.replace_schema_metadata({"gradsweep": "0"}), part)
-    with pytest.raises(InputError, match="has schema version 0, this gradsweep writes and reads 3"):
+    with pytest.raises(InputError, match="has schema version 0, this gradsweep writes and reads 4"):
         ResultStore(tmp_path, COLUMNS).__enter__()
     part.write_bytes(b"PAR1 nothing")
     with pytest.raises(InputError, match="is not a readable Parquet file"):

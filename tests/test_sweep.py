@@ -271,7 +271,9 @@ def test_when_every_candidate_is_not_finite_the_trial_fails_and_says_so(
 
 
 def test_what_the_threat_model_hides_is_not_observable(faces_root: Path, tmp_path: Path) -> None:
-    outcome = run(sweep(faces_root, threat={"view": "ciphertext"}, attackers__0__search={}), tmp_path)
+    cells = [{"name": kind, "defense": [{"kind": kind}]} for kind in ("ckks", "masking")]
+    config = sweep(faces_root, threat={"view": "ciphertext"}, attackers__0__search={}, cells=cells)
+    outcome = run(config, tmp_path)
     assert (outcome.trials, outcome.failed) == (6, 0)
     rows = pd.read_parquet(tmp_path / "trials")
     assert set(rows["status"]) == {"not_observable"}
