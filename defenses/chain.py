@@ -13,6 +13,7 @@ from torch import Tensor
 from defenses.base import STAGES, Privacy, Stage
 from defenses.compression import Prune, Quantise, SignOnly
 from defenses.dp import DPUpdate
+from defenses.dp_sgd import DPSGD
 from defenses.noise import ClipOnly, NoiseOnly
 from fl_core.client import Batch, GradientRule
 from fl_core.errors import InputError
@@ -23,7 +24,7 @@ from fl_core.server import FederationConfig
 from fl_core.threat import Fact
 from fl_core.types import ClientUpdate, Tensors
 
-AnyDefense = DPUpdate | ClipOnly | NoiseOnly | Prune | Quantise | SignOnly
+AnyDefense = DPUpdate | DPSGD | ClipOnly | NoiseOnly | Prune | Quantise | SignOnly
 """Every defense there is: the union is the registry."""
 
 _TWICE: dict[Stage, str] = {
@@ -63,6 +64,10 @@ class Chain:
             reason = _conflict(before, after)
             if reason:
                 raise InputError(f"A defense chain has {before.kind} before {after.kind}: {reason}.")
+        for defense in self.defenses:
+            reason = defense.objection(self.defenses)
+            if reason:
+                raise InputError(f"A defense chain has {defense.kind}: {reason}.")
 
     @property
     def remembers(self) -> bool:

@@ -27,7 +27,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.files import clearly, read_bytes, read_json, write_atomically
 from orchestrator.identity import content_hash, tensor_hash
 
-FORMAT = 2
+FORMAT = 3
 """Version of what a capture's key and files mean; a change makes old captures unused."""
 
 Progress = Callable[[str], None]

@@ -9,7 +9,7 @@ import pyarrow as pa
 from fl_core.errors import InputError
 from orchestrator.space import Choice, FloatRange, IntRange, Parameter
 
-VERSION = "3"
+VERSION = "4"
 """Of the results folder; written into every file's metadata."""
 
 _S, _F, _I, _B = pa.string(), pa.float64(), pa.int64(), pa.bool_()
@@ -43,10 +43,12 @@ BASE: tuple[tuple[str, pa.DataType], ...] = (
     ("epsilon_release", _F),
     ("delta", _F),
     ("dp_unit", _S),
+    ("dp_against", _S),
     ("adjacency", _S),
     ("rounds", _I),
     ("sampling_rate", _F),
     ("clip_factor", _F),
+    ("noise_to_signal_db", _F),
     ("bytes_up", _I),
     ("attack", _S),
     ("attack_params", _S),

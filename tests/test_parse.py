@@ -55,7 +55,7 @@ def test_a_sweep_file_becomes_typed_settings(file: Path) -> None:
         ("study.lag=0", "StudyConfig.lag = 0: must be at least 1"),
         ("study.lag=1.5", "study.lag = 1.5"),
         ("cells.1.defense.0.epsilon=-1", "DPUpdate.epsilon = -1.0: must be finite and more than 0"),
-        ("cells.1.defense.0.kind=dq", "kind = \"dq\": must be one of 'clip', 'dp_update'"),
+        ("cells.1.defense.0.kind=dq", "kind = \"dq\": must be one of 'clip', 'dp_"),
         ("model.kind=cnn65", "must be one of 'cnn64', 'lenet', 'mlp' or 'resnet18'"),
         ("attackers.0.attack.lr=fast", 'attackers.0.attack.lr = "fast"'),
         ("attackers.0.attack.objective={kind: l3}", "must be one of 'both', 'cosine', 'l2', 'sim'"),
