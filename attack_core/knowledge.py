@@ -13,7 +13,17 @@ from torch import Tensor
 
 from attack_core.objectives import Matched
 from attack_core.targets import travelled
-from fl_core.threat import Clip, Noise, Observation, PrunedRepresentation, Quantiser, Sparsity
+from fl_core.threat import (
+    Clip,
+    ExampleClip,
+    Fact,
+    Noise,
+    Observation,
+    PrunedRepresentation,
+    Quantiser,
+    Sparsity,
+    StepNoise,
+)
 from fl_core.types import Tensors
 
 
@@ -57,8 +67,20 @@ def cut_columns(observation: Observation, name: str) -> int:
 
 
 def hides_the_scale(observation: Observation) -> bool:
-    """Whether the signal may have been scaled down by a factor that the attacker is not told."""
-    return any(isinstance(fact, Clip) for fact in observation.facts)
+    """Whether the signal may have been scaled down by a factor that the attacker is not told.
+
+    With `scales_examples` each image's part may have its own besides.
+    """
+    return any(isinstance(fact, (Clip, ExampleClip)) for fact in observation.facts)
+
+
+def scales_examples(observation: Observation) -> bool:
+    """Whether each of several images' parts of the signal may have been scaled down by a factor of its own.
+
+    Such a factor is a label: for probabilities p and label y an image's gradient is the one that p - y sends back, and
+    f (p - y) is p - y' with the soft label y' = (1 - f) p + f y.
+    """
+    return observation.examples > 1 and any(isinstance(fact, ExampleClip) for fact in observation.facts)
 
 
 def is_sparse(observation: Observation) -> bool:
@@ -78,20 +100,34 @@ def deviations(observation: Observation, gradients: Tensors) -> dict[str, float]
     steps; with one bit it has nearly the largest value itself. Each client's errors are its own, so their mean has
     less.
     """
-    noise = (
-        sum(fact.sigma**2 for fact in observation.facts if isinstance(fact, Noise)) * _unit(observation) ** 2
-    )
+    noise = sum(_noise_variance(fact, observation) for fact in observation.facts)
     rounding = [fact for fact in observation.facts if isinstance(fact, Quantiser)]
     found = {}
     for name, tensor in gradients.items():
-        variance = noise + sum(_rounding_variance(fact, tensor) for fact in rounding)
-        found[name] = math.sqrt(variance / observation.clients)
+        found[name] = math.sqrt(
+            noise + sum(_rounding_variance(fact, tensor) for fact in rounding) / observation.clients
+        )
     return found
+
+
+def _noise_variance(fact: Fact, observation: Observation) -> float:
+    """Of the noise that `fact` tells of, 0.0 where it tells of none."""
+    unit = _unit(observation) ** 2
+    match fact:
+        case Noise(sigma=sigma):
+            return sigma**2 * unit / observation.clients
+        case StepNoise() if observation.signal == "gradients":
+            return fact.sigma**2
+        case StepNoise():
+            moved = fact.in_delta(lr=observation.lr, momentum=observation.momentum, steps=observation.steps)
+            return moved**2 * unit / observation.clients
+        case _:
+            return 0.0
 
 
 def knows_errors(observation: Observation) -> bool:
     """Whether a fact says that the signal's numbers are off."""
-    return any(isinstance(fact, (Noise, Quantiser)) for fact in observation.facts)
+    return any(isinstance(fact, (Noise, StepNoise, Quantiser)) for fact in observation.facts)
 
 
 def signal_energy(observation: Observation, gradients: Tensors) -> float:

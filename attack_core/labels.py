@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.inits import initial_images
+from attack_core.knowledge import scales_examples
 from attack_core.targets import gradient_estimate, weights_along
 from fl_core.errors import InputError
 from fl_core.models import predict
@@ -34,8 +35,8 @@ def resolve_labels(
     """Fixed labels (B,) for `images` reconstructions, or None where they are to be optimised as soft labels.
 
     `auto` takes known labels where the threat model gives them, iDLG for one image unless the signal is
-    `agg_update` or the mean of several clients, counts where all images of the signal are reconstructed, and
-    optimises otherwise. Raises `InputError` where a strategy asks for what is not there.
+    `agg_update` or the mean of several clients, counts where all images of the signal are reconstructed and none
+    was scaled by itself, and optimises otherwise. Raises `InputError` where a strategy asks for what is not there.
     """
     if strategy == "auto":
         strategy = _choose(observation, images)
@@ -61,6 +62,8 @@ def _choose(observation: Observation, images: int) -> LabelStrategy:
         return "known"
     if images == 1 and observation.signal != "agg_update" and observation.clients == 1:
         return "idlg"
+    if scales_examples(observation):
+        return "optimize"
     # Of some images among many the counts say only which label is the most frequent.
     return "counts" if images == observation.examples else "optimize"
 

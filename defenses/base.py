@@ -14,6 +14,9 @@ from fl_core.server import FederationConfig
 from fl_core.threat import Fact
 from fl_core.types import ClientUpdate, Config
 
+Unit = Literal["client", "example"]
+Adversary = Literal["server", "public"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
@@ -21,15 +24,17 @@ class Privacy:
 
     `epsilon` is the total over `rounds` releases, `epsilon_release` that of one, both at `delta`. `unit` says
     whose data is protected and `adjacency` against which change: `zero_out` replaces the unit's contribution
-    by zeros (sensitivity C), `replace_one` by another (2C). `sampling_rate` is 1 where no amplification by
-    sampling is claimed.
+    by zeros (sensitivity C), `replace_one` by another (2C). `against` is whom it protects from: the `server`, and then
+    everybody else too, or the `public`, who see the global models alone. `sampling_rate` is 1 where no amplification
+    by sampling is claimed.
     """
 
     epsilon: float
     epsilon_release: float
     delta: float
-    unit: Literal["client", "example"]
+    unit: Unit
     adjacency: Literal["zero_out", "replace_one"]
+    against: Adversary
     rounds: int
     sampling_rate: float = 1.0
 
@@ -48,12 +53,22 @@ class Mechanism(Config):
     the one stream that a client draws from in a round. `stage` says where in a chain it belongs.
     """
 
+    kind: str
     stage: ClassVar[Stage]
+    protects: ClassVar[Unit | None] = None
+    """Whose data its privacy statement is about; None where it makes none."""
+    keeps_examples_apart: ClassVar[bool] = False
+    """Of a defense that changes what a client trains on: whether each image is still made of one of its own alone, so
+    that bounding each one's gradient bounds what one of the client's images does."""
 
     @property
     def feeds_back(self) -> bool:
         """Whether what it takes away from an update is added to the client's next one."""
         return False
+
+    def objection(self, chain: tuple[Mechanism, ...]) -> str | None:
+        """Why it can't work in this chain, which it is part of; None where it can."""
+        return None
 
     def on_model(self, model: ModelConfig) -> ModelConfig:
         """The network that the federation trains instead of `model`."""

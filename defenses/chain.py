@@ -13,6 +13,7 @@ from torch import Tensor
 from defenses.base import STAGES, Privacy, Stage
 from defenses.compression import Prune, Quantise, SignOnly
 from defenses.dp import DPUpdate
+from defenses.dp_sgd import DPSGD
 from defenses.encryption import CKKS, Paillier
 from defenses.masking import Masking
 from defenses.noise import ClipOnly, NoiseOnly
@@ -28,7 +29,17 @@ from fl_core.threat import Fact
 from fl_core.types import ClientUpdate, Protection, Tensors
 
 AnyDefense = (
-    DPUpdate | ClipOnly | NoiseOnly | Prune | Quantise | SignOnly | Soteria | CKKS | Paillier | Masking
+    DPUpdate
+    | DPSGD
+    | ClipOnly
+    | NoiseOnly
+    | Prune
+    | Quantise
+    | SignOnly
+    | Soteria
+    | CKKS
+    | Paillier
+    | Masking
 )
 """Every defense there is: the union is the registry."""
 
@@ -69,6 +80,10 @@ class Chain:
             reason = _conflict(before, after)
             if reason:
                 raise InputError(f"A defense chain has {before.kind} before {after.kind}: {reason}.")
+        for defense in self.defenses:
+            reason = defense.objection(self.defenses)
+            if reason:
+                raise InputError(f"A defense chain has {defense.kind}: {reason}.")
 
     @property
     def remembers(self) -> bool:

@@ -1,13 +1,16 @@
-"""Noise on every number of an update."""
+"""Noise on every number of an update, and how much of it there is."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from fl_core.types import ClientUpdate
 
 Distribution = Literal["gaussian", "laplace"]
 
@@ -20,6 +23,30 @@ def add_noise(
         name: tensor + sigma * _draw(distribution, tensor.shape, generator).to(tensor.device)
         for name, tensor in tensors.items()
     }
+
+
+def perturb(
+    update: ClientUpdate, distribution: Distribution, sigma: float, generator: torch.Generator
+) -> ClientUpdate:
+    """The update with noise of standard deviation `sigma` on every number of its tensors, and its ratio noted."""
+    noisy, signal, noise = dict[str, Tensor](), 0.0, 0.0
+    for name, tensor in update.tensors.items():
+        drawn = sigma * _draw(distribution, tensor.shape, generator).to(tensor.device)
+        noisy[name] = tensor + drawn
+        signal, noise = signal + energy(tensor), noise + energy(drawn)
+    return dataclasses.replace(update, tensors=noisy, noise_to_signal_db=decibels(noise, signal))
+
+
+def energy(tensor: Tensor) -> float:
+    """The squared L2 norm."""
+    return float(tensor.square().sum())
+
+
+def decibels(noise: float, signal: float) -> float:
+    """The ratio of two energies in dB; infinite without a signal, minus infinite without noise."""
+    if not noise or not signal:
+        return -math.inf if signal else math.inf
+    return 10.0 * math.log10(noise / signal)
 
 
 def _draw(distribution: Distribution, shape: torch.Size, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from defenses.base import Mechanism, Stage
 from defenses.dp import clip
-from defenses.draws import Distribution, add_noise
+from defenses.draws import Distribution, perturb
 from fl_core.server import FederationConfig
 from fl_core.threat import Clip, Fact, Noise
 from fl_core.types import ClientUpdate, require
@@ -61,8 +61,7 @@ class NoiseOnly(Mechanism):
         self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
     ) -> ClientUpdate:
         """Add the noise, drawn on the CPU; see `Mechanism.on_update`."""
-        noisy = add_noise(update.tensors, self.distribution, self.sigma, random)
-        return dataclasses.replace(update, tensors=noisy)
+        return perturb(update, self.distribution, self.sigma, random)
 
     def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
         """See `Mechanism.facts`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,19 @@ from fl_core.types import ClientUpdate, Config, ModelState, Tensors, require
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, S, S) in [-1, 1] and labels: (B,) int64, or probabilities (B, classes)."""
 
-GradientRule = Callable[[nn.Module, ModelState, Batch], dict[str, Tensor]]
+
+@runtime_checkable
+class Recording(Protocol):
+    """A gradient rule that notes what it does to the gradients of a client's round."""
+
+    def __call__(self, model: nn.Module, state: ModelState, batch: Batch, /) -> dict[str, Tensor]:
+        """See `GradientRule`."""
+
+    def noted(self, update: ClientUpdate, *, unit: float) -> ClientUpdate:
+        """The update that came of its gradients, with the notes; a gradient's 1 is `unit` in the update."""
+
+
+GradientRule = Callable[[nn.Module, ModelState, Batch], dict[str, Tensor]] | Recording
 """A batch's gradient by parameter name, from a state whose parameters require one."""
 
 
@@ -116,7 +128,7 @@ def gradient_update(
     rule: GradientRule = batch_gradient,
 ) -> ClientUpdate:
     """The signal `gradients`: one batch's gradient at `state`, by `rule`."""
-    return ClientUpdate(
+    update = ClientUpdate(
         client=client,
         tensors=rule(model, trainable(state), batch),
         examples=len(batch[1]),
@@ -124,6 +136,7 @@ def gradient_update(
         lr=local.lr,
         momentum=local.momentum,
     )
+    return rule.noted(update, unit=1.0) if isinstance(rule, Recording) else update
 
 
 def weight_update(
@@ -155,6 +168,8 @@ def weight_update(
         lr=local.lr,
         momentum=local.momentum,
     )
+    if isinstance(rule, Recording):
+        update = rule.noted(update, unit=-local.lr)
     return update, trained.velocity
 
 

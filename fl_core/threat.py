@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +48,29 @@ class Noise:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExampleClip:
+    """At each local step every example's gradient was scaled to at most this L2 norm before they were averaged."""
+
+    max_norm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepNoise:
+    """Independent Gaussian noise of this standard deviation was added to every number of each local step's gradient."""
+
+    sigma: float
+
+    def in_delta(self, *, lr: float, momentum: float, steps: int) -> float:
+        """The standard deviation of what it adds to a weight delta of so many steps from zero momentum.
+
+        The noise of the k-th step from the end moves the weights by lr (1 + m + ... + m^(k-1)) of itself. What it does
+        to the gradients of later steps is not in it.
+        """
+        carried = (sum(momentum**i for i in range(k)) for k in range(1, steps + 1))
+        return lr * self.sigma * math.sqrt(sum(factor**2 for factor in carried))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sparsity:
     """Only some numbers of each update were sent: those that are 0 in it were withheld.
 
@@ -81,7 +105,7 @@ class PrunedRepresentation:
     layer: Literal["first", "last"]
 
 
-Fact = Clip | Noise | Sparsity | Quantiser | PrunedRepresentation
+Fact = Clip | Noise | ExampleClip | StepNoise | Sparsity | Quantiser | PrunedRepresentation
 
 
 class NotObservable(Exception):

@@ -70,7 +70,9 @@ class ClientUpdate:
     `tensors` holds gradients (signal `gradients`) or weight deltas, new minus old (every other signal), by
     parameter name. `buffers` holds the change of the buffers, averaged like the weights. `examples` is the
     number of images behind it, `steps` the number of local optimizer steps, `lr` and `momentum` those steps'.
-    `clip_factor` in (0, 1] is what a clipping defense scaled it by; the client's own knowledge, never observed.
+    `clip_factor` in (0, 1] is what a clipping defense scaled it by, the mean over examples where each is clipped by
+    itself; `noise_to_signal_db` is the energy of a defense's noise over that of what was clipped. Both are the client's
+    own knowledge, never observed.
     `bytes_up` is what the client sends, where a defense packs it; None stands for every number as it is.
     """
 
@@ -82,6 +84,7 @@ class ClientUpdate:
     lr: float
     momentum: float
     clip_factor: float | None = None
+    noise_to_signal_db: float | None = None
     bytes_up: int | None = None
 
     def to(self, device: torch.device) -> ClientUpdate:

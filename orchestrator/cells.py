@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -145,6 +146,7 @@ class Cell:
             "epsilon_release": privacy.epsilon_release if privacy else None,
             "delta": privacy.delta if privacy else None,
             "dp_unit": privacy.unit if privacy else None,
+            "dp_against": privacy.against if privacy else None,
             "adjacency": privacy.adjacency if privacy else None,
             "rounds": rounds,
             "sampling_rate": privacy.sampling_rate if privacy else None,
@@ -163,14 +165,16 @@ def _check_sum(settings: SweepConfig, chain: Chain) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """What rows say of one capture: the client (None for several), bytes that one client sent, mean clip factor.
+    """What rows say of one capture: the client (None for several), bytes that one client sent, and means over clients.
 
-    With them, under a secure sum, what it cost.
+    The clip factor, and in dB the noise's energy over that of the signal that it was added to. With them, under a
+    secure sum, what it cost.
     """
 
     client: int | None
     bytes_up: int
     clip_factor: float | None
+    noise_to_signal_db: float | None
     rounding_error: float | None = None
     setup_seconds: float | None = None
     protect_seconds: float | None = None
@@ -181,17 +185,23 @@ class Released:
     def of(cls, capture: Capture, victim: Victim) -> Released:
         """Read off a capture."""
         updates, opened = capture.record.updates, capture.record.aggregate
-        factors = [update.clip_factor for update in updates if update.clip_factor is not None]
         plain = cls(
             client=victim.client if len(updates) == 1 else None,
             bytes_up=updates[0].bytes_up
             or sum(t.numel() * t.element_size() for t in updates[0].tensors.values()),
-            clip_factor=sum(factors) / len(factors) if factors else None,
+            clip_factor=_mean(update.clip_factor for update in updates),
+            noise_to_signal_db=_mean(update.noise_to_signal_db for update in updates),
         )
         if opened is None:
             return plain
         costs = {name: getattr(opened, name) for name in ("bytes_up", *SUM_COSTS)}
         return dataclasses.replace(plain, **costs)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Of the values that are there."""
+    found = [value for value in values if value is not None]
+    return sum(found) / len(found) if found else None
 
 
 def rows_of(

@@ -117,7 +117,9 @@ class Experiment:
         ("uniform",), "a mode, or one number for each parameter", sets="layer_weights", nargs="+"
     )
     no_heatmap: bool = _flag(False, "leave the row of error maps out of the picture")
-    dp_epsilon: float | None = _flag(None, "differential privacy of one release: epsilon [off]", type=float)
+    dp_epsilon: float | None = _flag(
+        None, "differential privacy of one release (dp_update): epsilon [off]", type=float
+    )
     dp_delta: float = _flag(1e-5, "delta", type=float)
     dp_max_norm: float = _flag(1.0, "L2 norm that updates are clipped to", type=float)
     use_he: bool = _flag(False, "homomorphic encryption")

@@ -274,7 +274,11 @@ def _measured(line: Entry, *, has_lpips: bool) -> list[Entry]:
 
 def _circumstances(line: Entry) -> list[Entry]:
     release = _epsilon(line["epsilon_release"])
-    privacy = [f"{release} a release", f"per {line['dp_unit']}"] if release != "-" else []
+    privacy = (
+        [f"{release} a release", f"per {line['dp_unit']}", _protects(line["dp_against"])]
+        if release != "-"
+        else []
+    )
     reached, _, majority = accuracy(line).partition(", majority")
     searched = line["suggestions"] > 0
     winner = (
@@ -317,6 +321,13 @@ def _rounds(results: Results) -> list[Entry]:
 
 def _epsilon(value: float | None) -> str:
     return "-" if value is None or pd.isna(value) else f"{value:.3g}"
+
+
+def _protects(against: str) -> str:
+    """Whom the statement protects from, in words: who sees more than the adversary named here is not covered."""
+    return (
+        "against the server" if against == "server" else "against who sees the models; none from the server"
+    )
 
 
 def _footnotes(results: Results) -> list[tuple[str, list[str]]]:

@@ -30,10 +30,17 @@ def summary_table(table: pd.DataFrame, *, title: str) -> Table:
             number(line["psnr_mean_image"]),
             number(line["gain"]),
             percent(line["success"]),
-            "-" if _missing(line["epsilon"]) else f"{line['epsilon']:g}",
+            epsilon(line),
             f"{percent(line['accuracy'])}{' !' if line['diverged'] is True else ''}",
         )
     return shown
+
+
+def epsilon(line: Mapping[Any, Any]) -> str:
+    """The budget, in brackets where it does not protect from the server, who is the attacker in most views."""
+    if _missing(line["epsilon"]):
+        return "-"
+    return f"{line['epsilon']:g}" if line["dp_against"] == "server" else f"({line['epsilon']:g})"
 
 
 def rounds_table(series: pd.DataFrame) -> Table:

@@ -49,6 +49,7 @@ def row(cell: str = "none", victim: int = 2, psnr: float | None = 15.0, **change
         "batch_size": 1,
         "round": 0,
         "rounds": 3,
+        "dp_against": None if cell == "none" else "server",
         "psnr": psnr,
         "psnr_oracle": psnr,
         "psnr_prior": 9.0,

@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
+from defenses.accounting import epsilon_spent, noise_multiplier
 from defenses.chain import Chain
-from defenses.dp import DPUpdate, add_gaussian, clip
+from defenses.dp import DPUpdate, clip
+from defenses.dp_sgd import DPSGD
+from defenses.draws import add_noise
 from fl_core.errors import InputError
 from fl_core.rng import generator
 from fl_core.server import FederationConfig
@@ -95,7 +98,7 @@ def test_noise_is_fixed_by_client_and_round_and_differs_between_them() -> None:
     assert torch.equal(one.tensors["b"], same.tensors["b"])
     correlation = torch.corrcoef(torch.stack([one.tensors["b"], other.tensors["b"]]))[0, 1]
     assert abs(float(correlation)) < 0.03
-    fresh = add_gaussian({"b": torch.zeros(50_000)}, 1.0, generator("x"))["b"]
+    fresh = add_noise({"b": torch.zeros(50_000)}, "gaussian", 1.0, generator("x"))["b"]
     assert fresh.dtype == torch.float32
 
 
@@ -111,18 +114,32 @@ def test_an_empty_chain_releases_the_update_untouched() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epsilon": 0.0}, "DPUpdate.epsilon = 0.0: must be finite and more than 0"),
-        ({"epsilon": -1.0}, "DPUpdate.epsilon = -1.0"),
-        ({"delta": 0.0}, "DPUpdate.delta = 0.0"),
-        ({"delta": 1.0}, "DPUpdate.delta = 1.0"),
-        ({"max_norm": 0.0}, "DPUpdate.max_norm = 0.0"),
+        ({"epsilon": 0.0}, "epsilon = 0.0: must be finite and more than 0"),
+        ({"epsilon": -1.0}, "epsilon = -1.0"),
+        ({"delta": 0.0}, "delta = 0.0"),
+        ({"delta": 1.0}, "delta = 1.0"),
+        ({"max_norm": 0.0}, "max_norm = 0.0"),
     ],
 )
-def test_bad_budgets_are_refused_by_name(options: dict[str, float], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        DPUpdate(**options)  # type: ignore[arg-type]
+@pytest.mark.parametrize("mechanism", [DPUpdate, DPSGD])
+def test_bad_budgets_are_refused_by_name(
+    mechanism: type[DPUpdate | DPSGD], options: dict[str, float], message: str
+) -> None:
+    with pytest.raises(InputError, match=f"{mechanism.__name__}.{message}"):
+        mechanism(**options)  # type: ignore[arg-type]
 
 
 def test_two_privacy_mechanisms_in_a_chain_are_refused() -> None:
     with pytest.raises(InputError, match="would not add up"):
         Chain(defenses=(DPUpdate(), DPUpdate()))
+
+
+def test_sampled_releases_need_the_noise_of_their_loss_distribution() -> None:
+    """A hundred releases of a tenth at epsilon 1 and delta 1e-5, both ways; without sampling it is many times that."""
+    noise = noise_multiplier(1.0, 1e-5, releases=100, rate=0.1)
+    assert noise == pytest.approx(3.942, rel=1e-3)
+    spent = epsilon_spent(noise, 1e-5, releases=100, rate=0.1)
+    assert 0.998 <= spent <= 1.0
+    assert noise < 0.2 * noise_multiplier(1.0, 1e-5, releases=100)
+    exact = noise_multiplier(1.0, 1e-5, releases=7)
+    assert epsilon_spent(exact, 1e-5, releases=7) == pytest.approx(1.0, rel=1e-6)

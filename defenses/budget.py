@@ -1,0 +1,69 @@
+"""What every differentially private mechanism is set by: a budget, a bound, and which data sets are neighbours."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from defenses.accounting import epsilon_spent, noise_multiplier
+from defenses.base import Adversary, Mechanism, Privacy
+from fl_core.errors import InputError
+from fl_core.types import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgeted(Mechanism):
+    """Base of the mechanisms that bound a contribution to the L2 norm `max_norm` and add Gaussian noise.
+
+    `epsilon` at `delta` is the budget of all planned rounds together with `budget: total`, and of what one round
+    releases with `budget: release`. `adjacency` says which data sets are neighbours: with `zero_out` the unit's
+    contribution is replaced by zeros (sensitivity `max_norm`), with `replace_one` by another's (twice that).
+    """
+
+    epsilon: float = 8.0
+    delta: float = 1e-5
+    max_norm: float = 1.0
+    budget: Literal["release", "total"] = "total"
+    adjacency: Literal["zero_out", "replace_one"] = "zero_out"
+
+    def __post_init__(self) -> None:
+        require(self.epsilon > 0 and math.isfinite(self.epsilon), self, "epsilon", "finite and more than 0")
+        require(0 < self.delta < 1, self, "delta", "in (0, 1)")
+        require(
+            self.max_norm > 0 and math.isfinite(self.max_norm), self, "max_norm", "finite and more than 0"
+        )
+
+    @property
+    def sensitivity(self) -> float:
+        """How far a neighbour can move the bounded sum, as an L2 norm."""
+        return self.max_norm * (2.0 if self.adjacency == "replace_one" else 1.0)
+
+    def multiplier(self, *, rounds: int, per_round: int = 1, rate: float = 1.0) -> float:
+        """Standard deviation over sensitivity that each of `per_round` releases a round needs.
+
+        `rate` is that of Poisson sampling which the adversary does not see; 1 claims nothing.
+        """
+        releases = per_round * (rounds if self.budget == "total" else 1)
+        return noise_multiplier(self.epsilon, self.delta, releases=releases, rate=rate)
+
+    def statement(self, *, against: Adversary, rounds: int, per_round: int = 1, rate: float = 1.0) -> Privacy:
+        """The privacy statement for that noise."""
+        if self.protects is None:
+            raise InputError(f"{type(self).__name__} protects no unit, so it makes no statement.")
+        releases = per_round * (1 if self.budget == "total" else rounds)
+        other = self.epsilon
+        if rounds > 1:
+            noise = self.multiplier(rounds=rounds, per_round=per_round, rate=rate)
+            other = epsilon_spent(noise, self.delta, releases=releases, rate=rate)
+        total, release = (self.epsilon, other) if self.budget == "total" else (other, self.epsilon)
+        return Privacy(
+            epsilon=total,
+            epsilon_release=release,
+            delta=self.delta,
+            unit=self.protects,
+            adjacency=self.adjacency,
+            against=against,
+            rounds=rounds,
+            sampling_rate=rate,
+        )

@@ -1,0 +1,136 @@
+"""Differential privacy for single examples: every local step clips each example's gradient and adds noise."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from defenses.base import Mechanism, Privacy, Stage, Unit
+from defenses.budget import Budgeted
+from defenses.draws import add_noise, decibels, energy
+from defenses.per_example import bounded_sum, check_examples_apart
+from fl_core.client import Batch, GradientRule, batch_gradient
+from fl_core.errors import InputError
+from fl_core.models import ModelConfig, build_model
+from fl_core.server import FederationConfig
+from fl_core.threat import ExampleClip, Fact, StepNoise
+from fl_core.types import ClientUpdate, ModelState
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPSGD(Budgeted):
+    """DP-SGD at the client (Abadi et al., CCS 2016); the unit is the example.
+
+    At each local step every example's gradient is scaled to an L2 norm of at most `max_norm`, the sum gets Gaussian
+    noise, and both are divided by the batch size as planned, whatever the last batch holds. An epoch goes through the
+    client's images once, in batches that share none, so an example is in one step of an epoch: that step is counted,
+    for every epoch of every planned round. No amplification by sampling is claimed, since batches are no Poisson
+    samples and the server knows who took part.
+    """
+
+    stage: ClassVar[Stage] = "gradient"
+    protects: ClassVar[Unit | None] = "example"
+    kind: Literal["dp_sgd"] = "dp_sgd"
+
+    def objection(self, chain: tuple[Mechanism, ...]) -> str | None:
+        """See `Mechanism.objection`."""
+        for other in chain:
+            if other.stage == "noise":
+                return f"it adds noise, and so does {other.kind}: their privacy statements would not add up"
+            if other.stage == "batch" and not other.keeps_examples_apart:
+                return f"it bounds what one image of a batch does, but under {other.kind} an example can be in several"
+        return None
+
+    def on_model(self, model: ModelConfig) -> ModelConfig:
+        """See `Mechanism.on_model`; raises `InputError` for BatchNorm in train mode."""
+        check_examples_apart(build_model(model))
+        return model
+
+    def on_gradient(
+        self, rule: GradientRule, random: torch.Generator, plan: FederationConfig
+    ) -> GradientRule:
+        """See `Mechanism.on_gradient`; raises `InputError` for a `rule` that is not the plain one."""
+        if rule is not batch_gradient:
+            raise InputError(
+                f"{self.kind} takes the gradient of each example's cross-entropy; it does not go with a defense "
+                "that changes how a gradient is taken."
+            )
+        return PrivateGradient(
+            max_norm=self.max_norm,
+            sigma=self.sigma(plan),
+            size=plan.local.batch_size,
+            momentum=plan.local.momentum,
+            random=random,
+        )
+
+    def sigma(self, plan: FederationConfig) -> float:
+        """The standard deviation of the noise on each number of a step's gradient."""
+        noise = self.multiplier(rounds=plan.rounds, per_round=participations(plan))
+        return noise * self.sensitivity / plan.local.batch_size
+
+    def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
+        """See `Mechanism.facts`."""
+        return (ExampleClip(max_norm=self.max_norm), StepNoise(sigma=self.sigma(plan)))
+
+    def privacy(self, plan: FederationConfig) -> Privacy:
+        """See `Mechanism.privacy`."""
+        return self.statement(against="server", rounds=plan.rounds, per_round=participations(plan))
+
+
+def participations(plan: FederationConfig) -> int:
+    """In how many local steps of a round an example can be: one an epoch, as far as `max_steps` lets a client get."""
+    return min(plan.local.epochs, plan.local.max_steps or plan.local.epochs)
+
+
+@dataclass(kw_only=True)
+class PrivateGradient:
+    """A client's rule for one round: a `GradientRule` and a `Recording`.
+
+    `noise` is what the noise so far adds to the update, in units of a gradient: momentum carries each step's through
+    all later ones. What the noise does to later steps' gradients counts as signal.
+    """
+
+    max_norm: float
+    sigma: float
+    size: int
+    momentum: float
+    random: torch.Generator
+    factors: list[Tensor] = field(default_factory=list)
+    velocity: dict[str, Tensor] = field(default_factory=dict)
+    noise: dict[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, model: nn.Module, state: ModelState, batch: Batch) -> dict[str, Tensor]:
+        """The noisy mean of the batch's clipped gradients."""
+        check_examples_apart(model)
+        total, factors = bounded_sum(model, state, batch, self.max_norm)
+        drawn = add_noise(
+            {name: torch.zeros_like(value) for name, value in total.items()},
+            "gaussian",
+            self.sigma,
+            self.random,
+        )
+        self._note(factors, drawn)
+        return {name: value / self.size + drawn[name] for name, value in total.items()}
+
+    def noted(self, update: ClientUpdate, *, unit: float) -> ClientUpdate:
+        """See `Recording.noted`."""
+        noise = sum(unit**2 * energy(value) for value in self.noise.values())
+        signal = sum(energy(value - unit * self.noise[name]) for name, value in update.tensors.items())
+        return dataclasses.replace(
+            update,
+            clip_factor=float(torch.cat(self.factors).mean()),
+            noise_to_signal_db=decibels(noise, signal),
+        )
+
+    def _note(self, factors: Tensor, drawn: dict[str, Tensor]) -> None:
+        self.factors.append(factors)
+        if not self.noise:
+            self.velocity, self.noise = drawn, {name: value.clone() for name, value in drawn.items()}
+            return
+        for name, value in drawn.items():
+            self.velocity[name] = self.momentum * self.velocity[name] + value
+            self.noise[name] += self.velocity[name]

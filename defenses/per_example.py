@@ -1,0 +1,68 @@
+"""The gradient of every example of a batch by itself, and their sum with each one bounded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fl_core.client import Batch
+from fl_core.errors import InputError
+from fl_core.types import ModelState, Tensors
+
+MOST_BYTES = 2**28
+"""Of the gradients that are held together; with it memory follows from the model and not from the batch."""
+MOST_EXAMPLES = 64
+"""That go through the network together, however small their gradients."""
+
+
+def check_examples_apart(model: nn.Module) -> None:
+    """Refuse a network in which one image's output depends on the others of its batch (`InputError`)."""
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.training:
+            raise InputError(
+                f"ModelConfig.batch_norm = 'train': layer {name} normalises by the batch, so that no example has a "
+                "gradient of its own to clip; per-example differential privacy needs 'eval'."
+            )
+
+
+def example_gradients(model: nn.Module, state: ModelState, batch: Batch) -> dict[str, Tensor]:
+    """The gradient (B, *shape) of each example's cross-entropy, by parameter name; `state` stays as it is."""
+
+    def loss(parameters: Tensors, image: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(model, {**parameters, **state.buffers}, (image[None],))
+        return functional.cross_entropy(logits, label[None])
+
+    parameters = {name: value.detach() for name, value in state.parameters.items()}
+    gradients: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, *batch)
+    return gradients
+
+
+def bounded_sum(
+    model: nn.Module, state: ModelState, batch: Batch, max_norm: float
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The sum of the examples' gradients, each scaled to an L2 norm of at most `max_norm`, and the factors (B,).
+
+    In chunks, so that memory stays within what `MOST_BYTES` says, whatever the batch.
+    """
+    total = {name: torch.zeros_like(value) for name, value in state.parameters.items()}
+    factors = []
+    for chunk in _chunks(state.parameters, batch):
+        gradients = example_gradients(model, state, chunk)
+        squares = torch.stack([value.flatten(1).square().sum(1) for value in gradients.values()]).sum(0)
+        factor = (max_norm / squares.sqrt()).clamp_max(1.0)  # A gradient of zeros has an infinite one before.
+        for name, value in gradients.items():
+            total[name] += torch.tensordot(factor, value, dims=1)
+        factors.append(factor)
+    return total, torch.cat(factors)
+
+
+def _chunks(parameters: Mapping[str, Tensor], batch: Batch) -> Iterator[Batch]:
+    size = sum(value.numel() * value.element_size() for value in parameters.values())
+    together = max(1, min(MOST_EXAMPLES, math.floor(MOST_BYTES / size)))
+    return zip(batch[0].split(together), batch[1].split(together), strict=True)
