@@ -56,10 +56,12 @@ def input_estimate(weight: Tensor, bias: Tensor, estimate: Estimate) -> Tensor:
       solution where b is exact.
     - `rank_one`: from the leading singular pair of [W b], the best fit where W and b carry the same noise.
 
-    Raises `Inseparable` where the bias gradient is zero: the layer is dead for this image.
+    Raises `Inseparable` where the bias gradient is zero (the layer is dead for this image) or the weight gradient is.
     """
     if not float(bias.abs().max()) > 0:
         raise Inseparable("the bias gradient is zero: no unit of the layer reacts to the image")
+    if not bool(weight.any()):
+        raise Inseparable("the weight gradient is zero: it tells nothing of the layer's input")
     if estimate == "ratio":
         row = int(bias.abs().argmax())
         return weight[row] / bias[row]

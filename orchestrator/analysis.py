@@ -196,7 +196,7 @@ def _line(
     trials = group.drop_duplicates("trial_id")
     kept = (
         *("cell", "attacker", "defense", "defense_params", "signal", "view", "round", "weights_accuracy"),
-        *("epsilon", "epsilon_release", "delta", "dp_unit", "dp_against", "differs", "bytes_up"),
+        *("epsilon", "epsilon_release", "delta", "dp_unit", "dp_against", "differs"),
     )
     return {
         **{name: first[name] for name in kept},

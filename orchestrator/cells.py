@@ -174,7 +174,7 @@ class Released:
     client: int | None
     bytes_up: int
     clip_factor: float | None
-    noise_to_signal_db: float | None
+    noise_to_signal_db: float | None = None
     rounding_error: float | None = None
     setup_seconds: float | None = None
     protect_seconds: float | None = None

@@ -112,13 +112,18 @@ CRITERIA = {"gain": "gain <= 1 dB", "success": "successes <= 5%"}
 def critical_value(line: Mapping[Any, Any]) -> str:
     """The critical strength; `<=` where the weakest strength already suffices, `>` where the strongest does not."""
     sign = {"before": "<= ", "inside": "", "after": "> "}[line["side"]]
-    return f"{sign}{line['critical']:.3g}"
+    return f"{sign}{_strength(line['critical'])}"
 
 
 def critical_interval(line: Mapping[Any, Any]) -> str:
     """The interval from the weaker to the stronger end; an end outside of what was measured is left open."""
-    ends = ["" if math.isnan(line[end]) else f"{line[end]:.3g}" for end in ("weaker", "stronger")]
+    ends = ["" if math.isnan(line[end]) else _strength(line[end]) for end in ("weaker", "stronger")]
     return f"[{ends[0] or '..'}, {ends[1] or '..'}]"
+
+
+def _strength(value: float) -> str:
+    """Three digits of a number, or of what a share that is almost 1 lacks of it."""
+    return f"1 - {1 - value:.3g}" if 0.9 < value < 1.0 else f"{value:.3g}"
 
 
 def labels(line: Mapping[Any, Any]) -> str:
