@@ -55,8 +55,8 @@ the mean public image does, by more than a fit to the noise would."""
 _HOPELESS = 0.3
 """From this expected relative squared error of the layer input on, the mean public image is the better answer.
 
-At 0.27 to 0.32 the image that was found is 3.4 dB better than it (cnn64 at 64 pixels, 4 victims); at 0.38 and 16 pixels it can
-be 2 dB worse.
+At 0.27 to 0.32 the image that was found is 3.4 dB better than it (cnn64 at 64 pixels, 4 victims); at 0.38 and 16 pixels
+it can be 2 dB worse.
 """
 _GREY = 0.01
 """Standard deviation of the start where there is no mean image."""
