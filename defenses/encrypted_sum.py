@@ -109,7 +109,9 @@ class Estimate:
     def require_consent(self, *, allow_slow: bool, free_seconds: float = 600.0) -> None:
         """Raise `InputError` where it takes longer than `free_seconds` and nobody has said `allow_slow: true`."""
         if self.seconds > free_seconds and not allow_slow:
-            raise InputError(f"Encryption would be slow ({self}); set allow_slow: true to run it anyway.")
+            raise InputError(
+                f"Encryption would be slow ({self}); set execution.allow_slow: true, or give --yes, to run it anyway."
+            )
 
 
 def estimate(session: EncryptedSession, values: int, *, workers: int = 1) -> Estimate:

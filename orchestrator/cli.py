@@ -60,9 +60,10 @@ def sweep(
     override: Annotated[list[str] | None, typer.Option("--set", help="key=value with a dotted key.")] = None,
     cells: Annotated[str, typer.Option(help="Only cells whose name matches this pattern.")] = "*",
     dry_run: Annotated[bool, typer.Option(help="Print what would run, and end.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start what is slow without asking.")] = False,
 ) -> None:
     """Run a sweep, or resume it: trials that are finished in the results folder are not repeated."""
-    config = load_sweep(file, override or [])
+    config = load_sweep(file, [*(override or []), *(["execution.allow_slow=true"] if yes else [])])
     console = Console()
     if dry_run:
         console.print(plan_table(config, cells))

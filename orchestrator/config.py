@@ -189,7 +189,8 @@ class ExecutionConfig(Config):
 
     `workers: null` fills the cluster. `threads` changes rounding and so is part of every trial's identity. On Ray a
     trial takes `threads` CPUs and `gpus_per_trial` GPUs: 0.25 lets four trials share one. null means a whole one
-    where `device` is a GPU (a Mac's counts as one), and none on the CPU.
+    where `device` is a GPU (a Mac's counts as one), and none on the CPU. `allow_slow` starts sums under Paillier that
+    will take more than ten minutes; without it they are refused with the estimate.
     """
 
     device: str = "auto"
@@ -200,6 +201,7 @@ class ExecutionConfig(Config):
     lpips: bool = False
     images: Literal["test", "all", "none"] = "test"
     keep_captures: bool = True
+    allow_slow: bool = False
 
     def __post_init__(self) -> None:
         require(self.threads >= 1, self, "threads", "at least 1")

@@ -24,6 +24,7 @@ from orchestrator.capture import CaptureStore
 from orchestrator.cell_study import CellStudy, mean_of
 from orchestrator.cells import Cell, Released, rows_of
 from orchestrator.config import AttackerConfig, SweepConfig
+from orchestrator.consent import require_consent
 from orchestrator.datasets import open_faces, resolve_kind
 from orchestrator.execute import Done, Executor, SerialExecutor, make_executor
 from orchestrator.files import clearly, read_json, write_atomically
@@ -125,6 +126,7 @@ def run_sweep(
             prepared = [
                 Cell.prepare(config, cell, faces.of(cell_settings(config, cell)), captures) for cell in chosen
             ]
+            require_consent(prepared, allow_slow=config.execution.allow_slow)
         mirror = Mirror(config.study.storage, out, sweep=config.name, say=reporter.message)
         driver = Driver(prepared, config, store, reporter, stop=stop, mirror=mirror, start=start, job=job)
         driver.plan()
