@@ -28,7 +28,9 @@ def prepared(root: Path, folder: Path, model: str, size: int) -> Cell:
 
 def test_hours_of_paillier_need_a_yes_and_the_estimate_is_told(faces_root: Path, tmp_path: Path) -> None:
     cell = prepared(faces_root, tmp_path, "cnn64", 64)
-    with pytest.raises(InputError, match=r"slow \(8,760,\d+ values of .* h, .* MB of ciphertext.*--yes"):
+    with pytest.raises(
+        InputError, match=r"slow \(8,760,\d+ values of .* (min|h), .* MB of ciphertext.*--yes"
+    ):
         require_consent([cell], allow_slow=False)
     require_consent([cell], allow_slow=True)
 
