@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -195,8 +196,9 @@ def history_figure(studies: pd.DataFrame, cells: Sequence[str], theme: Theme) ->
     Suggestions that failed (x) or were pruned (v) stand on the axis.
     `cells` gives each cell the colour that it has in the other figures.
     """
-    figure, axes = _canvas(3.8, theme)
     names = sorted(set(studies["study"]), key=lambda name: cells.index(name.partition("/")[0]))
+    # The legend has a line for two studies, and must leave room for the curves.
+    figure, axes = _canvas(3.0 + 0.2 * math.ceil(len(names) / 2), theme)
     attackers = list(dict.fromkeys(name.partition("/")[2] for name in names))
     keys = []
     for name in names:
