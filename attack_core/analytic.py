@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attack_core.credibility import is_credible, prior_answer
+from attack_core.credibility import credible
 from attack_core.dense import (
     Estimate,
     Shares,
@@ -33,7 +33,7 @@ from attack_core.knowledge import (
     deviations,
     is_sparse,
     largest_withheld,
-    masked,
+    layer_numbers,
     matched_numbers,
     sent_numbers,
     withholds,
@@ -218,10 +218,8 @@ class _Problem:
         if self.error > _DOUBTFUL:
             found = self._result("analytic: features", images, seen, notes)
             reason = "the image explains the signal no better than a fit to the known noise would"
-            prior = replace(
-                prior_answer(self.observation, found.labels, reason), method="analytic: prior alone"
-            )
-            return found if is_credible(found, prior, self.observation, self.model) else prior
+            answer = credible(found, self.observation, self.model, reason)
+            return answer if answer is found else replace(answer, method="analytic: prior alone")
         if not refined:
             return self._result("analytic: features", images, seen, notes)
         if scarce:
@@ -361,12 +359,11 @@ def _completed(observation: Observation, gradients: Tensors, tail: Tail) -> tupl
     """
     if observation.examples > 1:
         raise Inseparable(f"numbers were withheld, so {observation.examples} images do not come apart")
-    sent, names = sent_numbers(observation), [f"{tail.first}.{kind}" for kind in ("weight", "bias")]
-    weight, bias = (masked(gradients[name], sent.get(name)) for name in names)
-    mask, sent_bias = (sent.get(name, torch.ones_like(gradients[name], dtype=torch.bool)) for name in names)
+    name = f"{tail.first}.weight"
+    weight, bias, mask, sent_bias = layer_numbers(observation, gradients, tail.first)
     inputs, known = completed_input(weight, bias, mask, sent_bias)
     if not bool(known.any()):
-        raise Inseparable(f"no number of {names[0]} was sent")
+        raise Inseparable(f"no number of {name} was sent")
     errors = bias
     fitted = errors[:, None] * inputs * mask
     shares = Shares(
@@ -375,9 +372,9 @@ def _completed(observation: Observation, gradients: Tensors, tail: Tail) -> tupl
         logit_errors=gradients[f"{tail.layers[-1]}.bias"][None],
         residual=float((fitted - weight).norm() / weight.norm()),
         unknown=None if bool(known.all()) else ~known,
-        ceiling=largest_withheld(observation, names[0]) / float(bias.abs().max()),
+        ceiling=largest_withheld(observation, name) / float(bias.abs().max()),
     )
-    sigma = deviations(observation, gradients)[names[0]]
+    sigma = deviations(observation, gradients)[name]
     if sigma == 0:
         return shares, None, 0.0
     evidence = errors.square() @ mask.to(errors)

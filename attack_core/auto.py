@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from attack_core.analytic import Analytic
-from attack_core.credibility import is_credible, prior_answer, too_weak
+from attack_core.credibility import credible, prior_answer, too_weak
 from attack_core.knowledge import cut_columns, knows_errors, withholds
 from attack_core.labels import resolve_labels
 from attack_core.matching import Matching
@@ -74,10 +74,7 @@ class Auto(Config):
         if not knows_errors(observation) or len(found.images) != observation.examples:
             return found
         reason = "auto: what matching found explains the signal no better than a fit to the known error would"
-        prior = prior_answer(observation, found.labels, reason)
-        if is_credible(found, prior, observation, model):
-            return found
-        return replace(prior, iterations=found.iterations, notes=(*found.notes, *prior.notes))
+        return credible(found, observation, model, reason)
 
     def _fallback(self, observation: Observation, model: nn.Module) -> Matching:
         several = observation.steps > 1 and observation.clients == 1

@@ -8,6 +8,7 @@ explain more than that beyond what the mean public image does (the idea of Akaik
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,16 @@ def is_credible(
     """Whether `found` explains the signal better than `prior` does by more than a fit to the error would."""
     explained = [misfit(observation, model, answer.images, answer.labels) for answer in (prior, found)]
     return explained[0] - explained[1] > pixels(observation)
+
+
+def credible(
+    found: Reconstruction, observation: Observation, model: nn.Module, reason: str
+) -> Reconstruction:
+    """`found` where it is credible, else the prior with `reason` as its last note, at the cost of finding."""
+    prior = prior_answer(observation, found.labels, reason)
+    if is_credible(found, prior, observation, model):
+        return found
+    return replace(prior, iterations=found.iterations, notes=(*found.notes, *prior.notes))
 
 
 def misfit(observation: Observation, model: nn.Module, images: Tensor, labels: Tensor) -> float:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from attack_core.dense import completed_input, input_estimate
 from attack_core.disaggregation import Inseparable
-from attack_core.knowledge import masked, sent_numbers
+from attack_core.knowledge import layer_numbers, masked, sent_numbers
 from attack_core.layers import GhostHandle, GradientHandle
 from attack_core.tail import find_tail
 from fl_core.errors import InputError
@@ -44,15 +43,12 @@ class FeatureTarget:
                 "features are known for one alone; set it to 0."
             )
         first = find_tail(model, observation.state, observation.model.image_size).first
-        sent, names = sent_numbers(observation), (f"{first}.weight", f"{first}.bias")
-        numbers = [masked(gradients[name], sent.get(name)) for name in names]
-        known = None
+        names, known = (f"{first}.weight", f"{first}.bias"), None
         try:
-            if sent.keys() & set(names):
-                masks = [sent.get(name, torch.ones_like(gradients[name], dtype=torch.bool)) for name in names]
-                target, known = completed_input(numbers[0], numbers[1], masks[0], masks[1])
+            if sent_numbers(observation).keys() & set(names):
+                target, known = completed_input(*layer_numbers(observation, gradients, first))
             else:
-                target = input_estimate(numbers[0], numbers[1], "weighted")
+                target = input_estimate(gradients[names[0]], gradients[names[1]], "weighted")
         except Inseparable as reason:
             raise InputError(f"Matching.feature_weight = {weight}: {reason}.") from None
         return cls(names[0], target, weight, known)

@@ -42,6 +42,16 @@ def sent_numbers(observation: Observation) -> dict[str, Tensor]:
     return masks
 
 
+def layer_numbers(
+    observation: Observation, gradients: Tensors, layer: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A fully connected layer's weight (O, I) and bias (O,) gradient, 0 where withheld, and masks of what was sent."""
+    sent, names = sent_numbers(observation), (f"{layer}.weight", f"{layer}.bias")
+    masks = [sent.get(name, torch.ones_like(gradients[name], dtype=torch.bool)) for name in names]
+    weight, bias = (masked(gradients[name], sent.get(name)) for name in names)
+    return weight, bias, masks[0], masks[1]
+
+
 def matched_numbers(observation: Observation, targets: Tensors, weights: Mapping[str, float]) -> Matched:
     """The parameters named in `weights` as the attacker may match them: numbers that were sent, at an unknown scale."""
     return Matched.of(targets, weights, sent=sent_numbers(observation), scaled=hides_the_scale(observation))

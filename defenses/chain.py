@@ -117,7 +117,8 @@ class Chain:
 
     def secure_sum(self, *, seed: int, plan: FederationConfig) -> SecureMean | None:
         """How a round's updates are added so that nobody sees one; None where everybody does."""
-        return None if self.summing is None else self.summing.on_sum(FedAvg(), seed=seed, plan=plan)
+        reduction = self.reduction(seed=seed, plan=plan)
+        return reduction if isinstance(reduction, SecureMean) else None
 
     def clients(self, *, seed: int, plan: FederationConfig) -> ChainedClients:
         """The chain as clients apply it: fresh randomness for each client and round, fixed by `seed`."""

@@ -21,31 +21,40 @@ _NUMBER = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prune(Mechanism):
-    """Withhold the numbers of least absolute value (Aji and Heafield 2017, arXiv:1704.05021; Zhu et al. 2019).
+class Compressor(Mechanism):
+    """Base of what sends less than the whole update.
 
-    Withheld is the share `ratio` of each tensor (`scope: tensor`) or of the whole update (`all`), or, where a
-    `threshold` is given, whatever is below that absolute value instead. Sent are the survivors' values and
-    either a bit for each number or the survivors' positions, whichever is shorter. With `error_feedback` what is
-    withheld is added to the client's next update (Seide et al. 2014; Karimireddy et al. 2019), as in the others here.
+    With `error_feedback` what is withheld, or rounded off, is added to the client's next update (Seide et al. 2014;
+    Karimireddy et al. 2019).
     """
 
     stage: ClassVar[Stage] = "compress"
-    kind: Literal["prune"] = "prune"
-    ratio: float = 0.9
-    threshold: float | None = None
-    scope: Literal["all", "tensor"] = "all"
     error_feedback: bool = False
-
-    def __post_init__(self) -> None:
-        require(0 < self.ratio < 1, self, "ratio", "in (0, 1)")
-        positive = self.threshold is None or (self.threshold > 0 and math.isfinite(self.threshold))
-        require(positive, self, "threshold", "finite and more than 0")
 
     @property
     def feeds_back(self) -> bool:
         """See `Mechanism.feeds_back`."""
         return self.error_feedback
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune(Compressor):
+    """Withhold the numbers of least absolute value (Aji and Heafield 2017, arXiv:1704.05021; Zhu et al. 2019).
+
+    Withheld is the share `ratio` of each tensor (`scope: tensor`) or of the whole update (`all`), or, where a
+    `threshold` is given, whatever is below that absolute value instead. Sent are the survivors' values and
+    either a bit for each number or the survivors' positions, whichever is shorter.
+    """
+
+    kind: Literal["prune"] = "prune"
+    ratio: float = 0.9
+    threshold: float | None = None
+    scope: Literal["all", "tensor"] = "all"
+
+    def __post_init__(self) -> None:
+        require(0 < self.ratio < 1, self, "ratio", "in (0, 1)")
+        positive = self.threshold is None or (self.threshold > 0 and math.isfinite(self.threshold))
+        require(positive, self, "threshold", "finite and more than 0")
 
     def on_update(
         self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
@@ -76,25 +85,18 @@ class Prune(Mechanism):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantise(Mechanism):
+class Quantise(Compressor):
     """Round every number at random to one of its two neighbours among 2^`bits` even steps (QSGD's idea).
 
     The steps span each tensor's [-m, m], m its largest absolute value; the rounding is right on average (Alistarh et
     al., NeurIPS 2017). With `bits` = 1 only +m and -m are left. Sent are `bits` for each number and m for each tensor.
     """
 
-    stage: ClassVar[Stage] = "compress"
     kind: Literal["quantise"] = "quantise"
     bits: int = 8
-    error_feedback: bool = False
 
     def __post_init__(self) -> None:
         require(1 <= self.bits <= 16, self, "bits", "from 1 to 16")
-
-    @property
-    def feeds_back(self) -> bool:
-        """See `Mechanism.feeds_back`."""
-        return self.error_feedback
 
     def on_update(
         self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
@@ -119,20 +121,13 @@ class Quantise(Mechanism):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignOnly(Mechanism):
+class SignOnly(Compressor):
     """Send each number's sign and each tensor's mean absolute value (signSGD, Bernstein et al. 2018, scaled).
 
     The sign of zero is sent as plus: one bit has no third value.
     """
 
-    stage: ClassVar[Stage] = "compress"
     kind: Literal["sign"] = "sign"
-    error_feedback: bool = False
-
-    @property
-    def feeds_back(self) -> bool:
-        """See `Mechanism.feeds_back`."""
-        return self.error_feedback
 
     def on_update(
         self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig

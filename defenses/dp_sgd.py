@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from defenses.base import Mechanism, Privacy, Stage, Unit
 from defenses.budget import Budgeted
-from defenses.draws import add_noise, decibels, energy
+from defenses.draws import decibels, draw_noise, energy
 from defenses.per_example import bounded_sum, check_examples_apart
 from fl_core.client import Batch, GradientRule, batch_gradient
 from fl_core.errors import InputError
@@ -107,12 +107,7 @@ class PrivateGradient:
         """The noisy mean of the batch's clipped gradients."""
         check_examples_apart(model)
         total, factors = bounded_sum(model, state, batch, self.max_norm)
-        drawn = add_noise(
-            {name: torch.zeros_like(value) for name, value in total.items()},
-            "gaussian",
-            self.sigma,
-            self.random,
-        )
+        drawn = draw_noise(total, "gaussian", self.sigma, self.random)
         self._note(factors, drawn)
         return {name: value / self.size + drawn[name] for name, value in total.items()}
 

@@ -18,10 +18,18 @@ Distribution = Literal["gaussian", "laplace"]
 def add_noise(
     tensors: Mapping[str, Tensor], distribution: Distribution, sigma: float, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Tensors plus independent noise of standard deviation `sigma`, drawn on the CPU."""
+    """Tensors plus `draw_noise`."""
+    drawn = draw_noise(tensors, distribution, sigma, generator)
+    return {name: tensor + drawn[name] for name, tensor in tensors.items()}
+
+
+def draw_noise(
+    like: Mapping[str, Tensor], distribution: Distribution, sigma: float, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Independent noise of standard deviation `sigma` in the shapes of `like` and on its devices, drawn on the CPU."""
     return {
-        name: tensor + sigma * _draw(distribution, tensor.shape, generator).to(tensor.device)
-        for name, tensor in tensors.items()
+        name: sigma * _draw(distribution, tensor.shape, generator).to(tensor.device)
+        for name, tensor in like.items()
     }
 
 
@@ -29,11 +37,9 @@ def perturb(
     update: ClientUpdate, distribution: Distribution, sigma: float, generator: torch.Generator
 ) -> ClientUpdate:
     """The update with noise of standard deviation `sigma` on every number of its tensors, and its ratio noted."""
-    noisy, signal, noise = dict[str, Tensor](), 0.0, 0.0
-    for name, tensor in update.tensors.items():
-        drawn = sigma * _draw(distribution, tensor.shape, generator).to(tensor.device)
-        noisy[name] = tensor + drawn
-        signal, noise = signal + energy(tensor), noise + energy(drawn)
+    drawn = draw_noise(update.tensors, distribution, sigma, generator)
+    noisy = {name: tensor + drawn[name] for name, tensor in update.tensors.items()}
+    noise, signal = (sum(map(energy, tensors.values())) for tensors in (drawn, update.tensors))
     return dataclasses.replace(update, tensors=noisy, noise_to_signal_db=decibels(noise, signal))
 
 

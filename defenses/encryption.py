@@ -8,6 +8,7 @@ import json
 import os
 import time
 import warnings
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,38 @@ class InsecureKey(UserWarning):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CKKS(SumProtection):
+class Encrypted(SumProtection):
+    """Base of the homomorphic schemes: a key pair a round, and noise that each client may add before it encrypts."""
+
+    protection: ClassVar[Protection] = "encrypted"
+    noise: EncryptedNoise | None = None
+
+    @abstractmethod
+    def setup(self, clients: Sequence[int], *, seed: int | None = None) -> EncryptedSession:
+        """See `SecureSum.setup`: a key pair."""
+
+    def exchange(self, clients: Sequence[int]) -> EncryptedExchange:
+        """See `SumProtection.exchange`; raises what `setup` raises."""
+        # Noise in a federation comes from `on_update`, with the client's own randomness.
+        keys = dataclasses.replace(self, noise=None).setup(clients)
+        return EncryptedExchange(public=keys.public, secret=keys.secret, setup_seconds=keys.setup_seconds)
+
+    def on_update(
+        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
+    ) -> ClientUpdate:
+        """Add the noise, where there is one, to the whole update, buffers too; see `Mechanism.on_update`."""
+        if self.noise is None:
+            return update
+        tensors = self.noise.add(update.tensors, random)
+        return dataclasses.replace(update, tensors=tensors, buffers=self.noise.add(update.buffers, random))
+
+    def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
+        """See `Mechanism.facts`."""
+        return () if self.noise is None else (self.noise.fact(),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CKKS(Encrypted):
     """CKKS (Cheon et al., ASIACRYPT 2017) by TenSEAL: 4,096 numbers a ciphertext of 131 kB.
 
     `precision` is the number of steps a unit: updates are rounded to multiples of 1 / precision, and so are opened
@@ -42,11 +74,9 @@ class CKKS(SumProtection):
     between noise and step. `noise` is added by each client before encryption.
     """
 
-    protection: ClassVar[Protection] = "encrypted"
     kind: Literal["ckks"] = "ckks"
     scale_bits: int = 44
     precision: int = 2**24
-    noise: EncryptedNoise | None = None
 
     def __post_init__(self) -> None:
         require(30 <= self.scale_bits <= 52, self, "scale_bits", "from 30 to 52")
@@ -64,23 +94,9 @@ class CKKS(SumProtection):
         public, secret = ckks.generate(scale_bits=self.scale_bits, precision=self.precision, clients=count)
         return _session(clients, public, secret, _seeded(self.noise, seed), started)
 
-    def exchange(self, clients: Sequence[int]) -> EncryptedExchange:
-        """See `SumScheme.exchange`; raises what `setup` raises."""
-        return _exchange(dataclasses.replace(self, noise=None).setup(clients))
-
-    def on_update(
-        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
-    ) -> ClientUpdate:
-        """Add the noise, where there is one; see `Mechanism.on_update`."""
-        return update if self.noise is None else _noisy(update, self.noise, random)
-
-    def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
-        """See `Mechanism.facts`."""
-        return () if self.noise is None else (self.noise.fact(),)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Paillier(SumProtection):
+class Paillier(Encrypted):
     """Paillier (EUROCRYPT 1999) by python-paillier, many numbers packed into a plaintext.
 
     `key_bits` is 2048, or 512 for comparison with older work: such keys have been factored and protect nothing.
@@ -89,12 +105,10 @@ class Paillier(SumProtection):
     most 134 in magnitude. `noise` is added by each client before encryption.
     """
 
-    protection: ClassVar[Protection] = "encrypted"
     kind: Literal["paillier"] = "paillier"
     key_bits: Literal[512, 2048] = 2048
     precision: int = 1_000_000
     lane_bits: Literal[32, 64] = 32
-    noise: EncryptedNoise | None = None
 
     def __post_init__(self) -> None:
         require(self.key_bits in (512, 2048), self, "key_bits", "2048, or 512, which is insecure")
@@ -113,20 +127,6 @@ class Paillier(SumProtection):
             key_bits=self.key_bits, lane_bits=self.lane_bits, precision=self.precision, clients=count
         )
         return _session(clients, public, secret, _seeded(self.noise, seed), started)
-
-    def exchange(self, clients: Sequence[int]) -> EncryptedExchange:
-        """See `SumScheme.exchange`; raises what `setup` raises."""
-        return _exchange(dataclasses.replace(self, noise=None).setup(clients))
-
-    def on_update(
-        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
-    ) -> ClientUpdate:
-        """Add the noise, where there is one; see `Mechanism.on_update`."""
-        return update if self.noise is None else _noisy(update, self.noise, random)
-
-    def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
-        """See `Mechanism.facts`."""
-        return () if self.noise is None else (self.noise.fact(),)
 
 
 Encryption = CKKS | Paillier
@@ -185,19 +185,6 @@ def _session(
         secret=secret,
         noise=noise,
         setup_seconds=time.process_time() - started,
-    )
-
-
-def _exchange(session: EncryptedSession) -> EncryptedExchange:
-    return EncryptedExchange(
-        public=session.public, secret=session.secret, setup_seconds=session.setup_seconds
-    )
-
-
-def _noisy(update: ClientUpdate, noise: EncryptedNoise, random: torch.Generator) -> ClientUpdate:
-    """The whole update, buffers too, with noise on every number."""
-    return dataclasses.replace(
-        update, tensors=noise.add(update.tensors, random), buffers=noise.add(update.buffers, random)
     )
 
 

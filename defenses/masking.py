@@ -46,7 +46,7 @@ class Masking(SumProtection):
 
     @property
     def lost(self) -> float:
-        """See `SumScheme.lost`."""
+        """See `SumProtection.lost`."""
         return self.dropout
 
     def check_round(self, clients: int) -> None:
@@ -59,7 +59,7 @@ class Masking(SumProtection):
         require(left >= needed, self, "dropout", rule)
 
     def exchange(self, clients: Sequence[int]) -> MaskedExchange:
-        """See `SumScheme.exchange`: keys are advertised and shares exchanged."""
+        """See `SumProtection.exchange`: keys are advertised and shares exchanged."""
         session = self.setup(clients)
         started = time.process_time()
         parties, roster, sent = session.meet()

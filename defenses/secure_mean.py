@@ -11,9 +11,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,33 +31,20 @@ from fl_core.server import FederationConfig
 from fl_core.types import ClientUpdate, OpenedSum, Protection
 
 
-class SumScheme(Protocol):
-    """A secure sum's settings."""
-
-    protection: ClassVar[Protection]
-
-    @property
-    def lost(self) -> float:
-        """The fraction of a round's clients that drop out after they have protected their update."""
-
-    def exchange(self, clients: Sequence[int]) -> Exchange:
-        """Fresh keys for one round of these clients, from the operating system's randomness."""
-
-
-class SumProtection(Mechanism):
-    """Base of the defenses that hide single updates in a sum; they are a `SumScheme` too."""
+class SumProtection(Mechanism, ABC):
+    """Base of the defenses that hide single updates in a sum."""
 
     stage: ClassVar[Stage] = "sum"
     protection: ClassVar[Protection]
 
     @property
     def lost(self) -> float:
-        """See `SumScheme.lost`."""
+        """The fraction of a round's clients that drop out after they have protected their update."""
         return 0.0
 
+    @abstractmethod
     def exchange(self, clients: Sequence[int]) -> Exchange:
-        """See `SumScheme.exchange`."""
-        raise NotImplementedError
+        """Fresh keys for one round of these clients, from the operating system's randomness."""
 
     def check_round(self, clients: int) -> None:
         """Raise `InputError` where rounds of so many clients cannot be summed."""
@@ -109,7 +97,7 @@ class SecureMean:
     first may drop out after they have protected their update, as many as the scheme says, chosen by `seed`.
     """
 
-    scheme: SumScheme
+    scheme: SumProtection
     mean: FedAvg = field(default_factory=FedAvg)
     seed: int = 0
     prepared: PreparedRound | None = None

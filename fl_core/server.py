@@ -141,12 +141,11 @@ class Federation:
         """Those of `local_batches` that the client gets to: the first `max_steps`."""
         return self.local_batches(client, round_number)[: self.config.local.max_steps]
 
-    def examples(self, client: int, round_number: int) -> int:
+    def examples(self, client: int) -> int:
         """How many different images a client trains on in a round."""
-        if self.config.local.max_steps is None:
-            return len(self.shares[client])
-        batches = self.trained_batches(client, round_number)
-        return len({index for batch in batches for index in batch.indices})
+        local, held = self.config.local, len(self.shares[client])
+        # No image comes twice before all have come once.
+        return held if local.max_steps is None else min(held, local.max_steps * local.batch_size)
 
     def load(self, batch: LocalBatch) -> Batch:
         """Images and labels of `batch` on the federation's device."""
@@ -242,7 +241,7 @@ def train(clients: Simulator, state: ModelState, *, rounds: int, first: int = 0)
         chunks = federation.chunks(round_number)
         reduction = clients.work.reduction.prepare(
             round_number,
-            {client: federation.examples(client, round_number) for client in chunks[0].participants},
+            {client: federation.examples(client) for client in chunks[0].participants},
         )
         chunks = [replace(chunk, reduction=reduction.for_clients(chunk.clients)) for chunk in chunks]
         partials = clients.partials(state, chunks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,11 @@ def by_cell(table: pd.DataFrame) -> list[Compared]:
         strongest = max(measured, key=lambda line: line["psnr"], default=next(iter(lines.values())))
         found.append(Compared(cell=str(cell), lines=lines, strongest=strongest))
     return found
+
+
+def is_hidden(line: Mapping[Any, Any]) -> bool:
+    """Whether the threat model left the attacker no signal in any trial of a summary line."""
+    return bool(line["not_observable"]) and line["not_observable"] == line["trials"]
 
 
 def attackers(compared: list[Compared]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from defenses.encrypted_sum import EncryptedSession, estimate, local_cores
+from defenses.encrypted_sum import estimate, local_cores
 from defenses.encryption import Paillier
 from orchestrator.cells import Cell
 
@@ -17,12 +17,11 @@ def require_consent(cells: Sequence[Cell], *, allow_slow: bool) -> None:
     with a utility run, one for each round. CKKS is hundreds of times faster and not asked about.
     """
     for cell in cells:
-        scheme = next((each for each in cell.chain.defenses if isinstance(each, Paillier)), None)
-        if scheme is None or allow_slow:
+        scheme = cell.chain.summing
+        if not isinstance(scheme, Paillier) or allow_slow:
             continue
         federation, weights = cell.settings.federation, cell.source.weights.state
         session = dataclasses.replace(scheme, noise=None).setup(range(federation.per_round))
-        assert isinstance(session, EncryptedSession)
         values = sum(tensor.numel() for tensor in (*weights.parameters.values(), *weights.buffers.values()))
         sums = len(cell.victims) + (federation.rounds if cell.settings.utility else 0)
         one = estimate(session, values, workers=local_cores())

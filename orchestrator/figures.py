@@ -128,21 +128,12 @@ def tradeoff_figure(compared: Sequence[Compared], theme: Theme) -> bytes:
             colour = theme.colours[names.index(name) % len(theme.colours)]
             y = place + 0.26 * (number - (len(one.lines) - 1) / 2.0)
             face = colour if line is one.strongest else theme.paper
-            style: dict[str, Any] = {
-                "markersize": 5.0,
-                "markerfacecolor": face,
-                "elinewidth": 1.1,
-                "capsize": 2.0,
-            }
-            arms = _arms(line, "psnr", 1.0)
-            axes.errorbar(line["psnr"], y, xerr=arms, fmt=_marker(names, name), color=colour, **style)
+            _point(axes, line, "psnr", y, marker=_marker(names, name), colour=colour, face=face)
         line = one.strongest
         _tick(axes, line["psnr_mean_image"], place, theme.control, "-")
         if np.isfinite(line["accuracy"]):
             face = theme.paper if line["diverged"] is True else theme.ink
-            style = {"markersize": 4.5, "markerfacecolor": face, "elinewidth": 1.1, "capsize": 2.0}
-            arms = _arms(line, "accuracy", 100.0)
-            right.errorbar(100 * line["accuracy"], place, xerr=arms, fmt="D", color=theme.ink, **style)
+            _point(right, line, "accuracy", place, scale=100.0, marker="D", colour=theme.ink, face=face)
             _tick(right, 100 * line["majority"], place, theme.control, ":")
     for panel in (axes, right):
         panel.set_ylim(len(compared) - 0.5, -0.5)
@@ -196,7 +187,7 @@ def history_figure(studies: pd.DataFrame, cells: Sequence[str], theme: Theme) ->
     Suggestions that failed (x) or were pruned (v) stand on the axis.
     `cells` gives each cell the colour that it has in the other figures.
     """
-    names = sorted(set(studies["study"]), key=lambda name: cells.index(name.partition("/")[0]))
+    names = sorted(dict.fromkeys(studies["study"]), key=lambda name: cells.index(name.partition("/")[0]))
     # The legend has a line for two studies, and must leave room for the curves.
     figure, axes = _canvas(3.0 + 0.2 * math.ceil(len(names) / 2), theme)
     attackers = list(dict.fromkeys(name.partition("/")[2] for name in names))
@@ -274,6 +265,31 @@ def _plain(axes: Axes, theme: Theme) -> None:
         spine.set_visible(side == "bottom")
         spine.set_color(theme.grid)
     axes.set_axisbelow(True)
+
+
+def _point(
+    axes: Axes,
+    line: Mapping[str, Any],
+    name: str,
+    y: float,
+    *,
+    scale: float = 1.0,
+    marker: str,
+    colour: str,
+    face: str,
+) -> None:
+    """One figure of a line with its interval, at height `y`."""
+    axes.errorbar(
+        scale * line[name],
+        y,
+        xerr=_arms(line, name, scale),
+        fmt=marker,
+        color=colour,
+        markerfacecolor=face,
+        markersize=5,
+        elinewidth=1.1,
+        capsize=2,
+    )
 
 
 def _interval(axes: Axes, line: Mapping[str, Any], y: float, theme: Theme) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from orchestrator.analysis import SUCCESS_DB, records, write_summary
-from orchestrator.comparison import attackers, by_cell
+from orchestrator.comparison import attackers, by_cell, is_hidden
 from orchestrator.exhibits import figures, gallery
 from orchestrator.files import write_atomically
 from orchestrator.guard import refuse_links
@@ -231,7 +231,7 @@ def _attacked(name: str, line: Entry | None) -> Entry:
     label = f"{name}, dB"
     if line is None:
         return _entry(label, "-")
-    if line["not_observable"] and line["not_observable"] == line["trials"]:
+    if is_hidden(line):
         return _entry(label, "-", "not observable")
     reached = interval(line["psnr"], line["psnr_low"], line["psnr_high"])
     lead = f"lead {interval(line['lead'], line['lead_low'], line['lead_high'])}"

@@ -126,12 +126,12 @@ def run_sweep(
             prepared = [
                 Cell.prepare(config, cell, faces.of(cell_settings(config, cell)), captures) for cell in chosen
             ]
-            require_consent(prepared, allow_slow=config.execution.allow_slow)
         mirror = Mirror(config.study.storage, out, sweep=config.name, say=reporter.message)
         driver = Driver(prepared, config, store, reporter, stop=stop, mirror=mirror, start=start, job=job)
         driver.plan()
         if driver.unfinished:
             with stop.window():
+                require_consent(prepared, allow_slow=config.execution.allow_slow)
                 _check_images(prepared)
             driver.run(executor())
         mirror.close()

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.comparison import Compared, attackers
+from orchestrator.comparison import Compared, attackers, is_hidden
 
 
 def summary_table(table: pd.DataFrame, *, title: str) -> Table:
@@ -199,7 +199,7 @@ def _psnr(line: Mapping[Any, Any] | None) -> str:
     """The mean with its interval, or why there is none."""
     if line is None:
         return "-"
-    if line["not_observable"] and line["not_observable"] == line["trials"]:
+    if is_hidden(line):
         return "hidden"
     return interval(line["psnr"], line["psnr_low"], line["psnr_high"])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from orchestrator.analysis import SUCCESS_DB
+from orchestrator.comparison import is_hidden
 from orchestrator.tables import number, percent
 
 Level = Literal["beats", "unclear", "worse", "single", "nothing"]
@@ -68,8 +69,8 @@ def decibels(mean: float, low: float, high: float) -> str:
 
 
 def _nothing(line: Line) -> str:
-    trials, failed, hidden = line["trials"], line["trials_failed"], line["not_observable"]
-    if hidden and hidden == trials:
+    trials, failed = line["trials"], line["trials_failed"]
+    if is_hidden(line):
         return (
             f"Not observable: in all {trials} trials the threat model leaves the attacker no signal. "
             "That follows from the assumed view; no attack was measured."

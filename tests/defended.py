@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -30,22 +31,25 @@ def seen(
     faces: FaceDataset,
     *defenses: AnyDefense,
     told: bool = True,
+    labels: bool = False,
     model: ModelConfig = CNN,
     signal: Signal = "gradients",
     batch: int = 1,
     victim: int = 0,
-    steps: int | None = None,
+    clients: int = 4,
+    train: int = 40,
+    **local: Any,
 ) -> tuple[Observation, Truth]:
-    """One client's signal at initial weights, and the truth behind it."""
-    local = LocalTraining(batch_size=batch, lr=0.05, max_steps=steps)
-    plan = FederationConfig(clients=4, fraction=0.5, rounds=1, local=local)
+    """One client's signal at initial weights, and the truth behind it; `local` are settings of its training."""
+    training = LocalTraining(batch_size=batch, **{"lr": 0.05} | local)
+    plan = FederationConfig(clients=clients, fraction=0.5, rounds=1, local=training)
     chain = Chain(defenses=defenses)
     model = chain.on_model(replace(model, image_size=faces.image_size))
     federation = Federation(
         config=plan,
         model=model,
         dataset=faces,
-        train=faces.split("train", 40),
+        train=faces.split("train", train),
         seed=3,
         device=torch.device("cpu"),
     )
@@ -58,7 +62,9 @@ def seen(
         defense=chain.clients(seed=1, plan=plan),
         facts=chain.facts(plan),
     )
-    return observe(record, ThreatModel(knows_defense=told), public_mean=public_mean(faces)), truth
+    threat = ThreatModel(knows_defense=told, labels="known" if labels else "unknown")
+    known = truth.example_labels()
+    return observe(record, threat, labels=known, public_mean=public_mean(faces)), truth
 
 
 def quality(images: torch.Tensor, truth: Truth) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,58 +21,24 @@ from attack_core.layers import gradient_handles
 from attack_core.matching import Matching
 from attack_core.metrics import assign, psnr
 from attack_core.targets import gradient_estimate
-from defenses.chain import AnyDefense, Chain
 from defenses.dp_sgd import DPSGD
 from defenses.per_example import example_gradients
-from fl_core.capture import Victim, capture
 from fl_core.celeba import FaceDataset
-from fl_core.client import LocalTraining
 from fl_core.models import ModelConfig, build_model, initial_state
 from fl_core.rng import generator
-from fl_core.server import Federation, FederationConfig
-from fl_core.threat import ExampleClip, Noise, Observation, StepNoise, ThreatModel, observe
+from fl_core.server import FederationConfig
+from fl_core.threat import ExampleClip, Noise, Observation, StepNoise
 from fl_core.types import Signal, Truth
 from orchestrator.progress import Silent
 from orchestrator.sweep import run_sweep
+from tests import defended
 from tests.small import comparable, sweep
 
 LENET = ModelConfig(kind="lenet", image_size=16)
 CNN = ModelConfig(kind="cnn64", image_size=16)
 
 
-def seen(
-    faces: FaceDataset,
-    *defenses: AnyDefense,
-    signal: Signal = "gradients",
-    model: ModelConfig = LENET,
-    batch: int = 1,
-    labels: bool = False,
-    **local: Any,
-) -> tuple[Observation, Truth]:
-    chain = Chain(defenses=defenses)
-    config = FederationConfig(
-        clients=2, fraction=1.0, rounds=1, local=LocalTraining(batch_size=batch, **local)
-    )
-    federation = Federation(
-        config=config,
-        model=chain.on_model(model),
-        dataset=faces,
-        train=faces.split("train", 8),
-        seed=3,
-        device=torch.device("cpu"),
-    )
-    record, truth = capture(
-        federation,
-        initial_state(model, generator("model", 3)),
-        signal=signal,
-        round_number=0,
-        victim=Victim(client=0),
-        defense=chain.clients(seed=1, plan=config),
-        facts=chain.facts(config),
-    )
-    mean = torch.stack([faces.image(i) for i in faces.split("test")]).mean(0)
-    threat = ThreatModel(labels="known" if labels else "unknown")
-    return observe(record, threat, labels=truth.example_labels(), public_mean=mean), truth
+seen = partial(defended.seen, model=LENET, clients=2, train=8, lr=0.01)
 
 
 def test_noise_of_steps_is_in_units_of_the_gradient(faces: FaceDataset) -> None:

@@ -34,7 +34,7 @@ from fl_core.models import ModelConfig, build_model, initial_state
 from fl_core.rng import generator
 from fl_core.server import FederationConfig
 from fl_core.threat import ExampleClip, StepNoise
-from fl_core.types import ModelState, Tensors
+from fl_core.types import ClientUpdate, ModelState, Tensors
 
 LENET = ModelConfig(kind="lenet", image_size=16)
 HUGE = DPSGD(epsilon=1e9, max_norm=1e6)
@@ -216,27 +216,18 @@ def test_a_delta_says_how_much_of_it_is_noise(momentum: float, steps: int) -> No
     model, state = build_model(LENET), initial_state(LENET, generator("model"))
     config = plan(lr=0.01, momentum=momentum, batch_size=2)
     defense = DPSGD(epsilon=1e3, max_norm=0.1)
-    update, _ = weight_update(
-        model,
-        state,
-        [batch_of(2)] * steps,
-        config.local,
-        client=0,
-        examples=2,
-        rule=rule(defense, config),
-    )
+
+    def trained(under: DPSGD) -> ClientUpdate:
+        batches = [batch_of(2)] * steps
+        return weight_update(
+            model, state, batches, config.local, client=0, examples=2, rule=rule(under, config)
+        )[0]
+
+    update = trained(defense)
     sigma = StepNoise(sigma=defense.sigma(config)).in_delta(lr=0.01, momentum=momentum, steps=steps)
     noise = sigma**2 * sum(value.numel() for value in update.tensors.values())
     # With this little noise the same training without it is the signal.
-    quiet, _ = weight_update(
-        model,
-        state,
-        [batch_of(2)] * steps,
-        config.local,
-        client=0,
-        examples=2,
-        rule=rule(dataclasses.replace(defense, epsilon=1e9), config),
-    )
+    quiet = trained(dataclasses.replace(defense, epsilon=1e9))
     assert update.noise_to_signal_db == pytest.approx(
         10 * math.log10(noise / norm(quiet.tensors) ** 2), abs=0.15
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -19,42 +20,21 @@ from attack_core.layers import DenseHandle, GhostHandle
 from attack_core.matching import Matching
 from attack_core.metrics import psnr
 from attack_core.objectives import L2, Matched
-from defenses.chain import AnyDefense, Chain
+from defenses.chain import AnyDefense
 from defenses.compression import Prune, Quantise
 from defenses.noise import ClipOnly, NoiseOnly
-from fl_core.capture import Victim, capture
 from fl_core.celeba import FaceDataset
 from fl_core.models import ModelConfig, build_model, initial_state
 from fl_core.rng import generator
-from fl_core.server import Federation, FederationConfig
-from fl_core.threat import Clip, Noise, Observation, Quantiser, Sparsity, ThreatModel, observe
+from fl_core.server import FederationConfig
+from fl_core.threat import Clip, Noise, Observation, Quantiser, Sparsity
 from fl_core.types import Truth
+from tests import defended
 
 CNN = ModelConfig(kind="cnn64", image_size=16)
 
 
-def seen(faces: FaceDataset, *defenses: AnyDefense, told: bool = True) -> tuple[Observation, Truth]:
-    """One image's gradient under a chain of defenses, by an attacker who is told of it or not."""
-    chain = Chain(defenses=defenses)
-    federation = Federation(
-        config=FederationConfig(clients=2, fraction=1.0),
-        model=CNN,
-        dataset=faces,
-        train=faces.split("train", 8),
-        seed=3,
-        device=torch.device("cpu"),
-    )
-    record, truth = capture(
-        federation,
-        initial_state(CNN, generator("model", 3)),
-        signal="gradients",
-        round_number=0,
-        victim=Victim(client=0),
-        defense=chain.clients(seed=1, plan=FederationConfig(rounds=1)),
-        facts=chain.facts(FederationConfig(rounds=1)),
-    )
-    mean = torch.stack([faces.image(i) for i in faces.split("test")]).mean(0)
-    return observe(record, ThreatModel(knows_defense=told), public_mean=mean), truth
+seen = partial(defended.seen, clients=2, train=8, lr=0.01)
 
 
 def attacked(observation: Observation, truth: Truth, attack: Analytic | Matching) -> float:

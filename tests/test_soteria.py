@@ -127,7 +127,7 @@ def test_the_attacker_relies_on_columns_that_the_signal_shows_uncut(faces: FaceD
     assert cut_columns(shown, "fc1.weight") >= 512
     assert cut_columns(shown, "fc2.weight") == 0
     blurred = [
-        seen(faces, Soteria(ratio=0.5, probes=4), signal="local_update", steps=3)[0],
+        seen(faces, Soteria(ratio=0.5, probes=4), signal="local_update", max_steps=3)[0],
         seen(faces, Soteria(ratio=0.5, probes=4), NoiseOnly(sigma=1e-3))[0],
     ]
     for observation in blurred:
@@ -175,8 +175,8 @@ def test_every_signal_of_one_client_is_captured_and_attacked(
     attack = replace(AUTO, fallback=fallback)
     for victim in range(2):
         defense = Soteria(ratio=0.5, layer=layer, probes=16)  # type: ignore[arg-type]
-        told, truth = seen(faces, defense, signal=signal, victim=victim, steps=2)
-        untold, _ = seen(faces, defense, signal=signal, victim=victim, steps=2, told=False)
+        told, truth = seen(faces, defense, signal=signal, victim=victim, max_steps=2)
+        untold, _ = seen(faces, defense, signal=signal, victim=victim, max_steps=2, told=False)
         known.append(attacked(told, truth, attack))
         ignored.append(attacked(untold, truth, attack))
         mean.append(of_mean(told, truth))
