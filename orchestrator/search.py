@@ -1,7 +1,8 @@
 """One Optuna study, asked and told in a fixed order so that the number of workers changes nothing.
 
-Suggestion n comes from a sampler seeded by (study, n) and is asked when exactly the results up to n - lag have
-been told, in order. Results that come back early wait.
+Suggestion n comes from a sampler seeded by the sweep's seed and n, and is asked when exactly the results up to n - lag
+have been told, in order. Results that come back early wait. Studies of the same space so begin with the same
+suggestions and differ by what they are told, not by luck: cells and attackers are compared with a handful of them.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ class Study:
         self._space, self._config, self._seed = space, config, seed
         self._study = optuna.create_study(study_name=name, direction="maximize")
         first = space.grid() if config.sampler == "grid" else start
+        # One that starts from another sweep's best draws other suggestions than that sweep did.
+        self._kind = "warm study" if start else "study"
         self._limit = len(first) if config.sampler == "grid" else config.suggestions
         self._fixed = dict(enumerate(first)) | dict(recorded or {})
         self._asked: list[optuna.Trial] = []
@@ -189,7 +192,7 @@ class Study:
         return max(outcome.cost, least)
 
     def _sampler(self, number: int, fixed: Params | None) -> optuna.samplers.BaseSampler:
-        seed = derive_seed("study", self.name, self._seed, number) % 2**32
+        seed = derive_seed(self._kind, self._seed, number) % 2**32
         if self._config.sampler == "tpe" and fixed is None:
             # Before the first suggestion there is nothing that they all have.
             return _TPE(self._same if self._asked else None, seed=seed, startup=self._config.startup)
