@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_core.errors import InputError
+from fl_core.errors import NotSummable
 
 Integers = NDArray[np.int64]
 Reals = NDArray[np.float64]
@@ -27,12 +27,12 @@ class FixedPoint:
     limit: int
 
     def encode(self, values: NDArray[np.floating], where: Callable[[int], str] = str) -> Integers:
-        """`values` in steps; raises `InputError` for one that is not finite or beyond the limit, named by `where`."""
+        """`values` in steps; raises `NotSummable` for one that is not finite or beyond the limit, named by `where`."""
         steps = np.rint(values.astype(np.float64) * self.precision)
         bad = ~(np.abs(steps) <= self.limit)
         if bad.any():
             index = int(bad.argmax())
-            raise InputError(
+            raise NotSummable(
                 f"{where(index)} = {float(values[index]):.6g} cannot be summed exactly: must be finite and at most "
                 f"{self.limit / self.precision:.6g} in magnitude, or sums wrap; clip updates or lower the precision."
             )

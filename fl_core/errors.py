@@ -14,6 +14,10 @@ class InputError(ValueError):
     """
 
 
+class NotSummable(InputError):
+    """A number that a secure sum cannot hold: not finite, or so large that the sum would wrap."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its type where it says nothing."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -76,11 +76,18 @@ class PooledSimulator:
             while f"clients:{wanted}" not in arrived:
                 done = self._executor.next_done(1.0)
                 if done is not None and done.error is not None:
+                    # Whoever goes on after the error is not to take what is still out for an answer of its own.
+                    self._discard(submitted - wanted - len(arrived) - 1)
                     raise done.error
                 if done is not None:
                     arrived[done.key] = done.result
                 del done
             yield arrived.pop(f"clients:{wanted}")
+
+    def _discard(self, jobs: int) -> None:
+        """Wait for so many jobs that are out, and forget how they ended."""
+        while jobs:
+            jobs -= self._executor.next_done(1.0) is not None
 
 
 def simulate(work: ClientWork, executor: Callable[[], Executor], *, threads: int) -> Simulator:

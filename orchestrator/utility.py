@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from defenses.chain import Chain
 from fl_core.celeba import FaceDataset
 from fl_core.clients import ClientWork, InProcess, Simulator
+from fl_core.errors import NotSummable
 from fl_core.models import ModelConfig, initial_state
 from fl_core.rng import derive_seed, generator
 from fl_core.server import Federation, FederationConfig, train
@@ -37,7 +38,8 @@ class UtilityResult:
     """Accuracy on the validation images after each round, with the majority class beside it.
 
     `low` and `high` are the exact binomial 95% interval of the last round's accuracy. `diverged` says that the
-    weights stopped being finite; the accuracy is then that of the broken model.
+    weights stopped being finite, or an update so large that its secure sum refused it, which ends the training; the
+    accuracy is then that of the last weights.
     """
 
     accuracy: float
@@ -79,12 +81,16 @@ def run_utility(
             reduction=spec.defense.reduction(seed=seed, plan=spec.federation),
         )
     )
-    correct = []
-    for result in train(clients, state, rounds=spec.federation.rounds):
-        state = result.state
-        correct.append(clients.correct(state, held_out))
-        if progress:
-            progress(result.round, correct[-1] / len(held_out))
+    correct, refused = [], False
+    try:
+        for result in train(clients, state, rounds=spec.federation.rounds):
+            state = result.state
+            correct.append(clients.correct(state, held_out))
+            if progress:
+                progress(result.round, correct[-1] / len(held_out))
+    except NotSummable:
+        refused = True
+        correct = correct or [clients.correct(state, held_out)]
     labels = dataset.labels[held_out]
     interval = binomtest(correct[-1], len(held_out)).proportion_ci(method="exact")
     return UtilityResult(
@@ -94,7 +100,7 @@ def run_utility(
         majority=float(torch.bincount(labels).max()) / len(held_out),
         images=len(held_out),
         per_round=tuple(count / len(held_out) for count in correct),
-        diverged=not all(bool(torch.isfinite(value).all()) for value in state.parameters.values()),
+        diverged=refused or not all(bool(torch.isfinite(value).all()) for value in state.parameters.values()),
     )
 
 
