@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from attack_core.knowledge import deviations, knows_errors, matched_numbers, signal_energy
+from attack_core.knowledge import deviations, is_sparse, knows_errors, matched_numbers, signal_energy
 from attack_core.objectives import squared_distance
 from attack_core.targets import gradient_estimate
 from attack_core.types import Reconstruction
@@ -23,6 +23,31 @@ from fl_core.threat import Observation
 def pixels(observation: Observation) -> int:
     """How many numbers an attack on all images of the signal fits."""
     return 3 * observation.model.image_size**2 * observation.examples
+
+
+_FEW = 1 / 8
+"""Fewer numbers than this share of the pixels leave the image to the prior.
+
+Equations of this share of the unknowns fix at most this share of the image's difference from the prior, 0.6 dB. What is
+found from fewer is 0.8 to 1.3 dB worse than the mean image (cnn64 at 64 pixels, 880 numbers and fewer).
+"""
+
+
+def says_nothing(observation: Observation) -> str | None:
+    """Why the answer is the prior whatever an attack would find; None where an attack is worth its while.
+
+    Either every number is 0, or so few were sent that they hardly limit what the image may be, or the known error
+    drowns them.
+    """
+    if not any(bool(tensor.any()) for tensor in observation.tensors.values()):
+        return "every number of the signal is 0"
+    if is_sparse(observation):
+        sent = sum(int(tensor.count_nonzero()) for tensor in observation.tensors.values())
+        if sent < _FEW * pixels(observation):
+            return f"{sent} numbers that were sent hardly limit {pixels(observation)} pixels"
+    if too_weak(observation):
+        return "the known error drowns what the images could say"
+    return None
 
 
 def too_weak(observation: Observation) -> bool:

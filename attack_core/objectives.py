@@ -19,6 +19,8 @@ from fl_core.types import Config, ModelState, Tensors, require
 LayerMode = Literal["uniform", "auto", "early", "early_linear", "early_strong", "early_conv"]
 
 _TINY = 1e-12
+_LEAST = 1e-24
+"""Squared norms below are taken for 0: their roots have slopes that float32 cannot hold products of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +50,9 @@ class Cosine(Config):
     def loss(self, terms: Terms) -> Tensor:
         """See `L2.loss`."""
         dot = (terms.weights * terms.dot()).sum(1)
-        norms = (terms.weights * terms.norm()).sum(1) * (terms.weights * terms.squares).sum()
-        return 1.0 - dot / norms.clamp_min(_TINY).sqrt()
+        return 1.0 - _cosine(
+            dot, (terms.weights * terms.norm()).sum(1), (terms.weights * terms.squares).sum()
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,17 @@ class Terms:
 
     def dissimilarity(self) -> Tensor:
         """One minus the cosine of each parameter."""
-        return 1.0 - self.dot() / (self.norm() * self.squares).clamp_min(_TINY**2).sqrt()
+        return 1.0 - _cosine(self.dot(), self.norm(), self.squares)
+
+
+def _cosine(dot: Tensor, norm: Tensor, square: Tensor) -> Tensor:
+    """From an inner product and two squared norms; 0 without a slope where either is 0, as where nothing was sent.
+
+    Roots are taken one by one: the product of the squares of two small gradients is below what float32 can tell from 0.
+    """
+    there = (norm > _LEAST) & (square > _LEAST)
+    lengths = [torch.where(there, value, torch.ones_like(value)).sqrt() for value in (norm, square)]
+    return torch.where(there, dot / lengths[0] / lengths[1], torch.zeros_like(dot))
 
 
 def choose(tensors: Tensors, *, indices: Sequence[int] | None, names: Sequence[str] | None) -> list[str]:
@@ -152,9 +165,9 @@ def choose(tensors: Tensors, *, indices: Sequence[int] | None, names: Sequence[s
 def layer_weights(tensors: Tensors, mode: LayerMode | tuple[float, ...]) -> dict[str, float]:
     """A weight for each parameter with mean 1, by mode or from explicit numbers in the model's order.
 
-    With L parameters and index i: `auto` 1/norm of the observed tensor; `early` exp(-0.08 i); `early_linear`
-    max(1 - i/(L-1), 0.01); `early_strong` exp(-0.20 i); `early_conv` 3 for convolutions in the first half, 1.5
-    for later ones, 1.2 for anything else in the first half, 0.5 for the rest.
+    With L parameters and index i: `auto` 1/norm of the observed tensor, 0 where it is 0; `early` exp(-0.08 i);
+    `early_linear` max(1 - i/(L-1), 0.01); `early_strong` exp(-0.20 i); `early_conv` 3 for convolutions in the first
+    half, 1.5 for later ones, 1.2 for anything else in the first half, 0.5 for the rest.
     """
     count = len(tensors)
     if isinstance(mode, tuple):
@@ -166,7 +179,8 @@ def layer_weights(tensors: Tensors, mode: LayerMode | tuple[float, ...]) -> dict
         raw = list(mode)
     else:
         raw = [_raw_weight(mode, i, count, tensor) for i, tensor in enumerate(tensors.values())]
-    mean = sum(raw) / count
+    # Where every tensor is 0, as where nothing was sent, all weigh nothing.
+    mean = sum(raw) / count or 1.0
     return {name: weight / mean for name, weight in zip(tensors, raw, strict=True)}
 
 
@@ -176,7 +190,8 @@ def _raw_weight(mode: LayerMode, i: int, count: int, tensor: Tensor) -> float:
         case "uniform":
             return 1.0
         case "auto":
-            return 1.0 / max(float(vector_norm(tensor)), _TINY)
+            norm = float(vector_norm(tensor))
+            return 1.0 / norm if norm > _TINY else 0.0
         case "early":
             return math.exp(-0.08 * i)
         case "early_linear":
