@@ -16,9 +16,11 @@ from torch import nn
 from attack_core.analytic import Analytic
 from attack_core.credibility import credible, prior_answer, says_nothing
 from attack_core.features import FeatureTarget
-from attack_core.knowledge import cut_columns, knows_errors, withholds
+from attack_core.inits import Init
+from attack_core.knowledge import cut_columns, knows_errors, sends_signs, withholds
 from attack_core.labels import resolve_labels
 from attack_core.matching import Matching
+from attack_core.objectives import Signs
 from attack_core.presets import soft_matching
 from attack_core.simulation import Averaged, Simulated
 from attack_core.tail import solvable_tail
@@ -84,7 +86,17 @@ class Auto(Config):
         local = Simulated() if several and plain else self.fallback.local
         known = observation.examples == 1 and knows_features(observation, model)
         weight = self.feature_weight if known else self.fallback.feature_weight
-        return replace(self.fallback, local=local, feature_weight=weight)
+        # What a known error or withheld numbers leave open, the prior decides: the search starts from it.
+        lossy = knows_errors(observation) or any(
+            withholds(observation, name) for name in observation.state.parameters
+        )
+        pixels = self.fallback.parametrisation == "pixels"
+        prior = lossy and observation.public_mean is not None and pixels
+        init: Init = "mean" if prior else self.fallback.init
+        if sends_signs(observation):
+            # Features are read off sizes, which signs have none of.
+            return replace(self.fallback, local=local, objective=Signs(), init=init, feature_weight=0.0)
+        return replace(self.fallback, local=local, feature_weight=weight, init=init)
 
 
 def knows_features(observation: Observation, model: nn.Module) -> bool:
@@ -104,6 +116,8 @@ def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | No
         tail = solvable_tail(model, observation)
     except InputError as reason:
         return str(reason).removesuffix(".")
+    if sends_signs(observation):
+        return "one bit a number tells signs and no sizes"
     features = observation.state.parameters[f"{tail.first}.weight"].shape[1]
     pixels = 3 * size * size
     if features < LEAST_FEATURES * pixels:

@@ -13,11 +13,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from attack_core.knowledge import deviations, is_sparse, knows_errors, matched_numbers, signal_energy
-from attack_core.objectives import squared_distance
+from attack_core.knowledge import (
+    deviations,
+    is_sparse,
+    knows_errors,
+    matched_numbers,
+    sends_signs,
+    signal_energy,
+)
+from attack_core.objectives import Signs, loss_at, squared_distance
 from attack_core.targets import gradient_estimate
 from attack_core.types import Reconstruction
 from fl_core.threat import Observation
+from fl_core.types import Tensors
 
 
 def pixels(observation: Observation) -> int:
@@ -52,8 +60,8 @@ def says_nothing(observation: Observation) -> str | None:
 
 def too_weak(observation: Observation) -> bool:
     """Whether even the true images could not be told from images that are fitted to the known error."""
-    if not knows_errors(observation):
-        return False
+    if not knows_errors(observation) or sends_signs(observation):
+        return False  # Signs of any gradient have the energy of pure noise: only an answer can be judged.
     return signal_energy(observation, gradient_estimate(observation)) < pixels(observation)
 
 
@@ -81,6 +89,8 @@ def misfit(observation: Observation, model: nn.Module, images: Tensor, labels: T
     `images` (B, 3, S, S) with `labels` (B,). Parameters without a known error are left out.
     """
     gradients = gradient_estimate(observation)
+    if sends_signs(observation):
+        return _sign_misfit(observation, gradients, model, images, labels)
     precision = {
         name: 1.0 / sigma**2 for name, sigma in deviations(observation, gradients).items() if sigma > 0
     }
@@ -88,6 +98,17 @@ def misfit(observation: Observation, model: nn.Module, images: Tensor, labels: T
     device = matched.squares.device
     found = squared_distance(matched, model, observation.state, images.to(device), labels.to(device))
     return float(found)
+
+
+def _sign_misfit(
+    observation: Observation, gradients: Tensors, model: nn.Module, images: Tensor, labels: Tensor
+) -> float:
+    """What `misfit` is in general, minus twice the log-likelihood, of signs alone."""
+    nats = {name: 2.0 * math.log(2.0) * value.numel() for name, value in gradients.items()}
+    matched = matched_numbers(observation, gradients, nats)
+    device = matched.squares.device
+    found = loss_at(Signs(), matched, model, observation.state, images.to(device), labels.to(device))
+    return len(nats) * float(found)
 
 
 def prior_answer(observation: Observation, labels: Tensor | None, note: str) -> Reconstruction:

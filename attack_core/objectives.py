@@ -84,7 +84,23 @@ class Both(Config):
         return self.l2_weight * L2().loss(terms) + self.cos_weight * angles
 
 
-Objective = L2 | Cosine | Similarity | Both
+@dataclass(frozen=True, kw_only=True)
+class Signs(Config):
+    """Mean over parameters of the logistic loss between the target's signs and the candidate's numbers, in bits.
+
+    For what was sent with one bit a number (signSGD, Bernstein et al. 2018, and random rounding to +-m): a number g is
+    taken to have come out positive with probability 1 / (1 + exp(-2 g / m)), m being the target's mean absolute value
+    in its parameter, which for random rounding is (1 + g / m) / 2 up to the third order. Forms every gradient.
+    """
+
+    kind: Literal["signs"] = "signs"
+
+    def loss(self, terms: Terms) -> Tensor:
+        """See `L2.loss`."""
+        return (terms.weights * terms.surprise(terms.factor() if terms.scaled else None)).mean(1)
+
+
+Objective = L2 | Cosine | Similarity | Both | Signs
 
 
 @dataclass(frozen=True)
@@ -121,6 +137,26 @@ class Terms:
         """Squared norms of the candidates' gradients over the known numbers."""
         pairs = zip(self.handles, self.masks, strict=True)
         return torch.stack([handle.squared_norm(mask) for handle, mask in pairs], dim=1)
+
+    def factor(self) -> Tensor:
+        """By which unknown factor (C,), at most 1, the candidates' gradients would have to be scaled to fit best."""
+        dot, norm = (self.weights * self.dot()).sum(1), (self.weights * self.norm()).sum(1)
+        return (dot / norm.clamp_min(_TINY)).clamp(0.0, 1.0)
+
+    def surprise(self, factor: Tensor | None) -> Tensor:
+        """The logistic loss of the signs of each parameter's known numbers, in bits; 0 where none is known.
+
+        Of the candidates' gradients times `factor` (C,), where there is one.
+        """
+        found = []
+        for handle, target in zip(self.handles, self.targets, strict=True):
+            known = target.count_nonzero().clamp_min(1)
+            scale = (target.abs().sum() / known).clamp_min(_TINY)
+            margins = (handle.dense() * (2.0 * target.sign() / scale)).flatten(1)
+            margins = margins if factor is None else margins * factor[:, None]
+            bits = functional.softplus(-margins) * (target != 0).flatten()
+            found.append(bits.sum(1) / (known * math.log(2.0)))
+        return torch.stack(found, dim=1)
 
     def dissimilarity(self) -> Tensor:
         """One minus the cosine of each parameter."""
@@ -252,6 +288,18 @@ def squared_distance(
     matched: Matched, model: nn.Module, state: ModelState, images: Tensor, labels: Tensor
 ) -> Tensor:
     """The weighted squared distance () of the gradient that `images` (B, 3, S, S) with `labels` (B,) have."""
+    return loss_at(L2(), matched, model, state, images, labels)
+
+
+def loss_at(
+    objective: Objective,
+    matched: Matched,
+    model: nn.Module,
+    state: ModelState,
+    images: Tensor,
+    labels: Tensor,
+) -> Tensor:
+    """The loss () of the gradient that `images` (B, 3, S, S) with `labels` (B,) have."""
     with torch.enable_grad():
         handles = gradient_handles(
             model,
@@ -259,7 +307,7 @@ def squared_distance(
             images[None].detach().clone().requires_grad_(True),
             lambda logits: functional.cross_entropy(logits[0], labels)[None],
         )
-    return L2().loss(matched.terms(handles))[0].detach()
+    return objective.loss(matched.terms(handles))[0].detach()
 
 
 def _mask_of(sent: Mapping[str, Tensor], name: str, target: Tensor) -> Tensor | None:

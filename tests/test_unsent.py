@@ -10,7 +10,7 @@ import torch
 from attack_core.auto import Auto
 from attack_core.layers import DenseHandle, GhostHandle, GradientHandle
 from attack_core.matching import Matching
-from attack_core.objectives import L2, Both, Cosine, Matched, Objective, Similarity, layer_weights
+from attack_core.objectives import L2, Both, Cosine, Matched, Objective, Signs, Similarity, layer_weights
 from attack_core.presets import soft_matching
 from defenses.compression import Prune
 from fl_core.celeba import FaceDataset
@@ -18,7 +18,7 @@ from fl_core.models import build_model
 from fl_core.rng import generator
 from tests.defended import attacked, of_mean, seen
 
-OBJECTIVES: tuple[Objective, ...] = (L2(), Cosine(), Similarity(), Both())
+OBJECTIVES: tuple[Objective, ...] = (L2(), Cosine(), Similarity(), Both(), Signs())
 SHORT = dataclasses.replace(soft_matching(), iterations=10)
 
 
