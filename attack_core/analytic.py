@@ -64,6 +64,7 @@ _ATTEMPTS = 3
 """How often a batch is taken apart before a wrong answer is given up on."""
 _MISFIT = 1e-2
 """How far, relatively, an image's errors may be from what the network makes of its recovered input."""
+_TINY = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,7 +371,7 @@ def _completed(observation: Observation, gradients: Tensors, tail: Tail) -> tupl
         inputs=inputs[None],
         errors=errors[None],
         logit_errors=gradients[f"{tail.layers[-1]}.bias"][None],
-        residual=float((fitted - weight).norm() / weight.norm()),
+        residual=float((fitted - weight).norm() / weight.norm().clamp_min(_TINY)),
         unknown=None if bool(known.all()) else ~known,
         ceiling=largest_withheld(observation, name) / float(bias.abs().max()),
     )
@@ -396,7 +397,7 @@ def relative_distance(
     """Squared L2 distance of the gradient of `images` (B, 3, S, S) with `labels` (B,), over the target's square."""
     # The expansion of squares cancels where the match is nearly exact.
     distance = squared_distance(matched, model, state, images, labels)
-    return max(float(distance / matched.squares.sum()), 0.0)
+    return max(float(distance / matched.squares.sum().clamp_min(_TINY)), 0.0)
 
 
 def _reporter(seen: list[float], planned: int, progress: Progress | None) -> Callable[[float], None]:

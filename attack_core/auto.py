@@ -14,14 +14,17 @@ import torch
 from torch import nn
 
 from attack_core.analytic import Analytic
-from attack_core.credibility import credible, prior_answer, too_weak
-from attack_core.knowledge import cut_columns, knows_errors, withholds
+from attack_core.credibility import credible, prior_answer, says_nothing
+from attack_core.features import FeatureTarget
+from attack_core.inits import Init
+from attack_core.knowledge import cut_columns, knows_errors, sends_signs, withholds
 from attack_core.labels import resolve_labels
 from attack_core.matching import Matching
+from attack_core.objectives import Signs
 from attack_core.presets import soft_matching
 from attack_core.simulation import Averaged, Simulated
 from attack_core.tail import solvable_tail
-from attack_core.targets import check_observation
+from attack_core.targets import check_observation, gradient_estimate
 from attack_core.types import Progress, Reconstruction
 from fl_core.errors import InputError
 from fl_core.threat import Observation
@@ -62,9 +65,10 @@ class Auto(Config):
     ) -> Reconstruction:
         """Run the attack; see `attack_core.types.Attack`. Raises what the chosen attack raises."""
         check_observation(observation)
-        if too_weak(observation):
+        nothing = says_nothing(observation)
+        if nothing is not None:
             labels = resolve_labels("auto", observation, model, observation.examples, generator)
-            return prior_answer(observation, labels, "auto: the known error drowns what the images could say")
+            return prior_answer(observation, labels, f"auto: {nothing}")
         fallback = self._fallback(observation, model)
         obstacle = obstacle_to_analytic(observation, model)
         if obstacle is None:
@@ -80,15 +84,26 @@ class Auto(Config):
         several = observation.steps > 1 and observation.clients == 1
         plain = self.fallback.local == Averaged() and self.fallback.images in (None, observation.examples)
         local = Simulated() if several and plain else self.fallback.local
-        known = observation.examples == 1 and ends_fully_connected(observation, model)
+        known = observation.examples == 1 and knows_features(observation, model)
         weight = self.feature_weight if known else self.fallback.feature_weight
-        return replace(self.fallback, local=local, feature_weight=weight)
+        # What a known error or withheld numbers leave open, the prior decides: the search starts from it.
+        lossy = knows_errors(observation) or any(
+            withholds(observation, name) for name in observation.state.parameters
+        )
+        pixels = self.fallback.parametrisation == "pixels"
+        prior = lossy and observation.public_mean is not None and pixels
+        init: Init = "mean" if prior else self.fallback.init
+        if sends_signs(observation):
+            # Features are read off sizes, which signs have none of.
+            return replace(self.fallback, local=local, objective=Signs(), init=init, feature_weight=0.0)
+        return replace(self.fallback, local=local, feature_weight=weight, init=init)
 
 
-def ends_fully_connected(observation: Observation, model: nn.Module) -> bool:
-    """Whether the network has a fully connected end that determines one image's features."""
+def knows_features(observation: Observation, model: nn.Module) -> bool:
+    """Whether the network has a fully connected end whose gradients determine one image's features."""
     try:
         solvable_tail(model, observation)
+        FeatureTarget.of(1.0, observation, model, gradient_estimate(observation))
     except InputError:
         return False
     return True
@@ -101,6 +116,8 @@ def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | No
         tail = solvable_tail(model, observation)
     except InputError as reason:
         return str(reason).removesuffix(".")
+    if sends_signs(observation):
+        return "one bit a number tells signs and no sizes"
     features = observation.state.parameters[f"{tail.first}.weight"].shape[1]
     pixels = 3 * size * size
     if features < LEAST_FEATURES * pixels:

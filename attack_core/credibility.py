@@ -13,11 +13,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from attack_core.knowledge import deviations, knows_errors, matched_numbers, signal_energy
-from attack_core.objectives import squared_distance
+from attack_core.knowledge import (
+    deviations,
+    is_sparse,
+    knows_errors,
+    matched_numbers,
+    sends_signs,
+    signal_energy,
+)
+from attack_core.objectives import Signs, loss_at, squared_distance
 from attack_core.targets import gradient_estimate
 from attack_core.types import Reconstruction
 from fl_core.threat import Observation
+from fl_core.types import Tensors
 
 
 def pixels(observation: Observation) -> int:
@@ -25,10 +33,35 @@ def pixels(observation: Observation) -> int:
     return 3 * observation.model.image_size**2 * observation.examples
 
 
+_FEW = 1 / 8
+"""Fewer numbers than this share of the pixels leave the image to the prior.
+
+Equations of this share of the unknowns fix at most this share of the image's difference from the prior, 0.6 dB. What is
+found from fewer is 0.8 to 1.3 dB worse than the mean image (cnn64 at 64 pixels, 880 numbers and fewer).
+"""
+
+
+def says_nothing(observation: Observation) -> str | None:
+    """Why the answer is the prior whatever an attack would find; None where an attack is worth its while.
+
+    Either every number is 0, or so few were sent that they hardly limit what the image may be, or the known error
+    drowns them.
+    """
+    if not any(bool(tensor.any()) for tensor in observation.tensors.values()):
+        return "every number of the signal is 0"
+    if is_sparse(observation):
+        sent = sum(int(tensor.count_nonzero()) for tensor in observation.tensors.values())
+        if sent < _FEW * pixels(observation):
+            return f"{sent} numbers that were sent hardly limit {pixels(observation)} pixels"
+    if too_weak(observation):
+        return "the known error drowns what the images could say"
+    return None
+
+
 def too_weak(observation: Observation) -> bool:
     """Whether even the true images could not be told from images that are fitted to the known error."""
-    if not knows_errors(observation):
-        return False
+    if not knows_errors(observation) or sends_signs(observation):
+        return False  # Signs of any gradient have the energy of pure noise: only an answer can be judged.
     return signal_energy(observation, gradient_estimate(observation)) < pixels(observation)
 
 
@@ -56,6 +89,8 @@ def misfit(observation: Observation, model: nn.Module, images: Tensor, labels: T
     `images` (B, 3, S, S) with `labels` (B,). Parameters without a known error are left out.
     """
     gradients = gradient_estimate(observation)
+    if sends_signs(observation):
+        return _sign_misfit(observation, gradients, model, images, labels)
     precision = {
         name: 1.0 / sigma**2 for name, sigma in deviations(observation, gradients).items() if sigma > 0
     }
@@ -63,6 +98,17 @@ def misfit(observation: Observation, model: nn.Module, images: Tensor, labels: T
     device = matched.squares.device
     found = squared_distance(matched, model, observation.state, images.to(device), labels.to(device))
     return float(found)
+
+
+def _sign_misfit(
+    observation: Observation, gradients: Tensors, model: nn.Module, images: Tensor, labels: Tensor
+) -> float:
+    """What `misfit` is in general, minus twice the log-likelihood, of signs alone."""
+    nats = {name: 2.0 * math.log(2.0) * value.numel() for name, value in gradients.items()}
+    matched = matched_numbers(observation, gradients, nats)
+    device = matched.squares.device
+    found = loss_at(Signs(), matched, model, observation.state, images.to(device), labels.to(device))
+    return len(nats) * float(found)
 
 
 def prior_answer(observation: Observation, labels: Tensor | None, note: str) -> Reconstruction:

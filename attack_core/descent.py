@@ -31,8 +31,8 @@ class _Diverged(Exception):
 
 _SCALE = 1e6
 """The library's L-BFGS compares curvatures with absolute bounds; mismatches of 1e-9 would stall it."""
-_NOISY_STAGES = 6
-"""Stages, a factor of about ten apart, in which the prior gives way where the data's error is known."""
+_LARGEST_STEP = 10.0
+"""By which factor at most the prior gives way from stage to stage where the data's error is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +80,8 @@ class Descent(Config):
         """Images (B, 3, S, S) from `start`; `report` is told each evaluation's mismatch.
 
         `stiffness` multiplies the prior's weights. `error` is the mismatch that the truth itself is expected to have:
-        above 0, the prior starts stronger and gives way in more stages, until it is reached. Raises `AttackFailed`
-        where the mismatch stops being finite.
+        above 0, the prior starts as much stronger, gives way in as many more stages, and stops where it is reached.
+        Raises `AttackFailed` where the mismatch stops being finite.
         """
         weights = [stiffness * weight for weight in self._weights(error)]
         images = start.detach()
@@ -99,7 +99,8 @@ class Descent(Config):
         start, stages = self.prior_start, self.stages
         if error > 0:
             start = max(start, error * 1e-2)
-            stages = min(self.evaluations, max(stages, _NOISY_STAGES))
+            steps = math.ceil(math.log(start / self.prior_end, _LARGEST_STEP) - 1e-9)
+            stages = min(self.evaluations, max(stages, steps + 1))
         if stages == 1:
             return [self.prior_end]
         ratio = (self.prior_end / start) ** (1.0 / (stages - 1))

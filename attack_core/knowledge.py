@@ -93,6 +93,12 @@ def scales_examples(observation: Observation) -> bool:
     return observation.examples > 1 and any(isinstance(fact, ExampleClip) for fact in observation.facts)
 
 
+def sends_signs(observation: Observation) -> bool:
+    """Whether one client's numbers say no more than a sign each, and a size for all of a tensor."""
+    one_bit = any(isinstance(fact, Quantiser) and fact.bits == 1 for fact in observation.facts)
+    return one_bit and observation.clients == 1
+
+
 def is_sparse(observation: Observation) -> bool:
     """Whether only the largest numbers were sent."""
     return any(isinstance(fact, Sparsity) for fact in observation.facts)

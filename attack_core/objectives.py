@@ -19,6 +19,8 @@ from fl_core.types import Config, ModelState, Tensors, require
 LayerMode = Literal["uniform", "auto", "early", "early_linear", "early_strong", "early_conv"]
 
 _TINY = 1e-12
+_LEAST = 1e-24
+"""Squared norms below are taken for 0: their roots have slopes that float32 cannot hold products of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +50,9 @@ class Cosine(Config):
     def loss(self, terms: Terms) -> Tensor:
         """See `L2.loss`."""
         dot = (terms.weights * terms.dot()).sum(1)
-        norms = (terms.weights * terms.norm()).sum(1) * (terms.weights * terms.squares).sum()
-        return 1.0 - dot / norms.clamp_min(_TINY).sqrt()
+        return 1.0 - _cosine(
+            dot, (terms.weights * terms.norm()).sum(1), (terms.weights * terms.squares).sum()
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,23 @@ class Both(Config):
         return self.l2_weight * L2().loss(terms) + self.cos_weight * angles
 
 
-Objective = L2 | Cosine | Similarity | Both
+@dataclass(frozen=True, kw_only=True)
+class Signs(Config):
+    """Mean over parameters of the logistic loss between the target's signs and the candidate's numbers, in bits.
+
+    For what was sent with one bit a number (signSGD, Bernstein et al. 2018, and random rounding to +-m): a number g is
+    taken to have come out positive with probability 1 / (1 + exp(-2 g / m)), m being the target's mean absolute value
+    in its parameter, which for random rounding is (1 + g / m) / 2 up to the third order. Forms every gradient.
+    """
+
+    kind: Literal["signs"] = "signs"
+
+    def loss(self, terms: Terms) -> Tensor:
+        """See `L2.loss`."""
+        return (terms.weights * terms.surprise(terms.factor() if terms.scaled else None)).mean(1)
+
+
+Objective = L2 | Cosine | Similarity | Both | Signs
 
 
 @dataclass(frozen=True)
@@ -119,9 +138,39 @@ class Terms:
         pairs = zip(self.handles, self.masks, strict=True)
         return torch.stack([handle.squared_norm(mask) for handle, mask in pairs], dim=1)
 
+    def factor(self) -> Tensor:
+        """By which unknown factor (C,), at most 1, the candidates' gradients would have to be scaled to fit best."""
+        dot, norm = (self.weights * self.dot()).sum(1), (self.weights * self.norm()).sum(1)
+        return (dot / norm.clamp_min(_TINY)).clamp(0.0, 1.0)
+
+    def surprise(self, factor: Tensor | None) -> Tensor:
+        """The logistic loss of the signs of each parameter's known numbers, in bits; 0 where none is known.
+
+        Of the candidates' gradients times `factor` (C,), where there is one.
+        """
+        found = []
+        for handle, target in zip(self.handles, self.targets, strict=True):
+            known = target.count_nonzero().clamp_min(1)
+            scale = (target.abs().sum() / known).clamp_min(_TINY)
+            margins = (handle.dense() * (2.0 * target.sign() / scale)).flatten(1)
+            margins = margins if factor is None else margins * factor[:, None]
+            bits = functional.softplus(-margins) * (target != 0).flatten()
+            found.append(bits.sum(1) / (known * math.log(2.0)))
+        return torch.stack(found, dim=1)
+
     def dissimilarity(self) -> Tensor:
         """One minus the cosine of each parameter."""
-        return 1.0 - self.dot() / (self.norm() * self.squares).clamp_min(_TINY**2).sqrt()
+        return 1.0 - _cosine(self.dot(), self.norm(), self.squares)
+
+
+def _cosine(dot: Tensor, norm: Tensor, square: Tensor) -> Tensor:
+    """From an inner product and two squared norms; 0 without a slope where either is 0, as where nothing was sent.
+
+    Roots are taken one by one: the product of the squares of two small gradients is below what float32 can tell from 0.
+    """
+    there = (norm > _LEAST) & (square > _LEAST)
+    lengths = [torch.where(there, value, torch.ones_like(value)).sqrt() for value in (norm, square)]
+    return torch.where(there, dot / lengths[0] / lengths[1], torch.zeros_like(dot))
 
 
 def choose(tensors: Tensors, *, indices: Sequence[int] | None, names: Sequence[str] | None) -> list[str]:
@@ -152,9 +201,9 @@ def choose(tensors: Tensors, *, indices: Sequence[int] | None, names: Sequence[s
 def layer_weights(tensors: Tensors, mode: LayerMode | tuple[float, ...]) -> dict[str, float]:
     """A weight for each parameter with mean 1, by mode or from explicit numbers in the model's order.
 
-    With L parameters and index i: `auto` 1/norm of the observed tensor; `early` exp(-0.08 i); `early_linear`
-    max(1 - i/(L-1), 0.01); `early_strong` exp(-0.20 i); `early_conv` 3 for convolutions in the first half, 1.5
-    for later ones, 1.2 for anything else in the first half, 0.5 for the rest.
+    With L parameters and index i: `auto` 1/norm of the observed tensor, 0 where it is 0; `early` exp(-0.08 i);
+    `early_linear` max(1 - i/(L-1), 0.01); `early_strong` exp(-0.20 i); `early_conv` 3 for convolutions in the first
+    half, 1.5 for later ones, 1.2 for anything else in the first half, 0.5 for the rest.
     """
     count = len(tensors)
     if isinstance(mode, tuple):
@@ -166,7 +215,8 @@ def layer_weights(tensors: Tensors, mode: LayerMode | tuple[float, ...]) -> dict
         raw = list(mode)
     else:
         raw = [_raw_weight(mode, i, count, tensor) for i, tensor in enumerate(tensors.values())]
-    mean = sum(raw) / count
+    # Where every tensor is 0, as where nothing was sent, all weigh nothing.
+    mean = sum(raw) / count or 1.0
     return {name: weight / mean for name, weight in zip(tensors, raw, strict=True)}
 
 
@@ -176,7 +226,8 @@ def _raw_weight(mode: LayerMode, i: int, count: int, tensor: Tensor) -> float:
         case "uniform":
             return 1.0
         case "auto":
-            return 1.0 / max(float(vector_norm(tensor)), _TINY)
+            norm = float(vector_norm(tensor))
+            return 1.0 / norm if norm > _TINY else 0.0
         case "early":
             return math.exp(-0.08 * i)
         case "early_linear":
@@ -237,6 +288,18 @@ def squared_distance(
     matched: Matched, model: nn.Module, state: ModelState, images: Tensor, labels: Tensor
 ) -> Tensor:
     """The weighted squared distance () of the gradient that `images` (B, 3, S, S) with `labels` (B,) have."""
+    return loss_at(L2(), matched, model, state, images, labels)
+
+
+def loss_at(
+    objective: Objective,
+    matched: Matched,
+    model: nn.Module,
+    state: ModelState,
+    images: Tensor,
+    labels: Tensor,
+) -> Tensor:
+    """The loss () of the gradient that `images` (B, 3, S, S) with `labels` (B,) have."""
     with torch.enable_grad():
         handles = gradient_handles(
             model,
@@ -244,7 +307,7 @@ def squared_distance(
             images[None].detach().clone().requires_grad_(True),
             lambda logits: functional.cross_entropy(logits[0], labels)[None],
         )
-    return L2().loss(matched.terms(handles))[0].detach()
+    return objective.loss(matched.terms(handles))[0].detach()
 
 
 def _mask_of(sent: Mapping[str, Tensor], name: str, target: Tensor) -> Tensor | None:

@@ -56,12 +56,12 @@ class Features:
     def missed(self, features: Tensor) -> Tensor:
         """The squared distance () of `features` (B, I) from what is known, over its square."""
         if self.unknown is None:
-            return (features - self.inputs).square().sum() / self.inputs.square().sum()
+            return (features - self.inputs).square().sum() / self.inputs.square().sum().clamp_min(_TINY)
         known = ~self.unknown
         missed = (features - self.inputs)[:, known].square().sum()
         if math.isfinite(self.ceiling):
             missed = missed + (features[:, self.unknown].abs() - self.ceiling).clamp_min(0.0).square().sum()
-        missed = missed / self.inputs[:, known].square().sum()
+        missed = missed / self.inputs[:, known].square().sum().clamp_min(_TINY)
         return missed if self.following is None else missed + self.following.missed(features)
 
 

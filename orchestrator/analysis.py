@@ -157,13 +157,21 @@ def _versus_none(
         for other in lines
         if other["defense"] == "none" and other["differs"] == "{}" and other["attacker"] == line["attacker"]
     ]
-    comparable = bool(against) and line["differs"] == "{}" and line["cell"] != against[0]
+    comparable = bool(against) and differs_in_threat_alone(line["differs"]) and line["cell"] != against[0]
     name = against[0] if comparable else None
     mine = measured[line["cell"], line["attacker"]]
     theirs = measured[name, line["attacker"]] if name else mine.iloc[:0]
     mine, theirs = _shared_images(mine, theirs), _shared_images(theirs, mine)
     lost = by_victim(theirs)["psnr"].sub(by_victim(mine)["psnr"])
     return {"undefended": name, **_bounds("drop", lost.dropna())}
+
+
+def differs_in_threat_alone(differs: str) -> bool:
+    """Whether a cell with these own settings (JSON) has the data, weights and rounds of the cells without any.
+
+    What the attacker sees or knows changes none of them, so such a cell is compared victim by victim like the others.
+    """
+    return all(path.startswith("threat.") for path in json.loads(differs))
 
 
 def _shared_images(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from orchestrator.analysis import SUCCESS_DB, records, write_summary
+from orchestrator.analysis import SUCCESS_DB, differs_in_threat_alone, records, write_summary
 from orchestrator.comparison import attackers, by_cell, is_hidden
 from orchestrator.exhibits import figures, gallery
 from orchestrator.files import write_atomically
@@ -330,16 +330,23 @@ def _protects(against: str) -> str:
     )
 
 
-def _footnotes(results: Results) -> list[tuple[str, list[str]]]:
-    """For each cell that differs in more than its defense: its own settings beside the common ones."""
-    found: dict[str, list[str]] = {}
+def _footnotes(results: Results) -> list[tuple[str, str]]:
+    """For each cell that differs in more than its defense: in what, and its own settings beside the common ones."""
+    found: dict[str, str] = {}
     for line in results.lines:
         own = json.loads(line["differs"])
         if own:
-            found[line["cell"]] = [
+            alone = differs_in_threat_alone(line["differs"])
+            what = (
+                "has a threat model of its own, with the same data, weights and rounds"
+                if alone
+                else "differs from the others in more than its defense, so compare it with care"
+            )
+            settings = [
                 f"{path} = {json.dumps(value)} (the others: {_common(results.config, path)})"
                 for path, value in own.items()
             ]
+            found[line["cell"]] = f"{what}: {'; '.join(settings)}"
     return list(found.items())
 
 

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.analysis import differs_in_threat_alone
 from orchestrator.comparison import Compared, attackers, is_hidden
 
 
@@ -23,7 +24,7 @@ def summary_table(table: pd.DataFrame, *, title: str) -> Table:
         shown.add_column(name, justify="right", no_wrap=True)
     for line in table.to_dict("records"):
         shown.add_row(
-            Text(f"{line['cell']}{' *' if line['differs'] != '{}' else ''} / {line['attacker']}"),
+            Text(f"{line['cell']}{mark(line)} / {line['attacker']}"),
             str(line["n"]),
             interval(line["psnr"], line["psnr_low"], line["psnr_high"]),
             number(line["psnr_worst"]),
@@ -77,7 +78,7 @@ def comparison_table(compared: list[Compared]) -> Table:
     for one in compared:
         line = one.strongest
         shown.add_row(
-            Text(f"{one.cell}{' *' if line['differs'] != '{}' else ''}"),
+            Text(f"{one.cell}{mark(line)}"),
             *(_psnr(one.lines.get(name)).replace(" [", "\n[", 1) for name in names),
             number(line["psnr_worst"]),
             "-" if _missing(line["epsilon"]) else f"{line['epsilon']:g}",
@@ -168,9 +169,19 @@ def notes(table: pd.DataFrame) -> list[str]:
     majority = {percent(share) for share in table["majority"]} - {"-"}
     if majority:
         said.append(f"The majority class alone has accuracy {' / '.join(sorted(majority))}.")
-    if (table["differs"] != "{}").any():
+    marks = {mark(line) for line in table.to_dict("records")}
+    if " +" in marks:
+        said.append("+ has another threat model than the other cells; see the report.")
+    if " *" in marks:
         said.append("* differs from the other cells in more than the defense; see the report.")
     return said
+
+
+def mark(line: Mapping[Any, Any]) -> str:
+    """What follows a cell's name: + where its threat model is its own, * where any other setting is, else nothing."""
+    if line["differs"] == "{}":
+        return ""
+    return " +" if differs_in_threat_alone(line["differs"]) else " *"
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -13,6 +13,7 @@ from fl_core.errors import InputError
 from orchestrator import analysis
 from orchestrator.analysis import mean_interval, records, summarize, write_summary
 from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
+from orchestrator.tables import mark, notes
 from orchestrator.trial import EXACT_DB
 from tests.results_folder import failed_row, row, suggestion, trial, write_folder
 
@@ -123,6 +124,27 @@ def test_a_cell_that_differs_is_not_compared_with_the_undefended_one(tmp_path: P
     dp = records(summarize(write_folder(tmp_path, tests, config=_sweep())))[1]
     assert pd.isna(dp["undefended"])
     assert math.isnan(dp["drop"])
+
+
+@pytest.mark.parametrize(
+    ("differs", "compared", "marked"),
+    [
+        ('{"threat.view":"key_holder"}', True, " +"),
+        ('{"threat.colluders":1,"threat.labels":"known"}', True, " +"),
+        ('{"capture.round":1,"threat.colluders":1}', False, " *"),
+        ("{}", True, ""),
+    ],
+)
+def test_a_threat_model_of_its_own_is_shown_and_still_compared(
+    tmp_path: Path, differs: str, compared: bool, marked: str
+) -> None:
+    """It changes neither data nor weights nor rounds."""
+    tests = [trial(row("none", 2, 20.0)), trial(row("dp", 2, 17.0, differs=differs))]
+    table = summarize(write_folder(tmp_path, tests, config=_sweep()))
+    dp = records(table)[1]
+    assert (dp["undefended"] == "none", dp["drop"] == pytest.approx(3.0)) == (compared, compared)
+    assert mark(dp) == marked
+    assert any(line.startswith("+ has another threat model") for line in notes(table)) == (marked == " +")
 
 
 def test_order_is_the_sweep_files_whatever_finished_first(tmp_path: Path) -> None:

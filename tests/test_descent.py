@@ -24,6 +24,19 @@ def random_images(count: int = 1, size: int = SIZE, *, seed: int = 0) -> Tensor:
     return torch.rand((count, 3, size, size), generator=generator("images", seed)) * 2 - 1
 
 
+@pytest.mark.parametrize("end", [1e-8, 1e-9, 1e-10])
+def test_a_tiny_known_error_changes_nothing(end: float) -> None:
+    """The prior leads no longer, and evaluations are spread no thinner, than where the data are taken for exact."""
+    target = torch.rand((1, 3, 8, 8), generator=generator("tiny", 0))
+    found = [
+        Descent(evaluations=30, prior_end=end).minimise(
+            lambda images: (images - target).square().mean(), torch.zeros_like(target), error=error
+        )
+        for error in (0.0, 1e-20)
+    ]
+    torch.testing.assert_close(found[0], found[1], rtol=0.0, atol=0.0)
+
+
 def test_opponent_axes_are_orthonormal_and_begin_with_brightness() -> None:
     axes = opponent_axes(torch.zeros(1))
     torch.testing.assert_close(axes @ axes.mT, torch.eye(3))

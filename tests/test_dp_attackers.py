@@ -122,7 +122,7 @@ def gain(observation: Observation, truth: Truth, model: ModelConfig) -> float:
     return sum(gains) / len(gains)
 
 
-@pytest.mark.parametrize("epsilon", [1.0, 50.0, 1e4, 1e6])
+@pytest.mark.parametrize("epsilon", [1.0, 50.0, 1e4, 1e6, 1e7])
 @pytest.mark.parametrize(
     ("signal", "batch", "model"),
     [

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attack_core.layers import DenseHandle, GhostHandle, gradient_handles
-from attack_core.objectives import L2, Both, Cosine, Matched, Similarity, choose, layer_weights
+from attack_core.objectives import L2, Both, Cosine, Matched, Signs, Similarity, choose, layer_weights
 from attack_core.priors import total_variation
 from fl_core.client import loss_gradient
 from fl_core.errors import InputError
@@ -22,7 +22,7 @@ from fl_core.rng import generator
 from fl_core.types import ModelState
 from tests.test_federation import MODELS
 
-OBJECTIVES = (L2(), Cosine(), Similarity(), Both(l2_weight=0.5, cos_weight=2.0))
+OBJECTIVES = (L2(), Cosine(), Similarity(), Both(l2_weight=0.5, cos_weight=2.0), Signs())
 
 
 def doubled(state: ModelState) -> ModelState:
