@@ -15,13 +15,14 @@ from torch import nn
 
 from attack_core.analytic import Analytic
 from attack_core.credibility import credible, prior_answer, too_weak
+from attack_core.features import FeatureTarget
 from attack_core.knowledge import cut_columns, knows_errors, withholds
 from attack_core.labels import resolve_labels
 from attack_core.matching import Matching
 from attack_core.presets import soft_matching
 from attack_core.simulation import Averaged, Simulated
 from attack_core.tail import solvable_tail
-from attack_core.targets import check_observation
+from attack_core.targets import check_observation, gradient_estimate
 from attack_core.types import Progress, Reconstruction
 from fl_core.errors import InputError
 from fl_core.threat import Observation
@@ -81,6 +82,7 @@ class Auto(Config):
         plain = self.fallback.local == Averaged() and self.fallback.images in (None, observation.examples)
         local = Simulated() if several and plain else self.fallback.local
         known = observation.examples == 1 and ends_fully_connected(observation, model)
+        known = known and knows_features(observation, model)
         weight = self.feature_weight if known else self.fallback.feature_weight
         return replace(self.fallback, local=local, feature_weight=weight)
 
@@ -89,6 +91,15 @@ def ends_fully_connected(observation: Observation, model: nn.Module) -> bool:
     """Whether the network has a fully connected end that determines one image's features."""
     try:
         solvable_tail(model, observation)
+    except InputError:
+        return False
+    return True
+
+
+def knows_features(observation: Observation, model: nn.Module) -> bool:
+    """Whether the signal holds one image's features, up to numbers that were withheld."""
+    try:
+        FeatureTarget.of(1.0, observation, model, gradient_estimate(observation))
     except InputError:
         return False
     return True
