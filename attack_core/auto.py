@@ -16,7 +16,7 @@ from torch import nn
 from attack_core.analytic import Analytic
 from attack_core.credibility import credible, prior_answer, too_weak
 from attack_core.features import FeatureTarget
-from attack_core.knowledge import cut_columns, knows_errors, withholds
+from attack_core.knowledge import cut_columns, knows_errors, sees_a_part, withholds
 from attack_core.labels import resolve_labels
 from attack_core.matching import Matching
 from attack_core.presets import soft_matching
@@ -84,7 +84,11 @@ class Auto(Config):
         known = observation.examples == 1 and ends_fully_connected(observation, model)
         known = known and knows_features(observation, model)
         weight = self.feature_weight if known else self.fallback.feature_weight
-        return replace(self.fallback, local=local, feature_weight=weight)
+        # What insensitive numbers leave open the mean public image fills best.
+        start = (
+            "mean" if sees_a_part(observation) and observation.public_mean is not None else self.fallback.init
+        )
+        return replace(self.fallback, local=local, feature_weight=weight, init=start)
 
 
 def ends_fully_connected(observation: Observation, model: nn.Module) -> bool:

@@ -19,6 +19,7 @@ from fl_core.types import Config, ModelState, Tensors, require
 LayerMode = Literal["uniform", "auto", "early", "early_linear", "early_strong", "early_conv"]
 
 _TINY = 1e-12
+_TINIEST = 1e-36
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,8 @@ class Cosine(Config):
         """See `L2.loss`."""
         dot = (terms.weights * terms.dot()).sum(1)
         norms = (terms.weights * terms.norm()).sum(1) * (terms.weights * terms.squares).sum()
-        return 1.0 - dot / norms.clamp_min(_TINY).sqrt()
+        # Few and small numbers, the insensitive ones that go in the clear, have a product of squares far below _TINY.
+        return 1.0 - dot / norms.clamp_min(_TINIEST).sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 
 from attack_core.auto import Auto
 from attack_core.matching import Matching
@@ -28,6 +30,9 @@ from fl_core.rng import generator
 from fl_core.server import Federation, FederationConfig, train
 from fl_core.threat import InTheClear, NotObservable, ThreatModel, observe, truth_behind
 from fl_core.types import RoundRecord, Truth
+from orchestrator.analysis import summarize
+from orchestrator.report import write_report
+from orchestrator.tables import sum_costs, sum_costs_table, summed_cells
 from tests.small import sweep
 from tests.test_secure_views import run
 
@@ -171,6 +176,14 @@ def test_a_sweep_attacks_what_is_in_the_clear(faces_root: Path, tmp_path: Path) 
     assert float(rows["tenth"]["psnr"].mean()) > 30
     assert set(rows["tenth"]["view"]) == {"individual"}
     assert len(rows["sum"]) == 2 * len(rows["tenth"])
+    table = summarize(tmp_path)
+    assert [line["cell"] for line in summed_cells(table)] == ["whole", "tenth", "sum"]
+    text = write_report(tmp_path, table, pd.DataFrame()).read_text(encoding="utf-8")
+    assert "Cost of secure sums" in text
+    assert sum_costs(summed_cells(table)[1])[0] in text
+    console = Console(width=80, file=io.StringIO())
+    console.print(sum_costs_table(summed_cells(table)))
+    assert "tenth" in console.file.getvalue()  # type: ignore[attr-defined]
     assert int(rows["tenth"]["bytes_up"].iloc[0]) < 0.5 * int(rows["whole"]["bytes_up"].iloc[0])
 
 
