@@ -35,6 +35,7 @@ from attack_core.knowledge import (
     largest_withheld,
     layer_numbers,
     matched_numbers,
+    sees_a_part,
     sent_numbers,
     withholds,
 )
@@ -45,6 +46,7 @@ from attack_core.tail import Tail, solvable_tail
 from attack_core.targets import check_observation, gradient_estimate, weights_along
 from attack_core.trajectory import Order, find_order
 from attack_core.types import Progress, Reconstruction
+from attack_core.unscaled import scaled_input
 from fl_core.errors import InputError
 from fl_core.threat import Observation
 from fl_core.types import Config, ModelState, Tensors, require
@@ -362,18 +364,23 @@ def _completed(observation: Observation, gradients: Tensors, tail: Tail) -> tupl
         raise Inseparable(f"numbers were withheld, so {observation.examples} images do not come apart")
     name = f"{tail.first}.weight"
     weight, bias, mask, sent_bias = layer_numbers(observation, gradients, tail.first)
-    inputs, known = completed_input(weight, bias, mask, sent_bias)
+    logit_errors = gradients[f"{tail.layers[-1]}.bias"]
+    if sees_a_part(observation) and not bool((sent_bias & (bias != 0)).any()):
+        found = scaled_input(weight, mask, tail, observation.state.parameters)
+        inputs, known, errors, logit_errors = found.inputs, found.known, found.errors, found.logit_errors
+    else:
+        inputs, known = completed_input(weight, bias, mask, sent_bias)
+        errors = bias
     if not bool(known.any()):
         raise Inseparable(f"no number of {name} was sent")
-    errors = bias
     fitted = errors[:, None] * inputs * mask
     shares = Shares(
         inputs=inputs[None],
         errors=errors[None],
-        logit_errors=gradients[f"{tail.layers[-1]}.bias"][None],
+        logit_errors=logit_errors[None],
         residual=float((fitted - weight).norm() / weight.norm().clamp_min(_TINY)),
         unknown=None if bool(known.all()) else ~known,
-        ceiling=largest_withheld(observation, name) / float(bias.abs().max()),
+        ceiling=largest_withheld(observation, name) / float(errors.abs().max()),
     )
     sigma = deviations(observation, gradients)[name]
     if sigma == 0:

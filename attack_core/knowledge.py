@@ -17,6 +17,7 @@ from fl_core.threat import (
     Clip,
     ExampleClip,
     Fact,
+    InTheClear,
     Noise,
     Observation,
     PrunedRepresentation,
@@ -36,6 +37,9 @@ def sent_numbers(observation: Observation) -> dict[str, Tensor]:
     masks: dict[str, Tensor] = {}
     if is_sparse(observation) and observation.clients == 1:
         masks = {name: observation.tensors[name] != 0 for name in observation.state.parameters}
+    for fact in observation.facts:
+        if isinstance(fact, InTheClear):
+            masks = {name: mask & masks.get(name, mask) for name, mask in fact.masks.items()}
     for name in _cut_weights(observation):
         uncut = _uncut(observation, observation.tensors[name])
         masks[name] = masks[name] & uncut if name in masks else uncut
@@ -59,7 +63,7 @@ def matched_numbers(observation: Observation, targets: Tensors, weights: Mapping
 
 def largest_withheld(observation: Observation, name: str) -> float:
     """What the absolute value of a withheld number of parameter `name` is at most; infinite where nothing bounds it."""
-    if name in _cut_weights(observation):
+    if name in _cut_weights(observation) or sees_a_part(observation):
         return math.inf
     facts = [fact for fact in observation.facts if isinstance(fact, Sparsity)]
     alone = any(fact.scope == "tensor" for fact in facts)
@@ -104,9 +108,14 @@ def is_sparse(observation: Observation) -> bool:
     return any(isinstance(fact, Sparsity) for fact in observation.facts)
 
 
+def sees_a_part(observation: Observation) -> bool:
+    """Whether only some numbers went in the clear, the rest encrypted."""
+    return any(isinstance(fact, InTheClear) for fact in observation.facts)
+
+
 def withholds(observation: Observation, name: str) -> bool:
     """Whether numbers of parameter `name` that are 0 in the signal may have been something else."""
-    return is_sparse(observation) or name in _cut_weights(observation)
+    return is_sparse(observation) or sees_a_part(observation) or name in _cut_weights(observation)
 
 
 def deviations(observation: Observation, gradients: Tensors) -> dict[str, float]:

@@ -24,6 +24,7 @@ from defenses.exchange import EncryptedExchange
 from defenses.fixed_point import guard_bits
 from defenses.paillier import PaillierPublic, PaillierSecret
 from defenses.secure_mean import SumProtection
+from defenses.selective import Selective
 from fl_core.errors import InputError
 from fl_core.server import FederationConfig
 from fl_core.threat import Fact
@@ -36,10 +37,19 @@ class InsecureKey(UserWarning):
 
 @dataclass(frozen=True, kw_only=True)
 class Encrypted(SumProtection):
-    """Base of the homomorphic schemes: a key pair a round, and noise that each client may add before it encrypts."""
+    """Base of the homomorphic schemes: a key pair a round, and noise that each client may add before it encrypts.
+
+    `selective` encrypts a part of every update and sends the rest in the clear; None encrypts all of it.
+    """
 
     protection: ClassVar[Protection] = "encrypted"
     noise: EncryptedNoise | None = None
+    selective: Selective | None = None
+
+    @property
+    def chosen(self) -> Selective | None:
+        """See `SumProtection.chosen`."""
+        return self.selective
 
     @abstractmethod
     def setup(self, clients: Sequence[int], *, seed: int | None = None) -> EncryptedSession:

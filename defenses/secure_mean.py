@@ -18,17 +18,23 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from defenses.base import Mechanism, Stage
 from defenses.exchange import Exchange
 from defenses.fixed_point import Integers, Reals
 from defenses.keys import Ciphertexts
 from defenses.packing import Layout
+from defenses.selective import Selective
+from fl_core.common import Common
 from fl_core.errors import InputError
 from fl_core.reduction import Change, FedAvg, Reduction
 from fl_core.rng import generator
 from fl_core.server import FederationConfig
-from fl_core.types import ClientUpdate, OpenedSum, Protection
+from fl_core.types import ClientUpdate, OpenedSum, Protection, Tensors
+
+_PLAIN_BYTES = 4
+"""What a number in the clear takes: it is sent as a 32-bit float."""
 
 
 class SumProtection(Mechanism, ABC):
@@ -41,6 +47,15 @@ class SumProtection(Mechanism, ABC):
     def lost(self) -> float:
         """The fraction of a round's clients that drop out after they have protected their update."""
         return 0.0
+
+    @property
+    def chosen(self) -> Selective | None:
+        """Which numbers are protected, where not all are."""
+        return None
+
+    def protected_numbers(self, parameters: int, buffers: int) -> int:
+        """How many numbers of an update of so many go through the scheme."""
+        return buffers + (parameters if self.chosen is None else self.chosen.count(parameters))
 
     @abstractmethod
     def exchange(self, clients: Sequence[int]) -> Exchange:
@@ -58,11 +73,15 @@ class SumProtection(Mechanism, ABC):
 
 @dataclass(kw_only=True)
 class ProtectedSum:
-    """A sum that nobody here can open: its blocks, whose uploads are in it, and what they cost."""
+    """A sum that nobody here can open: its blocks, whose uploads are in it, and what they cost.
+
+    `plain` is the sum, in steps, of what was sent in the clear.
+    """
 
     layout: Layout | None = None
     buffers: frozenset[str] = frozenset()
     blocks: list[Ciphertexts] = field(default_factory=list, repr=False)
+    plain: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64), repr=False)
     clients: list[int] = field(default_factory=list)
     bytes_up: int = 0
     protect_seconds: float = 0.0
@@ -71,11 +90,16 @@ class ProtectedSum:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedRound:
-    """What one round is about: its keys, each client's weight as a share of the largest, and who will drop out."""
+    """What one round is about: its keys, each client's weight as a share of the largest, and who will drop out.
+
+    `hidden` masks the numbers that are protected, by parameter name; None where all are. Those that it does not name,
+    buffers, always are.
+    """
 
     exchange: Exchange
     weights: Mapping[int, float]
     dropped: frozenset[int]
+    hidden: Tensors | None = None
 
     def steps(self, update: ClientUpdate) -> tuple[Layout, Integers]:
         """The update as it is protected: weighted, in steps. Raises `InputError` for a number that could wrap."""
@@ -87,6 +111,16 @@ class PreparedRound:
         )
         return layout, steps
 
+    def protects(self, layout: Layout) -> NDArray[np.bool_]:
+        """Which numbers of the flat update are protected."""
+        if self.hidden is None:
+            return np.ones(layout.size, dtype=bool)
+        parts = [
+            self.hidden[name].reshape(-1).numpy() if name in self.hidden else np.ones(size, dtype=bool)
+            for name, size in zip(layout.names, layout.sizes, strict=True)
+        ]
+        return np.concatenate(parts)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SecureMean:
@@ -95,15 +129,26 @@ class SecureMean:
     Numbers of examples are public, as in FedAvg: a client scales its update by its weight as a share of the round's
     largest one, and the opened sum is divided by the weights of those who are in it. Of a round's clients all but the
     first may drop out after they have protected their update, as many as the scheme says, chosen by `seed`.
+
+    Where a scheme protects only chosen numbers, the rest is sent as 32-bit floats, and the server itself weights it and
+    rounds it to steps: the opened mean is the same to the bit. `hidden` is what the clients have agreed on.
     """
 
     scheme: SumProtection
     mean: FedAvg = field(default_factory=FedAvg)
     seed: int = 0
+    hidden: Tensors | None = None
     prepared: PreparedRound | None = None
 
+    def agree(self, common: Common) -> SecureMean:
+        """See `fl_core.common.Agreeing`: which numbers are protected in this round."""
+        chosen = self.scheme.chosen
+        return self if chosen is None else dataclasses.replace(self, hidden=chosen.masks(common))
+
     def prepare(self, round_number: int, examples: Mapping[int, int]) -> SecureMean:
-        """See `Reduction.prepare`: keys are made, and shares exchanged."""
+        """See `Reduction.prepare`: keys are made, and shares exchanged; `agree` comes before."""
+        if self.scheme.chosen is not None and self.hidden is None:
+            raise ValueError("Selective encryption needs agree() before a round.")
         clients = tuple(examples)
         largest = max(self.mean.weight(count) for count in examples.values())
         weights = {client: self.mean.weight(count) / largest for client, count in examples.items()}
@@ -111,6 +156,7 @@ class SecureMean:
             exchange=self.scheme.exchange(clients),
             weights=weights,
             dropped=self._dropped(round_number, clients),
+            hidden=self.hidden,
         )
         return dataclasses.replace(self, prepared=prepared)
 
@@ -131,8 +177,10 @@ class SecureMean:
         exchange = self._round.exchange
         started = time.process_time()
         layout, steps = self._round.steps(update)
-        upload = exchange.blocks(update.client, steps)
-        size, adding, blocks = 0, 0.0, []
+        protects = self._round.protects(layout)
+        upload = exchange.blocks(update.client, steps[protects])
+        plain = steps[~protects]
+        size, adding, blocks = _PLAIN_BYTES * len(plain), 0.0, []
         for number, block in enumerate(upload):
             size += sum(map(len, block))
             begun = time.process_time()
@@ -140,10 +188,13 @@ class SecureMean:
             if partial.blocks:
                 partial.blocks[number] = ()  # Not to hold two sums.
             adding += time.process_time() - begun
+        if len(partial.plain):
+            plain += partial.plain
         return ProtectedSum(
             layout=layout,
             buffers=frozenset(update.buffers),
             blocks=blocks,
+            plain=plain,
             clients=[*partial.clients, update.client],
             bytes_up=max(partial.bytes_up, size),
             protect_seconds=partial.protect_seconds + time.process_time() - started - adding,
@@ -160,6 +211,7 @@ class SecureMean:
             right.blocks[number] = ()
         return dataclasses.replace(
             left,
+            plain=left.plain + right.plain,
             clients=[*left.clients, *right.clients],
             bytes_up=max(left.bytes_up, right.bytes_up),
             protect_seconds=left.protect_seconds + right.protect_seconds,
@@ -194,13 +246,19 @@ class SecureMean:
             protect_seconds=partial.protect_seconds / len(stayed),
             add_seconds=partial.add_seconds,
             reveal_seconds=revealing,
+            hidden=self.hidden or {},
         )
         return tuple(whole.sent(update) for update in stayed), opened
 
     def sent(self, update: ClientUpdate) -> ClientUpdate:
-        """The update as it can be read from its upload, by whoever can open that: rounded to steps."""
+        """The update as it can be read from its upload, by whoever can open that: rounded to steps.
+
+        What was sent in the clear is as it was.
+        """
         layout, steps = self._round.steps(update)
-        values = layout.restore(self._round.exchange.fixed.decode(steps) / self._round.weights[update.client])
+        flat = self._round.exchange.fixed.decode(steps) / self._round.weights[update.client]
+        whole, protects = layout.flatten({**update.tensors, **update.buffers}), self._round.protects(layout)
+        values = layout.restore(np.where(protects, flat, whole))
         return dataclasses.replace(
             update,
             tensors={name: values[name] for name in update.tensors},
@@ -227,8 +285,11 @@ class SecureMean:
             raise InputError("No client's update is in the sum: there is nothing to open.")
         started = time.process_time()
         layout, exchange = partial.layout, self._round.exchange
-        opened = exchange.reveal(partial.blocks, numbers=layout.size, clients=partial.clients)
-        total: Reals = exchange.fixed.decode(opened.steps)
+        protects = self._round.protects(layout)
+        opened = exchange.reveal(partial.blocks, numbers=int(protects.sum()), clients=partial.clients)
+        summed = np.empty(layout.size, dtype=opened.steps.dtype)
+        summed[protects], summed[~protects] = opened.steps, partial.plain
+        total: Reals = exchange.fixed.decode(summed)
         # In one order, whoever was added first: floats.
         weight = math.fsum(self._round.weights[client] for client in partial.clients)
         values = layout.restore(total / weight)

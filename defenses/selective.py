@@ -19,10 +19,36 @@ from torch import Tensor, nn
 from defenses.packing import Layout
 from defenses.secure_sum import Progress, Session, Summed
 from fl_core.client import Batch, loss_gradient
+from fl_core.common import Common
 from fl_core.errors import InputError
-from fl_core.types import ModelState, Tensors
+from fl_core.types import Config, ModelState, Tensors, require
 
 HIDDEN = "encrypted part"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selective(Config):
+    """Encrypt the most sensitive `fraction` of a model's parameters, and all buffers; send the rest in the clear.
+
+    What is sensitive all parties work out before a round, each for itself, from the round's weights and the first
+    `images` public images, so that the choice tells nothing of a client.
+    """
+
+    fraction: float
+    images: int = 8
+
+    def __post_init__(self) -> None:
+        require(0 < self.fraction <= 1, self, "fraction", "in (0, 1], the share of parameters to encrypt")
+        require(self.images >= 1, self, "images", "at least 1 public image to tell what is sensitive")
+
+    def count(self, parameters: int) -> int:
+        """How many of so many parameters are encrypted."""
+        return math.ceil(self.fraction * parameters)
+
+    def masks(self, common: Common) -> dict[str, Tensor]:
+        """What is encrypted (True) in a round, by parameter name, on the CPU; raises as `Common.public` does."""
+        found = sensitivity(common.model, common.state, *common.public(self.images))
+        return most_sensitive(found, self.fraction)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,7 +142,9 @@ def capture(
             )
         updates.append(released)
         seen.extend(_images_of(client, batches))
-    sent, opened = (tuple(updates), None) if secure is None else secure.open_sum(round_number, updates)
+    sent, opened = tuple(updates), None
+    if secure is not None:
+        sent, opened = secure.agree(federation.common(state)).open_sum(round_number, updates)
     record = RoundRecord(
         signal=signal,
         round=round_number,

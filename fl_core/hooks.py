@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 
 from fl_core.client import Batch, GradientRule
 from fl_core.types import ClientUpdate, OpenedSum, Tensors
+
+if TYPE_CHECKING:
+    from fl_core.common import Common
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,9 @@ class ClientDefense(Protocol):
 
 class SecureSum(Protocol):
     """Adds updates so that nobody sees a single one; see `fl_core.types.OpenedSum`."""
+
+    def agree(self, common: Common) -> Self:
+        """The same with what its clients settle before the round, which of each update to hide for one."""
 
     def open_sum(
         self, round_number: int, updates: Sequence[ClientUpdate]

@@ -13,6 +13,7 @@ from torch import nn
 from fl_core.celeba import FaceDataset
 from fl_core.client import Batch, LocalTraining, batch_gradient, gradient_update, weight_update
 from fl_core.clients import Chunk, ClientWork, InProcess, Simulator
+from fl_core.common import Agreeing, Common
 from fl_core.errors import InputError
 from fl_core.hooks import ClientDefense, ClientMemory, Undefended
 from fl_core.models import ModelConfig, build_model, predict
@@ -96,6 +97,11 @@ class Federation:
     def network(self) -> nn.Module:
         """The model without values, for one computation at a time."""
         return build_model(self.model)
+
+    def common(self, state: ModelState) -> Common:
+        """What everybody has at the start of a round from `state`."""
+        here = state.to(self.device)
+        return Common(model=self.network, state=here, dataset=self.dataset, device=self.device)
 
     def participants(self, round_number: int, *, first: int | None = None, group: int = 0) -> list[int]:
         """The clients of a round, in a random order.
@@ -239,7 +245,10 @@ def train(clients: Simulator, state: ModelState, *, rounds: int, first: int = 0)
     state = state.to(torch.device("cpu"))
     for round_number in range(first, rounds):
         chunks = federation.chunks(round_number)
-        reduction = clients.work.reduction.prepare(
+        reduction = clients.work.reduction
+        if isinstance(reduction, Agreeing):
+            reduction = reduction.agree(federation.common(state))
+        reduction = reduction.prepare(
             round_number,
             {client: federation.examples(client) for client in chunks[0].participants},
         )

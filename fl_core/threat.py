@@ -105,7 +105,21 @@ class PrunedRepresentation:
     layer: Literal["first", "last"]
 
 
-Fact = Clip | Noise | ExampleClip | StepNoise | Sparsity | Quantiser | PrunedRepresentation
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InTheClear:
+    """Only some numbers of the update reached the server as numbers, the rest encrypted, which the signal has as 0.
+
+    `masks` says which, by parameter name: True where a number is what it was. Nothing bounds the others.
+    """
+
+    masks: Tensors
+
+    def to(self, device: torch.device) -> InTheClear:
+        """The same with every mask on `device`."""
+        return InTheClear(masks={name: mask.to(device) for name, mask in self.masks.items()})
+
+
+Fact = Clip | Noise | ExampleClip | StepNoise | Sparsity | Quantiser | PrunedRepresentation | InTheClear
 
 
 class NotObservable(Exception):
@@ -194,6 +208,7 @@ class Observation:
             tensors={name: tensor.to(device) for name, tensor in self.tensors.items()},
             labels=None if self.labels is None else self.labels.to(device),
             public_mean=None if self.public_mean is None else self.public_mean.to(device),
+            facts=tuple(fact.to(device) if isinstance(fact, InTheClear) else fact for fact in self.facts),
             earlier=tuple(
                 dataclasses.replace(update, tensors={k: v.to(device) for k, v in update.tensors.items()})
                 for update in self.earlier
@@ -212,13 +227,14 @@ def observe(
 
     `labels` (N,) are the true ones; they pass only where the threat model says that they are known.
     `public_mean` (3, S, S) passes always, earlier updates of a client only where updates are seen one by one.
-    Raises `NotObservable` where the server sees ciphertexts alone, and where it would need a single update out of an
-    opened sum.
+    Where a part of every update goes in the clear, `individual` and `ciphertext` leave that part of the victim's, 0
+    elsewhere. Raises `NotObservable` where the server sees ciphertexts alone, and where it would need a single update
+    out of an opened sum.
     """
-    view = threat.view_of(record.signal, record.protection)
-    if view == "ciphertext":
+    view, plain = threat.view_of(record.signal, record.protection), _in_the_clear(record, threat)
+    if view == "ciphertext" and plain is None:
         raise NotObservable("The server sees ciphertexts only: no number of the update reaches the attack.")
-    if view == "individual" and record.aggregate is not None:
+    if view == "individual" and record.aggregate is not None and plain is None:
         raise NotObservable("The server sees the opened sum only: no client's own update reaches the attack.")
     if threat.labels == "known" and labels is None:
         raise ValueError("threat.labels is 'known' but no labels were passed to observe().")
@@ -226,18 +242,22 @@ def observe(
     first = seen[0]
     # What is left of a round's mean when all others are taken out is one client's local update.
     alone = record.signal == "agg_update" and len(seen) == 1 < len(record.updates)
+    tensors, facts = first.tensors if view != "aggregate" else _mean(record, len(seen)), record.facts
+    if plain is not None:
+        tensors = {name: torch.where(plain.masks[name], value, 0.0) for name, value in tensors.items()}
+        facts = (*facts, plain)
     return Observation(
         signal="local_update" if alone else record.signal,
         model=record.model,
         state=record.state,
-        tensors=first.tensors if view != "aggregate" else _mean(record, len(seen)),
+        tensors=tensors,
         examples=sum(update.examples for update in seen),
         clients=len(seen),
         batch_size=record.batch_size,
         steps=max(update.steps for update in seen),
         lr=first.lr,
         momentum=first.momentum,
-        facts=record.facts if threat.knows_defense else (),
+        facts=facts if threat.knows_defense else (),
         labels=labels if threat.labels == "known" else None,
         public_mean=public_mean,
         earlier=record.earlier if view == "individual" else (),
@@ -250,10 +270,20 @@ def seen_updates(record: RoundRecord, threat: ThreatModel) -> tuple[ClientUpdate
     Colluders are the last clients of the aggregate. Raises `InputError` where they are all of them.
     """
     view = threat.view_of(record.signal, record.protection)
-    if view == "key_holder":
+    if view == "key_holder" or _in_the_clear(record, threat) is not None:
         return record.updates[:1]
     threat.check_colluders(view, len(record.updates))
     return record.updates[: len(record.updates) - (threat.colluders if view == "aggregate" else 0)]
+
+
+def _in_the_clear(record: RoundRecord, threat: ThreatModel) -> InTheClear | None:
+    """What the attacker sees of the victim's own upload beside ciphertexts; None where it looks at no single upload."""
+    view, opened = threat.view_of(record.signal, record.protection), record.aggregate
+    if view not in ("individual", "ciphertext") or opened is None:
+        return None
+    names = record.updates[0].tensors
+    masks = {name: ~hidden for name, hidden in opened.hidden.items() if name in names}
+    return InTheClear(masks=masks) if any(bool(mask.any()) for mask in masks.values()) else None
 
 
 def truth_behind(record: RoundRecord, threat: ThreatModel, truth: Truth) -> Truth:

@@ -103,7 +103,8 @@ class OpenedSum:
     `shares` holds each update's weight in the mean, in the record's order; they sum to 1. `bytes_up` is the most that
     one client sent. CPU seconds: `setup_seconds` of all parties for keys, `protect_seconds` the mean of a client,
     `add_seconds` the server's, `reveal_seconds` for opening the sum. `rounding_error` is the largest distance of a
-    number of the mean from the mean of the updates before they were rounded.
+    number of the mean from the mean of the updates before they were rounded. `hidden` masks the numbers that were
+    protected, by name, where the rest of every single update went in the clear; empty where all were.
     """
 
     protection: Protection
@@ -116,6 +117,7 @@ class OpenedSum:
     protect_seconds: float
     add_seconds: float
     reveal_seconds: float
+    hidden: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -250,6 +250,7 @@ class CaptureSource:
         if opened is not None:
             tensors |= {f"aggregate.tensor.{name}": _stored(value) for name, value in opened.tensors.items()}
             tensors |= {f"aggregate.buffer.{name}": _stored(value) for name, value in opened.buffers.items()}
+            tensors |= {f"aggregate.hidden.{name}": _stored(value) for name, value in opened.hidden.items()}
         for past in record.earlier:
             prefix = f"earlier.{past.round}."
             tensors |= {f"{prefix}{name}": _stored(value) for name, value in past.tensors.items()}
@@ -320,8 +321,8 @@ def _state_key(settings: SweepConfig, defense: Chain, federation: Federation, nu
 
 
 def _without_tensors(value: ClientUpdate | OpenedSum) -> dict[str, Any]:
-    """Every field but the tensors and buffers."""
-    names = [f.name for f in dataclasses.fields(value) if f.name not in ("tensors", "buffers")]
+    """Every field that holds no tensors."""
+    names = [f.name for f in dataclasses.fields(value) if f.name not in ("tensors", "buffers", "hidden")]
     return {name: getattr(value, name) for name in names}
 
 
@@ -331,6 +332,7 @@ def _read_opened(described: dict[str, Any] | None, tensors: Tensors) -> OpenedSu
     return OpenedSum(
         tensors=_with_prefix(tensors, "aggregate.tensor."),
         buffers=_with_prefix(tensors, "aggregate.buffer."),
+        hidden=_with_prefix(tensors, "aggregate.hidden."),
         **described | {"shares": tuple(described["shares"])},
     )
 

@@ -31,7 +31,15 @@ from orchestrator.rounds import by_round
 from orchestrator.stop import EXIT_CODE, Stop, Stopped, farewell
 from orchestrator.strength import critical_table
 from orchestrator.sweep import run_sweep
-from orchestrator.tables import comparison_table, critical_strengths_table, notes, rounds_table, summary_table
+from orchestrator.tables import (
+    comparison_table,
+    critical_strengths_table,
+    notes,
+    rounds_table,
+    sum_costs_table,
+    summary_table,
+    summed_cells,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -176,6 +184,9 @@ def _report(folder: Path, console: Console) -> None:
     compared = by_cell(table)
     if compared:
         console.print(comparison_table(compared))
+    secured = summed_cells(table)
+    if secured:
+        console.print(sum_costs_table(secured))
     series = by_round(table)
     if len(series):
         console.print(rounds_table(series))

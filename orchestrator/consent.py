@@ -22,7 +22,10 @@ def require_consent(cells: Sequence[Cell], *, allow_slow: bool) -> None:
             continue
         federation, weights = cell.settings.federation, cell.source.weights.state
         session = dataclasses.replace(scheme, noise=None).setup(range(federation.per_round))
-        values = sum(tensor.numel() for tensor in (*weights.parameters.values(), *weights.buffers.values()))
+        parameters, buffers = (
+            sum(tensor.numel() for tensor in each.values()) for each in (weights.parameters, weights.buffers)
+        )
+        values = scheme.protected_numbers(parameters, buffers)
         sums = len(cell.victims) + (federation.rounds if cell.settings.utility else 0)
         one = estimate(session, values, workers=local_cores())
         dataclasses.replace(one, seconds=one.seconds * sums).require_consent(allow_slow=False)

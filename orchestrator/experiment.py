@@ -21,6 +21,7 @@ from attack_core.matching import Matching, Preset
 from attack_core.objectives import L2, Both, Cosine, LayerMode, Objective, Similarity
 from attack_core.optimizers import OptimizerName, Schedule
 from defenses.dp import DPUpdate
+from defenses.encryption import CKKS, Paillier
 from fl_core.client import LocalTraining
 from fl_core.device import DEVICES
 from fl_core.errors import InputError, unknown_name
@@ -122,7 +123,9 @@ class Experiment:
     )
     dp_delta: float = _flag(1e-5, "delta", type=float)
     dp_max_norm: float = _flag(1.0, "L2 norm that updates are clipped to", type=float)
-    use_he: bool = _flag(False, "homomorphic encryption")
+    use_he: bool = _flag(
+        False, "homomorphic encryption of a round's updates: the server sees their sum alone"
+    )
     he_scheme: str = _flag("ckks", "encryption scheme", choices=("ckks", "paillier"))
     he_bits: int | None = _flag(None, "Paillier key size [2048]", type=int)
     he_precision: int | None = _flag(None, "Paillier fixed-point factor [1000000]", type=int)
@@ -220,14 +223,28 @@ class Experiment:
             case _:
                 return L2()
 
-    def _defense(self) -> tuple[DPUpdate, ...]:
-        if self.dp_epsilon is None:
-            return ()
-        return (
-            DPUpdate(
-                epsilon=self.dp_epsilon, delta=self.dp_delta, max_norm=self.dp_max_norm, budget="release"
-            ),
-        )
+    def _defense(self) -> tuple[DPUpdate | CKKS | Paillier, ...]:
+        """Noise first, encryption after it, as the flags ask."""
+        chain: list[DPUpdate | CKKS | Paillier] = []
+        if self.dp_epsilon is not None:
+            chain.append(
+                DPUpdate(
+                    epsilon=self.dp_epsilon,
+                    delta=self.dp_delta,
+                    max_norm=self.dp_max_norm,
+                    budget="release",
+                )
+            )
+        if self.use_he:
+            chain.append(self._encryption())
+        return tuple(chain)
+
+    def _encryption(self) -> CKKS | Paillier:
+        """The real scheme that `--use-he` stands for: CKKS, or Paillier with the key and precision asked for."""
+        if self.he_scheme == "ckks":
+            return CKKS()
+        asked = {"key_bits": self.he_bits, "precision": self.he_precision}
+        return Paillier(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
 
     def _check_encryption(self) -> None:
         if self.he_scheme == "ckks":
@@ -236,10 +253,6 @@ class Experiment:
                     raise InputError(
                         f"{flag} {value} goes with --he-scheme paillier; ckks has no such setting."
                     )
-        if self.use_he:
-            raise InputError(
-                "--use-he is not built yet: homomorphic encryption comes with the other defenses."
-            )
 
 
 class _Parser(argparse.ArgumentParser):

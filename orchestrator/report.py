@@ -19,6 +19,7 @@ from orchestrator.rounds import by_round
 from orchestrator.strength import critical_table, write_critical
 from orchestrator.tables import (
     CRITERIA,
+    SUM_HEADINGS,
     critical_interval,
     critical_value,
     interval,
@@ -27,6 +28,8 @@ from orchestrator.tables import (
     number,
     parameters,
     percent,
+    sum_costs,
+    summed_cells,
 )
 from orchestrator.trial import EXACT_DB
 from orchestrator.verdicts import LABELS, accuracy, share, utility_verdict, verdict
@@ -60,6 +63,7 @@ def write_report(folder: Path, table: pd.DataFrame, critical: pd.DataFrame | Non
             budgets=_budgets(results),
             summary=_summary(results),
             compared=_compared(results.table),
+            summed=_summed(results.table),
             rounds=_rounds(results),
             critical=_critical(critical),
             footnotes=_footnotes(results),
@@ -223,6 +227,17 @@ def _compared(table: pd.DataFrame) -> list[Entry]:
             ],
         }
         for one in compared
+    ]
+
+
+def _summed(table: pd.DataFrame) -> list[Entry]:
+    """What secure sums cost, a line for each cell that has one."""
+    return [
+        {
+            "cell": line["cell"],
+            "entries": [_entry(*pair) for pair in zip(SUM_HEADINGS, sum_costs(line), strict=True)],
+        }
+        for line in summed_cells(table)
     ]
 
 

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.analysis import differs_in_threat_alone
+from orchestrator.analysis import differs_in_threat_alone, records
 from orchestrator.comparison import Compared, attackers, is_hidden
 
 
@@ -86,6 +86,33 @@ def comparison_table(compared: list[Compared]) -> Table:
             megabytes(line["bytes_up"]),
         )
     return shown
+
+
+def sum_costs_table(summed: list[dict[str, Any]]) -> Table:
+    """What secure sums cost, within 80 columns; `summed` as `summed_cells` gives it."""
+    shown = Table(title="Cost of secure sums", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown.add_column("cell", overflow="fold")
+    for name in SUM_HEADINGS:
+        shown.add_column(name.replace(", ", "\n"), justify="right", no_wrap=True)
+    for line in summed:
+        shown.add_row(Text(line["cell"]), *sum_costs(line))
+    return shown
+
+
+SUM_HEADINGS = ("MB up", "keys, s", "protect, s", "add, s", "open, s", "rounding error")
+"""Of one client's upload; CPU seconds of all for keys, of one client to protect its update, to add, to open the sum."""
+
+
+def summed_cells(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """One line of the summary for each cell whose updates were added under encryption or masks."""
+    return records(table[table["rounding_error"].notna()].drop_duplicates("cell"))
+
+
+def sum_costs(line: Mapping[Any, Any]) -> list[str]:
+    """A cell's figures in the order of `SUM_HEADINGS`."""
+    seconds = ("setup_seconds", "protect_seconds", "add_seconds", "reveal_seconds")
+    figures = [f"{line[name]:.2g}" for name in (*seconds, "rounding_error")]
+    return [megabytes(line["bytes_up"]), *figures]
 
 
 def critical_strengths_table(critical: pd.DataFrame) -> Table:

@@ -17,6 +17,7 @@ from attack_core.families import NAMED
 from attack_core.matching import Matching
 from attack_core.objectives import Both, Cosine, Similarity
 from defenses.dp import DPUpdate
+from defenses.encryption import CKKS, Paillier
 from fl_core.errors import InputError
 from fl_core.server import FederationConfig
 from orchestrator.cli import execute
@@ -159,6 +160,23 @@ def test_dp_flags_mean_one_release() -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "chain"),
+    [
+        ("--use-he", (CKKS(),)),
+        ("--use-he --he-scheme paillier", (Paillier(),)),
+        (
+            "--use-he --he-scheme paillier --he-bits 512 --he-precision 1000",
+            (Paillier(key_bits=512, precision=1000),),
+        ),
+    ],
+)
+def test_encryption_is_a_real_scheme_behind_the_noise(flags: str, chain: tuple[CKKS | Paillier, ...]) -> None:
+    assert parse(flags.split()).sweep().cells[0].defense == chain
+    noisy = parse([*flags.split(), "--dp-epsilon", "1"]).sweep().cells[0].defense
+    assert (noisy[0].kind, noisy[1:]) == ("dp_update", chain)
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--atack-lr 1", "unrecognized arguments: --atack-lr"),
@@ -167,7 +185,8 @@ def test_dp_flags_mean_one_release() -> None:
         ("--image-size 63", "ModelConfig.image_size = 63"),
         ("--attack dlg --attack-lr 0", "Matching.lr = 0.0"),
         ("--match-metric l3", "invalid choice: 'l3'"),
-        ("--use-he", "--use-he is not built yet"),
+        ("--use-he --he-scheme paillier --he-bits 1024", "Paillier.key_bits = 1024"),
+        ("--use-he --he-scheme bfv", "invalid choice: 'bfv'"),
         ("--he-bits 512", "--he-bits 512 goes with --he-scheme paillier"),
         ("--he-precision 10", "goes with --he-scheme paillier"),
         ("--use-layers first", "--use-layers 'first'"),

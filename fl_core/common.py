@@ -1,0 +1,40 @@
+"""What clients can agree on before a round, because all of them have it: the weights and public images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from fl_core.celeba import FaceDataset
+from fl_core.client import Batch
+from fl_core.reduction import Reduction
+from fl_core.types import ModelState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """The network, the global weights at the start of a round, and the data set whose public images all have."""
+
+    model: nn.Module
+    state: ModelState
+    dataset: FaceDataset
+    device: torch.device
+
+    def public(self, count: int) -> Batch:
+        """The first `count` public images and their labels: the test split, which is no client's.
+
+        Raises `InputError` where there are fewer.
+        """
+        images, labels = self.dataset.batch(self.dataset.split("test", count))
+        return images.to(self.device), labels.to(self.device)
+
+
+@runtime_checkable
+class Agreeing(Protocol):
+    """A reduction whose parties settle something from what is common before each round."""
+
+    def agree(self, common: Common) -> Reduction[Any]:
+        """The same with what was settled."""
