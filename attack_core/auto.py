@@ -15,7 +15,7 @@ from torch import nn
 
 from attack_core.analytic import Analytic
 from attack_core.credibility import credible, prior_answer, too_weak
-from attack_core.knowledge import cut_columns, knows_errors, withholds
+from attack_core.knowledge import code_of_images, cut_columns, knows_errors, withholds
 from attack_core.labels import resolve_labels
 from attack_core.matching import Matching
 from attack_core.presets import soft_matching
@@ -79,7 +79,9 @@ class Auto(Config):
     def _fallback(self, observation: Observation, model: nn.Module) -> Matching:
         several = observation.steps > 1 and observation.clients == 1
         plain = self.fallback.local == Averaged() and self.fallback.images in (None, observation.examples)
-        local = Simulated() if several and plain else self.fallback.local
+        # A simulation knows nothing of draws; the mean gradient is taken at draws that are optimised.
+        drawn = code_of_images(observation) is not None
+        local = Simulated() if several and plain and not drawn else self.fallback.local
         known = observation.examples == 1 and ends_fully_connected(observation, model)
         weight = self.feature_weight if known else self.fallback.feature_weight
         return replace(self.fallback, local=local, feature_weight=weight)
@@ -110,7 +112,9 @@ def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | No
         return f"{features - cut} features of layer {tail.first} are left for {pixels} pixels"
     if images == 1:
         return None
-    if len(tail.layers) < 2:
+    if tail.random and observation.steps > 1:
+        return f"the codes that were drawn hide how the weights moved between {images} images"
+    if not tail.rectified:
         return f"no ReLU between fully connected layers tells {images} images apart"
     if images > MOST_IMAGES:
         return f"{images} images are too many to tell apart"

@@ -21,6 +21,7 @@ from fl_core.threat import (
     Observation,
     PrunedRepresentation,
     Quantiser,
+    RandomCode,
     Sparsity,
     StepNoise,
 )
@@ -91,6 +92,11 @@ def scales_examples(observation: Observation) -> bool:
     f (p - y) is p - y' with the soft label y' = (1 - f) p + f y.
     """
     return observation.examples > 1 and any(isinstance(fact, ExampleClip) for fact in observation.facts)
+
+
+def code_of_images(observation: Observation) -> RandomCode | None:
+    """The bottleneck that drew a code for each image, where the attacker knows of one."""
+    return next((fact for fact in observation.facts if isinstance(fact, RandomCode)), None)
 
 
 def is_sparse(observation: Observation) -> bool:

@@ -17,6 +17,7 @@ from defenses.dp_sgd import DPSGD
 from defenses.encryption import CKKS, Paillier
 from defenses.masking import Masking
 from defenses.noise import ClipOnly, NoiseOnly
+from defenses.precode import Precode
 from defenses.secure_mean import SecureMean, SumProtection
 from defenses.soteria import Soteria
 from fl_core.client import Batch, GradientRule
@@ -37,6 +38,7 @@ AnyDefense = (
     | Quantise
     | SignOnly
     | Soteria
+    | Precode
     | CKKS
     | Paillier
     | Masking

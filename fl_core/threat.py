@@ -105,7 +105,14 @@ class PrunedRepresentation:
     layer: Literal["first", "last"]
 
 
-Fact = Clip | Noise | ExampleClip | StepNoise | Sparsity | Quantiser | PrunedRepresentation
+@dataclass(frozen=True, kw_only=True)
+class RandomCode:
+    """The network's bottleneck drew its code anew for each image, and `beta` times its divergence is in the loss."""
+
+    beta: float
+
+
+Fact = Clip | Noise | ExampleClip | StepNoise | Sparsity | Quantiser | PrunedRepresentation | RandomCode
 
 
 class NotObservable(Exception):
