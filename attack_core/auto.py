@@ -15,7 +15,7 @@ from torch import nn
 
 from attack_core.analytic import Analytic
 from attack_core.credibility import credible, prior_answer, too_weak
-from attack_core.knowledge import code_of_images, cut_columns, knows_errors, withholds
+from attack_core.knowledge import code_of_images, cut_columns, knows_errors, mixes_labels, withholds
 from attack_core.labels import resolve_labels
 from attack_core.matching import Matching
 from attack_core.presets import soft_matching
@@ -23,6 +23,7 @@ from attack_core.simulation import Averaged, Simulated
 from attack_core.tail import solvable_tail
 from attack_core.targets import check_observation
 from attack_core.types import Progress, Reconstruction
+from attack_core.undo import undone
 from fl_core.errors import InputError
 from fl_core.threat import Observation
 from fl_core.types import Config, require
@@ -61,6 +62,17 @@ class Auto(Config):
         progress: Progress | None = None,
     ) -> Reconstruction:
         """Run the attack; see `attack_core.types.Attack`. Raises what the chosen attack raises."""
+        found = self._trained_on(observation, model, generator, progress)
+        return found if found.method.endswith("prior alone") else undone(found, observation)
+
+    def _trained_on(
+        self,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+        progress: Progress | None,
+    ) -> Reconstruction:
+        """The images that the client trained on, whatever a defense had made of those that it holds."""
         check_observation(observation)
         if too_weak(observation):
             labels = resolve_labels("auto", observation, model, observation.examples, generator)
@@ -112,6 +124,8 @@ def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | No
         return f"{features - cut} features of layer {tail.first} are left for {pixels} pixels"
     if images == 1:
         return None
+    if mixes_labels(observation) and observation.steps > 1:
+        return f"labels were mixed, which hides how the weights moved between {images} images"
     if tail.random and observation.steps > 1:
         return f"the codes that were drawn hide how the weights moved between {images} images"
     if not tail.rectified:

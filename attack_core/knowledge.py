@@ -17,6 +17,8 @@ from fl_core.threat import (
     Clip,
     ExampleClip,
     Fact,
+    HiddenMixture,
+    Mixture,
     Noise,
     Observation,
     PrunedRepresentation,
@@ -97,6 +99,11 @@ def scales_examples(observation: Observation) -> bool:
 def code_of_images(observation: Observation) -> RandomCode | None:
     """The bottleneck that drew a code for each image, where the attacker knows of one."""
     return next((fact for fact in observation.facts if isinstance(fact, RandomCode)), None)
+
+
+def mixes_labels(observation: Observation) -> bool:
+    """Whether images were trained on with mixtures of labels, so that a label is a vector of probabilities."""
+    return any(isinstance(fact, (Mixture, HiddenMixture)) for fact in observation.facts)
 
 
 def is_sparse(observation: Observation) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.inits import initial_images
-from attack_core.knowledge import code_of_images, scales_examples
+from attack_core.knowledge import code_of_images, mixes_labels, scales_examples
 from attack_core.targets import gradient_estimate, weights_along
 from fl_core.errors import InputError
 from fl_core.models import predict
@@ -58,6 +58,8 @@ def resolve_labels(
 
 
 def _choose(observation: Observation, images: int) -> LabelStrategy:
+    if mixes_labels(observation):
+        return "optimize"
     if observation.labels is not None and len(observation.labels) == images:
         return "known"
     if images == 1 and observation.signal != "agg_update" and observation.clients == 1:
