@@ -62,6 +62,7 @@ it can be 2 dB worse.
 """
 _GREY = 0.01
 """Standard deviation of the start where there is no mean image."""
+_TINY = 1e-30
 _ATTEMPTS = 3
 """How often a batch is taken apart before a wrong answer is given up on."""
 _MISFIT = 1e-2
@@ -240,7 +241,7 @@ class _Problem:
 
     def _following(self) -> NextLayer | None:
         """What the second layer's gradients say of the first one's outputs, where some of its inputs are unknown."""
-        if self.shares.unknown is None or len(self.tail.layers) < 2:
+        if self.shares.unknown is None or not self.tail.rectified:
             return None
         first, second = self.tail.layers[:2]
         weight, bias = (f"{second}.{kind}" for kind in ("weight", "bias"))
@@ -262,7 +263,7 @@ class _Problem:
 
     def _note(self) -> str:
         images = len(self.shares.inputs)
-        layer = self.tail.layers[-2] if images > 1 else self.tail.first
+        layer = self.tail.layers[-2] if images > 1 and not self.tail.random else self.tail.first
         what = "the input" if images == 1 else f"the inputs of {images} images"
         note = f"{what} of layer {layer} from its gradients"
         if self.shares.unknown is not None:
@@ -338,7 +339,7 @@ def _checked(
     the last hidden layer explain only roughly. Raises `Inseparable`.
     """
     several = observation.steps > 1
-    if observation.examples == 1 or (several and (observation.clients > 1 or tail.pixels)):
+    if observation.examples == 1 or tail.random or (several and (observation.clients > 1 or tail.pixels)):
         return recover(), None
     misfit = math.inf
     for _ in range(_ATTEMPTS):

@@ -17,7 +17,14 @@ from attack_core.analytic import Analytic
 from attack_core.credibility import credible, prior_answer, says_nothing
 from attack_core.features import FeatureTarget
 from attack_core.inits import Init
-from attack_core.knowledge import cut_columns, knows_errors, sends_signs, withholds
+from attack_core.knowledge import (
+    code_of_images,
+    cut_columns,
+    knows_errors,
+    mixes_labels,
+    sends_signs,
+    withholds,
+)
 from attack_core.labels import resolve_labels
 from attack_core.matching import Matching
 from attack_core.objectives import Signs
@@ -26,6 +33,7 @@ from attack_core.simulation import Averaged, Simulated
 from attack_core.tail import solvable_tail
 from attack_core.targets import check_observation, gradient_estimate
 from attack_core.types import Progress, Reconstruction
+from attack_core.undo import undone
 from fl_core.errors import InputError
 from fl_core.threat import Observation
 from fl_core.types import Config, require
@@ -64,6 +72,17 @@ class Auto(Config):
         progress: Progress | None = None,
     ) -> Reconstruction:
         """Run the attack; see `attack_core.types.Attack`. Raises what the chosen attack raises."""
+        found = self._trained_on(observation, model, generator, progress)
+        return found if found.method.endswith("prior alone") else undone(found, observation)
+
+    def _trained_on(
+        self,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+        progress: Progress | None,
+    ) -> Reconstruction:
+        """The images that the client trained on, whatever a defense had made of those that it holds."""
         check_observation(observation)
         nothing = says_nothing(observation)
         if nothing is not None:
@@ -83,7 +102,9 @@ class Auto(Config):
     def _fallback(self, observation: Observation, model: nn.Module) -> Matching:
         several = observation.steps > 1 and observation.clients == 1
         plain = self.fallback.local == Averaged() and self.fallback.images in (None, observation.examples)
-        local = Simulated() if several and plain else self.fallback.local
+        # A simulation knows nothing of draws; the mean gradient is taken at draws that are optimised.
+        drawn = code_of_images(observation) is not None
+        local = Simulated() if several and plain and not drawn else self.fallback.local
         known = observation.examples == 1 and knows_features(observation, model)
         weight = self.feature_weight if known else self.fallback.feature_weight
         # What a known error or withheld numbers leave open, the prior decides: the search starts from it.
@@ -127,7 +148,11 @@ def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | No
         return f"{features - cut} features of layer {tail.first} are left for {pixels} pixels"
     if images == 1:
         return None
-    if len(tail.layers) < 2:
+    if mixes_labels(observation) and observation.steps > 1:
+        return f"labels were mixed, which hides how the weights moved between {images} images"
+    if tail.random and observation.steps > 1:
+        return f"the codes that were drawn hide how the weights moved between {images} images"
+    if not tail.rectified:
         return f"no ReLU between fully connected layers tells {images} images apart"
     if images > MOST_IMAGES:
         return f"{images} images are too many to tell apart"

@@ -66,7 +66,10 @@ def input_estimate(weight: Tensor, bias: Tensor, estimate: Estimate) -> Tensor:
         row = int(bias.abs().argmax())
         return weight[row] / bias[row]
     if estimate == "weighted":
-        return weight.mT @ bias / bias.square().sum()
+        # Divided first: a network that is sure of its answer has gradients whose squares float32 does not hold.
+        largest = bias.abs().max()
+        shares = bias / largest
+        return (weight / largest).mT @ shares / shares.square().sum()
     unit = torch.linalg.eigh(_gram(weight, bias)).eigenvectors[:, -1].float().to(weight)
     found: Tensor = weight.mT @ unit / (bias @ unit)
     return found
@@ -148,6 +151,8 @@ def recover_shares(
         inputs = input_estimate(weight, bias, estimate)[None]
         residual = _distance(bias[:, None] * inputs, weight)
         return Shares(inputs, bias[None], gradients[f"{tail.layers[-1]}.bias"][None], residual)
+    if tail.random:
+        return _in_front(gradients, weights, tail, count, generator, rounds=rounds, tolerance=tolerance)
     if len(tail.layers) < 2:
         raise Inseparable(
             f"one fully connected layer of {len(gradients[f'{tail.first}.bias'])} outputs holds no ReLU pattern "
@@ -182,9 +187,41 @@ def recover_shares(
     return Shares(inputs, errors, logit_errors, residual)
 
 
+def _in_front(
+    gradients: Tensors,
+    weights: Tensors,
+    tail: Tail,
+    count: int,
+    generator: torch.Generator,
+    *,
+    rounds: int,
+    tolerance: float,
+) -> Shares:
+    """The shares of `count` images in front of a bottleneck that draws.
+
+    What its layers hand back depends on the draws, so the zeros of the ReLU in front alone tell images apart, and
+    labels stay those of the whole. Raises `Inseparable`.
+    """
+    if not tail.rectified:
+        raise Inseparable(f"no ReLU in front of the bottleneck tells {count} images apart")
+    weight, bias = (f"{tail.first}.{kind}" for kind in ("weight", "bias"))
+    mixture = disaggregate(
+        gradients[weight],
+        gradients[bias],
+        count,
+        generator,
+        layers=((weights[weight], weights[bias]),),
+        rounds=rounds,
+        tolerance=tolerance,
+    )
+    whole = gradients[f"{tail.layers[-1]}.bias"].expand(count, -1)
+    return Shares(mixture.inputs, mixture.errors, whole, mixture.residual)
+
+
 def _distance(found: Tensor, wanted: Tensor) -> float:
     """The L2 norm of the difference over that of `wanted`."""
-    return float(vector_norm(found - wanted) / vector_norm(wanted))
+    largest = wanted.abs().max()
+    return float(vector_norm((found - wanted) / largest) / vector_norm(wanted / largest))
 
 
 def _switched_on(outputs: Tensor) -> Tensor:

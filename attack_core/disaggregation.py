@@ -94,6 +94,11 @@ def disaggregate(
             told_apart, mixture = _solve(puzzle, found, tolerance)
             if mixture is not None:
                 return Mixture(mixture.errors.to(weight), mixture.inputs.to(weight), mixture.residual)
+    if last is None and count <= len(found):
+        # Few images have few directions: with two, the images' own may be all there are.
+        told_apart, mixture = _solve(puzzle, found, tolerance)
+        if mixture is not None:
+            return Mixture(mixture.errors.to(weight), mixture.inputs.to(weight), mixture.residual)
     raise Inseparable(f"{told_apart or min(len(found), count - 1)} of {count} images were told apart")
 
 

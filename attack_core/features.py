@@ -15,7 +15,7 @@ from attack_core.dense import completed_input, input_estimate
 from attack_core.disaggregation import Inseparable
 from attack_core.knowledge import layer_numbers, masked, sent_numbers
 from attack_core.layers import GhostHandle, GradientHandle
-from attack_core.tail import find_tail
+from attack_core.tail import observed_tail
 from fl_core.errors import InputError
 from fl_core.threat import Observation
 from fl_core.types import Tensors
@@ -42,7 +42,7 @@ class FeatureTarget:
                 f"Matching.feature_weight = {weight}: the signal holds {observation.examples} images, and the "
                 "features are known for one alone; set it to 0."
             )
-        first = find_tail(model, observation.state, observation.model.image_size).first
+        first = observed_tail(model, observation).first
         names, known = (f"{first}.weight", f"{first}.bias"), None
         try:
             if sent_numbers(observation).keys() & set(names):

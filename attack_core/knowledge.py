@@ -17,11 +17,14 @@ from fl_core.threat import (
     Clip,
     ExampleClip,
     Fact,
+    HiddenMixture,
     InTheClear,
+    Mixture,
     Noise,
     Observation,
     PrunedRepresentation,
     Quantiser,
+    RandomCode,
     Sparsity,
     StepNoise,
 )
@@ -101,6 +104,16 @@ def sends_signs(observation: Observation) -> bool:
     """Whether one client's numbers say no more than a sign each, and a size for all of a tensor."""
     one_bit = any(isinstance(fact, Quantiser) and fact.bits == 1 for fact in observation.facts)
     return one_bit and observation.clients == 1
+
+
+def code_of_images(observation: Observation) -> RandomCode | None:
+    """The bottleneck that drew a code for each image, where the attacker knows of one."""
+    return next((fact for fact in observation.facts if isinstance(fact, RandomCode)), None)
+
+
+def mixes_labels(observation: Observation) -> bool:
+    """Whether images were trained on with mixtures of labels, so that a label is a vector of probabilities."""
+    return any(isinstance(fact, (Mixture, HiddenMixture)) for fact in observation.facts)
 
 
 def is_sparse(observation: Observation) -> bool:

@@ -233,7 +233,7 @@ class Problem:
     def losses(self, images: Tensor, logits: Tensor | None, which: list[int]) -> Tensor:
         """Matching losses (A,) of candidates `which`: images (A, B, 3, S, S), logits (A, B, K)."""
         handles = self.local.handles(images, self._probabilities(images, logits), which)
-        loss = self.objective.loss(self.matched.terms(handles)) + self.local.tie(images)
+        loss = self.objective.loss(self.matched.terms(handles)) + self.local.tie(images, which)
         return loss if self.features is None else loss + self.features.loss(handles)
 
     def _probabilities(self, images: Tensor, logits: Tensor | None) -> Tensor:

@@ -18,11 +18,14 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from attack_core.layers import GradientHandle, stack_handles
+from attack_core.code import ThroughCode
+from attack_core.knowledge import code_of_images
+from attack_core.layers import GradientHandle, couples_examples, stack_handles
 from attack_core.metrics import assign
 from attack_core.simulation_steps import Batch, LocalPath, Shift, handles_at, linear_weights, path_handles
 from attack_core.targets import gradient_estimate, velocity_estimate, weights_along
 from attack_core.types import Reconstruction
+from fl_core.bottleneck import find_bottleneck
 from fl_core.errors import InputError
 from fl_core.threat import Observation
 from fl_core.types import Config, ModelState, require
@@ -53,8 +56,8 @@ class LocalProblem(Protocol):
     def handles(self, images: Tensor, labels: Tensor, which: list[int]) -> dict[str, GradientHandle]:
         """Of candidates `which`: images (A, B, 3, S, S), label probabilities (A, B, K)."""
 
-    def tie(self, images: Tensor) -> Tensor:
-        """A penalty (A,) on copies that disagree."""
+    def tie(self, images: Tensor, which: list[int]) -> Tensor:
+        """A penalty (A,) on copies that disagree, or on what else is optimised, of candidates `which`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +66,18 @@ class Averaged(Config):
 
     kind: Literal["averaged"] = "averaged"
 
-    def prepare(self, observation: Observation, model: nn.Module, count: Count) -> LocalProblem:  # noqa: ARG002
+    def prepare(self, observation: Observation, model: nn.Module, count: Count) -> LocalProblem:
         """The problem that `observation` poses to candidates of the number and size in `count`."""
-        return _AtPoint(model, observation.state, gradient_estimate(observation))
+        targets, fact, found = (
+            gradient_estimate(observation),
+            code_of_images(observation),
+            find_bottleneck(model),
+        )
+        if fact is None or found is None or couples_examples(model):
+            return _AtPoint(model, observation.state, targets)
+        return ThroughCode.of(
+            observation, model, targets, found, fact, restarts=count.restarts, images=count.images
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +243,7 @@ class _Plain:
         """See `LocalProblem`."""
         return []
 
-    def tie(self, images: Tensor) -> Tensor:
+    def tie(self, images: Tensor, which: list[int]) -> Tensor:  # noqa: ARG002
         """See `LocalProblem`."""
         return images.new_zeros(len(images))
 
@@ -313,7 +325,7 @@ class _AlongPath(_Plain):
         """See `LocalProblem`."""
         return stack_handles([path_handles(self.path, *pair) for pair in zip(images, labels, strict=True)])
 
-    def tie(self, images: Tensor) -> Tensor:
+    def tie(self, images: Tensor, which: list[int]) -> Tensor:  # noqa: ARG002
         """See `LocalProblem`."""
         epochs = images.unflatten(1, (self.copies, -1))
         features = torch.cat([epochs, epochs.square()], dim=3).mean(2)

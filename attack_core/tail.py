@@ -15,7 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from attack_core.knowledge import code_of_images
 from attack_core.layers import couples_examples
+from fl_core.bottleneck import find_bottleneck
 from fl_core.errors import InputError
 from fl_core.models import predict
 from fl_core.threat import Observation
@@ -26,11 +28,18 @@ from fl_core.types import ModelState
 class Tail:
     """Names of the last linear layers, first to last, with a ReLU after each but the last.
 
-    `pixels` says that the first one's input is the flattened image itself.
+    `pixels` says that the first one's input is the flattened image itself. `random` says that a bottleneck that draws
+    its code is among them: its two layers have the draw between them instead of a ReLU, and none follows.
     """
 
     layers: tuple[str, ...]
     pixels: bool
+    random: bool = False
+
+    @property
+    def rectified(self) -> bool:
+        """Whether a ReLU and another linear layer follow the first one."""
+        return len(self.layers) > (3 if self.random else 1)
 
     @property
     def first(self) -> str:
@@ -50,25 +59,37 @@ def solvable_tail(model: nn.Module, observation: Observation) -> Tail:
     """`find_tail` of the observed network; raises `InputError` too where BatchNorm mixes the images before it."""
     if couples_examples(model):
         raise InputError("BatchNorm in train mode mixes the images of a batch.")
-    return find_tail(model, observation.state, observation.model.image_size)
+    return observed_tail(model, observation)
 
 
-def find_tail(model: nn.Module, state: ModelState, image_size: int) -> Tail:
-    """The fully connected end of `model`, found by running one image; raises `InputError` where there is none."""
+def observed_tail(model: nn.Module, observation: Observation) -> Tail:
+    """`find_tail` of the observed network, through its bottleneck where the attacker knows that one draws."""
+    through = code_of_images(observation) is not None
+    return find_tail(model, observation.state, observation.model.image_size, through=through)
+
+
+def find_tail(model: nn.Module, state: ModelState, image_size: int, *, through: bool = False) -> Tail:
+    """The fully connected end of `model`, found by running one image; raises `InputError` where there is none.
+
+    `through` goes on in front of a bottleneck: whatever it drew, its gradients and those in front hold for that draw.
+    """
     device = next(iter(state.parameters.values())).device
     image = torch.linspace(-1.0, 1.0, 3 * image_size**2, device=device).view(1, 3, image_size, image_size)
     calls = list(reversed(_calls(model, state, image)))
     if not calls or not isinstance(calls[0].module, nn.Linear):
         raise InputError("The model's last layer is not fully connected, so nothing follows analytically.")
     layers = [calls[0]]
-    for relu, linear in itertools.pairwise(calls[1:]):
+    found = find_bottleneck(model) if through else None
+    if found is not None:
+        layers = [call for call in reversed(calls) if call.name.startswith(f"{found[0]}.")] + layers
+    for relu, linear in itertools.pairwise(calls[len(layers) :]):
         follows = relu.output is layers[0].input and linear.output is relu.input
         if not (follows and isinstance(relu.module, nn.ReLU) and isinstance(linear.module, nn.Linear)):
             continue
         layers.insert(0, linear)
     entry = layers[0].input
     pixels = entry.shape[1] == image.numel() and bool(torch.equal(entry[0], image.flatten()))
-    return Tail(tuple(call.name for call in layers), pixels)
+    return Tail(tuple(call.name for call in layers), pixels, found is not None)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch.linalg import vector_norm
 from torch.nn import functional
 
 from attack_core.dense import Shares
+from attack_core.knowledge import mixes_labels
 from attack_core.simulation_steps import Batch
 from attack_core.tail import Tail
 from attack_core.targets import geometric, gradient_estimate, travelled, velocity_estimate, weights_along
@@ -44,9 +45,10 @@ def find_order(observation: Observation, tail: Tail, shares: Shares) -> Order:
     explained by no step, so the misfit says whether the gradient was taken apart rightly. One factor that shortens a
     single step's errors alike, as clipping does, is let pass.
     """
-    total, labels = observation.examples, shares.labels
+    total = observation.examples
     names = [f"{layer}.{kind}" for layer in tail.layers for kind in ("weight", "bias")]
     weights = {name: observation.state.parameters[name] for name in names}
+    labels = _soft_labels(weights, tail, shares) if mixes_labels(observation) else shares.labels
     velocity = {name: value for name, value in velocity_estimate(observation).items() if name in weights}
     left, batches, misfit = list(range(total)), list[Batch](), 0.0
     for step in range(observation.steps):
@@ -149,6 +151,12 @@ def _tail_errors(weights: Tensors, tail: Tail, inputs: Tensor, labels: Tensor) -
     loss = functional.cross_entropy(_passed(weights, rest, outputs.relu()), labels, reduction="sum")
     (errors,) = torch.autograd.grad(loss, outputs)
     return errors
+
+
+def _soft_labels(weights: Tensors, tail: Tail, shares: Shares) -> Tensor:
+    """The label probabilities (B, K) that explain each image's errors at the output in a single step."""
+    probabilities = _passed(weights, tail.layers, shares.inputs).softmax(dim=1)
+    return (probabilities - len(shares.inputs) * shares.logit_errors).clamp(0.0, 1.0)
 
 
 def _tail_gradient(weights: Tensors, tail: Tail, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:

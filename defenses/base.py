@@ -74,8 +74,8 @@ class Mechanism(Config):
         """The network that the federation trains instead of `model`."""
         return model
 
-    def on_batch(self, batch: Batch, random: torch.Generator, plan: FederationConfig) -> Batch:
-        """What a client trains on instead of `batch`."""
+    def on_batch(self, batch: Batch, random: torch.Generator, plan: FederationConfig, classes: int) -> Batch:
+        """What a client trains on instead of `batch`, whose labels are one of so many classes."""
         return batch
 
     def on_gradient(

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from defenses.ats import ATS
 from defenses.base import STAGES, Privacy, Stage
 from defenses.compression import Prune, Quantise, SignOnly
 from defenses.dp import DPUpdate
 from defenses.dp_sgd import DPSGD
 from defenses.encryption import CKKS, Paillier
 from defenses.masking import Masking
+from defenses.mixing import InstaHide, MixUp
 from defenses.noise import ClipOnly, NoiseOnly
+from defenses.precode import Precode
 from defenses.secure_mean import SecureMean, SumProtection
 from defenses.soteria import Soteria
 from fl_core.client import Batch, GradientRule
@@ -37,6 +40,10 @@ AnyDefense = (
     | Quantise
     | SignOnly
     | Soteria
+    | Precode
+    | MixUp
+    | InstaHide
+    | ATS
     | CKKS
     | Paillier
     | Masking
@@ -152,10 +159,10 @@ class ChainedClients:
         """See `ClientDefense.draws`."""
         return generator("defense", self.seed, client, round_number)
 
-    def on_batch(self, batch: Batch, random: torch.Generator) -> Batch:
+    def on_batch(self, batch: Batch, random: torch.Generator, classes: int) -> Batch:
         """See `ClientDefense.on_batch`."""
         for defense in self.chain.defenses:
-            batch = defense.on_batch(batch, random, self.plan)
+            batch = defense.on_batch(batch, random, self.plan, classes)
         return batch
 
     def on_gradient(self, rule: GradientRule, random: torch.Generator) -> GradientRule:

@@ -44,8 +44,8 @@ class ClientDefense(Protocol):
     def draws(self, client: int, round_number: int) -> torch.Generator:
         """The randomness of this client in this round."""
 
-    def on_batch(self, batch: Batch, random: torch.Generator) -> Batch:
-        """What the client trains on instead of `batch`."""
+    def on_batch(self, batch: Batch, random: torch.Generator, classes: int) -> Batch:
+        """What the client trains on instead of `batch`, whose labels are one of so many `classes`."""
 
     def on_gradient(self, rule: GradientRule, random: torch.Generator) -> GradientRule:
         """How the client computes a batch's gradient, in terms of how it would without the defense."""
@@ -84,7 +84,7 @@ class Undefended:
         """See `ClientDefense.draws`."""
         return torch.Generator()
 
-    def on_batch(self, batch: Batch, random: torch.Generator) -> Batch:  # noqa: ARG002 - nothing is drawn
+    def on_batch(self, batch: Batch, random: torch.Generator, classes: int) -> Batch:  # noqa: ARG002 - nothing is drawn
         """See `ClientDefense.on_batch`."""
         return batch
 

@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fl_core.bottleneck import Bottleneck
 from fl_core.types import Config, ModelState, require
 
 ModelName = Literal["cnn64", "lenet", "mlp", "resnet18"]
@@ -30,19 +31,22 @@ class ModelConfig(Config):
 
     `batch_norm` says how BatchNorm layers behave while a client trains: `eval` normalises by the running
     statistics and leaves them alone, `train` normalises by the batch and updates them. Models without
-    BatchNorm ignore it.
+    BatchNorm ignore it. `bottleneck` is the size of a variational bottleneck in front of the last layer; null: none.
     """
 
     kind: ModelName = "cnn64"
     classes: int = 2
     image_size: int = 64
     batch_norm: Literal["eval", "train"] = "eval"
+    bottleneck: int | None = None
 
     def __post_init__(self) -> None:
         require(self.classes >= 2, self, "classes", "at least 2")
         require(
             self.image_size >= 8 and self.image_size % 8 == 0, self, "image_size", "a positive multiple of 8"
         )
+        narrow = self.bottleneck is None or self.bottleneck >= 1
+        require(narrow, self, "bottleneck", "at least 1, or null for none")
 
 
 def build_model(config: ModelConfig) -> nn.Module:
@@ -52,6 +56,8 @@ def build_model(config: ModelConfig) -> nn.Module:
     """
     with torch.device("meta"):
         model = _architecture(config)
+        if config.bottleneck is not None:
+            model = _narrowed(model, config.bottleneck)
     return model.train(config.batch_norm == "train")
 
 
@@ -60,12 +66,14 @@ def initial_state(config: ModelConfig, generator: torch.Generator) -> ModelState
 
     PyTorch's own defaults: uniform in +-1/sqrt(fan in) for convolutions and linear layers; He et al. (2015)
     normal, fan out, for `resnet18`'s convolutions; uniform in +-0.5 for `lenet`, as in its paper, since
-    sigmoids pass hardly any gradient at smaller weights.
+    sigmoids pass hardly any gradient at smaller weights. A bottleneck is drawn last, so that with one the other weights
+    are what they are without.
     """
+    model = build_model(config)
     parameters: dict[str, Tensor] = {}
     buffers: dict[str, Tensor] = {}
-    for prefix, module in build_model(config).named_modules():
-        values = _initial_values(module, config, generator)
+    for prefix, module in sorted(model.named_modules(), key=lambda named: _in_bottleneck(named[0])):
+        values = _initial_values(module, config, generator, plain=_in_bottleneck(prefix))
         for name, parameter in module.named_parameters(recurse=False):
             value = values[name]
             if value.shape != parameter.shape:
@@ -74,7 +82,8 @@ def initial_state(config: ModelConfig, generator: torch.Generator) -> ModelState
         for name, buffer in module.named_buffers(recurse=False):
             fill = torch.ones if name == "running_var" else torch.zeros
             buffers[f"{prefix}.{name}"] = fill(buffer.shape, dtype=buffer.dtype)
-    return ModelState(parameters=parameters, buffers=buffers)
+    ordered = {name: parameters[name] for name, _ in model.named_parameters()}
+    return ModelState(parameters=ordered, buffers=buffers)
 
 
 def predict(model: nn.Module, state: ModelState, images: Tensor) -> Tensor:
@@ -128,6 +137,16 @@ def _architecture(config: ModelConfig) -> nn.Module:
             return cast("nn.Module", network)
 
 
+def _narrowed(model: nn.Module, size: int) -> nn.Module:
+    """The network with a bottleneck in front of its last child, which is linear in every architecture."""
+    *front, (name, last) = model.named_children()
+    bottleneck = Bottleneck(cast("nn.Linear", last).in_features, size)
+    if isinstance(model, nn.Sequential):
+        return nn.Sequential(OrderedDict([*front, ("bottleneck", bottleneck), (name, last)]))
+    setattr(model, name, nn.Sequential(OrderedDict(bottleneck=bottleneck, last=last)))
+    return model
+
+
 class _MaxPool(nn.Module):
     """`resnet18`'s pooling, 3x3 every 2 pixels, by way of the indices.
 
@@ -139,7 +158,14 @@ class _MaxPool(nn.Module):
         return pooled
 
 
-def _initial_values(module: nn.Module, config: ModelConfig, generator: torch.Generator) -> dict[str, Tensor]:
+def _in_bottleneck(name: str) -> bool:
+    return "bottleneck" in name.split(".")
+
+
+def _initial_values(
+    module: nn.Module, config: ModelConfig, generator: torch.Generator, *, plain: bool
+) -> dict[str, Tensor]:
+    """By name; `plain` is PyTorch's default whatever the network."""
     if isinstance(module, nn.BatchNorm2d):
         return {"weight": torch.ones(module.num_features), "bias": torch.zeros(module.num_features)}
     if not isinstance(module, nn.Conv2d | nn.Linear):
@@ -149,7 +175,7 @@ def _initial_values(module: nn.Module, config: ModelConfig, generator: torch.Gen
     if config.kind == "resnet18" and isinstance(module, nn.Conv2d):
         fan_out = shape[0] * math.prod(shape[2:])
         return {"weight": torch.randn(shape, generator=generator) * math.sqrt(2.0 / fan_out)}
-    bound = 0.5 if config.kind == "lenet" else 1.0 / math.sqrt(fan_in)
+    bound = 0.5 if config.kind == "lenet" and not plain else 1.0 / math.sqrt(fan_in)
     values = {"weight": _uniform(shape, bound, generator)}
     if module.bias is not None:
         values["bias"] = _uniform(module.bias.shape, bound, generator)

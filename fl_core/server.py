@@ -173,7 +173,7 @@ class Federation:
         update = gradient_update(
             self.network,
             state,
-            defense.on_batch(self.load(batch), random),
+            defense.on_batch(self.load(batch), random, self.model.classes),
             self.config.local,
             client=client,
             rule=defense.on_gradient(batch_gradient, random),
@@ -199,7 +199,7 @@ class Federation:
         update, velocity = weight_update(
             self.network,
             state,
-            (defense.on_batch(self.load(batch), random) for batch in batches),
+            (defense.on_batch(self.load(batch), random, self.model.classes) for batch in batches),
             self.config.local,
             client=client,
             examples=len({index for batch in batches for index in batch.indices}),

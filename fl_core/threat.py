@@ -16,6 +16,7 @@ from torch import Tensor
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig
 from fl_core.reduction import mean_change
+from fl_core.transforms import Transform
 from fl_core.types import (
     ClientUpdate,
     Config,
@@ -119,7 +120,51 @@ class InTheClear:
         return InTheClear(masks={name: mask.to(device) for name, mask in self.masks.items()})
 
 
-Fact = Clip | Noise | ExampleClip | StepNoise | Sparsity | Quantiser | PrunedRepresentation | InTheClear
+@dataclass(frozen=True, kw_only=True)
+class RandomCode:
+    """The network's bottleneck drew its code anew for each image, and `beta` times its divergence is in the loss."""
+
+    beta: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Each image of a local batch was mixed with the next one of a random circle, and labels likewise.
+
+    A batch has one share, from Beta(`alpha`, `alpha`).
+    """
+
+    alpha: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenMixture:
+    """Each image of a local batch was mixed with `images` - 1 others of it; then each number's sign was drawn anew."""
+
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmented:
+    """Each image was changed by the transforms of `policy`, each with a draw of its own, before it was trained on."""
+
+    policy: tuple[Transform, ...]
+
+
+Fact = (
+    Clip
+    | Noise
+    | ExampleClip
+    | StepNoise
+    | Sparsity
+    | Quantiser
+    | PrunedRepresentation
+    | InTheClear
+    | RandomCode
+    | Mixture
+    | HiddenMixture
+    | Augmented
+)
 
 
 class NotObservable(Exception):

@@ -91,8 +91,8 @@ class Cell:
             held_out = self.dataset.split("valid", settings.data.valid)
         except InputError:
             return None  # Nothing but this figure needs them: an attack on initial weights does without.
-        state = self.source.weights.state.to(device)
-        return count_correct(settings.model, state, self.dataset, held_out, device=device) / len(held_out)
+        state, model = self.source.weights.state.to(device), self.source.federation.model
+        return count_correct(model, state, self.dataset, held_out, device=device) / len(held_out)
 
     def trial(
         self, attacker: AttackerConfig, *, phase: Phase, suggestion: int | None, params: Params, victim: int

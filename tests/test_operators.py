@@ -45,8 +45,11 @@ from attack_core.priors import (
 )
 from attack_core.simulation import LocalModel, Simulated, Surrogate
 from attack_core.types import Reconstruction
+from defenses.ats import ATS
 from defenses.chain import AnyDefense, Chain
 from defenses.dp import DPUpdate
+from defenses.mixing import InstaHide, MixUp
+from defenses.precode import Precode
 from fl_core.capture import Victim, capture
 from fl_core.celeba import FaceDataset, open_celeba
 from fl_core.client import LocalTraining
@@ -54,13 +57,14 @@ from fl_core.device import _announce
 from fl_core.models import ModelConfig, build_model, initial_state
 from fl_core.rng import generator
 from fl_core.server import Federation, FederationConfig, count_correct
-from fl_core.threat import Clip, Noise, Observation, ThreatModel
+from fl_core.threat import Clip, Noise, Observation, ThreatModel, observe
 from fl_core.types import ClientUpdate
 from orchestrator import doctor
 from orchestrator.progress import Silent
 from orchestrator.sweep import run_sweep
 from orchestrator.trial import TrialResult, TrialSpec, run_trial
 from tests.apple import HANDED_OVER, MPS, AppleGPU, NotOnMPS, apple_gpu, kernels
+from tests.defended import public_mean
 from tests.small import sweep
 from tests.test_analytic import observed
 from tests.test_auto import CLAIMS
@@ -293,6 +297,58 @@ def test_every_defense_runs(defense: Any) -> None:
         for name, value in expected.tensors.items():
             assert released.tensors[name].device == MPS
             torch.testing.assert_close(released.tensors[name].cpu(), value)
+
+
+INPUTS: dict[str, AnyDefense] = {
+    "precode": Precode(size=16),
+    "mixup": MixUp(),
+    "instahide": InstaHide(images=2),
+    "ats": ATS(),
+}
+"""Defenses of what a client computes its gradient of, and with which network."""
+
+
+@pytest.mark.parametrize("defense", INPUTS.values(), ids=list(INPUTS))
+@pytest.mark.parametrize("batch", [1, 2])
+def test_defended_gradients_are_taken_and_attacked(
+    faces: FaceDataset, defense: AnyDefense, batch: int
+) -> None:
+    """The signal that is captured there is the CPU's, and so is what attackers who know of the defense answer."""
+    if batch == 1 and isinstance(defense, MixUp | InstaHide):
+        pytest.skip("one image leaves nothing to mix with")
+    chain, plan = (
+        Chain(defenses=(defense,)),
+        FederationConfig(rounds=1, local=LocalTraining(batch_size=batch)),
+    )
+    model = chain.on_model(CNN)
+    federation = Federation(
+        config=plan,
+        model=model,
+        dataset=faces,
+        train=faces.split("train", 40),
+        seed=3,
+        device=torch.device("cpu"),
+    )
+    state, clients = initial_state(model, generator("model")), chain.clients(seed=1, plan=plan)
+    record, truth = capture(
+        federation,
+        state,
+        signal="gradients",
+        round_number=0,
+        victim=Victim(client=0),
+        defense=clients,
+        facts=chain.facts(plan),
+    )
+    with apple_gpu():
+        federation.device = MPS
+        update = federation.client_gradient(
+            state.to(MPS), 0, federation.local_batches(0, 0)[0], round_number=0, defense=clients
+        )
+        for name, value in record.updates[0].tensors.items():
+            torch.testing.assert_close(update.tensors[name].cpu(), value, atol=1e-5, rtol=1e-3)
+    seen = observe(record, ThreatModel(), labels=truth.labels, public_mean=public_mean(faces))
+    for attack in (brief(Auto()), Matching(iterations=2, restarts=2)):
+        on_gpu(attack, seen, close=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["cnn64", "lenet", "mlp", "resnet18"])

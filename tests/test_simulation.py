@@ -247,11 +247,13 @@ def test_free_order_has_copies_for_each_epoch_and_ties_them() -> None:
     again = torch.cat([images, images])[None].requires_grad_(True)
     handles = problem.handles(again, torch.cat([labels, labels])[None], [0])
     assert float(mismatch(handles, problem.targets).detach()) < 1e-6
-    assert float(problem.tie(again).detach()) == 0.0
+    assert float(problem.tie(again, [0]).detach()) == 0.0
     shuffled = torch.cat([images, images[[2, 0, 1]]])[None]
-    assert float(problem.tie(shuffled)) < 1e-10, "the order within an epoch does not count"
-    assert float(problem.tie(torch.cat([images, -images])[None])) > 0.01
-    assert float(Simulated().prepare(observation, build_model(LENET), Count(1, 3)).tie(images[None])) == 0.0
+    assert float(problem.tie(shuffled, [0])) < 1e-10, "the order within an epoch does not count"
+    assert float(problem.tie(torch.cat([images, -images])[None], [0])) > 0.01
+    assert (
+        float(Simulated().prepare(observation, build_model(LENET), Count(1, 3)).tie(images[None], [0])) == 0.0
+    )
 
 
 def test_copies_are_assigned_to_each_other_and_averaged() -> None:

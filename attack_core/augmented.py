@@ -1,0 +1,55 @@
+"""From images that a known policy transformed back to images that look like faces: every draw is tried.
+
+A policy's draws are few. The mean public image shows how faces stand, where they are, and how bright: surest in the
+middle, where they differ least. An image that was shifted round the edge has a seam, which the right draw moves back to
+the edge.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fl_core.transforms import Transform, draws_of, taken_back
+
+_MIDDLE = 0.5
+"""Standard deviation of the window around the middle, in halves of the image's side."""
+_SEAM = 5.0
+"""What the mean step between neighbours counts beside the distance from the mean image."""
+_TINY = 1e-12
+
+
+def straightened(images: Tensor, policy: Sequence[Transform], mean: Tensor) -> Tensor:
+    """Images (B, 3, S, S), each taken back by the draw of `policy` that makes it look most like `mean` (3, S, S)."""
+    size = images.shape[-1]
+    least = torch.full((len(images),), torch.inf, device=images.device)
+    answer = images
+    for drawn in itertools.product(*(draws_of(transform, size) for transform in policy)):
+        tried = taken_back(images, policy, drawn)
+        strange = strangeness(tried, mean)
+        better = strange < least
+        least = torch.where(better, strange, least)
+        answer = torch.where(better[:, None, None, None], tried, answer)
+    return answer
+
+
+def strangeness(images: Tensor, mean: Tensor) -> Tensor:
+    """How little images (B, 3, S, S) look like `mean` (3, S, S), (B,): distance minus correlation, plus steps."""
+    window = _window(images)
+    centred = images - (images * window).mean((1, 2, 3), keepdim=True)
+    wanted = mean - (mean * window).mean()
+    sizes = (centred.square() * window).mean((1, 2, 3)) * (wanted.square() * window).mean()
+    alike = (centred * wanted * window).mean((1, 2, 3)) / sizes.sqrt().clamp_min(_TINY)
+    distance = ((images - mean).square() * window).mean((1, 2, 3))
+    steps = images.diff(dim=-1).abs().mean((1, 2, 3)) + images.diff(dim=-2).abs().mean((1, 2, 3))
+    return distance - alike + _SEAM * steps
+
+
+def _window(images: Tensor) -> Tensor:
+    """Weights (S, S) of mean 1 that fall from the middle outwards."""
+    side = torch.linspace(-1.0, 1.0, images.shape[-1]).to(images)
+    weights = torch.exp(-(side[:, None].square() + side[None, :].square()) / (2.0 * _MIDDLE**2))
+    return weights / weights.mean()

@@ -1,0 +1,49 @@
+"""Training on transformed images: augmentation against reconstruction (Gao et al., CVPR 2021, arXiv:2011.12814)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from defenses.base import Mechanism, Stage
+from fl_core.client import Batch
+from fl_core.server import FederationConfig
+from fl_core.threat import Augmented, Fact
+from fl_core.transforms import Transform, draws_of, transformed
+from fl_core.types import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ATS(Mechanism):
+    """Apply the transforms of `policy`, one after another, to each image before its gradient is taken.
+
+    Every image gets a draw of its own from each transform, each time that it is trained on. The paper searches for the
+    policy, among many more transforms; here it is given, of transforms that can be taken back.
+    """
+
+    stage: ClassVar[Stage] = "batch"
+    keeps_examples_apart: ClassVar[bool] = True
+    kind: Literal["ats"] = "ats"
+    policy: tuple[Transform, ...] = ("mirror", "turn", "shift", "negate", "brighten")
+
+    def __post_init__(self) -> None:
+        require(len(self.policy) >= 1, self, "policy", "at least one transform")
+        require(len(set(self.policy)) == len(self.policy), self, "policy", "each transform at most once")
+
+    def on_batch(self, batch: Batch, random: torch.Generator, plan: FederationConfig, classes: int) -> Batch:
+        """See `Mechanism.on_batch`."""
+        return torch.stack([self._changed(image, random) for image in batch[0]]), batch[1]
+
+    def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
+        """See `Mechanism.facts`."""
+        return (Augmented(policy=self.policy),)
+
+    def _changed(self, image: Tensor, random: torch.Generator) -> Tensor:
+        drawn = []
+        for transform in self.policy:
+            choices = draws_of(transform, image.shape[-1])
+            drawn.append(choices[int(torch.randint(len(choices), (), generator=random))])
+        return transformed(image, self.policy, drawn)

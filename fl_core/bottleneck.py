@@ -1,0 +1,78 @@
+"""A variational bottleneck (Alemi et al. 2017, arXiv:1612.00410): features through a narrow Gaussian code and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fl_core.types import ModelState
+
+
+class Bottleneck(nn.Module):
+    """From features (N, I) to features (N, I), through a code of `size` numbers.
+
+    `encoder` gives each number's mean and, by a softplus, its standard deviation; `decoder` maps the code back. `noise`
+    (N, size) is a standard normal draw that a forward pass gets as a buffer; without one the code is its mean.
+    """
+
+    noise: Tensor | None
+
+    def __init__(self, features: int, size: int) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(features, 2 * size)
+        self.decoder = nn.Linear(size, features)
+        self.register_buffer("noise", None)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """See the class."""
+        mean, deviation = code_of(self.encoder(features))
+        code = mean if self.noise is None else mean + deviation * self.noise
+        decoded: Tensor = self.decoder(code)
+        return decoded
+
+
+def code_of(statistics: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the code, each (..., size), from the encoder's outputs (..., 2 size)."""
+    mean, raw = statistics.chunk(2, dim=-1)
+    return mean, functional.softplus(raw)
+
+
+def divergence(statistics: Tensor) -> Tensor:
+    """KL divergence (...) of the code's distribution from the standard normal one, in nats."""
+    mean, deviation = code_of(statistics)
+    return 0.5 * (mean.square() + deviation.square() - 1.0).sum(-1) - deviation.log().sum(-1)
+
+
+def find_bottleneck(model: nn.Module) -> tuple[str, Bottleneck] | None:
+    """The network's bottleneck with its dotted name; None where it has none."""
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, Bottleneck)]
+    return found[0] if found else None
+
+
+def with_noise(state: ModelState, name: str, noise: Tensor) -> ModelState:
+    """The state whose bottleneck `name` gets `noise` (N, size) in its next forward pass; buffers are shared."""
+    return ModelState(parameters=state.parameters, buffers={**state.buffers, f"{name}.noise": noise})
+
+
+@contextmanager
+def encoded(bottleneck: Bottleneck) -> Iterator[list[Tensor]]:
+    """The encoder's outputs (N, 2 size) of every forward pass while it lasts, differentiable."""
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
+        seen.append(output)
+
+    hook = bottleneck.encoder.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def draw_code_noise(bottleneck: Bottleneck, count: int, random: torch.Generator, like: Tensor) -> Tensor:
+    """A standard normal draw (count, size) for so many images, on `like`'s device."""
+    return torch.randn(count, bottleneck.decoder.in_features, generator=random).to(like)

@@ -1,0 +1,71 @@
+"""Changes of an image that can be taken back: what a policy of augmentations is made of.
+
+Each has a finite set of draws, all equally likely, so that an attacker can try them all.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Transform = Literal["mirror", "turn", "shift", "negate", "brighten"]
+Draw = tuple[float, ...]
+
+_LEVELS = (-0.4, -0.2, 0.0, 0.2, 0.4)
+_REACH = 8
+"""Shifts go as far as one in so many pixels of the side, in each direction."""
+
+
+def draws_of(transform: Transform, size: int) -> list[Draw]:
+    """All draws of a transform for images of `size` pixels a side.
+
+    - `mirror`: left and right or not; `turn`: by 0 to 3 quarters; `negate`: dark and bright or not.
+    - `shift`: by up to size / 8 pixels down and right; what leaves comes back on the other side.
+    - `brighten`: by -0.4 to 0.4 of the range [-1, 1], where it ends there.
+    """
+    match transform:
+        case "mirror" | "negate":
+            return [(0,), (1,)]
+        case "turn":
+            return [(0,), (1,), (2,), (3,)]
+        case "shift":
+            steps = range(-(size // _REACH), size // _REACH + 1)
+            return list(itertools.product(steps, steps))
+        case "brighten":
+            return [(level,) for level in _LEVELS]
+
+
+def transformed(image: Tensor, policy: Sequence[Transform], drawn: Sequence[Draw]) -> Tensor:
+    """Image (..., S, S) after each transform of `policy` with its draw, in [-1, 1]."""
+    for transform, draw in zip(policy, drawn, strict=True):
+        image = _apply(image, transform, draw).clamp(-1.0, 1.0)
+    return image
+
+
+def taken_back(image: Tensor, policy: Sequence[Transform], drawn: Sequence[Draw]) -> Tensor:
+    """What image `transformed` was made of, but for pixels that brightening left at the end of the range."""
+    for transform, draw in reversed(list(zip(policy, drawn, strict=True))):
+        image = _apply(image, transform, _inverse(transform, draw))
+    return image.clamp(-1.0, 1.0)
+
+
+def _inverse(transform: Transform, draw: Draw) -> Draw:
+    return draw if transform in ("mirror", "negate") else tuple(-part for part in draw)
+
+
+def _apply(image: Tensor, transform: Transform, draw: Draw) -> Tensor:
+    match transform:
+        case "mirror":
+            return image.flip(-1) if draw[0] else image
+        case "turn":
+            return torch.rot90(image, int(draw[0]) % 4, (-2, -1))
+        case "shift":
+            return image.roll((int(draw[0]), int(draw[1])), (-2, -1))
+        case "negate":
+            return -image if draw[0] else image
+        case "brighten":
+            return image + draw[0]
