@@ -31,7 +31,7 @@ from attack_core.inits import Init
 from attack_core.labels import LabelStrategy
 from attack_core.matching import Matching
 from attack_core.metrics import psnr, ssim
-from attack_core.objectives import Both, Cosine, LayerMode, Objective, Similarity
+from attack_core.objectives import Both, Cosine, LayerMode, Objective, Signs, Similarity
 from attack_core.optimizers import OptimizerName, Schedule, Sign
 from attack_core.priors import (
     BatchNormStatistics,
@@ -175,6 +175,7 @@ def test_no_attack_is_left_out() -> None:
 RUNS: Sequence[tuple[str, dict[str, Any]]] = (
     ("known", {"objective": Both(), "layer_weights": "auto", "init": "uniform", "layers": (0, 1, 2)}),
     ("known", {"objective": Similarity(), "optimizer": "adamw", "schedule": "cosine", "sign": "soft"}),
+    ("known", {"objective": Signs()}),
     (
         "idlg",
         {"objective": Cosine(), "optimizer": "sgd", "schedule": "step", "sign": "hard", "lr": (0.1, 0.2)},

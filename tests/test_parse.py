@@ -58,7 +58,7 @@ def test_a_sweep_file_becomes_typed_settings(file: Path) -> None:
         ("cells.1.defense.0.kind=dq", 'kind = "dq": must be one of \''),
         ("model.kind=cnn65", "must be one of 'cnn64', 'lenet', 'mlp' or 'resnet18'"),
         ("attackers.0.attack.lr=fast", 'attackers.0.attack.lr = "fast"'),
-        ("attackers.0.attack.objective={kind: l3}", "must be one of 'both', 'cosine', 'l2', 'sim'"),
+        ("attackers.0.attack.objective={kind: l3}", "must be one of 'both', 'cosine', 'l2', 'signs', 'sim'"),
         ("attackers.0.attack.objective={kind: l2, l2_weight: 1}", "unknown key"),
         ("attackers.0.search.lrr={kind: float, low: 1, high: 2}", "unknown key 'lrr'. Did you mean 'lr'?"),
         ("attackers.0.search.lr.low=-1", "more than 0 on a logarithmic scale"),
