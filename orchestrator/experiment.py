@@ -129,6 +129,7 @@ class Experiment:
     he_scheme: str = _flag("ckks", "encryption scheme", choices=("ckks", "paillier"))
     he_bits: int | None = _flag(None, "Paillier key size [2048]", type=int)
     he_precision: int | None = _flag(None, "Paillier fixed-point factor [1000000]", type=int)
+    yes: bool = _flag(False, "start encryption that takes long (Paillier on a large network)")
     given: tuple[str, ...] = ()
 
     def sweep(self) -> SweepConfig:
@@ -166,7 +167,11 @@ class Experiment:
             threat=ThreatModel(labels="known" if self.label_strategy == "known" else "unknown"),
             victims=VictimsConfig(tuning=0, test=self.victims),
             execution=ExecutionConfig(
-                device=self.device, controls=self.controls, lpips=self.compute_lpips, keep_captures=False
+                device=self.device,
+                controls=self.controls,
+                lpips=self.compute_lpips,
+                keep_captures=False,
+                allow_slow=self.yes,
             ),
             cells=(CellConfig(name="experiment", defense=self._defense()),),
             attackers=(AttackerConfig(name=self.attack, attack=self.chosen_attack()),),

@@ -75,6 +75,7 @@ ADDED = {
     "target_attr": "Male",
     "victims": 1,
     "he_scheme": "ckks",
+    "yes": False,
     "attack": "matching",
     "model": "cnn64",
     "image_size": 64,
