@@ -113,3 +113,17 @@ def test_pages_name_no_path_of_one_machine() -> None:
     ]
     assert PAGES
     assert not found
+
+
+def test_pictures_of_defenses_exist_and_are_shown() -> None:
+    """Every picture that a page names exists, and no strip lies there unshown."""
+    named = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"[\w./-]+\.png", page.read_text(encoding="utf-8"))
+        if target.startswith(("images/", "../images/", "docs/images/"))
+    }
+    strips = {path.resolve() for path in (ROOT / "docs" / "images" / "defenses").glob("*.png")}
+    assert strips
+    assert not [str(path) for path in named if not path.exists()]
+    assert strips <= named
