@@ -60,11 +60,37 @@ def _fixed(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def first_difference(old: Any, new: Any, path: str = "") -> tuple[str, str, str] | None:
-    """Where two plain configs part first, in the order of their keys: dotted path, old and new value as JSON."""
+    """Where two plain configs part first, in the order of their keys: dotted path, old and new value as JSON.
+
+    Entries of a list go by their names where they have any, else by their index; lists of other entries part whole.
+    """
+    if isinstance(old, list) and isinstance(new, list):
+        before, now = _labels(old), _labels(new)
+        if before != now:
+            return (
+                (path, json.dumps(before), json.dumps(now)) if _named(old + new) else _parted(old, new, path)
+            )
+        old, new = dict(zip(before, old, strict=True)), dict(zip(now, new, strict=True))
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             found = first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
             if found:
                 return found
         return None
+    return _parted(old, new, path)
+
+
+def _parted(old: Any, new: Any, path: str) -> tuple[str, str, str] | None:
     return None if old == new else (path, json.dumps(old), json.dumps(new))
+
+
+def _named(entries: list[Any]) -> bool:
+    return all(isinstance(entry, dict) and "name" in entry for entry in entries)
+
+
+def _labels(entries: list[Any]) -> list[str]:
+    return (
+        [entry["name"] for entry in entries]
+        if _named(entries)
+        else [str(index) for index in range(len(entries))]
+    )
