@@ -19,6 +19,7 @@ from fl_core.threat import (
     Fact,
     HiddenMixture,
     InTheClear,
+    MeanNoise,
     Mixture,
     Noise,
     Observation,
@@ -154,6 +155,8 @@ def _noise_variance(fact: Fact, observation: Observation) -> float:
     match fact:
         case Noise(sigma=sigma):
             return sigma**2 * unit / observation.clients
+        case MeanNoise(sigma=sigma):
+            return sigma**2 * unit
         case StepNoise() if observation.signal == "gradients":
             return fact.sigma**2
         case StepNoise():
@@ -165,7 +168,7 @@ def _noise_variance(fact: Fact, observation: Observation) -> float:
 
 def knows_errors(observation: Observation) -> bool:
     """Whether a fact says that the signal's numbers are off."""
-    return any(isinstance(fact, (Noise, StepNoise, Quantiser)) for fact in observation.facts)
+    return any(isinstance(fact, (Noise, MeanNoise, StepNoise, Quantiser)) for fact in observation.facts)
 
 
 def signal_energy(observation: Observation, gradients: Tensors) -> float:

@@ -14,6 +14,8 @@ from defenses.ats import ATS
 from defenses.base import STAGES, Privacy, Stage
 from defenses.compression import Prune, Quantise, SignOnly
 from defenses.dp import DPUpdate
+from defenses.dp_central import DPCentral
+from defenses.dp_distributed import DPDistributed
 from defenses.dp_sgd import DPSGD
 from defenses.encryption import CKKS, Paillier
 from defenses.masking import Masking
@@ -25,7 +27,7 @@ from defenses.soteria import Soteria
 from fl_core.client import Batch, GradientRule
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig
-from fl_core.reduction import FedAvg, Reduction
+from fl_core.reduction import FedAvg, FixedMean, Reduction
 from fl_core.rng import generator
 from fl_core.server import FederationConfig
 from fl_core.threat import Fact
@@ -33,6 +35,8 @@ from fl_core.types import ClientUpdate, Protection, Tensors
 
 AnyDefense = (
     DPUpdate
+    | DPCentral
+    | DPDistributed
     | DPSGD
     | ClipOnly
     | NoiseOnly
@@ -122,6 +126,20 @@ class Chain:
         """What keeps single updates from the server; None where nothing does."""
         return None if self.summing is None else self.summing.protection
 
+    def fixed_mean(self, *, seed: int, plan: FederationConfig) -> FixedMean | None:
+        """How the server adds a round's updates where it sees them and does not weight them by examples."""
+        reduction = self.reduction(seed=seed, plan=plan)
+        return reduction if isinstance(reduction, FixedMean) else None
+
+    def mean(self, plan: FederationConfig) -> FedAvg:
+        """The mean of a round's updates, before a defense does anything to it.
+
+        Where clients are promised privacy each has the same weight: weights by examples would tell numbers of images,
+        and let the client with most of them move the mean further than the others.
+        """
+        private = any(defense.protects == "client" for defense in self.defenses)
+        return FixedMean(planned=plan.planned) if private else FedAvg()
+
     def secure_sum(self, *, seed: int, plan: FederationConfig) -> SecureMean | None:
         """How a round's updates are added so that nobody sees one; None where everybody does."""
         reduction = self.reduction(seed=seed, plan=plan)
@@ -132,11 +150,11 @@ class Chain:
         return ChainedClients(chain=self, seed=seed, plan=plan)
 
     def reduction(self, *, seed: int, plan: FederationConfig) -> Reduction[Any]:
-        """How released updates become a round's change: FedAvg, as the chain has changed it.
+        """How released updates become a round's change: the mean, as the chain has changed it.
 
         How updates are added comes first, since what else is done to a sum is done to that one.
         """
-        reduction: Reduction[Any] = FedAvg()
+        reduction: Reduction[Any] = self.mean(plan)
         for defense in sorted(self.defenses, key=lambda each: each.stage != "sum"):
             reduction = defense.on_sum(reduction, seed=seed, plan=plan)
         return reduction
@@ -189,7 +207,7 @@ class ChainedClients:
 
 def _conflict(before: AnyDefense, after: AnyDefense) -> str | None:
     """Why `after` can't follow `before`; None where it can."""
-    if before.stage == "clip" and isinstance(after, DPUpdate):
+    if before.stage == "clip" and after.protects == "client":
         return f"{after.kind} clips by itself; give it the max_norm"
     if before.stage == after.stage:
         return _TWICE[after.stage]

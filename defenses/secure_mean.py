@@ -127,8 +127,9 @@ class SecureMean:
     """The mean of whole updates, tensors and buffers, weighted as by `mean`; a `Reduction` and a `SecureSum`.
 
     Numbers of examples are public, as in FedAvg: a client scales its update by its weight as a share of the round's
-    largest one, and the opened sum is divided by the weights of those who are in it. Of a round's clients all but the
-    first may drop out after they have protected their update, as many as the scheme says, chosen by `seed`.
+    largest one, and the opened sum is divided by the weights of those who are in it, or by what `mean` has planned.
+    Of a round's clients all but the first may drop out after they have protected their update, as many as the scheme
+    says, chosen by `seed`.
 
     Where a scheme protects only chosen numbers, the rest is sent as 32-bit floats, and the server itself weights it and
     rounds it to steps: the opened mean is the same to the bit. `hidden` is what the clients have agreed on.
@@ -234,7 +235,8 @@ class SecureMean:
         change, extra, revealing = whole._opened(partial)
         stayed = [update for update in updates if update.client in partial.clients]
         weights = [whole._round.weights[update.client] for update in stayed]
-        shares = tuple(weight / sum(weights) for weight in weights)
+        divisor = self.mean.divisor(sum(weights))
+        shares = tuple(weight / divisor for weight in weights)
         opened = OpenedSum(
             protection=self.scheme.protection,
             tensors=change.tensors,
@@ -292,7 +294,7 @@ class SecureMean:
         total: Reals = exchange.fixed.decode(summed)
         # In one order, whoever was added first: floats.
         weight = math.fsum(self._round.weights[client] for client in partial.clients)
-        values = layout.restore(total / weight)
+        values = layout.restore(total / self.mean.divisor(weight))
         change = Change(
             tensors={name: value for name, value in values.items() if name not in partial.buffers},
             buffers={name: value for name, value in values.items() if name in partial.buffers},

@@ -10,9 +10,10 @@ import torch
 from fl_core.clients import ClientWork
 from fl_core.errors import InputError
 from fl_core.hooks import ClientDefense, ClientMemory, SecureSum
+from fl_core.reduction import FixedMean, mean_change
 from fl_core.server import Federation, LocalBatch
 from fl_core.threat import Fact
-from fl_core.types import ClientUpdate, EarlierUpdate, ModelState, RoundRecord, Signal, Truth
+from fl_core.types import ClientUpdate, EarlierUpdate, ModelState, RoundRecord, Signal, Tensors, Truth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,14 +112,15 @@ def capture(
     facts: tuple[Fact, ...] = (),
     history: Sequence[ModelState] = (),
     secure: SecureSum | None = None,
+    mean: FixedMean | None = None,
 ) -> tuple[RoundRecord, Truth]:
     """One victim's signal at `state` (the global weights at the start of the round) and the truth behind it.
 
     Where clients remember anything, `history` holds the global weights at the start of every earlier round: a
     client's own rounds are replayed from them. A weight update then starts with what they left; an individual one
     comes with the updates that the server received in them. With `secure` the updates of the victim and its companions
-    are added under protection, whatever the signal; of clients that drop out nothing is kept. Raises `InputError`
-    where a round is missing.
+    are added under protection, whatever the signal; of clients that drop out nothing is kept. `mean` is how the
+    server adds a round's updates where it is not FedAvg. Raises `InputError` where a round is missing.
     """
     work = ClientWork(federation=federation, defense=defense)
     remembers = work.remembers and signal != "gradients"
@@ -145,6 +147,10 @@ def capture(
     sent, opened = tuple(updates), None
     if secure is not None:
         sent, opened = secure.agree(federation.common(state)).open_sum(round_number, updates)
+    shares: tuple[float, ...] = ()
+    published: Tensors | None = None
+    if mean is not None and signal == "agg_update" and opened is None:
+        shares, published = _added(mean, round_number, updates)
     record = RoundRecord(
         signal=signal,
         round=round_number,
@@ -156,8 +162,23 @@ def capture(
         # Without momentum nothing of them is in this one's gradient.
         earlier=earlier if len(updates) == 1 and opened is None and federation.config.local.remembers else (),
         aggregate=opened,
+        shares=shares,
+        published=published,
     )
     return record, _truth(federation, seen).of_clients({update.client for update in sent})
+
+
+def _added(
+    mean: FixedMean, round_number: int, updates: Sequence[ClientUpdate]
+) -> tuple[tuple[float, ...], Tensors | None]:
+    """Each update's weight in the mean, and what the server makes of it, where that is not the mean alone."""
+    examples = {update.client: update.examples for update in updates}
+    prepared = mean.prepare(round_number, examples)
+    found = mean_change([update.to(torch.device("cpu")) for update in updates], prepared)
+    published = prepared.published(found)
+    weights = [prepared.weight(update.examples) for update in updates]
+    divisor = prepared.divisor(sum(weights))
+    return tuple(weight / divisor for weight in weights), None if published is found else published.tensors
 
 
 def image_indices(federation: Federation, signal: Signal, *, round_number: int, victim: Victim) -> list[int]:

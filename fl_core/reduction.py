@@ -57,11 +57,11 @@ class Reduction(Protocol[P]):
 
 @dataclass(kw_only=True)
 class WeightedSum:
-    """Sums of tensors and of buffers, each update weighted by its number of examples, and those numbers' sum."""
+    """Weighted sums of tensors and of buffers, and the sum of the weights."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     buffers: dict[str, Tensor] = field(default_factory=dict)
-    examples: int = 0
+    weight: float = 0.0
 
 
 class Unprepared:
@@ -84,47 +84,80 @@ class FedAvg(Unprepared):
         """The weight of an update that stands for so many images, up to a factor common to all."""
         return float(examples)
 
+    def divisor(self, total: float) -> float:
+        """What the weighted sum is divided by, where the weights in it add up to `total`."""
+        return total
+
+    def published(self, change: Change) -> Change:
+        """What the server adds to the weights, where the mean that it has found is `change`."""
+        return change
+
     def start(self, round_number: int, participants: Sequence[int]) -> WeightedSum:  # noqa: ARG002 - any round's
         """See `Reduction.start`."""
         return WeightedSum()
 
     def add(self, partial: WeightedSum, update: ClientUpdate) -> WeightedSum:
         """See `Reduction.add`."""
-        _accumulate(partial.tensors, update.tensors, update.examples)
-        _accumulate(partial.buffers, update.buffers, update.examples)
-        partial.examples += update.examples
+        weight = self.weight(update.examples)
+        _accumulate(partial.tensors, update.tensors, weight)
+        _accumulate(partial.buffers, update.buffers, weight)
+        partial.weight += weight
         return partial
 
     def merge(self, left: WeightedSum, right: WeightedSum) -> WeightedSum:
         """See `Reduction.merge`."""
-        if not left.examples or not right.examples:
-            return left if left.examples else right
+        if not left.weight or not right.weight:
+            return left if left.weight else right
         return WeightedSum(
             tensors={name: value + right.tensors[name] for name, value in left.tensors.items()},
             buffers={name: value + right.buffers[name] for name, value in left.buffers.items()},
-            examples=left.examples + right.examples,
+            weight=left.weight + right.weight,
         )
 
     def finish(self, partial: WeightedSum) -> Change:
         """See `Reduction.finish`; raises `ValueError` where no update was added."""
-        if not partial.examples:
+        return self.published(self.mean(partial))
+
+    def mean(self, partial: WeightedSum) -> Change:
+        """The mean itself, before anything else is done to it; raises `ValueError` where no update was added."""
+        if not partial.weight:
             raise ValueError("The mean of no update is not defined.")
+        divisor = self.divisor(partial.weight)
         return Change(
-            tensors={name: value / partial.examples for name, value in partial.tensors.items()},
-            buffers={name: value / partial.examples for name, value in partial.buffers.items()},
+            tensors={name: value / divisor for name, value in partial.tensors.items()},
+            buffers={name: value / divisor for name, value in partial.buffers.items()},
         )
 
 
-def mean_change(updates: Iterable[ClientUpdate]) -> Change:
-    """FedAvg's change of the model from `updates` (at least one)."""
-    reduction = FedAvg()
+@dataclass(frozen=True, kw_only=True)
+class FixedMean(FedAvg):
+    """The sum of the updates over the number of clients that were `planned` for a round (McMahan et al., ICLR 2018).
+
+    Weights and divisor say nothing of what any client holds, nor of who is missing: one client's data moves the result
+    by its own update over `planned`, and no further.
+    """
+
+    planned: float
+
+    def weight(self, examples: int) -> float:  # noqa: ARG002 - all weigh the same
+        """See `FedAvg.weight`."""
+        return 1.0
+
+    def divisor(self, total: float) -> float:  # noqa: ARG002 - who is missing counts as zero
+        """See `FedAvg.divisor`."""
+        return self.planned
+
+
+def mean_change(updates: Iterable[ClientUpdate], reduction: FedAvg | None = None) -> Change:
+    """The mean of `updates` (at least one) as the server finds it: `reduction`'s, FedAvg's by default."""
+    reduction = reduction or FedAvg()
     partial = reduction.start(0, ())
     for update in updates:
         partial = reduction.add(partial, update)
-    return reduction.finish(partial)
+    return reduction.mean(partial)
 
 
-def _accumulate(sums: dict[str, Tensor], values: Tensors, weight: int) -> None:
+def _accumulate(sums: dict[str, Tensor], values: Tensors, weight: float) -> None:
     for name, value in values.items():
         # Counters (int64 buffers) have a mean too.
         value = value if value.is_floating_point() else value.float()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import nn
@@ -30,6 +32,9 @@ EVALUATION_BATCH = 64
 class FederationConfig(Config):
     """Clients, the fraction of them that takes part in a round, planned rounds, local training, partition.
 
+    With `participation` `fixed` the fraction of the clients, rounded down, is drawn for each round. With `poisson` each
+    client takes part by a coin of its own that falls so with probability `fraction`: how many do is random, and in a
+    round of none the weights stay as they are, but for what a defense adds.
     `flip` mirrors each training image with probability 1/2, anew every epoch. A round's participants are reduced
     in chunks of `chunk` clients, which may run in different processes. It changes rounding, and so belongs here
     and not to the machine; small chunks spread over more processes, large ones send fewer partial sums.
@@ -37,6 +42,7 @@ class FederationConfig(Config):
 
     clients: int = 10
     fraction: float = 0.5
+    participation: Literal["fixed", "poisson"] = "fixed"
     rounds: int = 5
     partition: Partition = field(default_factory=IID)
     local: LocalTraining = field(default_factory=LocalTraining)
@@ -51,8 +57,13 @@ class FederationConfig(Config):
 
     @property
     def per_round(self) -> int:
-        """How many clients take part in a round (at least one)."""
+        """How many clients take part in a round (at least one); with `poisson` about as many on average."""
         return max(1, math.floor(self.fraction * self.clients))
+
+    @property
+    def planned(self) -> float:
+        """How many clients are meant to take part in a round, which is what one expects of a Poisson sample."""
+        return self.fraction * self.clients if self.participation == "poisson" else float(self.per_round)
 
     @property
     def chunks_per_round(self) -> int:
@@ -106,17 +117,29 @@ class Federation:
     def participants(self, round_number: int, *, first: int | None = None, group: int = 0) -> list[int]:
         """The clients of a round, in a random order.
 
-        `first` always takes part and leads. `group` g > 0 is the g-th disjoint set of the same size after it:
-        a stand-in for another draw of the same round. Raises `InputError` where clients run out.
+        `first` always takes part and leads. `group` g > 0 is the g-th disjoint set after it, whose leader takes part
+        too: a stand-in for another draw of the same round. Raises `InputError` where clients run out.
         """
-        order, size = self.order(round_number, first=first), self.config.per_round
-        chosen = order[group * size : (group + 1) * size]
+        order = self.order(round_number, first=first)
+        sizes = [self._size(round_number, g, led=first is not None or g > 0) for g in range(group + 1)]
+        size, before = sizes[-1], sum(sizes[:-1])
+        chosen = order[before : before + size]
         if len(chosen) < size:
+            fit = sum(end <= self.config.clients for end in itertools.accumulate(sizes))
             raise InputError(
-                f"{self.config.clients} clients hold {self.config.clients // size} disjoint groups of {size}, "
+                f"{self.config.clients} clients hold {fit} disjoint groups of {self.config.planned:g}, "
                 f"but group {group + 1} was asked for; use more clients, a smaller fraction or fewer victims."
             )
         return chosen
+
+    def _size(self, round_number: int, group: int, *, led: bool) -> int:
+        """How many take part in a group; given that, a Poisson sample is any set of this size. Leaders are in it."""
+        config = self.config
+        if config.participation == "fixed":
+            return config.per_round
+        coins = generator("participation", self.seed, round_number, group)
+        others = config.clients - int(led)
+        return int(led) + int((torch.rand(others, generator=coins) < config.fraction).sum())
 
     def order(self, round_number: int, *, first: int | None = None) -> list[int]:
         """All clients in the round's random order, `first` before all others."""
@@ -217,8 +240,13 @@ class Federation:
         return train(InProcess(ClientWork(federation=self, defense=defense)), state, rounds=rounds)
 
     def chunks(self, round_number: int) -> list[Chunk]:
-        """The round's participants with images, cut into chunks; raises `InputError` where none has any."""
+        """The round's participants with images, cut into chunks; one of nobody for a Poisson sample of nobody.
+
+        Raises `InputError` where no participant of a fixed number holds an image.
+        """
         chosen = tuple(self.trainees(round_number))
+        if not chosen and self.config.participation == "poisson":
+            return [Chunk(round=round_number, participants=(), clients=())]
         if not chosen:
             raise InputError(f"No participant of round {round_number} holds an image; use more data.")
         size = self.config.chunk
@@ -259,9 +287,24 @@ def train(clients: Simulator, state: ModelState, *, rounds: int, first: int = 0)
             merged = reduction.merge(merged, partial)
             # Not to be alive while the next one grows.
             del partial
+        if not chunks[0].participants:
+            merged = reduction.add(merged, nobody(state))
         state = apply_change(state, reduction.finish(merged))
         del merged
         yield RoundResult(round=round_number, state=state, participants=chunks[0].participants)
+
+
+def nobody(state: ModelState) -> ClientUpdate:
+    """What a round adds up in which nobody takes part: zeros, in the shapes of `state`."""
+    return ClientUpdate(
+        client=-1,
+        tensors={name: torch.zeros_like(value) for name, value in state.parameters.items()},
+        buffers={name: torch.zeros_like(value) for name, value in state.buffers.items()},
+        examples=1,
+        steps=1,
+        lr=1.0,
+        momentum=0.0,
+    )
 
 
 def apply_change(state: ModelState, change: Change) -> ModelState:

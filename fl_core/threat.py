@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig
-from fl_core.reduction import mean_change
+from fl_core.reduction import FedAvg, FixedMean, mean_change
 from fl_core.transforms import Transform
 from fl_core.types import (
     ClientUpdate,
@@ -30,7 +30,10 @@ from fl_core.types import (
     require,
 )
 
-View = Literal["individual", "aggregate", "key_holder", "ciphertext"]
+View = Literal["individual", "aggregate", "key_holder", "ciphertext", "public"]
+
+SUMMED: tuple[View, ...] = ("aggregate", "public")
+"""Views of a round's mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,16 @@ class Noise:
     """Independent noise of this standard deviation was added to every released number."""
 
     distribution: Literal["gaussian", "laplace"]
+    sigma: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanNoise:
+    """Independent Gaussian noise of this standard deviation was added to every number of the mean of a round's updates.
+
+    The server adds it, so that it is in what becomes public and not in what the server itself has seen.
+    """
+
     sigma: float
 
 
@@ -154,6 +167,7 @@ class Augmented:
 Fact = (
     Clip
     | Noise
+    | MeanNoise
     | ExampleClip
     | StepNoise
     | Sparsity
@@ -173,12 +187,13 @@ class NotObservable(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ThreatModel(Config):
-    """An honest-but-curious server.
+    """An honest-but-curious server, or whoever else sees the `view`.
 
     `view` is what it sees of the signal; unset, it is `aggregate` for `agg_update` and under a secure sum, and
-    `individual` for the others. `labels` says whether it knows the labels of the training images. `knows_defense`
-    says whether it knows which defense is in force and with which parameters. `colluders` other clients of an
-    aggregate give it their updates, which it takes out.
+    `individual` for the others. `public` is what everybody sees: the change of the global weights. `labels` says
+    whether it knows the labels of the training images. `knows_defense` says whether it knows which defense is in
+    force and with which parameters. `colluders` other clients of an aggregate give it their updates, which it takes
+    out.
     """
 
     view: View | None = None
@@ -194,6 +209,11 @@ class ThreatModel(Config):
 
         Raises `InputError` where the view contradicts either.
         """
+        if self.view == "public" and signal != "agg_update":
+            raise InputError(
+                f"threat.view = 'public' does not go with signal {signal!r}: global weights become public, "
+                "and nothing of a single client; use signal agg_update."
+            )
         needed: View = "aggregate" if signal == "agg_update" or protection else "individual"
         if self.view is None:
             return needed
@@ -205,7 +225,7 @@ class ThreatModel(Config):
             raise InputError(
                 "threat.view = 'ciphertext' needs a defense that hides updates: 'ckks', 'paillier' or 'masking'."
             )
-        if protection is None and self.view != needed:
+        if protection is None and self.view not in (needed, "public"):
             raise InputError(
                 f"threat.view = {self.view!r} does not go with signal {signal!r}: "
                 "agg_update is seen as aggregate, every other signal as individual."
@@ -215,7 +235,7 @@ class ThreatModel(Config):
     def check_colluders(self, view: View, clients: int) -> None:
         """Raise `InputError` where not one of an aggregate's `clients` would be left."""
         rule = f"less than the {clients} clients of an aggregate"
-        require(view != "aggregate" or self.colluders < clients, self, "colluders", rule)
+        require(view not in SUMMED or self.colluders < clients, self, "colluders", rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +307,8 @@ def observe(
     first = seen[0]
     # What is left of a round's mean when all others are taken out is one client's local update.
     alone = record.signal == "agg_update" and len(seen) == 1 < len(record.updates)
-    tensors, facts = first.tensors if view != "aggregate" else _mean(record, len(seen)), record.facts
+    tensors = _mean(record, view, len(seen)) if view in SUMMED else first.tensors
+    facts = _facts(record, view, len(seen))
     if plain is not None:
         tensors = {name: torch.where(plain.masks[name], value, 0.0) for name, value in tensors.items()}
         facts = (*facts, plain)
@@ -318,7 +339,7 @@ def seen_updates(record: RoundRecord, threat: ThreatModel) -> tuple[ClientUpdate
     if view == "key_holder" or _in_the_clear(record, threat) is not None:
         return record.updates[:1]
     threat.check_colluders(view, len(record.updates))
-    return record.updates[: len(record.updates) - (threat.colluders if view == "aggregate" else 0)]
+    return record.updates[: len(record.updates) - (threat.colluders if view in SUMMED else 0)]
 
 
 def _in_the_clear(record: RoundRecord, threat: ThreatModel) -> InTheClear | None:
@@ -336,19 +357,44 @@ def truth_behind(record: RoundRecord, threat: ThreatModel, truth: Truth) -> Trut
     return truth.of_clients({update.client for update in seen_updates(record, threat)})
 
 
-def _mean(record: RoundRecord, left: int) -> Tensors:
-    """The mean of the first `left` updates, from that of all and the known others."""
-    opened, updates = record.aggregate, record.updates
-    mean = mean_change(updates).tensors if opened is None else opened.tensors
-    if left == len(updates):
-        return mean
-    images = sum(update.examples for update in updates)
-    shares = [update.examples / images for update in updates] if opened is None else opened.shares
+def shares_of(record: RoundRecord) -> tuple[float, ...]:
+    """Each update's weight in the record's mean, in their order; with all that were planned they sum to 1."""
+    if record.aggregate is not None:
+        return record.aggregate.shares
+    images = sum(update.examples for update in record.updates)
+    return record.shares or tuple(update.examples / images for update in record.updates)
+
+
+def _mean(record: RoundRecord, view: View, left: int) -> Tensors:
+    """The mean of the first `left` updates, from that of all as `view` sees it and the known others."""
+    updates, shares, whole = record.updates, shares_of(record), _whole_mean(record, view)
     rest = sum(shares[:left])
+    if left == len(updates) and math.isclose(rest, 1.0, rel_tol=1e-9):
+        return whole
     found = {}
-    for name, value in mean.items():
+    for name, value in whole.items():
         total = value.double()
         for update, share in zip(updates[left:], shares[left:], strict=True):
             total = total - share * update.tensors[name].double()
         found[name] = (total / rest).to(value.dtype)
     return found
+
+
+def _whole_mean(record: RoundRecord, view: View) -> Tensors:
+    """The mean of all updates: as it was made public, as it was opened, or as the server finds it."""
+    if view == "public" and record.published is not None:
+        return record.published
+    if record.aggregate is not None:
+        return record.aggregate.tensors
+    reduction = FixedMean(planned=1.0 / record.shares[0]) if record.shares else FedAvg()
+    return mean_change(record.updates, reduction).tensors
+
+
+def _facts(record: RoundRecord, view: View, left: int) -> tuple[Fact, ...]:
+    """The facts that are about what `view` sees: noise that a server adds is in what it makes public alone."""
+    rest = sum(shares_of(record)[:left])
+    facts = (
+        dataclasses.replace(fact, sigma=fact.sigma / rest) if isinstance(fact, MeanNoise) else fact
+        for fact in record.facts
+    )
+    return tuple(fact for fact in facts if view == "public" or not isinstance(fact, MeanNoise))

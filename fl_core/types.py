@@ -100,7 +100,8 @@ class ClientUpdate:
 class OpenedSum:
     """What a secure sum gave away of a round's updates: their weighted mean, and what it cost.
 
-    `shares` holds each update's weight in the mean, in the record's order; they sum to 1. `bytes_up` is the most that
+    `shares` holds each update's weight in the mean, in the record's order; they sum to 1, and to less where a mean over
+    all that were planned misses some. `bytes_up` is the most that
     one client sent. CPU seconds: `setup_seconds` of all parties for keys, `protect_seconds` the mean of a client,
     `add_seconds` the server's, `reveal_seconds` for opening the sum. `rounding_error` is the largest distance of a
     number of the mean from the mean of the updates before they were rounded. `hidden` masks the numbers that were
@@ -168,6 +169,8 @@ class RoundRecord:
     what the server received of them is the opened sum alone.
     `facts` is what the defenses say of themselves; the threat model decides who learns it. `earlier` holds the
     client's updates of earlier rounds, oldest first, where its momentum carries them into this one.
+    Of a mean that is not weighted by examples, `shares` holds each update's weight. `published` is what the server
+    adds to the weights, where that is not the mean alone.
     """
 
     signal: Signal
@@ -179,6 +182,8 @@ class RoundRecord:
     facts: tuple[Fact, ...] = ()
     earlier: tuple[EarlierUpdate, ...] = ()
     aggregate: OpenedSum | None = None
+    shares: tuple[float, ...] = ()
+    published: Tensors | None = None
 
     @property
     def protection(self) -> Protection | None:

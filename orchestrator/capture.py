@@ -27,7 +27,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.files import clearly, read_bytes, read_json, write_atomically
 from orchestrator.identity import content_hash, tensor_hash
 
-FORMAT = 3
+FORMAT = 4
 """Version of what a capture's key and files mean; a change makes old captures unused."""
 
 Progress = Callable[[str], None]
@@ -237,6 +237,7 @@ class CaptureSource:
             facts=self.defense.facts(settings.federation),
             history=tuple(state.to(self.federation.device) for state in self.weights.history),
             secure=self.defense.secure_sum(seed=seed, plan=settings.federation),
+            mean=self.defense.fixed_mean(seed=seed, plan=settings.federation),
         )
 
     def _store(self, path: Path, record: RoundRecord, truth: Truth) -> None:
@@ -254,6 +255,8 @@ class CaptureSource:
         for past in record.earlier:
             prefix = f"earlier.{past.round}."
             tensors |= {f"{prefix}{name}": _stored(value) for name, value in past.tensors.items()}
+        if record.published is not None:
+            tensors |= {f"published.{name}": _stored(value) for name, value in record.published.items()}
         earlier = [{"round": past.round, "steps": past.steps} for past in record.earlier]
         _make_folder(path)
         _save_tensors(path / "record.safetensors", tensors)
@@ -270,6 +273,7 @@ class CaptureSource:
                     "updates": described,
                     "earlier": earlier,
                     "aggregate": None if opened is None else _without_tensors(opened),
+                    "shares": record.shares,
                 },
                 indent=1,
             ).encode(),
@@ -300,6 +304,8 @@ class CaptureSource:
                 for fields in described["earlier"]
             ),
             aggregate=_read_opened(described["aggregate"], tensors),
+            shares=tuple(described["shares"]),
+            published=_with_prefix(tensors, "published.") or None,
         )
 
 

@@ -13,6 +13,7 @@ import torch
 
 from attack_core.families import matching_part
 from defenses.chain import Chain
+from defenses.dp_distributed import DPDistributed
 from defenses.secure_mean import dropouts
 from fl_core.capture import Victim
 from fl_core.celeba import FaceDataset
@@ -49,6 +50,7 @@ class Cell:
         chain = Chain(defenses=config.defense)
         _check_sum(settings, chain)
         source = store.source(settings, chain, dataset)
+        _check_shares(settings, chain, source)
         cell = cls(config=config, settings=settings, chain=chain, dataset=dataset, source=source)
         _ = cell.victims
         return cell
@@ -158,9 +160,29 @@ def _check_sum(settings: SweepConfig, chain: Chain) -> None:
     clients = settings.federation.per_round
     view = settings.threat.view_of(settings.capture.signal, chain.protection)
     if chain.summing is not None:
+        if settings.federation.participation != "fixed":
+            raise InputError(
+                f"federation.participation = 'poisson' does not go with {chain.summing.kind}: a secure sum is agreed "
+                "between clients that are known to take part; use 'fixed'."
+            )
         chain.summing.check_round(clients)
         clients -= dropouts(chain.summing.lost, clients)
     settings.threat.check_colluders(view, clients)
+
+
+def _check_shares(settings: SweepConfig, chain: Chain, source: CaptureSource) -> None:
+    """Raise `InputError` where noise that clients share out would not add up: shares that are missing or known."""
+    clients, threat = settings.federation.per_round, settings.threat
+    lost = 0 if chain.summing is None else dropouts(chain.summing.lost, clients)
+    empty = sum(not share for share in source.federation.shares)
+    view = threat.view_of(settings.capture.signal, chain.protection)
+    for defense in chain.defenses:
+        if isinstance(defense, DPDistributed):
+            defense.check(
+                absent=min(lost + empty, clients),
+                colluders=threat.colluders,
+                opens_single=view == "key_holder",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
