@@ -365,6 +365,18 @@ def shares_of(record: RoundRecord) -> tuple[float, ...]:
     return record.shares or tuple(update.examples / images for update in record.updates)
 
 
+def published_noise_db(record: RoundRecord) -> float | None:
+    """The energy of what the server added to the mean over the mean's, in dB; None where it added nothing."""
+    if record.published is None:
+        return None
+    pairs = [(record.published[name], value) for name, value in _whole_mean(record, "aggregate").items()]
+    noise = sum(float((public - mean).square().sum()) for public, mean in pairs)
+    signal = sum(float(mean.square().sum()) for _, mean in pairs)
+    if not noise or not signal:
+        return -math.inf if signal else math.inf
+    return 10.0 * math.log10(noise / signal)
+
+
 def _mean(record: RoundRecord, view: View, left: int) -> Tensors:
     """The mean of the first `left` updates, from that of all as `view` sees it and the known others."""
     updates, shares, whole = record.updates, shares_of(record), _whole_mean(record, view)

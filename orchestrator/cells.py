@@ -20,6 +20,7 @@ from fl_core.celeba import FaceDataset
 from fl_core.errors import InputError
 from fl_core.rng import derive_seed
 from fl_core.server import count_correct
+from fl_core.threat import View, published_noise_db
 from orchestrator.capture import Capture, CaptureSource, CaptureStore
 from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
 from orchestrator.identity import canonical
@@ -189,14 +190,15 @@ def _check_shares(settings: SweepConfig, chain: Chain, source: CaptureSource) ->
 class Released:
     """What rows say of one capture: the client (None for several), bytes that one client sent, and means over clients.
 
-    The clip factor, and in dB the noise's energy over that of the signal that it was added to. With them, under a
-    secure sum, what it cost.
+    The clip factor, and in dB the noise's energy over that of the signal that it was added to; `published_noise_db` is
+    that of the server's noise on the mean, where it adds any. With them, under a secure sum, what it cost.
     """
 
     client: int | None
     bytes_up: int
     clip_factor: float | None
     noise_to_signal_db: float | None = None
+    published_noise_db: float | None = None
     rounding_error: float | None = None
     setup_seconds: float | None = None
     protect_seconds: float | None = None
@@ -213,11 +215,18 @@ class Released:
             or sum(t.numel() * t.element_size() for t in updates[0].tensors.values()),
             clip_factor=_mean(update.clip_factor for update in updates),
             noise_to_signal_db=_mean(update.noise_to_signal_db for update in updates),
+            published_noise_db=published_noise_db(capture.record),
         )
         if opened is None:
             return plain
         costs = {name: getattr(opened, name) for name in ("bytes_up", *SUM_COSTS)}
         return dataclasses.replace(plain, **costs)
+
+    def columns(self, view: View) -> Row:
+        """The columns, of noise that is in what `view` sees."""
+        found = dataclasses.asdict(self)
+        public = found.pop("published_noise_db")
+        return found | ({"noise_to_signal_db": public} if view == "public" and public is not None else {})
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -242,7 +251,7 @@ def rows_of(
 
     `gpu_share` is the share of a GPU that the trial's worker held.
     """
-    common = cell.columns | provenance | dataclasses.asdict(released)
+    common = cell.columns | provenance | released.columns(cell.columns["view"])
     common |= {
         "trial_id": spec.trial_id,
         "threat": canonical(spec.threat),

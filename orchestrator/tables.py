@@ -81,7 +81,7 @@ def comparison_table(compared: list[Compared]) -> Table:
             Text(f"{one.cell}{mark(line)}"),
             *(_psnr(one.lines.get(name)).replace(" [", "\n[", 1) for name in names),
             number(line["psnr_worst"]),
-            "-" if _missing(line["epsilon"]) else f"{line['epsilon']:g}",
+            epsilon(line),
             f"{percent(line['accuracy'])}{' !' if line['diverged'] is True else ''}",
             megabytes(line["bytes_up"]),
         )

@@ -318,6 +318,8 @@ def test_a_sweep_says_against_whom_each_promise_holds(faces_root: Path, tmp_path
     said = rows.groupby("cell")[["view", "dp_against", "sampling_rate", "epsilon"]].first()
     assert said.loc["central"].tolist() == ["aggregate", "public", 1.0, 50.0]
     assert said.loc["public"].tolist() == ["public", "public", 0.25, 50.0]
+    noise = rows.groupby("cell")["noise_to_signal_db"].first()
+    assert noise.notna().to_dict() == {"central": False, "public": True, "shares": True}
     assert said.loc["shares"].tolist() == ["aggregate", "server", 1.0, 50.0]
 
 
