@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +19,7 @@ from rich.text import Text
 from attack_core.metrics import load_lpips
 from orchestrator.analysis import records
 from orchestrator.files import write_atomically
+from orchestrator.pictures import decode
 from orchestrator.store import read_images, read_rows
 from orchestrator.tables import interval, labels, number, percent, preselected
 from orchestrator.verdicts import verdict
@@ -117,15 +117,14 @@ def _pairs(rows: pd.DataFrame, images: pd.DataFrame) -> list[tuple[float, Any, A
     """PSNR, original and reconstruction (H, W, 3) in [0, 1] of the first images that have both."""
     merged = rows.merge(images, on=["trial_id", "image_id"], how="inner")
     found = [
-        (row["psnr"], _decode(row["original"]), _decode(row["reconstruction"]))
+        (
+            row["psnr"],
+            *(decode(row[name]).astype(np.float32) / 255.0 for name in ("original", "reconstruction")),
+        )
         for row in merged.to_dict("records")
         if row["original"] is not None and row["reconstruction"] is not None
     ]
     return found[:_SHOWN]
-
-
-def _decode(picture: dict[str, Any]) -> np.ndarray[Any, Any]:
-    return np.asarray(Image.open(io.BytesIO(picture["bytes"])).convert("RGB"), dtype=np.float32) / 255.0
 
 
 def _picture(pairs: list[tuple[float, Any, Any]], *, heatmap: bool) -> bytes:

@@ -1,6 +1,6 @@
 """One small strip for each cell of a results folder: the original and every attacker's reconstruction of it.
 
-python scripts/defense_gallery.py results/defenses-small docs/images/defenses
+python scripts/defense_gallery.py results/gallery docs/images/defenses
 
 A strip shows the test image that any attacker came closest to. Without a signal the answer is the mean public image.
 """
@@ -16,14 +16,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from orchestrator.pictures import decode
 from orchestrator.store import read_images, read_rows
 
 COLOURS = 128  # enough for small faces; a third of the bytes
-
-
-def decode(picture: dict[str, bytes]) -> np.ndarray:
-    """A stored PNG as an array (H, W, 3)."""
-    return np.asarray(Image.open(io.BytesIO(picture["bytes"])).convert("RGB"))
 
 
 def strip(rows: pd.DataFrame) -> Figure:

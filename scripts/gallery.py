@@ -5,23 +5,16 @@ python scripts/gallery.py results/quickstart docs/images/quickstart.png
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from orchestrator.analysis import records, summarize
+from orchestrator.pictures import decode
 from orchestrator.store import read_images, read_rows
 
 SHOWN = 6
-
-
-def decode(picture: dict[str, bytes]) -> np.ndarray:
-    """A stored PNG as an array (H, W, 3)."""
-    return np.asarray(Image.open(io.BytesIO(picture["bytes"])).convert("RGB"))
 
 
 def main(folder: Path, out: Path) -> None:
