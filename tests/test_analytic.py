@@ -260,7 +260,7 @@ def test_known_noise_that_leaves_the_input_ends_the_descent_in_time(faces: FaceD
     untold = attacked(dataclasses.replace(known, facts=()), attack)
     assert any("known noise: relative error about" in note for note in told.notes)
     assert advantage(told, observation, truth) > 5.0
-    assert score(told.images, truth.images) > score(untold.images, truth.images) + 1.0
+    assert score(told.images, truth.images) > score(untold.images, truth.images) + 0.5
 
 
 @pytest.mark.parametrize("estimate", ["ratio", "weighted", "rank_one"])
