@@ -1,191 +1,203 @@
-"""An attack on many releases never finds more than a mechanism claims, and finds a mechanism that claims too much."""
+"""What releases tell is never more than a mechanism claims, and is more where it has too little noise."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm
+from torch import nn
 
-from defenses.audit import Scores, epsilon_at_least, most_likely
+from defenses.accounting import epsilon_spent
+from defenses.audit import Audit, Release, lower_bound
 from defenses.budget import Budgeted
+from defenses.chain import Chain
 from defenses.dp import DPUpdate
 from defenses.dp_central import DPCentral
-from defenses.dp_distributed import DPDistributed
 from defenses.dp_sgd import DPSGD
-from fl_core.client import LocalTraining, batch_gradient, loss_gradient, trainable
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.reduction import Change, FixedMean
+from fl_core.celeba import FaceDataset
+from fl_core.client import LocalTraining, batch_gradient, trainable
+from fl_core.errors import InputError
 from fl_core.rng import generator
 from fl_core.server import FederationConfig
-from fl_core.types import ClientUpdate
+from fl_core.types import ClientUpdate, ModelState, Tensors
+from tests.conftest import make_federation
 
-PLAN = FederationConfig(clients=4, fraction=1.0, rounds=1, local=LocalTraining(batch_size=2))
-Release = Callable[[float, int], float]
-"""A mechanism's release of a canary of this length (0: absent, -1: another one's), as a score, by its number."""
-
-
-def sent(value: float) -> ClientUpdate:
-    tensors = {"a": torch.tensor([value, 0.0, 0.0])}
-    return ClientUpdate(client=0, tensors=tensors, examples=1, steps=1, lr=0.1, momentum=0.0)
+DELTA = 0.01
+"""Large, so that the claims are close to what thousands of releases can show."""
+PLAN = FederationConfig(clients=4, fraction=1.0, rounds=1, local=LocalTraining(batch_size=3))
+CANARY = {"a": torch.tensor([3.0, 0.0, 4.0])}
+"""Of norm 5, beyond every bound here."""
 
 
-def by_update(defense: DPUpdate) -> Release:
-    def release(length: float, number: int) -> float:
-        random = generator("audit", length, number)
-        return float(defense.on_update(sent(length * 9.0), random, PLAN).tensors["a"][0])
+class TooQuiet(Budgeted):
+    """A mechanism with a third of the noise that it claims."""
 
-    return release
-
-
-def by_shares(defense: DPDistributed) -> Release:
-    def release(length: float, number: int) -> float:
-        values = [length * 9.0, 0.0, 0.0, 0.0]
-        return sum(
-            float(defense.on_update(sent(value), generator("audit", length, number, i), PLAN).tensors["a"][0])
-            for i, value in enumerate(values)
-        )
-
-    return release
+    def sigma(self, plan: FederationConfig) -> float:
+        return super().sigma(plan) / 3.0  # type: ignore[misc, no-any-return]
 
 
-def by_mean(defense: DPCentral) -> Release:
-    noisy = defense.on_sum(FixedMean(planned=PLAN.planned), seed=3, plan=PLAN)
-
-    def release(length: float, number: int) -> float:
-        clipped = defense.on_update(sent(length * 9.0), generator("unused"), PLAN)
-        mean = {name: value / PLAN.planned for name, value in clipped.tensors.items()}
-        # Its noise follows from the seed and the round: another one for each release and neighbour.
-        prepared = noisy.prepare(2 * number + int(length > 0), {})
-        return float(prepared.published(Change(tensors=mean, buffers={})).tensors["a"][0])
-
-    return release
+@dataclass(frozen=True, kw_only=True)
+class QuietUpdate(TooQuiet, DPUpdate):
+    pass
 
 
-def by_gradient(defense: DPSGD) -> Release:
-    config = ModelConfig(kind="lenet", image_size=16)
-    model, state = build_model(config), initial_state(config, generator("model"))
-    images = torch.rand(2, 3, 16, 16, generator=generator("images")) * 2 - 1
-    labels = torch.tensor([0, 1])
-    alone = loss_gradient(model, trainable(state), (images[:1], labels[:1]))
-
-    def release(length: float, number: int) -> float:
-        count = 2 if length > 0 else 1
-        rule = defense.on_gradient(batch_gradient, generator("audit", length, number), PLAN)
-        found = rule(model, state, (images[2 - count :], labels[2 - count :]))
-        return sum(float((value * alone[name]).sum()) for name, value in found.items())
-
-    return release
+@dataclass(frozen=True, kw_only=True)
+class QuietCentral(TooQuiet, DPCentral):
+    pass
 
 
-def scores(release: Release, length: float, count: int) -> Scores:
-    return np.array([release(length, number) for number in range(count)])
+@dataclass(frozen=True, kw_only=True)
+class QuietSGD(TooQuiet, DPSGD):
+    pass
 
 
-@pytest.mark.parametrize("epsilon", [1.0, 4.0, 16.0])
-@pytest.mark.parametrize("adjacency", ["zero_out", "replace_one"])
-def test_no_attack_on_a_clients_release_finds_more_than_is_claimed(epsilon: float, adjacency: str) -> None:
-    neighbour = 0.0 if adjacency == "zero_out" else -1.0
-    budget = {"epsilon": epsilon, "adjacency": adjacency}
-    for release in (
-        by_update(DPUpdate(**budget)),  # type: ignore[arg-type]
-        by_mean(DPCentral(**budget)),  # type: ignore[arg-type]
-        by_shares(DPDistributed(**budget)),  # type: ignore[arg-type]
-    ):
-        found = epsilon_at_least(scores(release, neighbour, 1500), scores(release, 1.0, 1500), delta=1e-5)
-        assert found < epsilon
-        assert found > 0.1 or epsilon == 1.0, (
-            "the attack tells the neighbours apart, where so few releases can"
-        )
+def update(client: int, tensors: Tensors) -> ClientUpdate:
+    return ClientUpdate(client=client, tensors=tensors, examples=1, steps=1, lr=0.1, momentum=0.0)
 
 
-def test_no_attack_on_a_step_of_dp_sgd_finds_more_than_is_claimed() -> None:
-    release = by_gradient(DPSGD(epsilon=4.0, max_norm=0.1))
-    found = epsilon_at_least(scores(release, 0.0, 400), scores(release, 1.0, 400), delta=1e-5)
-    assert 0.1 < found < 4.0
+def canary(present: bool) -> Tensors:
+    return CANARY if present else {"a": torch.zeros(3)}
 
 
-def weaken(monkeypatch: pytest.MonkeyPatch, times: float) -> None:
-    """Make all noise so many times too small."""
-    right = Budgeted.multiplier
-    monkeypatch.setattr(Budgeted, "multiplier", lambda self, **counts: right(self, **counts) / times)
+def of_updates(defense: Budgeted, plan: FederationConfig) -> tuple[Release, Tensors]:
+    """The sum of what one client sends over all rounds."""
+
+    def release(present: bool, run: int) -> Tensors:
+        clients = Chain(defenses=(defense,)).clients(seed=run, plan=plan)  # type: ignore[arg-type]
+        sent = [
+            clients.on_update(update(0, canary(present)), {}, clients.draws(0, number))[0].tensors["a"]
+            for number in range(plan.rounds)
+        ]
+        return {"a": sum(sent[1:], sent[0])}
+
+    return release, CANARY
 
 
-def test_noise_that_is_three_times_too_small_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    weaken(monkeypatch, 3.0)
-    for release in (
-        by_update(DPUpdate(epsilon=1.0)),
-        by_mean(DPCentral(epsilon=1.0)),
-        by_shares(DPDistributed(epsilon=1.0)),
-    ):
-        found = epsilon_at_least(scores(release, 0.0, 3000), scores(release, 1.0, 3000), delta=1e-5)
-        assert found > 1.0
+def of_means(defense: Budgeted, plan: FederationConfig) -> tuple[Release, Tensors]:
+    """The mean that becomes public, of the canary's client and another."""
+    chain = Chain(defenses=(defense,))  # type: ignore[arg-type]
+    clients = chain.clients(seed=0, plan=plan)
+
+    def release(present: bool, run: int) -> Tensors:
+        reduction = chain.reduction(seed=run, plan=plan).prepare(0, {})
+        partial = reduction.start(0, ())
+        for each in (update(0, canary(present)), update(1, {"a": torch.ones(3)})):
+            partial = reduction.add(partial, clients.on_update(each, {}, clients.draws(each.client, 0))[0])
+        return reduction.finish(partial).tensors
+
+    return release, CANARY
 
 
-def test_steps_of_dp_sgd_with_a_tenth_of_the_noise_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    weaken(monkeypatch, 10.0)
-    release = by_gradient(DPSGD(epsilon=1.0, max_norm=0.1))
-    found = epsilon_at_least(scores(release, 0.0, 300), scores(release, 1.0, 300), delta=1e-5)
-    assert found > 1.0
+def of_steps(defense: Budgeted, plan: FederationConfig) -> tuple[Release, Tensors]:
+    """One local step's gradient, of a batch with the canary image and of the batch without it."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    draws = generator("tiny")
+    state = trainable(ModelState(parameters={"1.weight": torch.zeros(2, 12), "1.bias": torch.zeros(2)}))
+    images = torch.rand(3, 3, 2, 2, generator=draws) * 2 - 1
+    labels = torch.tensor([0, 1, 0])
+
+    def release(present: bool, run: int) -> Tensors:
+        rule = defense.on_gradient(batch_gradient, generator("step", run), plan)
+        first = 0 if present else 1
+        return rule(model, state, (images[first:], labels[first:]))
+
+    return release, batch_gradient(model, state, (images[:1], labels[:1]))
 
 
-def test_clipping_to_a_larger_norm_than_is_claimed_is_found() -> None:
-    lax = dataclasses.replace(DPUpdate(epsilon=1.0), max_norm=1.0)
-    noise = lax.sigma(PLAN)
-    present = scores(lambda length, number: 9.0 * length + noise * by_normal(length, number), 1.0, 500)
-    absent = scores(lambda length, number: noise * by_normal(length, number), 0.0, 500)
-    assert epsilon_at_least(absent, present, delta=1e-5) > 1.0
+CASES: dict[str, tuple[Any, Any, Any, int]] = {
+    "dp_update": (DPUpdate, QuietUpdate, of_updates, 1500),
+    "dp_central": (DPCentral, QuietCentral, of_means, 1500),
+    "dp_sgd": (DPSGD, QuietSGD, of_steps, 400),
+}
 
 
-def by_normal(length: float, number: int) -> float:
-    return float(torch.randn((), generator=generator("normal", length, number)))
+def audited(kind: str, epsilon: float, *, quiet: bool, rounds: int = 1) -> float:
+    honest, broken, releases, runs = CASES[kind]
+    defense = (broken if quiet else honest)(epsilon=epsilon, delta=DELTA, max_norm=0.1)
+    release, direction = releases(defense, replace(PLAN, rounds=rounds))
+    return Audit(runs=runs)(release, direction, delta=DELTA)
 
 
-def test_the_bound_is_near_the_truth_where_there_are_many_releases() -> None:
-    """Randomised response has two answers, so a threshold attack is the best there is."""
-    epsilon, count = 1.0, 200_000
-    honest = math.exp(epsilon) / (1.0 + math.exp(epsilon))
+@pytest.mark.parametrize("epsilon", [1.0, 4.0])
+@pytest.mark.parametrize("kind", list(CASES))
+def test_no_release_tells_more_than_is_claimed(kind: str, epsilon: float) -> None:
+    found = audited(kind, epsilon, quiet=False)
+    assert found <= epsilon
+    if epsilon >= 4.0:
+        assert found > 0.15 * epsilon  # The attack is no straw man.
+
+
+@pytest.mark.parametrize("kind", list(CASES))
+def test_a_third_of_the_noise_is_found_out(kind: str) -> None:
+    assert audited(kind, 1.0, quiet=True) > 1.0
+
+
+def test_rounds_together_tell_no_more_than_the_total() -> None:
+    assert 0.4 < audited("dp_update", 2.0, quiet=False, rounds=2) <= 2.0
+    assert audited("dp_update", 2.0, quiet=True, rounds=2) > 2.0
+
+
+def test_sampled_clients_are_hidden_as_well_as_claimed_and_no_better_without(faces: FaceDataset) -> None:
+    """Real Poisson samples, of which the public sees the noisy mean alone.
+
+    With the noise that sampling needs the claim holds; if the canary always took part, the same noise would break it.
+    """
+    plan = FederationConfig(clients=6, fraction=0.2, rounds=1, participation="poisson")
+    federation = make_federation(faces, config=plan)
+    defense = DPCentral(epsilon=1.0, delta=DELTA, max_norm=0.1)
+    chain = Chain(defenses=(defense,))
+    assert defense.privacy(plan).sampling_rate == 0.2
+
+    def released(present: bool, run: int, *, always: bool) -> Tensors:
+        reduction = chain.reduction(seed=run, plan=plan).prepare(0, {})
+        clients = chain.clients(seed=0, plan=plan)
+        partial = reduction.add(reduction.start(0, ()), update(-1, {"a": torch.zeros(3)}))
+        if present and (always or 0 in federation.participants(run)):
+            sent, _ = clients.on_update(update(0, CANARY), {}, clients.draws(0, 0))
+            partial = reduction.add(partial, sent)
+        return reduction.finish(partial).tensors
+
+    audit = Audit(runs=1000)
+    sampled = audit(lambda present, run: released(present, run, always=False), CANARY, delta=DELTA)
+    certain = audit(lambda present, run: released(present, run, always=True), CANARY, delta=DELTA)
+    assert sampled <= 1.0 < certain
+
+
+def test_the_bound_is_right_about_known_gaussians_and_lies_below_them() -> None:
+    """At unit noise and distance 2: within the exact epsilon, near it with many scores, 0 where nothing differs."""
+    draws = np.random.default_rng(3)
+    within, without = draws.normal(2.0, size=200_000), draws.normal(size=200_000)
+    exact = epsilon_spent(0.5, DELTA)
+    found = lower_bound(within, without, delta=DELTA, confidence=0.95)
+    assert 0.75 * exact < found <= exact
+    assert found == pytest.approx(
+        lower_bound(-without, -within, delta=DELTA, confidence=0.95), rel=0.1
+    )  # For the canary or against it.
+    assert lower_bound(draws.normal(size=2000), draws.normal(size=2000), delta=0.0, confidence=0.95) < 0.2
+    few = lower_bound(within[:200], without[:200], delta=DELTA, confidence=0.95)
+    assert few < found
+
+
+def test_the_bound_is_seldom_too_high() -> None:
+    """In 200 audits of releases that differ by nothing at most 5% may say that they do, and a few more by chance."""
     draws = np.random.default_rng(5)
-    present = (draws.random(count) < honest).astype(float)
-    absent = (draws.random(count) >= honest).astype(float)
-    assert 0.95 < epsilon_at_least(absent, present, delta=0.0) < 1.0
-    assert epsilon_at_least(present, present, delta=0.0) == 0.0
-
-
-def test_the_bound_holds_as_often_as_it_says() -> None:
-    """Of a Gaussian mechanism whose epsilon is known, at most one audit in ten may exceed it at 90%."""
-    delta, mean = 0.05, 1.0
-    epsilon = gaussian_epsilon(mean, delta)
-    draws = np.random.default_rng(7)
-    found = [
-        epsilon_at_least(
-            draws.normal(0.0, 1.0, 400),
-            draws.normal(mean, 1.0, 400),
-            delta=delta,
-            confidence=0.9,
-            thresholds=20,
-        )
+    wrong = sum(
+        lower_bound(draws.normal(size=200), draws.normal(size=200), delta=0.0, confidence=0.95) > 0
         for _ in range(200)
-    ]
-    assert sum(value > epsilon for value in found) <= 20
+    )
+    assert wrong <= 18
 
 
-def gaussian_epsilon(mean: float, delta: float) -> float:
-    """The epsilon of a unit Gaussian shifted by `mean` (Balle and Wang, ICML 2018), by bisection."""
-    low, high = 0.0, 20.0
-    for _ in range(60):
-        epsilon = (low + high) / 2.0
-        spent = norm.cdf(mean / 2 - epsilon / mean) - math.exp(epsilon) * norm.cdf(-mean / 2 - epsilon / mean)
-        low, high = (epsilon, high) if spent > delta else (low, epsilon)
-    return high
-
-
-def test_rates_are_bounded_exactly() -> None:
-    assert most_likely(0, 100, 0.95) == pytest.approx(1.0 - 0.05 ** (1 / 100))
-    assert most_likely(100, 100, 0.95) == 1.0
-    with pytest.raises(ValueError, match="at least two"):
-        epsilon_at_least(np.zeros(1), np.zeros(9), delta=0.0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runs": 1}, r"Audit\.runs = 1: must be at least 2"),
+        ({"confidence": 1.0}, r"Audit\.confidence = 1\.0"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Audit(**options)

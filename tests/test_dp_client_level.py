@@ -318,6 +318,10 @@ def test_a_sweep_says_against_whom_each_promise_holds(faces_root: Path, tmp_path
     said = rows.groupby("cell")[["view", "dp_against", "sampling_rate", "epsilon"]].first()
     assert said.loc["central"].tolist() == ["aggregate", "public", 1.0, 50.0]
     assert said.loc["public"].tolist() == ["public", "public", 0.25, 50.0]
+    adaptive = rows[(rows["attacker"] == "adaptive") & (rows["cell"] != "central")]
+    assert (
+        adaptive["psnr"] >= adaptive["psnr_mean_image"] - 0.01
+    ).all()  # Noise this strong leaves the prior.
     noise = rows.groupby("cell")["noise_to_signal_db"].first()
     assert noise.notna().to_dict() == {"central": False, "public": True, "shares": True}
     assert said.loc["shares"].tolist() == ["aggregate", "server", 1.0, 50.0]
