@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from attack_core.analytic import Analytic
-from attack_core.credibility import credible, prior_answer, says_nothing
+from attack_core.credibility import credible, explains_more, prior_answer, says_nothing
 from attack_core.features import FeatureTarget
 from attack_core.inits import Init
 from attack_core.knowledge import (
@@ -26,7 +26,7 @@ from attack_core.knowledge import (
     withholds,
 )
 from attack_core.labels import resolve_labels
-from attack_core.matching import Matching
+from attack_core.matching import Matching, at_the_mean
 from attack_core.objectives import Signs
 from attack_core.presets import soft_matching
 from attack_core.simulation import Averaged, Simulated
@@ -91,13 +91,38 @@ class Auto(Config):
         fallback = self._fallback(observation, model)
         obstacle = obstacle_to_analytic(observation, model)
         if obstacle is None:
-            return replace(self.analytic, fallback=fallback)(observation, model, generator, progress=progress)
+            attack = replace(self.analytic, fallback=fallback)
+            found = attack(observation, model, generator, progress=progress)
+            return self._weighed(found, fallback, observation, model, generator)
         found = fallback(observation, model, generator, progress=progress)
         found = replace(found, notes=(f"auto: matching, because {obstacle}", *found.notes))
-        if not knows_errors(observation) or len(found.images) != observation.examples:
+        if len(found.images) != observation.examples:
             return found
+        if not knows_errors(observation):
+            return self._weighed(found, fallback, observation, model, generator)
         reason = "auto: what matching found explains the signal no better than a fit to the known error would"
         return credible(found, observation, model, reason)
+
+    def _weighed(
+        self,
+        found: Reconstruction,
+        fallback: Matching,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+    ) -> Reconstruction:
+        """What matching found where it explains a defended signal more than a fit to nothing would, else the prior.
+
+        Who knows of no defense takes the signal as it is.
+        """
+        if found.method != "matching" or not observation.facts or observation.public_mean is None:
+            return found
+        of_mean = float(at_the_mean(fallback)(observation, model, generator).history[0, 0])
+        if explains_more(found.loss, of_mean, observation):
+            return found
+        reason = "auto: what matching found explains the signal hardly better than the mean public image does"
+        prior = prior_answer(observation, found.labels, reason)
+        return replace(prior, iterations=found.iterations, notes=(*found.notes, *prior.notes))
 
     def _fallback(self, observation: Observation, model: nn.Module) -> Matching:
         several = observation.steps > 1 and observation.clients == 1
@@ -107,10 +132,10 @@ class Auto(Config):
         local = Simulated() if several and plain and not drawn else self.fallback.local
         known = observation.examples == 1 and knows_features(observation, model)
         weight = self.feature_weight if known else self.fallback.feature_weight
-        # What a known error or withheld numbers leave open, the prior decides: the search starts from it.
-        lossy = knows_errors(observation) or any(
-            withholds(observation, name) for name in observation.state.parameters
-        )
+        # What a known error, a draw, a mixture or withheld numbers leave open, the prior decides: the search starts
+        # from it.
+        open_ends = knows_errors(observation) or drawn or mixes_labels(observation)
+        lossy = open_ends or any(withholds(observation, name) for name in observation.state.parameters)
         pixels = self.fallback.parametrisation == "pixels"
         prior = lossy and observation.public_mean is not None and pixels
         init: Init = "mean" if prior else self.fallback.init

@@ -18,6 +18,7 @@ from attack_core.knowledge import (
     is_sparse,
     knows_errors,
     matched_numbers,
+    sees_a_part,
     sends_signs,
     signal_energy,
 )
@@ -49,7 +50,7 @@ def says_nothing(observation: Observation) -> str | None:
     """
     if not any(bool(tensor.any()) for tensor in observation.tensors.values()):
         return "every number of the signal is 0"
-    if is_sparse(observation):
+    if is_sparse(observation) or sees_a_part(observation):
         sent = sum(int(tensor.count_nonzero()) for tensor in observation.tensors.values())
         if sent < _FEW * pixels(observation):
             return f"{sent} numbers that were sent hardly limit {pixels(observation)} pixels"
@@ -81,6 +82,17 @@ def credible(
     if is_credible(found, prior, observation, model):
         return found
     return replace(prior, iterations=found.iterations, notes=(*found.notes, *prior.notes))
+
+
+def explains_more(found: float, prior: float, observation: Observation) -> bool:
+    """Whether a matching loss is smaller than that of the prior by more than a fit to nothing would make it.
+
+    The same idea where the size of the error is not known: of a residual that no image explains, k fitted numbers leave
+    a factor of about exp(-k / n) to n numbers. There are no more than n to be fitted to. Numbers that are 0 are those
+    of units that are off, and of what was withheld; they do not count.
+    """
+    numbers = sum(int(tensor.count_nonzero()) for tensor in observation.tensors.values())
+    return found < prior * math.exp(-min(pixels(observation) / max(numbers, 1), 1.0))
 
 
 def misfit(observation: Observation, model: nn.Module, images: Tensor, labels: Tensor) -> float:

@@ -7,7 +7,7 @@ labels. The published attacks of this kind are settings of it: `attack_core.fami
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -172,6 +172,21 @@ class Matching(Config):
 
     def _each(self, value: float | tuple[float, ...]) -> tuple[float, ...]:
         return value if isinstance(value, tuple) else (value,) * self.restarts
+
+
+def at_the_mean(attack: Matching) -> Matching:
+    """The attack that only says, as its history's first value, what the mean public image's matching loss is."""
+    return replace(
+        attack,
+        iterations=1,
+        restarts=1,
+        packing=None,
+        parametrisation="pixels",
+        init="mean",
+        lr=0.1,
+        tv_weight=0.0,
+        priors=(),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
