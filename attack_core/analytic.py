@@ -62,7 +62,6 @@ it can be 2 dB worse.
 """
 _GREY = 0.01
 """Standard deviation of the start where there is no mean image."""
-_TINY = 1e-30
 _ATTEMPTS = 3
 """How often a batch is taken apart before a wrong answer is given up on."""
 _MISFIT = 1e-2

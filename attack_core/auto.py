@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from attack_core.analytic import Analytic
-from attack_core.credibility import credible, explains_more, prior_answer, says_nothing
+from attack_core.credibility import credible, explains_more, prior_answer, prior_instead, says_nothing
 from attack_core.features import FeatureTarget
 from attack_core.inits import Init
 from attack_core.knowledge import (
@@ -121,8 +121,7 @@ class Auto(Config):
         if explains_more(found.loss, of_mean, observation):
             return found
         reason = "auto: what matching found explains the signal hardly better than the mean public image does"
-        prior = prior_answer(observation, found.labels, reason)
-        return replace(prior, iterations=found.iterations, notes=(*found.notes, *prior.notes))
+        return prior_instead(found, observation, reason)
 
     def _fallback(self, observation: Observation, model: nn.Module) -> Matching:
         several = observation.steps > 1 and observation.clients == 1

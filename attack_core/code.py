@@ -32,7 +32,7 @@ _PLAUSIBLE = 1e-4
 
 @dataclass(frozen=True)
 class ThroughCode:
-    """The mean gradient at fixed weights of a network with a bottleneck `name`; a `LocalProblem`.
+    """The mean gradient at fixed weights of a network with a `bottleneck`, `name`d so in it; a `LocalProblem`.
 
     `noise` (B, size) are the draws where they are known, else there is one of that size for each candidate in `free`.
     """
@@ -41,6 +41,7 @@ class ThroughCode:
     state: ModelState
     targets: dict[str, Tensor]
     name: str
+    bottleneck: Bottleneck
     fact: RandomCode
     noise: Tensor | None
     free: Sequence[Tensor]
@@ -64,7 +65,9 @@ class ThroughCode:
         device = next(iter(targets.values())).device
         shape = (images, bottleneck.decoder.in_features)
         free = [torch.zeros(shape, device=device, requires_grad=True) for _ in range(restarts)]
-        return cls(model, observation.state, targets, name, fact, noise, free if noise is None else ())
+        return cls(
+            model, observation.state, targets, name, bottleneck, fact, noise, free if noise is None else ()
+        )
 
     def leaves(self, candidate: int) -> list[Tensor]:
         """See `LocalProblem`."""
@@ -72,13 +75,9 @@ class ThroughCode:
 
     def handles(self, images: Tensor, labels: Tensor, which: list[int]) -> dict[str, GradientHandle]:
         """See `LocalProblem`."""
-        bottleneck = self.model.get_submodule(self.name)
-        if not isinstance(bottleneck, Bottleneck):
-            raise AssertionError("the name is a bottleneck's")
-        noise = (
-            self.noise.repeat(len(which), 1) if self.noise is not None else self._drawn(which).flatten(0, 1)
-        )
-        with encoded(bottleneck) as statistics:
+        known = self.noise
+        noise = self._drawn(which).flatten(0, 1) if known is None else known.repeat(len(which), 1)
+        with encoded(self.bottleneck) as statistics:
             loss = self._loss(labels, statistics)
             return gradient_handles(self.model, with_noise(self.state, self.name, noise), images, loss)
 

@@ -48,12 +48,11 @@ def says_nothing(observation: Observation) -> str | None:
     Either every number is 0, or so few were sent that they hardly limit what the image may be, or the known error
     drowns them.
     """
-    if not any(bool(tensor.any()) for tensor in observation.tensors.values()):
+    sent = _numbers(observation)
+    if not sent:
         return "every number of the signal is 0"
-    if is_sparse(observation) or sees_a_part(observation):
-        sent = sum(int(tensor.count_nonzero()) for tensor in observation.tensors.values())
-        if sent < _FEW * pixels(observation):
-            return f"{sent} numbers that were sent hardly limit {pixels(observation)} pixels"
+    if (is_sparse(observation) or sees_a_part(observation)) and sent < _FEW * pixels(observation):
+        return f"{sent} numbers that were sent hardly limit {pixels(observation)} pixels"
     if too_weak(observation):
         return "the known error drowns what the images could say"
     return None
@@ -78,9 +77,13 @@ def credible(
     found: Reconstruction, observation: Observation, model: nn.Module, reason: str
 ) -> Reconstruction:
     """`found` where it is credible, else the prior with `reason` as its last note, at the cost of finding."""
+    prior = prior_instead(found, observation, reason)
+    return found if is_credible(found, prior, observation, model) else prior
+
+
+def prior_instead(found: Reconstruction, observation: Observation, reason: str) -> Reconstruction:
+    """The prior with the labels and the cost of what was found, and `reason` as its last note."""
     prior = prior_answer(observation, found.labels, reason)
-    if is_credible(found, prior, observation, model):
-        return found
     return replace(prior, iterations=found.iterations, notes=(*found.notes, *prior.notes))
 
 
@@ -91,8 +94,12 @@ def explains_more(found: float, prior: float, observation: Observation) -> bool:
     a factor of about exp(-k / n) to n numbers. There are no more than n to be fitted to. Numbers that are 0 are those
     of units that are off, and of what was withheld; they do not count.
     """
-    numbers = sum(int(tensor.count_nonzero()) for tensor in observation.tensors.values())
-    return found < prior * math.exp(-min(pixels(observation) / max(numbers, 1), 1.0))
+    return found < prior * math.exp(-min(pixels(observation) / max(_numbers(observation), 1), 1.0))
+
+
+def _numbers(observation: Observation) -> int:
+    """How many numbers of the signal are not 0."""
+    return sum(int(tensor.count_nonzero()) for tensor in observation.tensors.values())
 
 
 def misfit(observation: Observation, model: nn.Module, images: Tensor, labels: Tensor) -> float:

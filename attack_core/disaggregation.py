@@ -85,7 +85,7 @@ def disaggregate(
     last = _LastLayer.of([exact(each, _PURPOSE) for each in outgoing]) if outgoing else None
     puzzle = _Puzzle.of(exact(weight, _PURPOSE), exact(bias, _PURPOSE), count, layers, last)
     found: list[Tensor] = []
-    told_apart = 0
+    told_apart, mixture = 0, None
     for candidates in _candidates(puzzle, generator, rounds):
         for direction in _conspicuous(puzzle, candidates):
             if all(float((direction @ known).abs()) < 1 - _SAME for known in found):
@@ -93,13 +93,14 @@ def disaggregate(
         if count <= len(found) and (last is not None or len(found) >= 2 * count or count == 1):
             told_apart, mixture = _solve(puzzle, found, tolerance)
             if mixture is not None:
-                return Mixture(mixture.errors.to(weight), mixture.inputs.to(weight), mixture.residual)
-    if last is None and count <= len(found):
-        # Few images have few directions: with two, the images' own may be all there are.
-        told_apart, mixture = _solve(puzzle, found, tolerance)
-        if mixture is not None:
-            return Mixture(mixture.errors.to(weight), mixture.inputs.to(weight), mixture.residual)
-    raise Inseparable(f"{told_apart or min(len(found), count - 1)} of {count} images were told apart")
+                break
+    else:
+        if last is None and count <= len(found):
+            # Few images have few directions: with two, the images' own may be all there are.
+            told_apart, mixture = _solve(puzzle, found, tolerance)
+    if mixture is None:
+        raise Inseparable(f"{told_apart or min(len(found), count - 1)} of {count} images were told apart")
+    return Mixture(mixture.errors.to(weight), mixture.inputs.to(weight), mixture.residual)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fl_core.mixing import circle_map
+
 _SHARES = 49
 """Shares that are tried, evenly from 0.51 to 0.99: below one half the two images' roles are swapped."""
 _MOST_IMAGES = 6
@@ -49,13 +51,10 @@ def unmixed(images: Tensor) -> tuple[Tensor, float]:
 
 def _guesses(count: int) -> Iterator[tuple[float, Tensor]]:
     """Shares with the matrices (B, B) that they mix by, over all circles."""
-    same = torch.eye(count)
     for rest in itertools.permutations(range(1, count)):
         circle = torch.tensor([0, *rest])
-        following = torch.zeros(count, count)
-        following[circle, circle.roll(-1)] = 1.0
         for share in torch.linspace(0.51, 0.99, _SHARES).tolist():
-            yield share, share * same + (1.0 - share) * following
+            yield share, circle_map(circle, share)
 
 
 def unnaturalness(images: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class L2(Config):
         if not terms.scaled:
             return (terms.weights * terms.distance()).sum(1)
         dot, norm = (terms.weights * terms.dot()).sum(1), (terms.weights * terms.norm()).sum(1)
-        factor = (dot / norm.clamp_min(_TINY)).clamp(0.0, 1.0)
+        factor = _best_factor(dot, norm)
         return factor.square() * norm - 2.0 * factor * dot + (terms.weights * terms.squares).sum()
 
 
@@ -140,8 +140,7 @@ class Terms:
 
     def factor(self) -> Tensor:
         """By which unknown factor (C,), at most 1, the candidates' gradients would have to be scaled to fit best."""
-        dot, norm = (self.weights * self.dot()).sum(1), (self.weights * self.norm()).sum(1)
-        return (dot / norm.clamp_min(_TINY)).clamp(0.0, 1.0)
+        return _best_factor((self.weights * self.dot()).sum(1), (self.weights * self.norm()).sum(1))
 
     def surprise(self, factor: Tensor | None) -> Tensor:
         """The logistic loss of the signs of each parameter's known numbers, in bits; 0 where none is known.
@@ -161,6 +160,11 @@ class Terms:
     def dissimilarity(self) -> Tensor:
         """One minus the cosine of each parameter."""
         return 1.0 - _cosine(self.dot(), self.norm(), self.squares)
+
+
+def _best_factor(dot: Tensor, norm: Tensor) -> Tensor:
+    """The factor in [0, 1] that brings a gradient of squared norm `norm` nearest to the target, given their product."""
+    return (dot / norm.clamp_min(_TINY)).clamp(0.0, 1.0)
 
 
 def _cosine(dot: Tensor, norm: Tensor, square: Tensor) -> Tensor:

@@ -68,11 +68,8 @@ class Averaged(Config):
 
     def prepare(self, observation: Observation, model: nn.Module, count: Count) -> LocalProblem:
         """The problem that `observation` poses to candidates of the number and size in `count`."""
-        targets, fact, found = (
-            gradient_estimate(observation),
-            code_of_images(observation),
-            find_bottleneck(model),
-        )
+        targets = gradient_estimate(observation)
+        fact, found = code_of_images(observation), find_bottleneck(model)
         if fact is None or found is None or couples_examples(model):
             return _AtPoint(model, observation.state, targets)
         return ThroughCode.of(

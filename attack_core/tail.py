@@ -7,13 +7,14 @@ run the part of the network in front of them alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from attack_core.knowledge import code_of_images
 from attack_core.layers import couples_examples
@@ -21,7 +22,7 @@ from fl_core.bottleneck import find_bottleneck
 from fl_core.errors import InputError
 from fl_core.models import predict
 from fl_core.threat import Observation
-from fl_core.types import ModelState
+from fl_core.types import ModelState, Tensors
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,25 @@ def find_tail(model: nn.Module, state: ModelState, image_size: int, *, through: 
     entry = layers[0].input
     pixels = entry.shape[1] == image.numel() and bool(torch.equal(entry[0], image.flatten()))
     return Tail(tuple(call.name for call in layers), pixels, found is not None)
+
+
+def tail_errors(weights: Tensors, tail: Tail, inputs: Tensor, labels: Tensor) -> Tensor:
+    """The loss's gradient (B, O) at the first layer's output for each image alone."""
+    first, *rest = tail.layers
+    outputs = passed_through(weights, [first], inputs).requires_grad_(True)
+    logits = passed_through(weights, rest, outputs.relu()) if rest else outputs
+    loss = functional.cross_entropy(logits, labels, reduction="sum")
+    (errors,) = torch.autograd.grad(loss, outputs)
+    return errors
+
+
+def passed_through(weights: Tensors, layers: Sequence[str], inputs: Tensor) -> Tensor:
+    """The outputs of the last of fully connected `layers`, with ReLUs between them."""
+    for i, layer in enumerate(layers):
+        inputs = functional.linear(
+            inputs.relu() if i else inputs, weights[f"{layer}.weight"], weights[f"{layer}.bias"]
+        )
+    return inputs
 
 
 @torch.no_grad()

@@ -8,10 +8,8 @@ estimates of the images in that order, or without them from even progress along 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 from torch.nn import functional
@@ -19,9 +17,9 @@ from torch.nn import functional
 from attack_core.dense import Shares
 from attack_core.knowledge import mixes_labels
 from attack_core.simulation_steps import Batch
-from attack_core.tail import Tail
+from attack_core.tail import Tail, passed_through, tail_errors
 from attack_core.targets import geometric, gradient_estimate, travelled, velocity_estimate, weights_along
-from fl_core.client import LocalTraining, Trained, difference, train_locally
+from fl_core.client import LocalTraining, Trained, difference, gradient_of, train_locally
 from fl_core.threat import Observation
 from fl_core.types import ModelState, Tensors
 
@@ -54,7 +52,7 @@ def find_order(observation: Observation, tail: Tail, shares: Shares) -> Order:
     for step in range(observation.steps):
         size = len(left) if observation.steps == 1 else min(observation.batch_size, len(left))
         scale = _share_of_step(observation, step) / size
-        errors = _tail_errors(weights, tail, shares.inputs[left], labels[left]) * scale
+        errors = tail_errors(weights, tail, shares.inputs[left], labels[left]) * scale
         observed = shares.errors[left]
         if observation.steps == 1:
             # A clipped gradient is a shorter one, whatever its parts.
@@ -144,32 +142,13 @@ def _stepped(
     return {name: value - lr * moved[name] for name, value in weights.items()}, moved
 
 
-def _tail_errors(weights: Tensors, tail: Tail, inputs: Tensor, labels: Tensor) -> Tensor:
-    """The loss's gradient (B, O) at the first layer's output for each image alone."""
-    first, *rest = tail.layers
-    outputs = _passed(weights, [first], inputs).requires_grad_(True)
-    loss = functional.cross_entropy(_passed(weights, rest, outputs.relu()), labels, reduction="sum")
-    (errors,) = torch.autograd.grad(loss, outputs)
-    return errors
-
-
 def _soft_labels(weights: Tensors, tail: Tail, shares: Shares) -> Tensor:
     """The label probabilities (B, K) that explain each image's errors at the output in a single step."""
-    probabilities = _passed(weights, tail.layers, shares.inputs).softmax(dim=1)
+    probabilities = passed_through(weights, tail.layers, shares.inputs).softmax(dim=1)
     return (probabilities - len(shares.inputs) * shares.logit_errors).clamp(0.0, 1.0)
 
 
 def _tail_gradient(weights: Tensors, tail: Tail, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """The gradient of the mean loss over a batch for the fully connected end."""
     moving = {name: value.detach().requires_grad_(True) for name, value in weights.items()}
-    loss = functional.cross_entropy(_passed(moving, tail.layers, inputs), labels)
-    return dict(zip(moving, torch.autograd.grad(loss, list(moving.values())), strict=True))
-
-
-def _passed(weights: Tensors, layers: Sequence[str], inputs: Tensor) -> Tensor:
-    """The outputs of the last of fully connected `layers`, with ReLUs between them."""
-    for i, layer in enumerate(layers):
-        inputs = functional.linear(
-            inputs.relu() if i else inputs, weights[f"{layer}.weight"], weights[f"{layer}.bias"]
-        )
-    return inputs
+    return gradient_of(functional.cross_entropy(passed_through(moving, tail.layers, inputs), labels), moving)

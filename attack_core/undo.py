@@ -38,10 +38,8 @@ def undone(found: Reconstruction, observation: Observation) -> Reconstruction:
                         "signs as the mean public image makes them likely",
                     )
                 else:
-                    back, note = (
-                        mean.expand_as,
-                        "through convolutions drawn signs are not found: the mean image",
-                    )
+                    back = mean.expand_as
+                    note = "through convolutions drawn signs are not found: the mean image"
                 found = _changed(found, back(found.images), back, note)
             case Augmented(policy=policy) if mean is not None:
                 back = partial(straightened, policy=policy, mean=mean)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from attack_core.dense import completed_input
 from attack_core.disaggregation import Inseparable
-from attack_core.tail import Tail
+from attack_core.tail import Tail, passed_through, tail_errors
 from fl_core.device import exact
 from fl_core.types import Tensors
 
@@ -55,10 +55,10 @@ def scaled_input(weight: Tensor, sent: Tensor, tail: Tail, parameters: Tensors) 
     label, length, missed = _length(direction, error, rows, tail, parameters)
     if missed > _CREDIBLE:
         raise Inseparable("no bias gradient was seen, and no length of the layer's input explains its error")
-    logits, _ = _caused(direction[None] * length, torch.tensor([label]), tail, parameters)
-    target = functional.one_hot(torch.tensor(label), logits.shape[1]).to(logits)
+    logits = passed_through(parameters, tail.layers, direction[None] * length)[0]
+    target = functional.one_hot(torch.tensor(label), len(logits)).to(logits)
     return Scaled(
-        direction * length, torch.where(rows, error / length, 0.0), known, logits.softmax(1)[0] - target
+        direction * length, torch.where(rows, error / length, 0.0), known, logits.softmax(0) - target
     )
 
 
@@ -69,29 +69,16 @@ def _length(
     classes = len(parameters[f"{tail.layers[-1]}.bias"])
     best = (0, 1.0, float("inf"))
     for label in range(classes):
-        here = torch.full((1,), label)
-        _, short = _caused(torch.zeros_like(direction)[None], here, tail, parameters)
+        here = torch.full((1,), label, device=direction.device)
+        short = tail_errors(parameters, tail, torch.zeros_like(direction)[None], here)
         # Of a short input the error hardly depends on it, so that its length follows from the error's size.
         centre, span = float(error[rows].norm() / short[0, rows].norm().clamp_min(1e-30)), _SPAN
         for _ in range(_ZOOMS):
             lengths = centre * torch.logspace(-1.0, 1.0, _LENGTHS, base=span).to(direction)
-            inputs = lengths[:, None] * direction
-            _, caused = _caused(inputs, here.expand(_LENGTHS), tail, parameters)
+            caused = tail_errors(parameters, tail, lengths[:, None] * direction, here.expand(_LENGTHS))
             apart = (lengths[:, None] * caused - error)[:, rows].square().sum(1)
             missed, place = (apart / error[rows].square().sum()).min(0)
             centre, span = float(lengths[place]), span ** (2.0 / _LENGTHS)
             if float(missed) < best[2]:
                 best = (label, centre, float(missed))
     return best
-
-
-def _caused(inputs: Tensor, labels: Tensor, tail: Tail, parameters: Tensors) -> tuple[Tensor, Tensor]:
-    """Logits (N, K) and the error (N, O) at the first layer's output that inputs (N, I) with labels (N,) cause."""
-    first, *rest = tail.layers
-    outputs = functional.linear(inputs, parameters[f"{first}.weight"], parameters[f"{first}.bias"])
-    outputs = outputs.detach().requires_grad_(True)
-    logits = outputs
-    for layer in rest:
-        logits = functional.linear(logits.relu(), parameters[f"{layer}.weight"], parameters[f"{layer}.bias"])
-    loss = functional.cross_entropy(logits, labels.to(inputs.device), reduction="sum")
-    return logits.detach(), torch.autograd.grad(loss, outputs)[0]

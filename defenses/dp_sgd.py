@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from defenses.base import Mechanism, Privacy, Stage, Unit
 from defenses.budget import Budgeted
-from defenses.draws import decibels, draw_noise, energy
+from defenses.draws import draw_noise
 from defenses.per_example import bounded_sum, check_examples_apart
 from fl_core.client import Batch, GradientRule, batch_gradient
+from fl_core.energy import decibels, energy
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, build_model
 from fl_core.server import FederationConfig

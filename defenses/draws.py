@@ -1,4 +1,4 @@
-"""Noise on every number of an update, and how much of it there is."""
+"""Noise on every number of an update."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fl_core.energy import decibels, energy
 from fl_core.types import ClientUpdate
 
 Distribution = Literal["gaussian", "laplace"]
@@ -41,18 +42,6 @@ def perturb(
     noisy = {name: tensor + drawn[name] for name, tensor in update.tensors.items()}
     noise, signal = (sum(map(energy, tensors.values())) for tensors in (drawn, update.tensors))
     return dataclasses.replace(update, tensors=noisy, noise_to_signal_db=decibels(noise, signal))
-
-
-def energy(tensor: Tensor) -> float:
-    """The squared L2 norm."""
-    return float(tensor.square().sum())
-
-
-def decibels(noise: float, signal: float) -> float:
-    """The ratio of two energies in dB; infinite without a signal, minus infinite without noise."""
-    if not noise or not signal:
-        return -math.inf if signal else math.inf
-    return 10.0 * math.log10(noise / signal)
 
 
 def _draw(distribution: Distribution, shape: torch.Size, generator: torch.Generator) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from defenses.base import Mechanism, Stage
 from fl_core.client import Batch
 from fl_core.errors import InputError
+from fl_core.mixing import circle_map
 from fl_core.server import FederationConfig
 from fl_core.threat import Fact, HiddenMixture, Mixture
 from fl_core.types import require
@@ -37,12 +38,9 @@ class MixUp(Mechanism):
     def on_batch(self, batch: Batch, random: torch.Generator, plan: FederationConfig, classes: int) -> Batch:
         """See `Mechanism.on_batch`; raises `InputError` where batches of one image leave nothing to mix with."""
         _check_batches(self, plan, 2)
-        count = len(batch[1])
         share = float(_numpy(random).beta(self.alpha, self.alpha))
-        circle = torch.randperm(count, generator=random)
-        other = torch.zeros(count, count)
-        other[circle, circle.roll(-1)] = 1.0
-        return mixed(batch, share * torch.eye(count) + (1.0 - share) * other, classes)
+        circle = torch.randperm(len(batch[1]), generator=random)
+        return mixed(batch, circle_map(circle, share), classes)
 
     def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
         """See `Mechanism.facts`."""

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from defenses.base import Mechanism, Stage
 from fl_core.bottleneck import divergence, draw_code_noise, encoded, find_bottleneck, with_noise
-from fl_core.client import Batch, GradientRule, batch_gradient
+from fl_core.client import Batch, GradientRule, batch_gradient, gradient_of
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, predict
 from fl_core.server import FederationConfig
@@ -68,8 +68,7 @@ class Precode(Mechanism):
             with encoded(bottleneck) as statistics:
                 logits = predict(model, with_noise(state, name, noise), batch[0])
             loss = functional.cross_entropy(logits, batch[1]) + self.beta * divergence(statistics[0]).mean()
-            gradients = torch.autograd.grad(loss, list(state.parameters.values()))
-            return dict(zip(state.parameters, gradients, strict=True))
+            return gradient_of(loss, state.parameters)
 
         return defended
 

@@ -82,9 +82,12 @@ def loss_gradient(model: nn.Module, state: ModelState, batch: Batch) -> dict[str
 
 def batch_gradient(model: nn.Module, state: ModelState, batch: Batch) -> dict[str, Tensor]:
     """The same, from a `trainable` state, whose buffers BatchNorm changes in train mode; a `GradientRule`."""
-    loss = functional.cross_entropy(predict(model, state, batch[0]), batch[1])
-    gradients = torch.autograd.grad(loss, list(state.parameters.values()))
-    return dict(zip(state.parameters, gradients, strict=True))
+    return gradient_of(functional.cross_entropy(predict(model, state, batch[0]), batch[1]), state.parameters)
+
+
+def gradient_of(loss: Tensor, parameters: Tensors) -> dict[str, Tensor]:
+    """The gradient of `loss` () by each of the `parameters`, by name."""
+    return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
 
 
 def train_locally(

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fl_core.energy import decibels, energy
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig
 from fl_core.reduction import FedAvg, FixedMean, mean_change
@@ -296,7 +297,8 @@ def observe(
     elsewhere. Raises `NotObservable` where the server sees ciphertexts alone, and where it would need a single update
     out of an opened sum.
     """
-    view, plain = threat.view_of(record.signal, record.protection), _in_the_clear(record, threat)
+    view = threat.view_of(record.signal, record.protection)
+    plain = _in_the_clear(record) if _sees_plain_part(record, view) else None
     if view == "ciphertext" and plain is None:
         raise NotObservable("The server sees ciphertexts only: no number of the update reaches the attack.")
     if view == "individual" and record.aggregate is not None and plain is None:
@@ -336,20 +338,29 @@ def seen_updates(record: RoundRecord, threat: ThreatModel) -> tuple[ClientUpdate
     Colluders are the last clients of the aggregate. Raises `InputError` where they are all of them.
     """
     view = threat.view_of(record.signal, record.protection)
-    if view == "key_holder" or _in_the_clear(record, threat) is not None:
+    if view == "key_holder" or _sees_plain_part(record, view):
         return record.updates[:1]
     threat.check_colluders(view, len(record.updates))
     return record.updates[: len(record.updates) - (threat.colluders if view in SUMMED else 0)]
 
 
-def _in_the_clear(record: RoundRecord, threat: ThreatModel) -> InTheClear | None:
-    """What the attacker sees of the victim's own upload beside ciphertexts; None where it looks at no single upload."""
-    view, opened = threat.view_of(record.signal, record.protection), record.aggregate
-    if view not in ("individual", "ciphertext") or opened is None:
-        return None
+def _sees_plain_part(record: RoundRecord, view: View) -> bool:
+    """Whether `view` is of a single upload of which a part went in the clear, beside ciphertexts."""
+    if view not in ("individual", "ciphertext") or record.aggregate is None:
+        return False
+    return not all(bool(hidden.all()) for hidden in _hidden(record).values())
+
+
+def _in_the_clear(record: RoundRecord) -> InTheClear:
+    """What went in the clear of the victim's own upload."""
+    return InTheClear(masks={name: ~hidden for name, hidden in _hidden(record).items()})
+
+
+def _hidden(record: RoundRecord) -> Tensors:
+    """Which numbers of the victim's own update were protected, by parameter name; empty where all were."""
     names = record.updates[0].tensors
-    masks = {name: ~hidden for name, hidden in opened.hidden.items() if name in names}
-    return InTheClear(masks=masks) if any(bool(mask.any()) for mask in masks.values()) else None
+    hidden = {} if record.aggregate is None else record.aggregate.hidden
+    return {name: mask for name, mask in hidden.items() if name in names}
 
 
 def truth_behind(record: RoundRecord, threat: ThreatModel, truth: Truth) -> Truth:
@@ -370,11 +381,9 @@ def published_noise_db(record: RoundRecord) -> float | None:
     if record.published is None:
         return None
     pairs = [(record.published[name], value) for name, value in _whole_mean(record, "aggregate").items()]
-    noise = sum(float((public - mean).square().sum()) for public, mean in pairs)
-    signal = sum(float(mean.square().sum()) for _, mean in pairs)
-    if not noise or not signal:
-        return -math.inf if signal else math.inf
-    return 10.0 * math.log10(noise / signal)
+    return decibels(
+        sum(energy(public - mean) for public, mean in pairs), sum(energy(mean) for _, mean in pairs)
+    )
 
 
 def _mean(record: RoundRecord, view: View, left: int) -> Tensors:

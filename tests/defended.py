@@ -45,16 +45,8 @@ def seen(
     plan = FederationConfig(clients=clients, fraction=0.5, rounds=1, local=training)
     chain = Chain(defenses=defenses)
     model = chain.on_model(replace(model, image_size=faces.image_size))
-    federation = Federation(
-        config=plan,
-        model=model,
-        dataset=faces,
-        train=faces.split("train", train),
-        seed=3,
-        device=torch.device("cpu"),
-    )
     record, truth = capture(
-        federation,
+        federation_of(faces, plan, model, train),
         initial_state(model, generator("model", 3)),
         signal=signal,
         round_number=0,
@@ -65,6 +57,18 @@ def seen(
     threat = ThreatModel(knows_defense=told, labels="known" if labels else "unknown")
     known = truth.example_labels()
     return observe(record, threat, labels=known, public_mean=public_mean(faces)), truth
+
+
+def federation_of(faces: FaceDataset, plan: FederationConfig, model: ModelConfig, train: int) -> Federation:
+    """A federation on so many training images, on the CPU."""
+    return Federation(
+        config=plan,
+        model=model,
+        dataset=faces,
+        train=faces.split("train", train),
+        seed=3,
+        device=torch.device("cpu"),
+    )
 
 
 def quality(images: torch.Tensor, truth: Truth) -> float:

@@ -9,6 +9,8 @@ import pandas as pd
 
 from orchestrator.config import SweepConfig
 from orchestrator.parse import build, put
+from orchestrator.progress import Silent
+from orchestrator.sweep import run_sweep
 
 TREE: dict[str, Any] = {
     "name": "small",
@@ -53,6 +55,20 @@ def tree(root: Path, **changes: Any) -> dict[str, Any]:
 def sweep(root: Path, **changes: Any) -> SweepConfig:
     """The same, validated."""
     return build(SweepConfig, tree(root, **changes), where="test")
+
+
+def both(attack: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same attack by who takes a defended signal for a plain one and by who uses what it knows of the defense."""
+    return [
+        {"name": "generic", "attack": attack, "uses_facts": False},
+        {"name": "adaptive", "attack": attack},
+    ]
+
+
+def run_quietly(config: SweepConfig, out: Path) -> pd.DataFrame:
+    """Run a sweep in this process; its rows."""
+    run_sweep(config, out, address="serial", reporter=Silent())
+    return pd.read_parquet(out / "trials")
 
 
 def comparable(out: Path) -> pd.DataFrame:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -34,10 +33,8 @@ from fl_core.server import FederationConfig
 from fl_core.threat import Augmented
 from fl_core.transforms import Transform, draws_of, taken_back, transformed
 from fl_core.types import Signal
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
 from tests.defended import attacked, of_mean, public_mean, seen
-from tests.small import sweep
+from tests.small import both, run_quietly, sweep
 
 PLAN = FederationConfig(rounds=1)
 SHORT = replace(soft_matching(), iterations=60)
@@ -151,12 +148,8 @@ def test_a_sweep_runs_through_it(faces_root: Path, tmp_path: Path) -> None:
         faces_root,
         cells=cells,
         victims={"tuning": 0, "test": 3},
-        attackers=[
-            {"name": "generic", "attack": attack, "uses_facts": False},
-            {"name": "adaptive", "attack": attack},
-        ],
+        attackers=both(attack),
     )
-    run_sweep(changed, tmp_path, address="serial", reporter=Silent())
-    rows = pd.read_parquet(tmp_path / "trials")
+    rows = run_quietly(changed, tmp_path)
     assert set(rows["status"]) == {"ok"}
     assert len(rows) == 2 * 3

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from scipy.stats import kstest
@@ -37,7 +36,8 @@ from fl_core.types import ClientUpdate, RoundRecord, Tensors
 from orchestrator.parse import cell_settings
 from orchestrator.progress import Silent
 from orchestrator.sweep import run_sweep
-from tests.small import sweep
+from tests.defended import federation_of
+from tests.small import both, run_quietly, sweep
 
 LENET = ModelConfig(kind="lenet", image_size=16)
 PLAN = FederationConfig(clients=4, fraction=1.0, rounds=2)
@@ -50,14 +50,7 @@ def update(client: int, value: float, *, examples: int = 1) -> ClientUpdate:
 
 
 def federation(faces: FaceDataset, config: FederationConfig, train: int = 24) -> Federation:
-    return Federation(
-        config=config,
-        model=LENET,
-        dataset=faces,
-        train=faces.split("train", train),
-        seed=3,
-        device=torch.device("cpu"),
-    )
+    return federation_of(faces, config, LENET, train)
 
 
 def captured(faces: FaceDataset, defense: AnyDefense, config: FederationConfig) -> RoundRecord:
@@ -301,17 +294,9 @@ def test_a_sweep_says_against_whom_each_promise_holds(faces_root: Path, tmp_path
         federation={"clients": 8, "fraction": 0.25, "rounds": 2, "local": {"lr": 0.05, "max_steps": 1}},
         cells=CELLS,
         victims={"tuning": 0, "test": 2},
-        attackers=[
-            {
-                "name": "generic",
-                "attack": {"kind": "auto", "fallback": {"iterations": 4}},
-                "uses_facts": False,
-            },
-            {"name": "adaptive", "attack": {"kind": "auto", "fallback": {"iterations": 4}}},
-        ],
+        attackers=both({"kind": "auto", "fallback": {"iterations": 4}}),
     )
-    run_sweep(config, tmp_path, address="serial", reporter=Silent())
-    rows = pd.read_parquet(tmp_path / "trials")
+    rows = run_quietly(config, tmp_path)
     assert set(rows["status"]) == {"ok"}
     assert set(rows["rounds"]) == {2}
     assert set(rows["dp_unit"]) == {"client"}

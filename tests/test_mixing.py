@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from scipy.stats import kstest
@@ -34,10 +33,8 @@ from fl_core.rng import generator
 from fl_core.server import FederationConfig
 from fl_core.threat import HiddenMixture, Mixture
 from fl_core.types import Signal
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
 from tests.defended import attacked, of_mean, public_mean, quality, seen
-from tests.small import sweep
+from tests.small import both, run_quietly, sweep
 
 PLAN = FederationConfig(rounds=1, local=LocalTraining(batch_size=4))
 SHORT = replace(soft_matching(), iterations=60)
@@ -204,17 +201,9 @@ def test_a_sweep_runs_through_both(faces_root: Path, tmp_path: Path) -> None:
         ],
         federation__local__batch_size=2,
         victims={"tuning": 0, "test": 2},
-        attackers=[
-            {
-                "name": "generic",
-                "attack": {"kind": "auto", "fallback": {"iterations": 20}},
-                "uses_facts": False,
-            },
-            {"name": "adaptive", "attack": {"kind": "auto", "fallback": {"iterations": 20}}},
-        ],
+        attackers=both({"kind": "auto", "fallback": {"iterations": 20}}),
     )
-    run_sweep(changed, tmp_path, address="serial", reporter=Silent())
-    rows = pd.read_parquet(tmp_path / "trials")
+    rows = run_quietly(changed, tmp_path)
     assert set(rows["status"]) == {"ok"}
     assert set(rows["defense"]) == {"mixup", "instahide"}
     assert len(rows) == 2 * 2 * 2 * 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from scipy.stats import kstest
@@ -35,10 +34,8 @@ from fl_core.rng import generator
 from fl_core.server import FederationConfig
 from fl_core.threat import RandomCode
 from fl_core.types import Signal
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
 from tests.defended import attacked, of_mean, quality, seen
-from tests.small import sweep
+from tests.small import both, run_quietly, sweep
 
 PLAN = FederationConfig(rounds=1)
 SHORT = replace(soft_matching(), iterations=60)
@@ -196,13 +193,9 @@ def test_a_sweep_runs_through_it(faces_root: Path, tmp_path: Path) -> None:
         cells=[{"name": "precode", "defense": [{"kind": "precode", "size": 16}]}],
         victims={"tuning": 0, "test": 2},
         capture={"round": 1},
-        attackers=[
-            {"name": "generic", "attack": {"kind": "analytic"}, "uses_facts": False},
-            {"name": "adaptive", "attack": {"kind": "analytic"}},
-        ],
+        attackers=both({"kind": "analytic"}),
     )
-    run_sweep(changed, tmp_path, address="serial", reporter=Silent())
-    rows = pd.read_parquet(tmp_path / "trials")
+    rows = run_quietly(changed, tmp_path)
     assert set(rows["status"]) == {"ok"}
     assert set(rows["defense"]) == {"precode"}
     assert rows["weights_accuracy"].notna().all()

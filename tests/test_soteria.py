@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
@@ -27,10 +26,8 @@ from fl_core.rng import generator
 from fl_core.server import FederationConfig
 from fl_core.threat import PrunedRepresentation
 from fl_core.types import Signal
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
 from tests.defended import attacked, of_mean, quality, seen
-from tests.small import sweep
+from tests.small import both, run_quietly, sweep
 
 LENET = ModelConfig(kind="lenet", image_size=8, classes=3)
 PLAN = FederationConfig(rounds=1)
@@ -189,13 +186,9 @@ def test_a_sweep_runs_through_it(faces_root: Path, tmp_path: Path) -> None:
         faces_root,
         cells=[{"name": "soteria", "defense": [{"kind": "soteria", "ratio": 0.3}]}],
         victims={"tuning": 0, "test": 2},
-        attackers=[
-            {"name": "generic", "attack": {"kind": "analytic"}, "uses_facts": False},
-            {"name": "adaptive", "attack": {"kind": "analytic"}},
-        ],
+        attackers=both({"kind": "analytic"}),
     )
-    run_sweep(changed, tmp_path, address="serial", reporter=Silent())
-    rows = pd.read_parquet(tmp_path / "trials")
+    rows = run_quietly(changed, tmp_path)
     assert set(rows["status"]) == {"ok"}
     assert set(rows["defense"]) == {"soteria"}
     means = rows.groupby("attacker")["psnr"].mean()

@@ -1,0 +1,14 @@
+"""How a batch is mixed by one share: each image with the next one of a circle. Who knows the map can undo it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def circle_map(circle: Tensor, share: float) -> Tensor:
+    """The matrix (B, B) that makes `share` of an image i and 1 - `share` of the one after i in `circle` (B,)."""
+    count = len(circle)
+    following = torch.zeros(count, count)
+    following[circle, circle.roll(-1)] = 1.0
+    return share * torch.eye(count) + (1.0 - share) * following
