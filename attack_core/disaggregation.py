@@ -85,17 +85,20 @@ def disaggregate(
     last = _LastLayer.of([exact(each, _PURPOSE) for each in outgoing]) if outgoing else None
     puzzle = _Puzzle.of(exact(weight, _PURPOSE), exact(bias, _PURPOSE), count, layers, last)
     found: list[Tensor] = []
-    told_apart, mixture = 0, None
+    tried, told_apart, mixture = 0, 0, None
     for candidates in _candidates(puzzle, generator, rounds):
         for direction in _conspicuous(puzzle, candidates):
             if all(float((direction @ known).abs()) < 1 - _SAME for known in found):
                 found.append(direction)
         if count <= len(found) and (last is not None or len(found) >= 2 * count or count == 1):
+            if len(found) == tried:
+                continue  # The same directions have the same answer.
+            tried = len(found)
             told_apart, mixture = _solve(puzzle, found, tolerance)
             if mixture is not None:
                 break
     else:
-        if last is None and count <= len(found):
+        if last is None and count <= len(found) and len(found) != tried:
             # Few images have few directions: with two, the images' own may be all there are.
             told_apart, mixture = _solve(puzzle, found, tolerance)
     if mixture is None:
