@@ -94,6 +94,13 @@ class Mechanism(Config):
         """How released updates become the round's change, in terms of `reduction`; `seed` is that of the run."""
         return reduction
 
+    def check_shares(self, *, absent: int, colluders: int, opens_single: bool) -> None:
+        """Raise `InputError` for a setting in which a promise that clients make together would not hold.
+
+        `absent` of the planned participants send nothing, `colluders` others tell the attacker what they sent;
+        `opens_single` says that the attacker holds the key to single updates.
+        """
+
     def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
         """What an attacker who knows the defense knows."""
         return ()

@@ -17,18 +17,29 @@ class Budgeted(Mechanism):
     """Base of the mechanisms that bound a contribution to the L2 norm `max_norm` and add Gaussian noise.
 
     `epsilon` at `delta` is the budget of all planned rounds together with `budget: total`, and of what one round
-    releases with `budget: release`. `adjacency` says which data sets are neighbours: with `zero_out` the unit's
-    contribution is replaced by zeros (sensitivity `max_norm`), with `replace_one` by another's (twice that).
+    releases with `budget: release`. `noise_multiplier` takes its place with `epsilon: null`: each release has noise of
+    that standard deviation over the sensitivity, and the budget is what this spends. `adjacency` says which data sets
+    are neighbours: with `zero_out` the unit's contribution is replaced by zeros (sensitivity `max_norm`), with
+    `replace_one` by another's (twice that).
     """
 
-    epsilon: float = 8.0
+    epsilon: float | None = 8.0
+    noise_multiplier: float | None = None
     delta: float = 1e-5
     max_norm: float = 1.0
     budget: Literal["release", "total"] = "total"
     adjacency: Literal["zero_out", "replace_one"] = "zero_out"
 
     def __post_init__(self) -> None:
-        require(self.epsilon > 0 and math.isfinite(self.epsilon), self, "epsilon", "finite and more than 0")
+        for name in ("epsilon", "noise_multiplier"):
+            value = getattr(self, name)
+            require(value is None or 0 < value < math.inf, self, name, "finite and more than 0")
+        if self.noise_multiplier is None:
+            require(self.epsilon is not None, self, "epsilon", "a number, or noise_multiplier has to be one")
+        else:
+            require(
+                self.epsilon is None, self, "epsilon", "null beside noise_multiplier, which sets the budget"
+            )
         require(0 < self.delta < 1, self, "delta", "in (0, 1)")
         require(
             self.max_norm > 0 and math.isfinite(self.max_norm), self, "max_norm", "finite and more than 0"
@@ -44,6 +55,8 @@ class Budgeted(Mechanism):
 
         `rate` is that of Poisson sampling which the adversary does not see; 1 claims nothing.
         """
+        if self.epsilon is None:
+            return self._given
         releases = per_round * (rounds if self.budget == "total" else 1)
         return noise_multiplier(self.epsilon, self.delta, releases=releases, rate=rate)
 
@@ -51,12 +64,7 @@ class Budgeted(Mechanism):
         """The privacy statement for that noise."""
         if self.protects is None:
             raise InputError(f"{type(self).__name__} protects no unit, so it makes no statement.")
-        releases = per_round * (1 if self.budget == "total" else rounds)
-        other = self.epsilon
-        if rounds > 1:
-            noise = self.multiplier(rounds=rounds, per_round=per_round, rate=rate)
-            other = epsilon_spent(noise, self.delta, releases=releases, rate=rate)
-        total, release = (self.epsilon, other) if self.budget == "total" else (other, self.epsilon)
+        total, release = self._epsilons(rounds, per_round, rate)
         return Privacy(
             epsilon=total,
             epsilon_release=release,
@@ -67,3 +75,23 @@ class Budgeted(Mechanism):
             rounds=rounds,
             sampling_rate=rate,
         )
+
+    @property
+    def _given(self) -> float:
+        """The noise multiplier of a mechanism that is set by it."""
+        if self.noise_multiplier is None:
+            raise InputError(f"{type(self).__name__} has neither epsilon nor noise_multiplier.")
+        return self.noise_multiplier
+
+    def _epsilons(self, rounds: int, per_round: int, rate: float) -> tuple[float, float]:
+        """What all planned rounds spend, and what one does."""
+        noise = self.multiplier(rounds=rounds, per_round=per_round, rate=rate)
+
+        def spent(times: int) -> float:
+            return epsilon_spent(noise, self.delta, releases=per_round * times, rate=rate)
+
+        if self.epsilon is None:
+            return spent(rounds), spent(1)
+        if rounds == 1:
+            return self.epsilon, self.epsilon
+        return (self.epsilon, spent(1)) if self.budget == "total" else (spent(rounds), self.epsilon)

@@ -81,12 +81,8 @@ class DPDistributed(Budgeted):
         """See `Mechanism.privacy`."""
         return self.statement(against="server", rounds=plan.rounds)
 
-    def check(self, *, absent: int, colluders: int, opens_single: bool) -> None:
-        """Raise `InputError` for a setting in which the promise would not hold.
-
-        `absent` of the planned participants add no share, `colluders` others give theirs away; `opens_single` says that
-        the attacker holds the key to single updates.
-        """
+    def check_shares(self, *, absent: int, colluders: int, opens_single: bool) -> None:
+        """See `Mechanism.check_shares`."""
         if opens_single:
             raise InputError(
                 "threat.view = 'key_holder' breaks the promise of dp_distributed: a single update carries a share of "

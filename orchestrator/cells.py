@@ -13,7 +13,6 @@ import torch
 
 from attack_core.families import matching_part
 from defenses.chain import Chain
-from defenses.dp_distributed import DPDistributed
 from defenses.secure_mean import dropouts
 from fl_core.capture import Victim
 from fl_core.celeba import FaceDataset
@@ -178,12 +177,9 @@ def _check_shares(settings: SweepConfig, chain: Chain, source: CaptureSource) ->
     empty = sum(not share for share in source.federation.shares)
     view = threat.view_of(settings.capture.signal, chain.protection)
     for defense in chain.defenses:
-        if isinstance(defense, DPDistributed):
-            defense.check(
-                absent=min(lost + empty, clients),
-                colluders=threat.colluders,
-                opens_single=view == "key_holder",
-            )
+        defense.check_shares(
+            absent=min(lost + empty, clients), colluders=threat.colluders, opens_single=view == "key_holder"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,9 @@ from defenses.budget import Budgeted
 from defenses.chain import Chain
 from defenses.dp import DPUpdate
 from defenses.dp_central import DPCentral
+from defenses.dp_distributed import DPDistributed
 from defenses.dp_sgd import DPSGD
+from defenses.masking import Masking
 from fl_core.celeba import FaceDataset
 from fl_core.client import LocalTraining, batch_gradient, trainable
 from fl_core.errors import InputError
@@ -52,6 +54,12 @@ class QuietCentral(TooQuiet, DPCentral):
 @dataclass(frozen=True, kw_only=True)
 class QuietSGD(TooQuiet, DPSGD):
     pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuietShares(DPDistributed):
+    def share(self, plan: FederationConfig) -> float:
+        return super().share(plan) / 3.0
 
 
 def update(client: int, tensors: Tensors) -> ClientUpdate:
@@ -91,6 +99,22 @@ def of_means(defense: Budgeted, plan: FederationConfig) -> tuple[Release, Tensor
     return release, CANARY
 
 
+def of_sums(defense: Budgeted, plan: FederationConfig) -> tuple[Release, Tensors]:
+    """What a secure sum opens, up to its rounding: every share of the noise but that of the one that may be missing."""
+    chain = Chain(defenses=(replace(defense, missing=1), Masking()))  # type: ignore[arg-type, call-arg]
+
+    def release(present: bool, run: int) -> Tensors:
+        clients = chain.clients(seed=run, plan=plan)
+        sent = [canary(present), *[{"a": torch.ones(3)}] * (plan.per_round - 2)]
+        parts = [
+            clients.on_update(update(client, tensors), {}, clients.draws(client, 0))[0].tensors["a"]
+            for client, tensors in enumerate(sent)
+        ]
+        return {"a": torch.stack(parts).sum(0)}
+
+    return release, CANARY
+
+
 def of_steps(defense: Budgeted, plan: FederationConfig) -> tuple[Release, Tensors]:
     """One local step's gradient, of a batch with the canary image and of the batch without it."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
@@ -110,6 +134,7 @@ def of_steps(defense: Budgeted, plan: FederationConfig) -> tuple[Release, Tensor
 CASES: dict[str, tuple[Any, Any, Any, int]] = {
     "dp_update": (DPUpdate, QuietUpdate, of_updates, 1500),
     "dp_central": (DPCentral, QuietCentral, of_means, 1500),
+    "dp_distributed": (DPDistributed, QuietShares, of_sums, 1500),
     "dp_sgd": (DPSGD, QuietSGD, of_steps, 400),
 }
 

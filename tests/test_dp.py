@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +13,14 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from defenses.accounting import epsilon_spent, noise_multiplier
+from defenses.budget import Budgeted
 from defenses.chain import Chain
 from defenses.dp import DPUpdate, clip
+from defenses.dp_central import DPCentral
+from defenses.dp_distributed import DPDistributed
 from defenses.dp_sgd import DPSGD
 from defenses.draws import add_noise
+from fl_core.client import LocalTraining
 from fl_core.errors import InputError
 from fl_core.rng import generator
 from fl_core.server import FederationConfig
@@ -111,6 +117,28 @@ def test_an_empty_chain_releases_the_update_untouched() -> None:
     assert chain.privacy(FederationConfig(rounds=1)) is None
 
 
+@pytest.mark.parametrize("adjacency", ["zero_out", "replace_one"])
+@pytest.mark.parametrize("mechanism", [DPUpdate, DPCentral, DPDistributed, DPSGD])
+def test_noise_that_is_given_spends_what_its_budget_would_have_asked_for(
+    mechanism: type[Budgeted], adjacency: Any
+) -> None:
+    """The multiplier that a budget asks for states that budget, and makes the same noise."""
+    local = LocalTraining(epochs=2, batch_size=4)
+    plan = FederationConfig(clients=4, fraction=1.0, rounds=3, local=local)
+    asked = mechanism(epsilon=3.0, max_norm=0.5, adjacency=adjacency)
+    steps = 2 if mechanism is DPSGD else 1
+    noise = asked.multiplier(rounds=3, per_round=steps)
+    stated = mechanism(epsilon=None, noise_multiplier=noise, max_norm=0.5, adjacency=adjacency)
+    wanted, found = asked.privacy(plan), stated.privacy(plan)
+    assert wanted is not None and found is not None
+    assert found.epsilon == pytest.approx(3.0, rel=1e-6)
+    assert found == dataclasses.replace(wanted, epsilon=found.epsilon, epsilon_release=found.epsilon_release)
+    assert found.epsilon_release == pytest.approx(wanted.epsilon_release, rel=1e-6)
+    assert stated.facts(plan) == asked.facts(plan)
+    longer = stated.privacy(dataclasses.replace(plan, rounds=6))
+    assert longer is not None and longer.epsilon > 3.0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -119,11 +147,17 @@ def test_an_empty_chain_releases_the_update_untouched() -> None:
         ({"delta": 0.0}, "delta = 0.0"),
         ({"delta": 1.0}, "delta = 1.0"),
         ({"max_norm": 0.0}, "max_norm = 0.0"),
+        ({"epsilon": None}, "epsilon = None: must be a number, or noise_multiplier has to be one"),
+        ({"noise_multiplier": 1.0}, "epsilon = 8.0: must be null beside noise_multiplier"),
+        (
+            {"epsilon": None, "noise_multiplier": 0.0},
+            "noise_multiplier = 0.0: must be finite and more than 0",
+        ),
     ],
 )
 @pytest.mark.parametrize("mechanism", [DPUpdate, DPSGD])
 def test_bad_budgets_are_refused_by_name(
-    mechanism: type[DPUpdate | DPSGD], options: dict[str, float], message: str
+    mechanism: type[DPUpdate | DPSGD], options: dict[str, float | None], message: str
 ) -> None:
     with pytest.raises(InputError, match=f"{mechanism.__name__}.{message}"):
         mechanism(**options)  # type: ignore[arg-type]
