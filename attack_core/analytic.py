@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attack_core.credibility import credible
+from attack_core.credibility import credible, prior_instead
 from attack_core.dense import (
     Estimate,
     Shares,
@@ -27,6 +27,7 @@ from attack_core.dense import (
 )
 from attack_core.descent import Descent, Mismatch
 from attack_core.disaggregation import Inseparable
+from attack_core.held_out import Evidence, evidence_elsewhere
 from attack_core.inits import initial_images
 from attack_core.inversion import FeatureInverter, along_path, drift_errors
 from attack_core.knowledge import (
@@ -51,15 +52,6 @@ from fl_core.errors import InputError
 from fl_core.threat import Observation
 from fl_core.types import Config, ModelState, Tensors, require
 
-_DOUBTFUL = 0.1
-"""From this expected relative squared error of the layer input on, an image has to explain the whole signal better than
-the mean public image does, by more than a fit to the noise would."""
-_HOPELESS = 0.3
-"""From this expected relative squared error of the layer input on, the mean public image is the better answer.
-
-At 0.27 to 0.32 the image that was found is 3.4 dB better than it (cnn64 at 64 pixels, 4 victims); at 0.38 and 16 pixels
-it can be 2 dB worse.
-"""
 _GREY = 0.01
 """Standard deviation of the start where there is no mean image."""
 _ATTEMPTS = 3
@@ -166,13 +158,13 @@ class _Problem:
     ) -> Reconstruction:
         """Images from the layer inputs."""
         size, count = self.observation.model.image_size, len(self.shares.inputs)
-        if self.error > _HOPELESS:
+        if math.isinf(self.error):
             images = self._start(generator).expand(count, -1, -1, -1)
             what = "near grey" if self.observation.public_mean is None else "the mean public image"
             notes = [f"the known noise hides the layer input: the answer is {what}"]
             return self._result("analytic: prior alone", images, [], notes)
         notes = [self._note()]
-        if self.tail.pixels and self.shares.unknown is None:
+        if self.tail.pixels and self.shares.unknown is None and not self.error:
             images = self.shares.inputs.view(-1, 3, size, size)
             return self._result("analytic: layer input", images, [], notes)
         known = self.shares.inputs.shape[1]
@@ -198,6 +190,7 @@ class _Problem:
             unknown=self.shares.unknown,
             ceiling=self.shares.ceiling,
             following=self._following(),
+            evidence=self._evidence(generator),
         )
         if self.order is not None:
             notes.append(f"one epoch of {len(self.order.batches)} steps, in an order that the errors tell")
@@ -211,18 +204,17 @@ class _Problem:
             )
             return self._result("analytic: features along the steps", images, seen, notes, missed)
         state, start = self.observation.state, self._start(generator).expand(count, -1, -1, -1)
-        errors = [self.error] * count
+        # Over the square of an estimate that the error is part of.
+        errors = [self.error / (1.0 + self.error)] * count
         if self.observation.steps > 1:
             notes.append(
                 "the weights moved meanwhile and nothing tells how: features taken where they started"
             )
-            errors = drift_errors(inverter, self.observation, start)
+            drift = drift_errors(inverter, self.observation, start)
+            errors = [max(pair) for pair in zip(errors, drift, strict=True)]
         images = inverter.invert([state] * count, start, errors)
-        if self.error > _DOUBTFUL:
-            found = self._result("analytic: features", images, seen, notes)
-            reason = "the image explains the signal no better than a fit to the known noise would"
-            answer = credible(found, self.observation, self.model, reason)
-            return answer if answer is found else replace(answer, method="analytic: prior alone")
+        if self.error:
+            return self._judged(images, start, seen, notes)
         if not refined:
             return self._result("analytic: features", images, seen, notes)
         if scarce:
@@ -237,6 +229,24 @@ class _Problem:
         )
         images = attack.refinement.minimise(mismatch, images, stiffness=stiffness, report=inverter.report)
         return self._result("analytic: features, refined", images, seen, notes)
+
+    def _evidence(self, generator: torch.Generator) -> Evidence | None:
+        """How a single noisy image is judged: by all numbers but those that its features were read from."""
+        if not self.error or len(self.shares.inputs) > 1:
+            return None
+        used = [f"{self.tail.first}.{kind}" for kind in ("weight", "bias")]
+        start, labels = self._start(generator), self.shares.labels
+        return evidence_elsewhere(self.observation, self.model, self.gradients, used, labels, start)
+
+    def _judged(self, images: Tensor, start: Tensor, seen: list[float], notes: list[str]) -> Reconstruction:
+        """What was found from noisy features, or the prior where the rest of the signal is not for it."""
+        found = self._result("analytic: features", images, seen, notes)
+        reason = "the image explains the signal no better than a fit to the known noise would"
+        if len(images) > 1:
+            answer = credible(found, self.observation, self.model, reason)
+        else:
+            answer = prior_instead(found, self.observation, reason) if torch.equal(images, start) else found
+        return answer if answer is found else replace(answer, method="analytic: prior alone")
 
     def _following(self) -> NextLayer | None:
         """What the second layer's gradients say of the first one's outputs, where some of its inputs are unknown."""
@@ -306,6 +316,8 @@ def _separated(
     weight, bias = (f"{tail.first}.{kind}" for kind in ("weight", "bias"))
     known = deviations(observation, gradients)
     sigma, bias_sigma = known[weight], known[bias]
+    # As if both had the same noise, which is what one estimate and that of its error take.
+    balance = sigma / bias_sigma if sigma > 0 and bias_sigma > 0 else 1.0
     chosen: Estimate = "rank_one" if sigma > 0 else "weighted"
     recover = partial(
         recover_shares,
@@ -318,13 +330,12 @@ def _separated(
         rounds=attack.rounds,
         tolerance=attack.drift_tolerance if moved else attack.tolerance,
         after=weights_along(observation, 1.0).parameters if moved else None,
+        balance=balance,
     )
     shares, order = _checked(recover, observation, tail)
     error = 0.0
     if sigma > 0:
-        # As if both had the same noise, which is what the estimate of the error takes.
-        scale = sigma / bias_sigma if bias_sigma > 0 else 1.0
-        error = estimate_error(gradients[weight], gradients[bias] * scale, sigma)
+        error = estimate_error(gradients[weight], gradients[bias] * balance, sigma)
     return shares, order if moved else None, error
 
 

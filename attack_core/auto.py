@@ -14,7 +14,14 @@ import torch
 from torch import nn
 
 from attack_core.analytic import Analytic
-from attack_core.credibility import credible, explains_more, prior_answer, prior_instead, says_nothing
+from attack_core.credibility import (
+    credible,
+    explains_more,
+    prior_answer,
+    prior_instead,
+    says_nothing,
+    too_weak,
+)
 from attack_core.features import FeatureTarget
 from attack_core.inits import Init
 from attack_core.knowledge import (
@@ -22,6 +29,7 @@ from attack_core.knowledge import (
     cut_columns,
     knows_errors,
     mixes_labels,
+    rounds_fairly,
     sends_signs,
     withholds,
 )
@@ -84,12 +92,13 @@ class Auto(Config):
     ) -> Reconstruction:
         """The images that the client trained on, whatever a defense had made of those that it holds."""
         check_observation(observation)
-        nothing = says_nothing(observation)
+        nothing, obstacle = says_nothing(observation), obstacle_to_analytic(observation, model)
+        if obstacle is not None and too_weak(observation):
+            nothing = "the known error drowns what the images could say"
         if nothing is not None:
             labels = resolve_labels("auto", observation, model, observation.examples, generator)
             return prior_answer(observation, labels, f"auto: {nothing}")
         fallback = self._fallback(observation, model)
-        obstacle = obstacle_to_analytic(observation, model)
         if obstacle is None:
             attack = replace(self.analytic, fallback=fallback)
             found = attack(observation, model, generator, progress=progress)
@@ -161,8 +170,8 @@ def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | No
         tail = solvable_tail(model, observation)
     except InputError as reason:
         return str(reason).removesuffix(".")
-    if sends_signs(observation):
-        return "one bit a number tells signs and no sizes"
+    if sends_signs(observation) and not rounds_fairly(observation):
+        return "signs of numbers tell nothing of their sizes"
     features = observation.state.parameters[f"{tail.first}.weight"].shape[1]
     pixels = 3 * size * size
     if features < LEAST_FEATURES * pixels:

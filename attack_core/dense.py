@@ -48,13 +48,14 @@ class Shares:
         return self.logit_errors.argmin(dim=1)
 
 
-def input_estimate(weight: Tensor, bias: Tensor, estimate: Estimate) -> Tensor:
+def input_estimate(weight: Tensor, bias: Tensor, estimate: Estimate, *, balance: float = 1.0) -> Tensor:
     """A single image's layer input (I,) from its weight gradient (O, I) and bias gradient (O,).
 
     - `ratio`: the row of the largest bias gradient, divided by it.
     - `weighted`: the mean of all rows' ratios weighted by the squared bias gradient, W^T b / |b|^2: the least squares
       solution where b is exact.
-    - `rank_one`: from the leading singular pair of [W b], the best fit where W and b carry the same noise.
+    - `rank_one`: from the leading singular pair of [W cb], the best fit where W and cb carry the same noise; c is
+      `balance`.
 
     Raises `Inseparable` where the bias gradient is zero (the layer is dead for this image) or the weight gradient is.
     """
@@ -70,7 +71,7 @@ def input_estimate(weight: Tensor, bias: Tensor, estimate: Estimate) -> Tensor:
         largest = bias.abs().max()
         shares = bias / largest
         return (weight / largest).mT @ shares / shares.square().sum()
-    unit = torch.linalg.eigh(_gram(weight, bias)).eigenvectors[:, -1].float().to(weight)
+    unit = torch.linalg.eigh(_gram(weight, balance * bias)).eigenvectors[:, -1].float().to(weight)
     found: Tensor = weight.mT @ unit / (bias @ unit)
     return found
 
@@ -105,18 +106,19 @@ def estimate_error(weight: Tensor, bias: Tensor, sigma: float) -> float:
     """The expected relative squared error of `rank_one`'s estimate where every number has noise of deviation `sigma`.
 
     From weight gradient (O, I) and bias gradient (O,): by how much noise turns the leading singular vector
-    (Benaych-Georges and Nadakuditi 2012), and by how much it rescales what the bias gives. Infinite where noise alone
-    has singular values as large.
+    (Benaych-Georges and Nadakuditi 2012), and by how much it rescales what the bias gives along that vector. Infinite
+    where noise alone has singular values as large.
     """
     rows, columns = weight.shape[0], weight.shape[1] + 1
-    top = float(torch.linalg.eigvalsh(_gram(weight, bias))[-1]) / sigma**2
+    values, vectors = torch.linalg.eigh(_gram(weight, bias))
+    top = float(values[-1]) / sigma**2
     inner = top - rows - columns
     if top <= (math.sqrt(rows) + math.sqrt(columns)) ** 2 or inner**2 <= 4 * rows * columns:
         return math.inf
     signal = (inner + math.sqrt(inner**2 - 4 * rows * columns)) / 2
     aligned = 1 - columns * (rows + signal) / (signal * (signal + columns))
-    size = max(float(bias.square().sum()) / sigma**2 - rows, 0.0)
-    return math.inf if aligned <= 0 or size == 0 else 1 / aligned - 1 + 1 / size
+    size = float(bias @ vectors[:, -1].float().to(bias)) ** 2 / sigma**2 - 1
+    return math.inf if aligned <= 0 or size <= 0 else 1 / aligned - 1 + 1 / size
 
 
 def _gram(weight: Tensor, bias: Tensor) -> Tensor:
@@ -136,6 +138,7 @@ def recover_shares(
     rounds: int,
     tolerance: float,
     after: Tensors | None = None,
+    balance: float = 1.0,
 ) -> Shares:
     """The shares of `count` images in `gradients` taken at `weights` (both by parameter name).
 
@@ -143,12 +146,12 @@ def recover_shares(
 
     Several images are told apart at the last hidden layer, whose errors the output layer's weights explain, and
     followed down from there: a layer's inputs, known, say which units below are on, so the errors there are known
-    too and the inputs are the solution of linear equations. `rounds` and `tolerance` are `disaggregate`'s. Raises
-    `Inseparable`.
+    too and the inputs are the solution of linear equations. `rounds` and `tolerance` are `disaggregate`'s,
+    `balance` is `input_estimate`'s for a single image. Raises `Inseparable`.
     """
     if count == 1:
         weight, bias = (gradients[f"{tail.first}.{kind}"] for kind in ("weight", "bias"))
-        inputs = input_estimate(weight, bias, estimate)[None]
+        inputs = input_estimate(weight, bias, estimate, balance=balance)[None]
         residual = _distance(bias[:, None] * inputs, weight)
         return Shares(inputs, bias[None], gradients[f"{tail.layers[-1]}.bias"][None], residual)
     if tail.random:

@@ -2,7 +2,8 @@
 
 The prior leads while the images are far off and the data have the last word, as in graduated non-convexity (Blake and
 Zisserman 1987). Where the data's error is known, the prior stops giving way once the images explain the data as well
-as the truth does: going on would fit the error (Morozov's discrepancy principle).
+as the truth does: going on would fit the error (Morozov's discrepancy principle). Where other data are at hand, they
+say where to stop (`held_out`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from attack_core.coordinates import CosineCoordinates
+from attack_core.held_out import Evidence, chosen
 from attack_core.opponent import opponent_variation
 from attack_core.types import AttackFailed
 from fl_core.types import Config, require
@@ -33,6 +35,13 @@ _SCALE = 1e6
 """The library's L-BFGS compares curvatures with absolute bounds; mismatches of 1e-9 would stall it."""
 _LARGEST_STEP = 10.0
 """By which factor at most the prior gives way from stage to stage where the data's error is known."""
+_SMALL_STEP = math.sqrt(10.0)
+_STRONGEST = 2e-3
+_FEW = 4
+_PATIENCE = 2
+"""Where held-out data decide: the factor from stage to stage, the first prior's weight over the expected mismatch, by
+how many stages at most the evaluations are divided (by more, images stay far from what their prior allows, and 2 dB
+behind), and how many stages in turn may be no better than the best before them. Seven or so run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +102,36 @@ class Descent(Config):
             if reached < error:
                 break
         return images
+
+    def follow(
+        self,
+        mismatch: Mismatch,
+        start: Tensor,
+        evidence: Evidence,
+        *,
+        measure: Measure | None = None,
+        stiffness: float = 1.0,
+        error: float,
+        report: Callable[[float], None] = lambda _: None,
+    ) -> Tensor:
+        """Images (B, 3, S, S) from where on the prior's way `evidence` says; `start` itself where it is for none.
+
+        As `minimise` for a known `error`, but no stage is the last one for the data's sake: the way ends where evidence
+        stops growing. A stage takes a quarter of the evaluations, or more where there are fewer.
+        """
+        strongest = max(self.prior_start, _STRONGEST * error)
+        stages = math.ceil(math.log(strongest / self.prior_end, _SMALL_STEP) + 1e-9) + 1
+        count = max(self.evaluations // min(stages, _FEW), 1)
+        path, found = [start], [0.0]
+        for stage in range(stages):
+            if found.index(max(found)) + _PATIENCE < stage:
+                break
+            coordinates = measure(path[-1]) if measure is not None and stage > 0 else None
+            weight = max(strongest / _SMALL_STEP**stage, self.prior_end)
+            images, _ = self._descend(mismatch, path[-1], coordinates, stiffness * weight, count, report)
+            path.append(images)
+            found.append(evidence(images))
+        return path[chosen(found)]
 
     def _weights(self, error: float) -> list[float]:
         """One prior weight for each stage."""

@@ -107,6 +107,11 @@ def sends_signs(observation: Observation) -> bool:
     return one_bit and observation.clients == 1
 
 
+def rounds_fairly(observation: Observation) -> bool:
+    """Whether rounded numbers are right on average, so that rounding is noise; the sign of a number is not."""
+    return all(fact.scheme == "stochastic" for fact in observation.facts if isinstance(fact, Quantiser))
+
+
 def code_of_images(observation: Observation) -> RandomCode | None:
     """The bottleneck that drew a code for each image, where the attacker knows of one."""
     return next((fact for fact in observation.facts if isinstance(fact, RandomCode)), None)
