@@ -116,16 +116,17 @@ class Descent(Config):
     ) -> Tensor:
         """Images (B, 3, S, S) from where on the prior's way `evidence` says; `start` itself where it is for none.
 
-        As `minimise` for a known `error`, but no stage is the last one for the data's sake: the way ends where evidence
-        stops growing. A stage takes a quarter of the evaluations, or more where there are fewer.
+        As `minimise` for a known `error`, but no stage is the last one for the data's sake: the way ends soon after
+        evidence stops growing. A stage takes a quarter of the evaluations, or more where there are fewer.
         """
         strongest = max(self.prior_start, _STRONGEST * error)
         stages = math.ceil(math.log(strongest / self.prior_end, _SMALL_STEP) + 1e-9) + 1
         count = max(self.evaluations // min(stages, _FEW), 1)
         path, found = [start], [0.0]
         for stage in range(stages):
-            if found.index(max(found)) + _PATIENCE < stage:
-                break
+            best = found.index(max(found))
+            if 0 < best <= stage - _PATIENCE:
+                break  # Before any evidence has been found the way goes on: faint signals show late.
             coordinates = measure(path[-1]) if measure is not None and stage > 0 else None
             weight = max(strongest / _SMALL_STEP**stage, self.prior_end)
             images, _ = self._descend(mismatch, path[-1], coordinates, stiffness * weight, count, report)

@@ -13,8 +13,7 @@ from attack_core.credibility import is_credible, prior_answer, too_weak
 from attack_core.layers import DenseHandle
 from attack_core.objectives import Matched, Signs
 from attack_core.presets import soft_matching
-from defenses.chain import AnyDefense
-from defenses.compression import Quantise, SignOnly
+from defenses.compression import SignOnly
 from fl_core.celeba import FaceDataset
 from fl_core.models import build_model
 from fl_core.rng import generator
@@ -52,17 +51,12 @@ def test_it_is_least_at_the_gradient_behind_random_rounding() -> None:
     assert min(found, key=lambda factor: found[factor]) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("defense", "least_gain"), [(SignOnly(), 2.0), (Quantise(bits=1), 0.2)], ids=["sign", "1"]
-)
-def test_who_knows_of_signs_gains_over_the_mean_image(
-    faces: FaceDataset, defense: AnyDefense, least_gain: float
-) -> None:
+def test_who_knows_of_signs_gains_over_the_mean_image(faces: FaceDataset) -> None:
     """Paired over two victims; its answers are credible, and a picture of nothing is not."""
     gains, leads = [], []
     for victim in range(2):
-        told, truth = seen(faces, defense, victim=victim)
-        untold, _ = seen(faces, defense, victim=victim, told=False)
+        told, truth = seen(faces, SignOnly(), victim=victim)
+        untold, _ = seen(faces, SignOnly(), victim=victim, told=False)
         found = attacked(told, truth, ATTACK)
         gains.append(found - of_mean(told, truth))
         leads.append(found - attacked(untold, truth, ATTACK))
@@ -71,5 +65,5 @@ def test_who_knows_of_signs_gains_over_the_mean_image(
         noise = torch.randn(prior.images.shape, generator=generator("noise", victim))
         assert not is_credible(dataclasses.replace(prior, images=noise), prior, told, model)
     assert min(gains) > -0.05
-    assert sum(gains) / 2 > least_gain
+    assert sum(gains) / 2 > 2.0
     assert sum(leads) > 0
