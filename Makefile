@@ -28,7 +28,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 tests: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 container-test: $(VENV)/.dev
 	$(BIN)/pytest tests/containers/check_image.py -s -o timeout=3600
