@@ -17,47 +17,25 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.credibility import credible, prior_instead
-from attack_core.dense import (
-    Estimate,
-    Shares,
-    completed_input,
-    estimate_error,
-    input_estimate,
-    recover_shares,
-)
+from attack_core.dense import Estimate, input_estimate
 from attack_core.descent import Descent, Mismatch
 from attack_core.disaggregation import Inseparable
 from attack_core.held_out import Evidence, evidence_elsewhere
 from attack_core.inits import initial_images
 from attack_core.inversion import FeatureInverter, along_path, drift_errors
-from attack_core.knowledge import (
-    deviations,
-    is_sparse,
-    largest_withheld,
-    layer_numbers,
-    matched_numbers,
-    sees_a_part,
-    sent_numbers,
-    withholds,
-)
+from attack_core.knowledge import is_sparse, matched_numbers, sent_numbers
+from attack_core.layer_inputs import LayerInputs, Reading
 from attack_core.matching import Matching
 from attack_core.objectives import Matched, squared_distance
 from attack_core.refinement import NextLayer, equations_mismatch
-from attack_core.tail import Tail, solvable_tail
-from attack_core.targets import check_observation, gradient_estimate, weights_along
-from attack_core.trajectory import Order, find_order
+from attack_core.targets import check_observation
+from attack_core.trajectory import Order
 from attack_core.types import Progress, Reconstruction
-from attack_core.unscaled import scaled_input
-from fl_core.errors import InputError
 from fl_core.threat import Observation
 from fl_core.types import Config, ModelState, Tensors, require
 
 _GREY = 0.01
 """Standard deviation of the start where there is no mean image."""
-_ATTEMPTS = 3
-"""How often a batch is taken apart before a wrong answer is given up on."""
-_MISFIT = 1e-2
-"""How far, relatively, an image's errors may be from what the network makes of its recovered input."""
 _TINY = 1e-30
 
 
@@ -91,6 +69,16 @@ class Analytic(Config):
         require(0 < self.drift_tolerance < 1, self, "drift_tolerance", "in (0, 1)")
         require(self.passes >= 1, self, "passes", "at least 1")
 
+    @property
+    def reading(self) -> Reading:
+        """How layer inputs are read."""
+        return Reading(
+            estimate=self.estimate,
+            rounds=self.rounds,
+            tolerance=self.tolerance,
+            drift_tolerance=self.drift_tolerance,
+        )
+
     def __call__(
         self,
         observation: Observation,
@@ -106,143 +94,145 @@ class Analytic(Config):
         """
         check_observation(observation)
         try:
-            problem = _Problem.of(self, observation, model, generator)
+            read = LayerInputs.of(self.reading, observation, model, generator)
         except Inseparable as reason:
             found = self.fallback(observation, model, generator, progress=progress)
             return replace(found, notes=(f"analytic: {reason}; fell back to matching", *found.notes))
-        return problem.solve(self, generator, progress)
+        problem = _Problem(
+            attack=self,
+            model=model,
+            observation=observation,
+            read=read,
+            generator=generator,
+            progress=progress,
+        )
+        return problem.solve()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Problem:
-    """What is to be inverted: fixed while the descent runs.
+    """What is to be inverted, and what the descent has reported so far."""
 
-    `order` is there where one client took several steps. `error` is the relative squared error of the layer inputs
-    that known noise alone leaves.
-    """
-
+    attack: Analytic
     model: nn.Module
     observation: Observation
-    gradients: Tensors
-    tail: Tail
-    shares: Shares
-    order: Order | None
-    error: float
+    read: LayerInputs
+    generator: torch.Generator
+    progress: Progress | None
+    seen: list[float] = field(default_factory=list)
 
-    @classmethod
-    def of(
-        cls, attack: Analytic, observation: Observation, model: nn.Module, generator: torch.Generator
-    ) -> _Problem:
-        """Solve the fully connected layers; raises `Inseparable`."""
-        try:
-            tail = solvable_tail(model, observation)
-        except InputError as reason:
-            raise Inseparable(str(reason).removesuffix(".")) from None
-        gradients = gradient_estimate(observation)
-        if withholds(observation, f"{tail.first}.weight"):
-            shares, order, error = _completed(observation, gradients, tail)
-        else:
-            shares, order, error = _separated(attack, observation, gradients, tail, generator)
-        return cls(
-            model=model,
-            observation=observation,
-            gradients=gradients,
-            tail=tail,
-            shares=shares,
-            order=order,
-            error=error,
-        )
-
-    def solve(
-        self, attack: Analytic, generator: torch.Generator, progress: Progress | None
-    ) -> Reconstruction:
+    def solve(self) -> Reconstruction:
         """Images from the layer inputs."""
-        size, count = self.observation.model.image_size, len(self.shares.inputs)
-        if math.isinf(self.error):
-            images = self._start(generator).expand(count, -1, -1, -1)
+        read, size, count = self.read, self.observation.model.image_size, self.count
+        if math.isinf(read.error):
             what = "near grey" if self.observation.public_mean is None else "the mean public image"
-            notes = [f"the known noise hides the layer input: the answer is {what}"]
-            return self._result("analytic: prior alone", images, [], notes)
-        notes = [self._note()]
-        if self.tail.pixels and self.shares.unknown is None and not self.error:
-            images = self.shares.inputs.view(-1, 3, size, size)
-            return self._result("analytic: layer input", images, [], notes)
-        known = self.shares.inputs.shape[1]
-        if self.shares.unknown is not None:
-            known -= int(self.shares.unknown.sum())
-        features, pixels = known, 3 * size * size
-        # Fewer equations than unknowns: the prior has to decide more.
-        stiffness = max(1.0, pixels / features) ** 2
-        whole = not is_sparse(self.observation) and not self.tail.pixels
-        scarce = features < pixels and self.error == 0 and whole
-        refined = attack.refine == "always" or (attack.refine == "auto" and scarce)
-        planned = attack.inversion.evaluations * count * (attack.passes if self.order else 1)
-        planned += attack.refinement.evaluations if refined else 0
-        seen: list[float] = []
-        inverter = FeatureInverter(
-            model=self.model,
-            layer=self.tail.first,
-            targets=self.shares.inputs,
-            descent=attack.inversion,
-            stiffness=stiffness,
-            generator=generator,
-            report=_reporter(seen, planned, progress),
-            unknown=self.shares.unknown,
-            ceiling=self.shares.ceiling,
-            following=self._following(),
-            evidence=self._evidence(generator),
-        )
-        if self.order is not None:
-            notes.append(f"one epoch of {len(self.order.batches)} steps, in an order that the errors tell")
-            images, missed = along_path(
-                inverter,
-                self.observation,
-                self.order,
-                self.shares.labels,
-                self._start(generator),
-                attack.passes,
-            )
-            return self._result("analytic: features along the steps", images, seen, notes, missed)
-        state, start = self.observation.state, self._start(generator).expand(count, -1, -1, -1)
+            note = f"the known noise hides the layer input: the answer is {what}"
+            return self._result("analytic: prior alone", self._start().expand(count, -1, -1, -1), [note])
+        if read.tail.pixels and read.complete:
+            images = read.shares.inputs.view(-1, 3, size, size)
+            return self._result("analytic: layer input", images, [read.note()])
+        if read.order is not None:
+            return self._along(read.order)
+        notes, start = [read.note()], self._start().expand(count, -1, -1, -1)
+        inverter = self._inverter(start, evaluations=self.attack.inversion.evaluations)
         # Over the square of an estimate that the error is part of.
-        errors = [self.error / (1.0 + self.error)] * count
+        errors = [read.error / (1.0 + read.error)] * count
         if self.observation.steps > 1:
             notes.append(
                 "the weights moved meanwhile and nothing tells how: features taken where they started"
             )
             drift = drift_errors(inverter, self.observation, start)
             errors = [max(pair) for pair in zip(errors, drift, strict=True)]
-        images = inverter.invert([state] * count, start, errors)
-        if self.error:
-            return self._judged(images, start, seen, notes)
-        if not refined:
-            return self._result("analytic: features", images, seen, notes)
-        if scarce:
-            notes.append(f"{features} features for {pixels} pixels: refined by the earlier layers' gradients")
+        images = inverter.invert([self.observation.state] * count, start, errors)
+        if read.error:
+            return self._judged(images, start, notes)
+        if not self.refined:
+            return self._result("analytic: features", images, notes)
+        return self._refine(inverter, images, notes)
+
+    @property
+    def count(self) -> int:
+        """How many images there are."""
+        return len(self.read.shares.inputs)
+
+    @property
+    def pixels(self) -> int:
+        """How many numbers one image has."""
+        return 3 * self.observation.model.image_size**2
+
+    @property
+    def scarce(self) -> bool:
+        """Whether exact features are too few for the image, and the layers in front say more."""
+        whole = not is_sparse(self.observation) and not self.read.tail.pixels
+        return self.read.known < self.pixels and self.read.error == 0 and whole
+
+    @property
+    def refined(self) -> bool:
+        """Whether the earlier layers' gradients follow."""
+        return self.attack.refine == "always" or (self.attack.refine == "auto" and self.scarce)
+
+    def _inverter(self, start: Tensor, *, evaluations: int) -> FeatureInverter:
+        """The inversion of each image's features from `start`, at so many evaluations each."""
+        planned = evaluations * self.count + (self.attack.refinement.evaluations if self.refined else 0)
+        shares = self.read.shares
+        return FeatureInverter(
+            model=self.model,
+            layer=self.read.tail.first,
+            targets=shares.inputs,
+            descent=self.attack.inversion,
+            # Fewer equations than unknowns: the prior has to decide more.
+            stiffness=max(1.0, self.pixels / self.read.known) ** 2,
+            generator=self.generator,
+            report=_reporter(self.seen, planned, self.progress),
+            unknown=shares.unknown,
+            ceiling=shares.ceiling,
+            following=self._following(),
+            evidence=self._evidence(start),
+        )
+
+    def _along(self, order: Order) -> Reconstruction:
+        """One client's images of several steps, with the weights that each was seen at."""
+        attack, start = self.attack, self._start()
+        note = f"one epoch of {len(order.batches)} steps, in an order that the errors tell"
+        inverter = self._inverter(start, evaluations=attack.inversion.evaluations * attack.passes)
+        images, missed = along_path(
+            inverter, self.observation, order, self.read.shares.labels, start, attack.passes
+        )
+        notes = [self.read.note(), note]
+        return self._result("analytic: features along the steps", images, notes, missed)
+
+    def _refine(self, inverter: FeatureInverter, images: Tensor, notes: list[str]) -> Reconstruction:
+        """Images that explain the earlier layers' gradients besides the features."""
+        read = self.read
+        if self.scarce:
+            few = f"{read.known} features for {self.pixels} pixels"
+            notes = [*notes, f"{few}: refined by the earlier layers' gradients"]
         mismatch: Mismatch = equations_mismatch(
             self.model,
-            state,
-            self.tail,
-            self.gradients,
-            inverter.known(self.shares.inputs),
-            self.shares.errors,
+            self.observation.state,
+            read.tail,
+            read.gradients,
+            inverter.known(read.shares.inputs),
+            read.shares.errors,
         )
-        images = attack.refinement.minimise(mismatch, images, stiffness=stiffness, report=inverter.report)
-        return self._result("analytic: features, refined", images, seen, notes)
+        images = self.attack.refinement.minimise(
+            mismatch, images, stiffness=inverter.stiffness, report=inverter.report
+        )
+        return self._result("analytic: features, refined", images, notes)
 
-    def _evidence(self, generator: torch.Generator) -> Evidence | None:
+    def _evidence(self, start: Tensor) -> Evidence | None:
         """How a single noisy image is judged: by all numbers but those that its features were read from."""
-        if not self.error or len(self.shares.inputs) > 1:
+        read = self.read
+        if not read.error or self.count > 1:
             return None
-        used = [f"{self.tail.first}.{kind}" for kind in ("weight", "bias")]
-        start, labels = self._start(generator), self.shares.labels
-        return evidence_elsewhere(self.observation, self.model, self.gradients, used, labels, start)
+        labels = read.shares.labels
+        return evidence_elsewhere(self.observation, self.model, read.gradients, read.own, labels, start)
 
-    def _judged(self, images: Tensor, start: Tensor, seen: list[float], notes: list[str]) -> Reconstruction:
+    def _judged(self, images: Tensor, start: Tensor, notes: list[str]) -> Reconstruction:
         """What was found from noisy features, or the prior where the rest of the signal is not for it."""
-        found = self._result("analytic: features", images, seen, notes)
+        found = self._result("analytic: features", images, notes)
         reason = "the image explains the signal no better than a fit to the known noise would"
-        if len(images) > 1:
+        if self.count > 1:
             answer = credible(found, self.observation, self.model, reason)
         else:
             answer = prior_instead(found, self.observation, reason) if torch.equal(images, start) else found
@@ -250,155 +240,46 @@ class _Problem:
 
     def _following(self) -> NextLayer | None:
         """What the second layer's gradients say of the first one's outputs, where some of its inputs are unknown."""
-        if self.shares.unknown is None or not self.tail.rectified:
+        read = self.read
+        if read.shares.unknown is None or not read.tail.rectified:
             return None
-        first, second = self.tail.layers[:2]
+        first, second = read.tail.layers[:2]
         weight, bias = (f"{second}.{kind}" for kind in ("weight", "bias"))
-        if sent_numbers(self.observation).keys() & {weight, bias} or not bool(self.gradients[bias].any()):
+        if sent_numbers(self.observation).keys() & {weight, bias} or not bool(read.gradients[bias].any()):
             return None
         parameters = self.observation.state.parameters
-        outputs = input_estimate(self.gradients[weight], self.gradients[bias], "weighted")
+        outputs = input_estimate(read.gradients[weight], read.gradients[bias], "weighted")
         return NextLayer(parameters[f"{first}.weight"], parameters[f"{first}.bias"], outputs)
 
-    def _start(self, generator: torch.Generator) -> Tensor:
+    def _start(self) -> Tensor:
         """The image (1, 3, S, S) that is known before the signal."""
         mean = self.observation.public_mean
         if mean is not None:
             return mean[None]
         size = self.observation.model.image_size
         # Not quite grey: networks without biases have no slope there.
-        noise = initial_images("fourier", (1, 1, 3, size, size), std=_GREY, generator=generator)
-        return noise[0].to(self.shares.inputs.device)
-
-    def _note(self) -> str:
-        images = len(self.shares.inputs)
-        layer = self.tail.layers[-2] if images > 1 and not self.tail.random else self.tail.first
-        what = "the input" if images == 1 else f"the inputs of {images} images"
-        note = f"{what} of layer {layer} from its gradients"
-        if self.shares.unknown is not None:
-            share = float((~self.shares.unknown).float().mean())
-            note += f", of which the numbers sent determine {share:.0%}"
-        if self.shares.inputs.device.type != "cpu" and (images > 1 or self.error):
-            note = f"{note} (in float64 on the CPU)"
-        if self.error:
-            return f"{note}, known noise: relative error about {_magnitude(self.error)}"
-        return f"{note}, residual below {_magnitude(self.shares.residual)}"
+        noise = initial_images("fourier", (1, 1, 3, size, size), std=_GREY, generator=self.generator)
+        return noise[0].to(self.read.shares.inputs.device)
 
     def _result(
-        self, method: str, images: Tensor, seen: list[float], notes: list[str], loss: float | None = None
+        self, method: str, images: Tensor, notes: list[str], loss: float | None = None
     ) -> Reconstruction:
-        images = images.detach().clamp(-1.0, 1.0)
-        labels = self.shares.labels
+        images, labels = images.detach().clamp(-1.0, 1.0), self.read.shares.labels
         if loss is None:
-            known = matched_numbers(self.observation, self.gradients, dict.fromkeys(self.gradients, 1.0))
+            gradients = self.read.gradients
+            known = matched_numbers(self.observation, gradients, dict.fromkeys(gradients, 1.0))
             loss = relative_distance(known, self.model, self.observation.state, images, labels)
         return Reconstruction(
             images=images.cpu(),
             labels=labels.cpu(),
             loss=loss,
             candidates=images.cpu()[None],
-            history=torch.tensor(seen or [0.0])[:, None],
-            iterations=len(seen),
+            history=torch.tensor(self.seen or [0.0])[:, None],
+            iterations=len(self.seen),
             failed=0,
             method=method,
             notes=tuple(notes),
         )
-
-
-def _separated(
-    attack: Analytic, observation: Observation, gradients: Tensors, tail: Tail, generator: torch.Generator
-) -> tuple[Shares, Order | None, float]:
-    """The images' shares, with the order of several steps, and the relative squared error that known noise leaves.
-
-    Raises `Inseparable`.
-    """
-    moved = observation.steps > 1
-    weight, bias = (f"{tail.first}.{kind}" for kind in ("weight", "bias"))
-    known = deviations(observation, gradients)
-    sigma, bias_sigma = known[weight], known[bias]
-    # As if both had the same noise, which is what one estimate and that of its error take.
-    balance = sigma / bias_sigma if sigma > 0 and bias_sigma > 0 else 1.0
-    chosen: Estimate = "rank_one" if sigma > 0 else "weighted"
-    recover = partial(
-        recover_shares,
-        gradients,
-        observation.state.parameters,
-        tail,
-        observation.examples,
-        generator,
-        estimate=chosen if attack.estimate == "auto" else attack.estimate,
-        rounds=attack.rounds,
-        tolerance=attack.drift_tolerance if moved else attack.tolerance,
-        after=weights_along(observation, 1.0).parameters if moved else None,
-        balance=balance,
-    )
-    shares, order = _checked(recover, observation, tail)
-    error = 0.0
-    if sigma > 0:
-        error = estimate_error(gradients[weight], gradients[bias] * balance, sigma)
-    return shares, order if moved else None, error
-
-
-def _checked(
-    recover: Callable[[], Shares], observation: Observation, tail: Tail
-) -> tuple[Shares, Order | None]:
-    """Shares that the network's own fully connected end confirms, with the order of several steps.
-
-    A wrong separation can explain the gradient as well as the right one does, but its errors are not those that its
-    inputs cause. Unchecked are single images, several clients' several steps, and images that moved weights below
-    the last hidden layer explain only roughly. Raises `Inseparable`.
-    """
-    several = observation.steps > 1
-    if observation.examples == 1 or tail.random or (several and (observation.clients > 1 or tail.pixels)):
-        return recover(), None
-    misfit = math.inf
-    for _ in range(_ATTEMPTS):
-        shares = recover()
-        order = find_order(observation, tail, shares)
-        if order.misfit <= _MISFIT:
-            return shares, order
-        misfit = min(misfit, order.misfit)
-    raise Inseparable(f"the recovered inputs do not cause the recovered errors (misfit {misfit:.2f})")
-
-
-def _magnitude(value: float) -> str:
-    """The power of ten at or above a positive value: notes of different victims then agree."""
-    return f"{10.0 ** math.ceil(math.log10(max(value, 1e-12))):.0e}"
-
-
-def _completed(observation: Observation, gradients: Tensors, tail: Tail) -> tuple[Shares, None, float]:
-    """What `_separated` gives, where numbers were withheld.
-
-    Raises `Inseparable` for several images, and where too little was sent.
-    """
-    if observation.examples > 1:
-        raise Inseparable(f"numbers were withheld, so {observation.examples} images do not come apart")
-    name = f"{tail.first}.weight"
-    weight, bias, mask, sent_bias = layer_numbers(observation, gradients, tail.first)
-    logit_errors = gradients[f"{tail.layers[-1]}.bias"]
-    if sees_a_part(observation) and not bool((sent_bias & (bias != 0)).any()):
-        found = scaled_input(weight, mask, tail, observation.state.parameters)
-        inputs, known, errors, logit_errors = found.inputs, found.known, found.errors, found.logit_errors
-    else:
-        inputs, known = completed_input(weight, bias, mask, sent_bias)
-        errors = bias
-    if not bool(known.any()):
-        raise Inseparable(f"no number of {name} was sent")
-    fitted = errors[:, None] * inputs * mask
-    shares = Shares(
-        inputs=inputs[None],
-        errors=errors[None],
-        logit_errors=logit_errors[None],
-        residual=float((fitted - weight).norm() / weight.norm().clamp_min(_TINY)),
-        unknown=None if bool(known.all()) else ~known,
-        ceiling=largest_withheld(observation, name) / float(errors.abs().max()),
-    )
-    sigma = deviations(observation, gradients)[name]
-    if sigma == 0:
-        return shares, None, 0.0
-    evidence = errors.square() @ mask.to(errors)
-    error = sigma**2 * float((1.0 / evidence[known]).sum()) / float(inputs.square().sum())
-    return shares, None, error
 
 
 def gradient_mismatch(

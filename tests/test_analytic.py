@@ -407,7 +407,7 @@ def test_a_batch_that_was_taken_apart_wrongly_is_tried_again_and_then_refused(
         swapped = dataclasses.replace(shares, inputs=shares.inputs.roll(1, 0))
         return swapped if len(calls) < fails else shares
 
-    monkeypatch.setattr("attack_core.analytic.recover_shares", wrong)
+    monkeypatch.setattr("attack_core.layer_inputs.recover_shares", wrong)
     fails = 2
     assert attacked(observation).method == "analytic: features"
     assert len(calls) == 2
