@@ -14,9 +14,13 @@ from attack_core.auto import Auto
 from attack_core.credibility import explains_more
 from attack_core.descent import Descent
 from attack_core.presets import soft_matching
+from defenses.ats import ATS
 from defenses.chain import AnyDefense
-from defenses.compression import Prune, Quantise
+from defenses.compression import Prune, Quantise, SignOnly
+from defenses.dp import DPUpdate
+from defenses.dp_sgd import DPSGD
 from defenses.mixing import InstaHide, MixUp
+from defenses.noise import ClipOnly, NoiseOnly
 from defenses.precode import Precode
 from defenses.soteria import Soteria
 from fl_core.celeba import FaceDataset
@@ -50,6 +54,16 @@ def upper_bound(gains: list[float]) -> float:
         (MixUp(), 2, LENET),
         (MixUp(), 3, MLP),
         (InstaHide(images=2), 2, MLP),
+        (Prune(ratio=0.999), 1, MLP),
+        (Quantise(bits=1), 2, MLP),
+        (SignOnly(), 1, LENET),
+        (ClipOnly(max_norm=0.1), 1, LENET),
+        (NoiseOnly(sigma=0.01), 1, LENET),
+        (NoiseOnly(sigma=0.01), 2, LENET),
+        (NoiseOnly(sigma=0.1), 1, MLP),
+        (DPUpdate(), 1, MLP),
+        (DPSGD(), 2, MLP),
+        (ATS(policy=("turn", "negate")), 1, MLP),
     ],
 )
 def test_who_knows_of_a_defense_does_no_worse_than_the_mean_image(
