@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +17,6 @@ import torch
 from fl_core.celeba import FaceDataset
 from fl_core.device import pick_device
 from fl_core.errors import InputError
-from fl_core.server import FederationConfig
-from fl_core.types import ModelState
 from orchestrator.capture import CaptureStore
 from orchestrator.cell_study import CellStudy, mean_of
 from orchestrator.cells import Cell, Released, rows_of
@@ -27,23 +24,23 @@ from orchestrator.config import AttackerConfig, SweepConfig
 from orchestrator.consent import require_consent
 from orchestrator.datasets import open_faces, resolve_kind
 from orchestrator.execute import Done, Executor, SerialExecutor, make_executor
-from orchestrator.files import clearly, read_json, write_atomically
-from orchestrator.folder import FORMAT, claim_folder
+from orchestrator.folder import claim_folder
 from orchestrator.guard import refuse_links
 from orchestrator.identity import content_hash
 from orchestrator.mirror import Mirror
-from orchestrator.parse import build, cell_settings, to_plain
+from orchestrator.parse import cell_settings
 from orchestrator.progress import Reporter
 from orchestrator.provenance import provenance
 from orchestrator.schedule import Schedule
 from orchestrator.schema import trials_schema
 from orchestrator.search import Study
-from orchestrator.simulation import PooledSimulator, simulate
+from orchestrator.shared_captures import SharedCaptures
+from orchestrator.simulation import simulate
 from orchestrator.space import Params
 from orchestrator.stop import Stop, Stopped
 from orchestrator.store import FinishedTrial, ResultStore, picture_rows
 from orchestrator.trial import TrialResult, TrialSpec, packings, ran_out, trial_job, unfinished
-from orchestrator.utility import UtilityResult, run_utility
+from orchestrator.utility_runs import UtilityRuns
 from orchestrator.warm_start import warm_starts
 
 _SPARE = 8
@@ -191,15 +188,11 @@ class Driver:
         self._start = start
         self._studies = [self._study(cell, attacker) for cell in cells for attacker in config.attackers]
         self._cells = list(cells)
-        self._utility: dict[str, UtilityResult] = {}
+        self._utility = UtilityRuns(cells, store.folder, reporter, stop)
         self._waiting: Schedule[tuple[CellStudy, TrialSpec]] = Schedule()
         self._running: dict[str, tuple[CellStudy, TrialSpec, Released]] = {}
         self._attempts: Counter[str] = Counter()
-        self._utility_jobs: dict[str, list[Cell]] = {}
-        self._utility_running: set[str] = set()
-        self._shared: dict[tuple[str, int], tuple[Any, Any, Any, Any, Released]] = {}
-        self._states: dict[str, Any] = {}
-        self._means: dict[str, Any] = {}
+        self._captures = SharedCaptures(stop)
         self._accuracies: dict[str, float | None] = {}
         self._resumed = self._fresh = self._failed = self._other_jobs = 0
         self._gpu_share = 0.0
@@ -207,25 +200,17 @@ class Driver:
 
     def plan(self) -> None:
         """Take what the folder holds already; afterwards `unfinished` says whether work is left."""
-        found = 0
-        for key, cells in self._utility_cells().items():
-            path = self._utility_path(key)
-            if path.is_file():
-                found += 1
-                result = build(UtilityResult, read_json(path, version=FORMAT)["result"], where=str(path))
-                self._keep_utility(key, cells, result)
-            else:
-                self._utility_jobs[key] = cells
+        found = self._utility.load()
         for study in self._studies:
             self._mirror.begin(study, self._store.suggestions(study.name))
         self._advance()
-        self._other_jobs = found + len(self._utility_jobs)
+        self._other_jobs = found + self._utility.left
         self._reporter.start(self._jobs(), self._resumed + found)
 
     @property
     def unfinished(self) -> bool:
         """Whether anything is left to run."""
-        return bool(self._waiting or self._utility_jobs)
+        return bool(self._waiting or self._utility.left)
 
     def run(self, executor: Executor) -> None:
         """Work until every study has its test results.
@@ -233,12 +218,12 @@ class Driver:
         When told to stop, what runs on workers has `GRACE` seconds to end, what runs in this process none.
         """
         try:
-            self._train_large_federations(executor)
+            self._utility.train_large(executor)
             self._gpu_share = executor.gpu_share
-            while self._waiting or self._running or self._utility_jobs:
+            while self._waiting or self._running or self._utility.left:
                 self._stop.check()
                 self._fill(executor)
-                self._start_utility(executor)
+                self._utility.start(executor, partial(self._breakable, executor=executor))
                 done = executor.next_done(1.0)
                 self._reporter.tick()
                 if done is not None:
@@ -258,7 +243,7 @@ class Driver:
         while executor.in_flight and (left := end - time.monotonic()) > 0:
             done = executor.next_done(left)
             # A worker that the same signal ended is no failed trial, and a chunk of clients alone is no result.
-            known = done is not None and (done.key in self._running or done.key.startswith("utility:"))
+            known = done is not None and (done.key in self._running or self._utility.owns(done))
             if done is not None and known and done.error is None:
                 self._finish(done)
 
@@ -297,44 +282,12 @@ class Driver:
         """How many jobs there are in all, as far as is known yet."""
         return sum(study.jobs for study in self._studies) + self._other_jobs
 
-    def _train_large_federations(self, executor: Executor) -> None:
-        """Utility runs whose rounds are worth spreading have all workers, one run after another, before the trials."""
-        for key, cells in list(self._utility_jobs.items()):
-            spec, name = cells[0].utility(), cells[0].config.name
-            if spec is None or spec.federation.chunks_per_round == 1:
-                continue
-            with self._stop.window():
-                result = run_utility(
-                    spec,
-                    cells[0].dataset,
-                    simulator=partial(PooledSimulator, executor, threads=spec.threads),
-                    progress=partial(self._round_done, name, spec.federation),
-                )
-            self._utility_running.add(key)
-            self._finish_utility(Done(f"utility:{key}", result))
-
-    def _round_done(self, cell: str, federation: FederationConfig, number: int, accuracy: float) -> None:
-        self._reporter.message(
-            f"{cell}: {federation.per_round} of {federation.clients} clients trained in round {number + 1} of "
-            f"{federation.rounds}, accuracy {accuracy:.0%}"
-        )
-
-    def _start_utility(self, executor: Executor) -> None:
-        """Keep at most half of the workers on the long utility runs, so that trials are seen to move."""
-        for key, cells in self._utility_jobs.items():
-            if len(self._utility_running) >= max(1, executor.capacity // 2):
-                return
-            if key not in self._utility_running:
-                self._utility_running.add(key)
-                job = self._breakable(run_utility, executor)
-                executor.submit(f"utility:{key}", job, cells[0].utility(), cells[0].dataset)
-
     def _fill(self, executor: Executor) -> None:
         # Spare jobs hide the time between results and the next submissions.
         most = executor.capacity + min(executor.capacity, _SPARE)
         while executor.in_flight < most and (job := self._waiting.take(self._may_start)):
             study, spec = job
-            state, record, truth, mean, released = self._handles(study.cell, spec, executor)
+            state, record, truth, mean, released = self._captures.of(study.cell, spec, executor)
             self._running[spec.trial_id] = (study, spec, released)
             work = partial(self._job, attempt=self._attempts[spec.trial_id])
             if isinstance(executor, SerialExecutor):
@@ -344,39 +297,15 @@ class Driver:
     def _may_start(self, job: tuple[CellStudy, TrialSpec]) -> bool:
         """Not a test trial whose rows name an accuracy that is still being measured."""
         study, spec = job
-        return spec.phase != "test" or all(study.cell not in cells for cells in self._utility_jobs.values())
+        return spec.phase != "test" or not self._utility.awaited_by(study.cell)
 
     def _breakable(self, job: Callable[..., Any], executor: Executor) -> Callable[..., Any]:
         """A job in this process may be broken off when the sweep is told to stop; a worker's goes on elsewhere."""
         return self._stop.breakable(job) if isinstance(executor, SerialExecutor) else job
 
-    def _handles(
-        self, cell: Cell, spec: TrialSpec, executor: Executor
-    ) -> tuple[Any, Any, Any, Any, Released]:
-        """Handles on weights, record, truth and mean image; weights and mean are shared once for all captures."""
-        key = (spec.capture, spec.victim)
-        if key not in self._shared:
-            victim = cell.victims[spec.victim]
-            with self._stop.window():
-                capture = cell.source.get(victim)
-            weights = cell.source.weights
-            if weights.hash not in self._states:
-                self._states[weights.hash] = executor.share(weights.state)
-            if cell.config.name not in self._means:
-                self._means[cell.config.name] = executor.share(cell.public_mean)
-            light = dataclasses.replace(capture.record, state=ModelState(parameters={}))
-            self._shared[key] = (
-                self._states[weights.hash],
-                executor.share(light),
-                executor.share(capture.truth),
-                self._means[cell.config.name],
-                Released.of(capture, victim),
-            )
-        return self._shared[key]
-
     def _finish(self, done: Done) -> None:
-        if done.key.startswith("utility:"):
-            self._finish_utility(done)
+        if self._utility.owns(done):
+            self._utility.finish(done)
             return
         if done.error is not None:
             self._stop.check()  # The signal may have ended the worker too; its trial has not failed.
@@ -387,8 +316,7 @@ class Driver:
             self._waiting.add(study.name, (study, spec), urgent=True)
             return
         if spec.phase == "test":
-            # Another attacker's trial may still run on it, or come later and share it anew.
-            self._shared.pop((spec.capture, spec.victim), None)
+            self._captures.release(spec)
         result: TrialResult = done.result if done.error is None else _lost(spec, tries, done.error)
         rows = rows_of(
             study.cell,
@@ -396,7 +324,7 @@ class Driver:
             result,
             params=study.params(spec.suggestion),
             released=released,
-            utility=self._utility.get(study.cell.config.name) if spec.phase == "test" else None,
+            utility=self._utility.of(study.cell) if spec.phase == "test" else None,
             weights_accuracy=self._weights_accuracy(study.cell),
             gpu_share=self._gpu_share,
             provenance=self._provenance,
@@ -417,38 +345,6 @@ class Driver:
         if key not in self._accuracies:
             self._accuracies[key] = cell.weights_accuracy()
         return self._accuracies[key]
-
-    def _finish_utility(self, done: Done) -> None:
-        key = done.key.removeprefix("utility:")
-        cells = self._utility_jobs.pop(key)
-        self._utility_running.remove(key)
-        if done.error is not None:
-            raise done.error
-        self._keep_utility(key, cells, done.result)
-        self._reporter.job_done(f"{cells[0].config.name}/accuracy", None)
-
-    def _utility_cells(self) -> dict[str, list[Cell]]:
-        """The cells that share each utility run, by the run's content address."""
-        shared: dict[str, list[Cell]] = {}
-        for cell in self._cells:
-            spec = cell.utility()
-            if spec is not None:
-                shared.setdefault(content_hash(spec), []).append(cell)
-        return shared
-
-    def _utility_path(self, key: str) -> Path:
-        return self._store.folder / "utility" / f"{key}.json"
-
-    def _keep_utility(self, key: str, cells: list[Cell], result: UtilityResult) -> None:
-        path, names = self._utility_path(key), [cell.config.name for cell in cells]
-        with clearly("write", path.parent):
-            path.parent.mkdir(exist_ok=True)
-        if path.is_file():
-            names = sorted({*names, *read_json(path, version=FORMAT)["cells"]})
-        spec = to_plain(cells[0].utility())
-        content = {"format": FORMAT, "cells": names, "spec": spec, "result": to_plain(result)}
-        write_atomically(path, json.dumps(content, indent=1).encode())
-        self._utility |= dict.fromkeys(names, result)
 
 
 def _lost(spec: TrialSpec, tries: Sequence[int], error: BaseException) -> TrialResult:

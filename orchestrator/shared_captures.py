@@ -1,0 +1,51 @@
+"""Captures as handles that workers share: each is made and sent once for all trials on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fl_core.types import ModelState
+from orchestrator.cells import Cell, Released
+from orchestrator.execute import Executor
+from orchestrator.stop import Stop
+from orchestrator.trial import TrialSpec
+
+Handles = tuple[Any, Any, Any, Any, Released]
+"""On weights, record, truth and mean image, and what rows say of the capture."""
+
+
+class SharedCaptures:
+    """Weights and mean images are shared once for all captures, a capture for as long as trials come to it."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._shared: dict[tuple[str, int], Handles] = {}
+        self._states: dict[str, Any] = {}
+        self._means: dict[str, Any] = {}
+
+    def of(self, cell: Cell, spec: TrialSpec, executor: Executor) -> Handles:
+        """The handles for a trial of the cell; makes the capture where there is none."""
+        key = (spec.capture, spec.victim)
+        if key not in self._shared:
+            victim = cell.victims[spec.victim]
+            with self._stop.window():
+                capture = cell.source.get(victim)
+            weights = cell.source.weights
+            if weights.hash not in self._states:
+                self._states[weights.hash] = executor.share(weights.state)
+            if cell.config.name not in self._means:
+                self._means[cell.config.name] = executor.share(cell.public_mean)
+            light = dataclasses.replace(capture.record, state=ModelState(parameters={}))
+            self._shared[key] = (
+                self._states[weights.hash],
+                executor.share(light),
+                executor.share(capture.truth),
+                self._means[cell.config.name],
+                Released.of(capture, victim),
+            )
+        return self._shared[key]
+
+    def release(self, spec: TrialSpec) -> None:
+        """Let go of a trial's capture. Another trial may still run on it, or come later and share it anew."""
+        self._shared.pop((spec.capture, spec.victim), None)

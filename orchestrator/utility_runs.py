@@ -1,0 +1,121 @@
+"""The runs that measure accuracy: which cells share one, which are done, which are still to be trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fl_core.server import FederationConfig
+from orchestrator.cells import Cell
+from orchestrator.execute import Done, Executor
+from orchestrator.files import clearly, read_json, write_atomically
+from orchestrator.folder import FORMAT
+from orchestrator.identity import content_hash
+from orchestrator.parse import build, to_plain
+from orchestrator.progress import Reporter
+from orchestrator.simulation import PooledSimulator
+from orchestrator.stop import Stop
+from orchestrator.utility import UtilityResult, run_utility
+
+_PREFIX = "utility:"
+
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""What is done to a job before it is handed to the executor."""
+
+
+class UtilityRuns:
+    """Each run once for all cells that share it, kept under its content address in the folder `utility`."""
+
+    def __init__(self, cells: Iterable[Cell], folder: Path, reporter: Reporter, stop: Stop) -> None:
+        self._folder, self._reporter, self._stop = folder / "utility", reporter, stop
+        self._left: dict[str, list[Cell]] = {}
+        self._running: set[str] = set()
+        self._results: dict[str, UtilityResult] = {}
+        for cell in cells:
+            spec = cell.utility()
+            if spec is not None:
+                self._left.setdefault(content_hash(spec), []).append(cell)
+
+    def load(self) -> int:
+        """Take what the folder holds already; how many runs that were."""
+        found = {key: self._path(key) for key in self._left if self._path(key).is_file()}
+        for key, path in found.items():
+            result = build(UtilityResult, read_json(path, version=FORMAT)["result"], where=str(path))
+            self._keep(key, self._left.pop(key), result)
+        return len(found)
+
+    @property
+    def left(self) -> int:
+        """How many runs are not done."""
+        return len(self._left)
+
+    def awaited_by(self, cell: Cell) -> bool:
+        """Whether the cell's accuracy is still being measured."""
+        return any(cell in cells for cells in self._left.values())
+
+    def of(self, cell: Cell) -> UtilityResult | None:
+        """The cell's accuracy, where it has been measured."""
+        return self._results.get(cell.config.name)
+
+    def owns(self, done: Done) -> bool:
+        """Whether a finished job is one of these runs."""
+        return done.key.startswith(_PREFIX)
+
+    def train_large(self, executor: Executor) -> None:
+        """Runs whose rounds are worth spreading have all workers, one run after another."""
+        for key, cells in list(self._left.items()):
+            spec, name = cells[0].utility(), cells[0].config.name
+            if spec is None or spec.federation.chunks_per_round == 1:
+                continue
+            with self._stop.window():
+                result = run_utility(
+                    spec,
+                    cells[0].dataset,
+                    simulator=partial(PooledSimulator, executor, threads=spec.threads),
+                    progress=partial(self._round_done, name, spec.federation),
+                )
+            self._running.add(key)
+            self.finish(Done(f"{_PREFIX}{key}", result))
+
+    def start(self, executor: Executor, wrapped: Wrap) -> None:
+        """Keep at most half of the workers on these long runs, so that trials are seen to move."""
+        for key, cells in self._left.items():
+            if len(self._running) >= max(1, executor.capacity // 2):
+                return
+            if key not in self._running:
+                self._running.add(key)
+                job = wrapped(run_utility)
+                executor.submit(f"{_PREFIX}{key}", job, cells[0].utility(), cells[0].dataset)
+
+    def finish(self, done: Done) -> None:
+        """Keep what a run found; raises the error that it ended with."""
+        key = done.key.removeprefix(_PREFIX)
+        cells = self._left.pop(key)
+        self._running.remove(key)
+        if done.error is not None:
+            raise done.error
+        self._keep(key, cells, done.result)
+        self._reporter.job_done(f"{cells[0].config.name}/accuracy", None)
+
+    def _round_done(self, cell: str, federation: FederationConfig, number: int, accuracy: float) -> None:
+        self._reporter.message(
+            f"{cell}: {federation.per_round} of {federation.clients} clients trained in round {number + 1} of "
+            f"{federation.rounds}, accuracy {accuracy:.0%}"
+        )
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.json"
+
+    def _keep(self, key: str, cells: list[Cell], result: UtilityResult) -> None:
+        path, names = self._path(key), [cell.config.name for cell in cells]
+        with clearly("write", path.parent):
+            path.parent.mkdir(exist_ok=True)
+        if path.is_file():
+            names = sorted({*names, *read_json(path, version=FORMAT)["cells"]})
+        spec = to_plain(cells[0].utility())
+        content = {"format": FORMAT, "cells": names, "spec": spec, "result": to_plain(result)}
+        write_atomically(path, json.dumps(content, indent=1).encode())
+        self._results |= dict.fromkeys(names, result)
