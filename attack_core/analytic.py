@@ -30,7 +30,7 @@ from attack_core.objectives import Matched, squared_distance
 from attack_core.refinement import NextLayer, equations_mismatch
 from attack_core.targets import check_observation
 from attack_core.trajectory import Order
-from attack_core.types import Progress, Reconstruction
+from attack_core.types import PRIOR_ALONE, Progress, Reconstruction
 from fl_core.threat import Observation
 from fl_core.types import Config, ModelState, Tensors, require
 
@@ -127,7 +127,7 @@ class _Problem:
         if math.isinf(read.error):
             what = "near grey" if self.observation.public_mean is None else "the mean public image"
             note = f"the known noise hides the layer input: the answer is {what}"
-            return self._result("analytic: prior alone", self._start().expand(count, -1, -1, -1), [note])
+            return self._result(f"analytic: {PRIOR_ALONE}", self._start().expand(count, -1, -1, -1), [note])
         if read.tail.pixels and read.complete:
             images = read.shares.inputs.view(-1, 3, size, size)
             return self._result("analytic: layer input", images, [read.note()])
@@ -236,7 +236,7 @@ class _Problem:
             answer = credible(found, self.observation, self.model, reason)
         else:
             answer = prior_instead(found, self.observation, reason) if torch.equal(images, start) else found
-        return answer if answer is found else replace(answer, method="analytic: prior alone")
+        return answer if answer is found else replace(answer, method=f"analytic: {PRIOR_ALONE}")
 
     def _following(self) -> NextLayer | None:
         """What the second layer's gradients say of the first one's outputs, where some of its inputs are unknown."""

@@ -81,7 +81,7 @@ class Auto(Config):
     ) -> Reconstruction:
         """Run the attack; see `attack_core.types.Attack`. Raises what the chosen attack raises."""
         found = self._trained_on(observation, model, generator, progress)
-        return found if found.method.endswith("prior alone") else undone(found, observation)
+        return found if found.is_prior else undone(found, observation)
 
     def _trained_on(
         self,

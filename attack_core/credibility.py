@@ -24,7 +24,7 @@ from attack_core.knowledge import (
 )
 from attack_core.objectives import Signs, loss_at, squared_distance
 from attack_core.targets import gradient_estimate
-from attack_core.types import Reconstruction
+from attack_core.types import PRIOR_ALONE, Reconstruction
 from fl_core.threat import Observation
 from fl_core.types import Tensors
 
@@ -145,6 +145,6 @@ def prior_answer(observation: Observation, labels: Tensor | None, note: str) -> 
         history=torch.zeros(1, 1),
         iterations=0,
         failed=0,
-        method="prior alone",
+        method=PRIOR_ALONE,
         notes=(note,),
     )

@@ -15,6 +15,10 @@ Progress = Callable[[int, int, float], None]
 """Called with iterations done, iterations planned, best loss so far."""
 
 
+PRIOR_ALONE = "prior alone"
+"""How the `method` of an answer ends that took nothing from the signal."""
+
+
 class AttackFailed(Exception):
     """Every candidate of an attack ended in numbers that are not finite."""
 
@@ -39,6 +43,11 @@ class Reconstruction:
     failed: int
     method: str
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_prior(self) -> bool:
+        """Whether the answer is what was known before the signal, which said no more."""
+        return self.method.endswith(PRIOR_ALONE)
 
 
 class Attack(Protocol):

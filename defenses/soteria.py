@@ -23,6 +23,8 @@ Representation = Callable[[Tensor], Tensor]
 
 _ROWS = 64
 """Rows of the Jacobian that are computed together."""
+_TOGETHER = 4
+"""Directions that are; more of them do not go faster."""
 _TINY = 1e-30
 
 
@@ -98,17 +100,26 @@ def fully_connected(model: nn.Module) -> list[str]:
 
 def representation(model: nn.Module, state: ModelState, layer: str, images: Tensor) -> Tensor:
     """The inputs (B, I) of `layer` for `images` (B, 3, S, S), differentiable; `state` stays as it is."""
-    found: list[Tensor] = []
 
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG001 - a hook's signature
-        found.append(inputs[0])
+    def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG001 - a hook's signature
+        raise _Reached(inputs[0])
 
-    hook = model.get_submodule(layer).register_forward_pre_hook(keep)
+    hook = model.get_submodule(layer).register_forward_pre_hook(stop)
     try:
         predict(model, state.with_own_buffers(), images)
+    except _Reached as reached:
+        return reached.inputs
     finally:
         hook.remove()
-    return found[0]
+    raise InputError(f"The network does not use its layer {layer}.")
+
+
+class _Reached(Exception):
+    """No error: what follows the layer costs as much as what is in front of it."""
+
+    def __init__(self, inputs: Tensor) -> None:
+        super().__init__()
+        self.inputs = inputs
 
 
 def jacobian_norms(of: Representation, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,10 +142,15 @@ def probed_norms(
     of: Representation, images: Tensor, probes: int, random: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """What `jacobian_norms` gives, from the mean square of the slope along `probes` random directions."""
-    squares: Tensor | float = 0.0
-    found = images
-    for _ in range(probes):
-        direction = torch.randn(images.shape, generator=random).to(images)
-        found, slope = torch.func.jvp(of, (images,), (direction,))[:2]
-        squares = squares + slope.square()
-    return (torch.as_tensor(squares) / probes).sqrt().detach(), found.detach()
+    found = of(images)
+    squares = torch.zeros_like(found)
+
+    def slope(direction: Tensor) -> Tensor:
+        along: Tensor = torch.func.jvp(of, (images,), (direction,))[1]
+        return along
+
+    for start in range(0, probes, _TOGETHER):
+        count = min(_TOGETHER, probes - start)
+        directions = torch.stack([torch.randn(images.shape, generator=random) for _ in range(count)])
+        squares += torch.vmap(slope)(directions.to(images)).square().sum(0)
+    return (squares / probes).sqrt().detach(), found.detach()
