@@ -92,7 +92,8 @@ class Auto(Config):
     ) -> Reconstruction:
         """The images that the client trained on, whatever a defense had made of those that it holds."""
         check_observation(observation)
-        nothing, obstacle = says_nothing(observation), obstacle_to_analytic(observation, model)
+        nothing = says_nothing(observation)
+        obstacle = obstacle_to_analytic(observation, model) if nothing is None else None
         if obstacle is not None and too_weak(observation):
             nothing = "the known error drowns what the images could say"
         if nothing is not None:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.knowledge import (
-    deviations,
     is_sparse,
     knows_errors,
     matched_numbers,
+    precisions,
     sees_a_part,
     sends_signs,
     signal_energy,
@@ -107,10 +107,7 @@ def misfit(observation: Observation, model: nn.Module, images: Tensor, labels: T
     gradients = gradient_estimate(observation)
     if sends_signs(observation):
         return _sign_misfit(observation, gradients, model, images, labels)
-    precision = {
-        name: 1.0 / sigma**2 for name, sigma in deviations(observation, gradients).items() if sigma > 0
-    }
-    matched = matched_numbers(observation, gradients, precision)
+    matched = matched_numbers(observation, gradients, precisions(observation, gradients))
     device = matched.squares.device
     found = squared_distance(matched, model, observation.state, images.to(device), labels.to(device))
     return float(found)

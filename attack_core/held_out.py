@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 
 from torch import Tensor, nn
 
-from attack_core.knowledge import deviations, matched_numbers
+from attack_core.knowledge import matched_numbers, precisions
 from attack_core.objectives import squared_distance
 from fl_core.threat import Observation
 from fl_core.types import Tensors
@@ -31,14 +31,11 @@ def evidence_elsewhere(
     start: Tensor,
 ) -> Evidence:
     """Evidence in all of `gradients` but the parameters `used`, over `start` (B, 3, S, S) with the same `labels`."""
-    precision = {
-        name: 1.0 / sigma**2
-        for name, sigma in deviations(observation, gradients).items()
-        if sigma > 0 and name not in used
-    }
-    if not precision:
+    known = precisions(observation, gradients)
+    rest = {name: weight for name, weight in known.items() if name not in used}
+    if not rest:
         return lambda _: 0.0
-    matched = matched_numbers(observation, gradients, precision)
+    matched = matched_numbers(observation, gradients, rest)
 
     def missed(images: Tensor) -> float:
         return float(squared_distance(matched, model, observation.state, images.clamp(-1.0, 1.0), labels))

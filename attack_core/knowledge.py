@@ -154,6 +154,12 @@ def deviations(observation: Observation, gradients: Tensors) -> dict[str, float]
     return found
 
 
+def precisions(observation: Observation, gradients: Tensors) -> dict[str, float]:
+    """One over the variance of the known error on each parameter's numbers; those without one are left out."""
+    found = deviations(observation, gradients)
+    return {name: 1.0 / sigma**2 for name, sigma in found.items() if sigma > 0}
+
+
 def _noise_variance(fact: Fact, observation: Observation) -> float:
     """Of the noise that `fact` tells of, 0.0 where it tells of none."""
     unit = _unit(observation) ** 2

@@ -7,8 +7,8 @@ run the part of the network in front of them alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +20,7 @@ from attack_core.knowledge import code_of_images
 from attack_core.layers import couples_examples
 from fl_core.bottleneck import find_bottleneck
 from fl_core.errors import InputError
-from fl_core.models import predict
+from fl_core.models import layer_input, predict
 from fl_core.threat import Observation
 from fl_core.types import ModelState, Tensors
 
@@ -128,14 +128,6 @@ def _calls(model: nn.Module, state: ModelState, image: Tensor) -> list[_Call]:
     return calls
 
 
-class _Reached(Exception):
-    """The layer's input is there; what follows need not run."""
-
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.value = value
-
-
 class Prefix:
     """The network up to a layer: from images (B, 3, S, S) to that layer's inputs (B, I), differentiable."""
 
@@ -154,20 +146,4 @@ class Prefix:
         """See the class."""
         if self._channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        with self._stopped():
-            try:
-                predict(self._model, self._state, images)
-            except _Reached as reached:
-                return reached.value
-        raise AssertionError(f"layer {self._layer!r} was not called")
-
-    @contextmanager
-    def _stopped(self) -> Iterator[None]:
-        def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG001
-            raise _Reached(inputs[0])
-
-        hook = self._model.get_submodule(self._layer).register_forward_pre_hook(stop)
-        try:
-            yield
-        finally:
-            hook.remove()
+        return layer_input(self._model, self._state, self._layer, images)

@@ -85,9 +85,9 @@ class Budgeted(Mechanism):
 
     def _epsilons(self, rounds: int, per_round: int, rate: float) -> tuple[float, float]:
         """What all planned rounds spend, and what one does."""
-        noise = self.multiplier(rounds=rounds, per_round=per_round, rate=rate)
 
         def spent(times: int) -> float:
+            noise = self.multiplier(rounds=rounds, per_round=per_round, rate=rate)
             return epsilon_spent(noise, self.delta, releases=per_round * times, rate=rate)
 
         if self.epsilon is None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from defenses.base import Mechanism, Stage
 from fl_core.client import Batch, GradientRule
 from fl_core.errors import InputError
-from fl_core.models import predict
+from fl_core.models import layer_input
 from fl_core.server import FederationConfig
 from fl_core.threat import Fact, PrunedRepresentation
 from fl_core.types import ModelState, require
@@ -100,26 +100,7 @@ def fully_connected(model: nn.Module) -> list[str]:
 
 def representation(model: nn.Module, state: ModelState, layer: str, images: Tensor) -> Tensor:
     """The inputs (B, I) of `layer` for `images` (B, 3, S, S), differentiable; `state` stays as it is."""
-
-    def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG001 - a hook's signature
-        raise _Reached(inputs[0])
-
-    hook = model.get_submodule(layer).register_forward_pre_hook(stop)
-    try:
-        predict(model, state.with_own_buffers(), images)
-    except _Reached as reached:
-        return reached.inputs
-    finally:
-        hook.remove()
-    raise InputError(f"The network does not use its layer {layer}.")
-
-
-class _Reached(Exception):
-    """No error: what follows the layer costs as much as what is in front of it."""
-
-    def __init__(self, inputs: Tensor) -> None:
-        super().__init__()
-        self.inputs = inputs
+    return layer_input(model, state.with_own_buffers(), layer, images)
 
 
 def jacobian_norms(of: Representation, images: Tensor) -> tuple[Tensor, Tensor]:
