@@ -212,6 +212,13 @@ class CaptureSource:
             self._store(path, *self._compute(victim))
         return Capture(key=key, record=self._read_record(path), truth=_read_truth(path))
 
+    def discard(self, key: str) -> None:
+        """Remove the capture under this key from disk, where there is one; it is recomputed when it is needed again."""
+        path = self.folder / key
+        # First, because its presence says that the capture is whole.
+        (path / "record.json").unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+
     def missing_images(self) -> set[int]:
         """The images, by index, that captures still have to be made of."""
         wanted = self.settings.capture

@@ -32,6 +32,13 @@ class CellStudy:
         tuning = self.study.expected * counts.tuning - self._left_out if self.study else 0
         return tuning + counts.test
 
+    @property
+    def test_captures(self) -> list[str]:
+        """The captures of the test victims, by key."""
+        return [
+            self.cell.source.key(victim) for victim in self.cell.victims[self.cell.settings.victims.tuning :]
+        ]
+
     def advance(self, store: ResultStore) -> list[TrialSpec]:
         """The trials that can start now; each is handed out once."""
         ready: list[TrialSpec] = []

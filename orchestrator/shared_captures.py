@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from fl_core.types import ModelState
@@ -16,10 +18,15 @@ Handles = tuple[Any, Any, Any, Any, Released]
 
 
 class SharedCaptures:
-    """Weights and mean images are shared once for all captures, a capture for as long as trials come to it."""
+    """Weights and mean images are shared once for all captures, a capture for as long as trials come to it.
 
-    def __init__(self, stop: Stop) -> None:
+    `attacked` names each test victim's capture once for every attacker. With `keep` false a capture leaves the disk
+    when all of them are done with it, so that a sweep never holds more than the few that it works on.
+    """
+
+    def __init__(self, stop: Stop, *, attacked: Iterable[str], keep: bool) -> None:
         self._stop = stop
+        self._left, self._keep = Counter(attacked), keep
         self._shared: dict[tuple[str, int], Handles] = {}
         self._states: dict[str, Any] = {}
         self._means: dict[str, Any] = {}
@@ -46,6 +53,9 @@ class SharedCaptures:
             )
         return self._shared[key]
 
-    def release(self, spec: TrialSpec) -> None:
-        """Let go of a trial's capture. Another trial may still run on it, or come later and share it anew."""
+    def tested(self, cell: Cell, spec: TrialSpec) -> None:
+        """Let go of the capture of a test trial that has its rows; another may still run on it, or share it anew."""
         self._shared.pop((spec.capture, spec.victim), None)
+        self._left[spec.capture] -= 1
+        if not self._keep and self._left[spec.capture] == 0:
+            cell.source.discard(spec.capture)

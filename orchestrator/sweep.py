@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,11 @@ class Driver:
         self._waiting: Schedule[tuple[CellStudy, TrialSpec]] = Schedule()
         self._running: dict[str, tuple[CellStudy, TrialSpec, Released]] = {}
         self._attempts: Counter[str] = Counter()
-        self._captures = SharedCaptures(stop)
+        self._captures = SharedCaptures(
+            stop,
+            attacked=chain.from_iterable(study.test_captures for study in self._studies),
+            keep=config.execution.keep_captures,
+        )
         self._accuracies: dict[str, float | None] = {}
         self._resumed = self._fresh = self._failed = self._other_jobs = 0
         self._gpu_share = 0.0
@@ -275,6 +280,8 @@ class Driver:
                     moved = True
                     self._resumed += 1
                     self._failed += rows[0]["status"] == "failed"
+                    if spec.phase == "test":
+                        self._captures.tested(study.cell, spec)
                     study.settle(self._store, spec, rows)
                 self._mirror.update(study)
 
@@ -315,8 +322,6 @@ class Driver:
             self._attempts[spec.trial_id] += 1
             self._waiting.add(study.name, (study, spec), urgent=True)
             return
-        if spec.phase == "test":
-            self._captures.release(spec)
         result: TrialResult = done.result if done.error is None else _lost(spec, tries, done.error)
         rows = rows_of(
             study.cell,
@@ -333,6 +338,8 @@ class Driver:
             spec.trial_id, [(score.image_id, score.original, score.reconstruction) for score in result.scores]
         )
         self._store.add_trial(FinishedTrial(spec.trial_id, rows, pictures))
+        if spec.phase == "test":
+            self._captures.tested(study.cell, spec)
         self._fresh += 1
         self._failed += result.status == "failed"
         study.settle(self._store, spec, rows)

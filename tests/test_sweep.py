@@ -23,11 +23,12 @@ from fl_core.errors import InputError
 from orchestrator import sweep as driver
 from orchestrator import trial as trial_module
 from orchestrator.analysis import summarize
+from orchestrator.capture import CaptureSource
 from orchestrator.config import SweepConfig
 from orchestrator.progress import Silent
 from orchestrator.store import read_images
 from orchestrator.sweep import run_sweep
-from tests.small import comparable, sweep, tree
+from tests.small import both, comparable, sweep, tree
 
 TRIALS = 2 * (5 * 2 + 3)
 
@@ -376,3 +377,67 @@ def test_two_attackers_share_a_cells_captures(faces_root: Path, tmp_path: Path, 
         ("none", "slow"),
     ]
     assert rows["image_id"].nunique() == 1
+
+
+@pytest.mark.parametrize("address", ["serial", "local"])
+def test_captures_that_are_not_kept_go_victim_by_victim(
+    faces_root: Path, tmp_path: Path, address: str
+) -> None:
+    """A sweep of many victims needs room for the few that it works on, and its rows are the same."""
+    victims = 8
+    changes: dict[str, Any] = {
+        "attackers": both({"kind": "matching", "iterations": 3}),
+        "victims": {"tuning": 0, "test": victims},
+    }
+    kept, dropped = tmp_path / "kept", tmp_path / "dropped"
+
+    def captures(out: Path) -> int:
+        return sum(path.name != "weights" for path in (out / "captures").iterdir())
+
+    class Counting(Silent):
+        most = 0
+
+        def job_done(self, study: str, psnr: float | None) -> None:
+            self.most = max(self.most, captures(dropped))
+
+    run(sweep(faces_root, **changes), kept)
+    assert captures(kept) == 2 * victims
+    counting = Counting()
+    config = sweep(faces_root, **changes, execution__keep_captures=False)
+    run_sweep(config, dropped, address=address, reporter=counting)
+    # Attackers of a cell come to a victim one after the other; on workers others wait and run.
+    assert 0 < counting.most <= (4 if address == "serial" else 9)
+    assert captures(dropped) == 0
+    pd.testing.assert_frame_equal(comparable(kept), comparable(dropped))
+
+
+def test_a_capture_stays_for_whoever_has_yet_to_come_to_it(faces_root: Path, tmp_path: Path) -> None:
+    """An attacker left out of the first run finds the captures, and those that nobody needs any more are removed."""
+    tuned, plain = tree(faces_root)["attackers"][0], {"kind": "matching", "iterations": 3}
+    attackers = [tuned, {"name": "plain", "attack": plain}]
+    config = sweep(faces_root, attackers=attackers, victims__test=2, execution__keep_captures=False)
+
+    class Left(Silent):
+        """Stops when the attacker that is not tuned is done with everything and the tuned one has not begun to test."""
+
+        plain = 0
+
+        def job_done(self, study: str, psnr: float | None) -> None:
+            self.plain += study.endswith("/plain")
+            if self.plain == 4:
+                raise KeyboardInterrupt
+
+    made: list[str] = []
+    original = CaptureSource._compute
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            CaptureSource,
+            "_compute",
+            lambda self, victim: made.append(self.key(victim)) or original(self, victim),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            run_sweep(config, tmp_path, address="serial", reporter=Left())
+        run(config, tmp_path)
+    assert len(made) == len(set(made)) == 2 * (2 + 2), "nothing was captured twice"
+    assert [path.name for path in (tmp_path / "captures").iterdir()] == ["weights"]
