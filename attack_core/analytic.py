@@ -20,7 +20,7 @@ from attack_core.credibility import credible, prior_instead
 from attack_core.dense import Estimate, input_estimate
 from attack_core.descent import Descent, Mismatch
 from attack_core.disaggregation import Inseparable
-from attack_core.held_out import Evidence, evidence_elsewhere
+from attack_core.held_out import Residuals, residuals_elsewhere
 from attack_core.inits import initial_images
 from attack_core.inversion import FeatureInverter, along_path, drift_errors
 from attack_core.knowledge import is_sparse, matched_numbers, sent_numbers
@@ -134,7 +134,7 @@ class _Problem:
         if read.order is not None:
             return self._along(read.order)
         notes, start = [read.note()], self._start().expand(count, -1, -1, -1)
-        inverter = self._inverter(start, evaluations=self.attack.inversion.evaluations)
+        inverter = self._inverter(self.attack.inversion.evaluations)
         # Over the square of an estimate that the error is part of.
         errors = [read.error / (1.0 + read.error)] * count
         if self.observation.steps > 1:
@@ -171,8 +171,8 @@ class _Problem:
         """Whether the earlier layers' gradients follow."""
         return self.attack.refine == "always" or (self.attack.refine == "auto" and self.scarce)
 
-    def _inverter(self, start: Tensor, *, evaluations: int) -> FeatureInverter:
-        """The inversion of each image's features from `start`, at so many evaluations each."""
+    def _inverter(self, evaluations: int) -> FeatureInverter:
+        """The inversion of each image's features, at so many evaluations each."""
         planned = evaluations * self.count + (self.attack.refinement.evaluations if self.refined else 0)
         shares = self.read.shares
         return FeatureInverter(
@@ -187,14 +187,14 @@ class _Problem:
             unknown=shares.unknown,
             ceiling=shares.ceiling,
             following=self._following(),
-            evidence=self._evidence(start),
+            held_out=self._held_out(),
         )
 
     def _along(self, order: Order) -> Reconstruction:
         """One client's images of several steps, with the weights that each was seen at."""
         attack, start = self.attack, self._start()
         note = f"one epoch of {len(order.batches)} steps, in an order that the errors tell"
-        inverter = self._inverter(start, evaluations=attack.inversion.evaluations * attack.passes)
+        inverter = self._inverter(attack.inversion.evaluations * attack.passes)
         images, missed = along_path(
             inverter, self.observation, order, self.read.shares.labels, start, attack.passes
         )
@@ -220,13 +220,12 @@ class _Problem:
         )
         return self._result("analytic: features, refined", images, notes)
 
-    def _evidence(self, start: Tensor) -> Evidence | None:
+    def _held_out(self) -> Residuals | None:
         """How a single noisy image is judged: by all numbers but those that its features were read from."""
         read = self.read
         if not read.error or self.count > 1:
             return None
-        labels = read.shares.labels
-        return evidence_elsewhere(self.observation, self.model, read.gradients, read.own, labels, start)
+        return residuals_elsewhere(self.observation, self.model, read.gradients, read.own, read.shares.labels)
 
     def _judged(self, images: Tensor, start: Tensor, notes: list[str]) -> Reconstruction:
         """What was found from noisy features, or the prior where the rest of the signal is not for it."""

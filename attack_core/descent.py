@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attack_core.coordinates import CosineCoordinates
-from attack_core.held_out import Evidence, chosen
+from attack_core.held_out import Residuals, chosen, evidence
 from attack_core.opponent import opponent_variation
 from attack_core.types import AttackFailed
 from fl_core.types import Config, require
@@ -107,22 +107,23 @@ class Descent(Config):
         self,
         mismatch: Mismatch,
         start: Tensor,
-        evidence: Evidence,
+        residuals: Residuals,
         *,
         measure: Measure | None = None,
         stiffness: float = 1.0,
         error: float,
         report: Callable[[float], None] = lambda _: None,
     ) -> Tensor:
-        """Images (B, 3, S, S) from where on the prior's way `evidence` says; `start` itself where it is for none.
+        """Images (B, 3, S, S) from where on the prior's way the numbers held out say; `start` where they are for none.
 
         As `minimise` for a known `error`, but no stage is the last one for the data's sake: the way ends soon after
-        evidence stops growing. A stage takes a quarter of the evaluations, or more where there are fewer.
+        the evidence in `residuals` stops growing. A stage takes a quarter of the evaluations, or more where there are
+        fewer.
         """
         strongest = max(self.prior_start, _STRONGEST * error)
         stages = math.ceil(math.log(strongest / self.prior_end, _SMALL_STEP) + 1e-9) + 1
         count = max(self.evaluations // min(stages, _FEW), 1)
-        path, found = [start], [0.0]
+        path, left, found = [start], [residuals(start)], [0.0]
         for stage in range(stages):
             best = found.index(max(found))
             if 0 < best <= stage - _PATIENCE:
@@ -131,8 +132,9 @@ class Descent(Config):
             weight = max(strongest / _SMALL_STEP**stage, self.prior_end)
             images, _ = self._descend(mismatch, path[-1], coordinates, stiffness * weight, count, report)
             path.append(images)
-            found.append(evidence(images))
-        return path[chosen(found)]
+            left.append(residuals(images))
+            found.append(evidence(left[0], left[-1]))
+        return path[chosen(left)]
 
     def _weights(self, error: float) -> list[float]:
         """One prior weight for each stage."""

@@ -7,50 +7,49 @@ that give way.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from attack_core.knowledge import matched_numbers, precisions
-from attack_core.objectives import squared_distance
+from attack_core.objectives import residuals_at
 from fl_core.threat import Observation
 from fl_core.types import Tensors
 
-Evidence = Callable[[Tensor], float]
-"""From images (B, 3, S, S) to how much better they explain the numbers held out than the start of the search does, as a
-decrease of the squared distance in units of the known error's variance."""
+Residuals = Callable[[Tensor], Tensor]
+"""From images (B, 3, S, S) to what they leave unexplained of the numbers held out (N,), each in units of the known
+error's standard deviation."""
 
 
-def evidence_elsewhere(
-    observation: Observation,
-    model: nn.Module,
-    gradients: Tensors,
-    used: Collection[str],
-    labels: Tensor,
-    start: Tensor,
-) -> Evidence:
-    """Evidence in all of `gradients` but the parameters `used`, over `start` (B, 3, S, S) with the same `labels`."""
+def residuals_elsewhere(
+    observation: Observation, model: nn.Module, gradients: Tensors, used: Collection[str], labels: Tensor
+) -> Residuals:
+    """What images with these `labels` (B,) leave of all `gradients` but the parameters `used`."""
     known = precisions(observation, gradients)
     rest = {name: weight for name, weight in known.items() if name not in used}
     if not rest:
-        return lambda _: 0.0
+        return lambda images: images.new_zeros(0)
     matched = matched_numbers(observation, gradients, rest)
-
-    def missed(images: Tensor) -> float:
-        return float(squared_distance(matched, model, observation.state, images.clamp(-1.0, 1.0), labels))
-
-    before = missed(start)
-    return lambda images: before - missed(images)
+    return lambda images: residuals_at(matched, model, observation.state, images.clamp(-1.0, 1.0), labels)
 
 
-def chosen(found: list[float]) -> int:
-    """Which point of a path to take, from the evidence for each: the first is the start and has 0.
+def evidence(start: Tensor, point: Tensor) -> float:
+    """How much better the residuals `point` (N,) are than those of the `start`: the decrease of their squared norm."""
+    return float(start.double().square().sum() - point.double().square().sum())
 
-    The earliest whose evidence is within a standard error of the best (the rule of Breiman et al. 1984). For evidence
-    e that error is at most about 2 sqrt(e): two points whose predictions are d deviations apart differ by about d^2,
-    and noise moves that by 2 d. So the start is left for evidence above 4 alone.
+
+def chosen(residuals: Sequence[Tensor]) -> int:
+    """Which point of a path to take, from the residuals of each, the start's first.
+
+    The earliest whose evidence is within two standard errors of the best: the rule of Breiman et al. (1984), with the
+    error of this difference. The error is 2 d for points whose predictions are d deviations apart, as noise moves the
+    difference of two squared distances to it by twice its part along the line between them. So the start, which is
+    the prior, is left only for evidence that noise would hardly make.
     """
-    best = max(found)
-    enough = best - 2.0 * math.sqrt(best)
-    return next(point for point, evidence in enumerate(found) if evidence >= enough)
+    best = min(residuals, key=lambda left: float(left.double().square().sum()))
+    return next(
+        point
+        for point, left in enumerate(residuals)
+        if evidence(left, best) <= 4.0 * float(torch.linalg.vector_norm(left - best))
+    )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attack_core.coordinates import CosineCoordinates
 from attack_core.descent import Descent
-from attack_core.held_out import Evidence
+from attack_core.held_out import Residuals
 from attack_core.refinement import Features, NextLayer, feature_mismatch
 from attack_core.tail import Prefix
 from attack_core.targets import weights_along
@@ -36,8 +36,8 @@ _SHORT = 3
 class FeatureInverter:
     """Finds the images whose inputs to `layer` are `targets` (B, I), each alone.
 
-    `stiffness` and `report` are `Descent.minimise`'s, the last three but one are those of `Features`. `evidence` says
-    for a single image with errors how far to go.
+    `stiffness` and `report` are `Descent.minimise`'s, the last three but one are those of `Features`. `held_out`
+    says for a single image with errors how far to go.
     """
 
     model: nn.Module
@@ -50,7 +50,7 @@ class FeatureInverter:
     unknown: Tensor | None = None
     ceiling: float = 0.0
     following: NextLayer | None = None
-    evidence: Evidence | None = None
+    held_out: Residuals | None = None
 
     def invert(self, states: Sequence[ModelState], start: Tensor, errors: Sequence[float]) -> Tensor:
         """Images (B, 3, S, S) at their own weights, from `start` of that shape, at expected mismatches `errors`."""
@@ -59,8 +59,8 @@ class FeatureInverter:
         for target, state, image, error in zip(self.targets, states, start, errors, strict=True):
             prefix = self.prefix(state)
             descend = self.descent.minimise
-            if self.evidence is not None:
-                descend = partial(self.descent.follow, evidence=self.evidence)
+            if self.held_out is not None:
+                descend = partial(self.descent.follow, residuals=self.held_out)
             found.append(
                 descend(
                     feature_mismatch(prefix, self.known(target[None])),

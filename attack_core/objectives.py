@@ -157,6 +157,21 @@ class Terms:
             found.append(bits.sum(1) / (known * math.log(2.0)))
         return torch.stack(found, dim=1)
 
+    def residuals(self) -> Tensor:
+        """What candidates leave unexplained of the known numbers, times the roots of the weights, (C, N) for N numbers.
+
+        Its squared norm is the loss of `L2`. Forms every gradient.
+        """
+        factor = self.factor() if self.scaled else self.weights.new_ones(())
+        parts = []
+        for handle, target, weight, mask in zip(
+            self.handles, self.targets, self.weights, self.masks, strict=True
+        ):
+            gradients = handle.dense().flatten(1) * factor[..., None]
+            known = gradients if mask is None else gradients * mask.flatten()
+            parts.append(weight.sqrt() * (target.flatten() - known))
+        return torch.cat(parts, dim=1)
+
     def dissimilarity(self) -> Tensor:
         """One minus the cosine of each parameter."""
         return 1.0 - _cosine(self.dot(), self.norm(), self.squares)
@@ -304,6 +319,17 @@ def loss_at(
     labels: Tensor,
 ) -> Tensor:
     """The loss () of the gradient that `images` (B, 3, S, S) with `labels` (B,) have."""
+    return objective.loss(_terms_at(matched, model, state, images, labels))[0].detach()
+
+
+def residuals_at(
+    matched: Matched, model: nn.Module, state: ModelState, images: Tensor, labels: Tensor
+) -> Tensor:
+    """The residuals (N,) of the gradient that `images` (B, 3, S, S) with `labels` (B,) have."""
+    return _terms_at(matched, model, state, images, labels).residuals()[0].detach()
+
+
+def _terms_at(matched: Matched, model: nn.Module, state: ModelState, images: Tensor, labels: Tensor) -> Terms:
     with torch.enable_grad():
         handles = gradient_handles(
             model,
@@ -311,7 +337,7 @@ def loss_at(
             images[None].detach().clone().requires_grad_(True),
             lambda logits: functional.cross_entropy(logits[0], labels)[None],
         )
-    return objective.loss(matched.terms(handles))[0].detach()
+    return matched.terms(handles)
 
 
 def _mask_of(sent: Mapping[str, Tensor], name: str, target: Tensor) -> Tensor | None:

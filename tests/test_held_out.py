@@ -11,7 +11,9 @@ from torch import Tensor
 from attack_core.analytic import Analytic
 from attack_core.auto import Auto
 from attack_core.descent import Descent
-from attack_core.held_out import chosen, evidence_elsewhere
+from attack_core.held_out import chosen, evidence, residuals_elsewhere
+from attack_core.layers import DenseHandle, GhostHandle, GradientHandle
+from attack_core.objectives import L2, Matched
 from attack_core.targets import gradient_estimate
 from defenses.chain import AnyDefense
 from defenses.compression import Quantise
@@ -27,17 +29,33 @@ FEATURES = ("fc1.weight", "fc1.bias")
 
 
 @pytest.mark.parametrize(
-    ("found", "point"),
+    ("path", "point"),
     [
-        ([0.0], 0),
-        ([0.0, -3.0, 4.0], 0),  # Within a standard error of nothing.
-        ([0.0, 5.0], 1),
-        ([0.0, 79.0, 81.0, 99.0, 100.0, 60.0], 2),
-        ([0.0, 10.0, 10_000.0], 2),
+        ([(0.0, 0.0)], 0),
+        ([(4.0, 0.0), (0.0, 0.0)], 0),  # 16 for it, give or take 8.
+        ([(4.5, 0.0), (0.0, 0.0)], 1),
+        ([(9.0, 9.0), (6.0, 1.0), (1.0, 1.0), (0.0, 1.0), (8.0, 8.0)], 2),
+        # The same evidence of 35 for the second one: close to the third it counts, far from it it does not.
+        ([(100.0, 0.0), (6.0, 0.0), (1.0, 0.0)], 2),
+        ([(100.0, 0.0), (0.0, 6.0), (1.0, 0.0)], 2),
+        ([(100.0, 0.0), (0.0, 6.0), (-1.0, -6.0)], 1),
     ],
 )
-def test_the_earliest_point_within_a_standard_error_of_the_best(found: list[float], point: int) -> None:
-    assert chosen(found) == point
+def test_the_earliest_point_within_two_standard_errors_of_the_best(
+    path: list[tuple[float, float]], point: int
+) -> None:
+    assert chosen([torch.tensor(left) for left in path]) == point
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_residuals_have_the_loss_for_square(scaled: bool) -> None:
+    draws = generator("residuals", 0)
+    factors = GhostHandle(torch.randn(3, 2, 4, generator=draws), torch.randn(3, 2, 5, generator=draws))
+    handles: dict[str, GradientHandle] = {"a": factors, "b": DenseHandle(factors.error.sum(1))}
+    targets = {"a": torch.randn(4, 5, generator=draws), "b": torch.randn(4, generator=draws)}
+    sent = {"a": torch.rand(4, 5, generator=draws) > 0.5}
+    terms = Matched.of(targets, {"a": 2.0, "b": 0.3}, sent=sent, scaled=scaled).terms(handles)
+    torch.testing.assert_close(terms.residuals().square().sum(1), L2().loss(terms))
 
 
 def test_evidence_is_of_the_rest_alone_and_highest_for_the_truth(faces: FaceDataset) -> None:
@@ -46,17 +64,27 @@ def test_evidence_is_of_the_rest_alone_and_highest_for_the_truth(faces: FaceData
     assert told.public_mean is not None
     start = told.public_mean[None]
 
-    def evidence(observed: dict[str, Tensor], images: Tensor) -> float:
-        return evidence_elsewhere(told, model, observed, FEATURES, labels, start)(images)
+    def evidence_for(images: Tensor, observed: dict[str, Tensor] = gradients) -> float:
+        residuals = residuals_elsewhere(told, model, observed, FEATURES, labels)
+        return evidence(residuals(start), residuals(images))
 
-    assert evidence(gradients, start) == 0.0
-    halfway = (start + truth.images) / 2
-    for_truth, for_half = evidence(gradients, truth.images), evidence(gradients, halfway)
+    assert evidence_for(start) == 0.0
+    for_truth, for_half = evidence_for(truth.images), evidence_for((start + truth.images) / 2)
     assert for_truth > for_half > 0
     turned = {name: -value if name in FEATURES else value for name, value in gradients.items()}
-    assert evidence(turned, truth.images) == for_truth
+    assert evidence_for(truth.images, turned) == for_truth
     elsewhere = gradients | {"conv2.weight": -gradients["conv2.weight"]}
-    assert evidence(elsewhere, truth.images) < for_truth
+    assert evidence_for(truth.images, elsewhere) < for_truth
+
+
+def test_the_truth_leaves_noise_of_unit_size(faces: FaceDataset) -> None:
+    """So that evidence is in units of the error's variance, and its standard error is what the rule says."""
+    told, truth = seen(faces, NoiseOnly(sigma=0.004))
+    residuals = residuals_elsewhere(
+        told, build_model(told.model), gradient_estimate(told), FEATURES, truth.example_labels()
+    )
+    left = residuals(truth.images)
+    assert float(left.square().mean()) == pytest.approx(1.0, rel=5 * (2 / len(left)) ** 0.5)
 
 
 def test_the_way_ends_soon_after_evidence_stops_growing() -> None:
@@ -66,19 +94,19 @@ def test_the_way_ends_soon_after_evidence_stops_growing() -> None:
     def follow(grows: int) -> Tensor:
         seen_images.clear()
 
-        def evidence(images: Tensor) -> float:
+        def residuals(images: Tensor) -> Tensor:
             seen_images.append(images)
-            stage = len(seen_images)
-            return 100.0 * (stage if stage <= grows else grows - stage)
+            stage = len(seen_images) - 1  # The first is the start.
+            return torch.tensor([1000.0 - 10.0 * (stage if stage <= grows else grows - stage)])
 
         return Descent(evaluations=8).follow(
-            lambda images: (images - target).square().mean(), start, evidence, error=0.5
+            lambda images: (images - target).square().mean(), start, residuals, error=0.5
         )
 
-    assert follow(3) is seen_images[2]
-    assert len(seen_images) == 5
+    assert follow(3) is seen_images[3]
+    assert len(seen_images) == 1 + 5
     assert follow(0) is start
-    assert len(seen_images) > 10
+    assert len(seen_images) > 1 + 10
 
 
 @pytest.mark.parametrize(
