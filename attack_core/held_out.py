@@ -8,6 +8,7 @@ that give way.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ def chosen(residuals: Sequence[Tensor]) -> int:
     difference of two squared distances to it by twice its part along the line between them. So the start, which is
     the prior, is left only for evidence that noise would hardly make.
     """
-    best = min(residuals, key=lambda left: float(left.double().square().sum()))
+    best = max(residuals, key=partial(evidence, residuals[0]))
     return next(
         point
         for point, left in enumerate(residuals)

@@ -88,7 +88,7 @@ class CaptureStore:
         """Remove all captures from disk, but not the weights; they are recomputed when they are needed again."""
         for path in self._folder.iterdir() if self._folder.is_dir() else ():
             if path.name != "weights":
-                shutil.rmtree(path)
+                _remove(path)
 
     def _trajectory(self, settings: SweepConfig, defense: Chain, federation: Federation) -> Weights:
         """The weights that `settings.capture` asks for: initial, or after so many rounds of training."""
@@ -214,10 +214,7 @@ class CaptureSource:
 
     def discard(self, key: str) -> None:
         """Remove the capture under this key from disk, where there is one; it is recomputed when it is needed again."""
-        path = self.folder / key
-        # First, because its presence says that the capture is whole.
-        (path / "record.json").unlink(missing_ok=True)
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(self.folder / key)
 
     def missing_images(self) -> set[int]:
         """The images, by index, that captures still have to be made of."""
@@ -376,6 +373,15 @@ def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
     except (SafetensorError, FileNotFoundError) as error:
         what = path if path.parent.name == "weights" else path.parent
         raise InputError(f"{path} is damaged ({error}); remove {what} to have it computed again.") from error
+
+
+def _remove(path: Path) -> None:
+    """Remove a capture's folder, where there is one."""
+    with clearly("remove", path):
+        if path.is_dir():
+            # First, because its presence says that the capture is whole.
+            (path / "record.json").unlink(missing_ok=True)
+            shutil.rmtree(path)
 
 
 def _make_folder(path: Path) -> None:

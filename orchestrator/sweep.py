@@ -39,7 +39,7 @@ from orchestrator.shared_captures import SharedCaptures
 from orchestrator.simulation import simulate
 from orchestrator.space import Params
 from orchestrator.stop import Stop, Stopped
-from orchestrator.store import FinishedTrial, ResultStore, picture_rows
+from orchestrator.store import FinishedTrial, ResultStore, Row, picture_rows
 from orchestrator.trial import TrialResult, TrialSpec, packings, ran_out, trial_job, unfinished
 from orchestrator.utility_runs import UtilityRuns
 from orchestrator.warm_start import warm_starts
@@ -279,10 +279,7 @@ class Driver:
                         continue
                     moved = True
                     self._resumed += 1
-                    self._failed += rows[0]["status"] == "failed"
-                    if spec.phase == "test":
-                        self._captures.tested(study.cell, spec)
-                    study.settle(self._store, spec, rows)
+                    self._settle(study, spec, rows)
                 self._mirror.update(study)
 
     def _jobs(self) -> int:
@@ -338,13 +335,17 @@ class Driver:
             spec.trial_id, [(score.image_id, score.original, score.reconstruction) for score in result.scores]
         )
         self._store.add_trial(FinishedTrial(spec.trial_id, rows, pictures))
-        if spec.phase == "test":
-            self._captures.tested(study.cell, spec)
         self._fresh += 1
-        self._failed += result.status == "failed"
-        study.settle(self._store, spec, rows)
+        self._settle(study, spec, rows)
         self._reporter.expect(self._jobs())
         self._reporter.job_done(study.name, mean_of([row["psnr"] for row in rows]))
+
+    def _settle(self, study: CellStudy, spec: TrialSpec, rows: Sequence[Row]) -> None:
+        """Take a trial that is in the store, from this run or an earlier one."""
+        self._failed += rows[0]["status"] == "failed"
+        if spec.phase == "test":
+            self._captures.tested(study.cell, spec)
+        study.settle(self._store, spec, rows)
 
     def _weights_accuracy(self, cell: Cell) -> float | None:
         """Measured once for all cells that attack the same weights on the same images."""
