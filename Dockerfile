@@ -12,7 +12,7 @@ ARG TORCH_INDEX_URL=
 WORKDIR /src
 COPY requirements/run.txt requirements/run.txt
 COPY docker/install.sh docker/install.sh
-RUN --mount=type=cache,target=/root/.cache/pip docker/install.sh /opt/gradsweep requirements/run.txt
+RUN --mount=type=cache,target=/var/cache/pip PIP_CACHE_DIR=/var/cache/pip docker/install.sh /opt/gradsweep requirements/run.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY fl_core fl_core
 COPY defenses defenses

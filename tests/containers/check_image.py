@@ -51,6 +51,7 @@ NEVER_IN_A_LAYER = (
     "ray_token",
     "auth_token",
     ".cache/pip",
+    "cache/pip/",
     "pip/http",
     "celeba",
     ".env",
