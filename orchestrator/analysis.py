@@ -59,12 +59,13 @@ def summarize(folder: Path) -> pd.DataFrame:
 def tested_victims(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
     """For each cell and attacker one line a test victim of the winner, as `by_victim` has it.
 
-    With it `success`, the share of the victim's images that are recovered (PSNR >= 20 dB).
+    With it `images`, how many images the victim has, and `success`, the share of them that is recovered (20 dB).
     """
     found = {}
     for key, tested in _tested(_groups(folder), winners(folder)).items():
         ok = tested[tested["status"] == "ok"]
-        found[key] = by_victim(tested).assign(success=_reached(ok).groupby(ok["victim"]).mean())
+        reached = _reached(ok).groupby(ok["victim"])
+        found[key] = by_victim(tested).assign(success=reached.mean(), images=reached.size())
     return found
 
 

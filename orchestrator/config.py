@@ -241,16 +241,16 @@ class CellConfig(Config):
 class ThresholdConfig(Config):
     """A search for the strength at which a defense begins to work.
 
-    Its cells have `defense` and `differs` with each strength put in. After the grid, `refine` times a cell is added
-    halfway between the two strengths between which an attacker's curve crosses a criterion, for every attacker and
-    criterion.
+    Its cells have `defense` and `differs` with each strength put in. After the grid, at most `refine` times, cells are
+    added halfway inside the gaps in which an attacker's curve crosses a criterion, for every attacker and criterion,
+    until the gaps widen its interval less than the choice of victims does.
     """
 
     name: str
     defense: tuple[AnyDefense, ...] = ()
     differs: dict[str, Json] = field(default_factory=dict)
     strength: Strength
-    refine: int = 2
+    refine: int = 5
 
     def __post_init__(self) -> None:
         require(_plain(self.name), self, "name", "of letters, digits, . _ and -")

@@ -9,7 +9,7 @@ from typing import Any
 from fl_core.errors import InputError
 from orchestrator.config import SweepConfig
 from orchestrator.files import read_json, write_atomically
-from orchestrator.parse import to_plain
+from orchestrator.parse import build, to_plain
 
 FORMAT = 2
 CLAIM = "sweep.json"
@@ -20,8 +20,8 @@ _BUDGETS = ("suggestions", "seconds", "gpu_seconds")
 def claim_folder(out: Path, config: SweepConfig) -> None:
     """Note the config in the folder, or check that the folder is this config's.
 
-    A larger budget of its studies, more test victims, further strengths of its thresholds and other workers extend a
-    sweep; anything else needs a new folder.
+    A larger budget of its studies, more test victims, other refinements of its thresholds and other workers extend a
+    sweep; anything else needs a new folder. Strengths that a refinement added stay noted.
     """
     path = out / CLAIM
     plain = to_plain(config)
@@ -33,7 +33,17 @@ def claim_folder(out: Path, config: SweepConfig) -> None:
             different = _smaller_budget(there["config"]["study"], plain["study"])
         if different:
             raise InputError(f"{out} holds another sweep: {different}; use another --out.")
+        names = {cell["name"] for cell in plain["cells"]}
+        plain["cells"] += [cell for cell in there["config"]["cells"] if cell["name"] not in names]
     write_atomically(path, json.dumps({"format": FORMAT, "config": plain}, indent=1).encode())
+
+
+def claimed(out: Path) -> SweepConfig | None:
+    """The config that is noted in a results folder, with all strengths that were added to it; None where none is."""
+    path = out / CLAIM
+    if not path.is_file():
+        return None
+    return build(SweepConfig, read_json(path, version=FORMAT)["config"], where=str(path))
 
 
 def _smaller_budget(old: dict[str, Any], new: dict[str, Any]) -> str | None:
@@ -52,6 +62,8 @@ def _fixed(plain: dict[str, Any]) -> dict[str, Any]:
         copy["study"].pop(name, None)
     searched = tuple(f"{threshold['name']}_" for threshold in copy.get("thresholds", ()))
     copy["cells"] = [cell for cell in copy["cells"] if not cell["name"].startswith(searched)]
+    for threshold in copy.get("thresholds", ()):
+        threshold.pop("refine", None)
     copy["victims"].pop("test")
     copy["execution"].pop("workers")
     copy["execution"].pop("gpus_per_trial", None)

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from orchestrator.analysis import summarize
 from orchestrator.config import SweepConfig
+from orchestrator.folder import claimed
 from orchestrator.strength import next_cells
 from orchestrator.sweep import Outcome
 
 
 def run_refined(config: SweepConfig, folder: Path, run: Callable[[SweepConfig], Outcome]) -> Outcome:
-    """`run` the sweep, and again with the cells that its thresholds ask for until none is left.
+    """`run` the sweep, and again with the cells that its thresholds ask for until none is left or the budget ends.
 
-    What was run is taken from `folder` each time, so the same strengths follow after an interruption.
+    What was run is taken from `folder` each time, so the same strengths follow after an interruption. Strengths that
+    the folder has beyond those, of a larger `refine` or another version, are finished in the end: they count too.
     """
     outcome = run(config)
     for step in range(max((threshold.refine for threshold in config.thresholds), default=0)):
@@ -23,6 +25,15 @@ def run_refined(config: SweepConfig, folder: Path, run: Callable[[SweepConfig], 
         if not new:
             break
         config = dataclasses.replace(config, cells=(*config.cells, *new))
-        later = run(config)
-        outcome = dataclasses.replace(later, fresh=outcome.fresh + later.fresh)
+        outcome = _joined(outcome, run(config))
+    noted = claimed(folder)
+    names = {cell.name for cell in config.cells}
+    further = [cell for cell in noted.cells if cell.name not in names] if noted else []
+    if further:
+        outcome = _joined(outcome, run(dataclasses.replace(config, cells=(*config.cells, *further))))
     return outcome
+
+
+def _joined(before: Outcome, later: Outcome) -> Outcome:
+    """Of two runs of one sweep: trials and failures are those of the folder, what was run adds up."""
+    return dataclasses.replace(later, fresh=before.fresh + later.fresh)

@@ -14,6 +14,8 @@ from rich.text import Text
 
 from orchestrator.analysis import differs_in_threat_alone, records
 from orchestrator.comparison import Compared, attackers, is_hidden
+from orchestrator.crossing import FEWEST_VICTIMS
+from orchestrator.strength import SUCCESS
 
 
 def summary_table(table: pd.DataFrame, *, title: str) -> Table:
@@ -116,37 +118,83 @@ def sum_costs(line: Mapping[Any, Any]) -> list[str]:
 
 
 def critical_strengths_table(critical: pd.DataFrame) -> Table:
-    """Where each defense begins to work, within 80 columns; `critical` as `critical_strengths` gives it."""
-    shown = Table(title="Critical strength", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    """Where each defense begins to work, within 80 columns; `critical` as `critical_strengths` gives it.
+
+    Below each interval stand the two measured strengths that the critical one lies between.
+    """
+    shown = Table(
+        title="Critical strength",
+        title_justify="left",
+        caption="\n".join(critical_notes(critical)) or None,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     shown.add_column("strength / attacker", overflow="fold")
-    for name in ("works when", "critical", "95%", "n", "accuracy\nthere"):
+    for name in ("works when", "critical", "95%\nbracket", "n", "accuracy\nthere"):
         shown.add_column(name, justify="right", no_wrap=name != "works when")
     for line in critical.to_dict("records"):
         shown.add_row(
             Text(f"{line['threshold']}: {line['strength']} / {line['attacker']}"),
             CRITERIA[line["criterion"]],
             critical_value(line),
-            critical_interval(line),
+            Text(f"{critical_interval(line)}\n{critical_bracket(line)}"),
             str(line["victims"]),
             percent(line["accuracy"]),
         )
     return shown
 
 
-CRITERIA = {"gain": "gain <= 1 dB", "success": "successes <= 5%"}
+CRITERIA = {"gain": "gain <= 1 dB", "success": "successes <= 5%", "none": "no success"}
 """What each criterion asks of an attack for the defense to count as working."""
+
+
+def critical_notes(critical: pd.DataFrame) -> list[str]:
+    """What has to be said of a table of critical strengths: marks in it, intervals and criteria that it lacks."""
+    said = []
+    if any(_coarse(line) for line in critical.to_dict("records")):
+        said.append("* Strengths lie too far apart: the interval would narrow with a larger refine.")
+    if (critical["victims"] < FEWEST_VICTIMS).any():
+        said.append(f"Intervals need {FEWEST_VICTIMS} victims.")
+    refused = critical[critical["side"] == "refused"]
+    if len(refused):
+        images = refused["images"].min()
+        said.append(
+            f"5% of {images} images is less than one image and cannot be told from 0: 'successes <= 5%' needs "
+            f"{SUCCESS.needs}. 'no success': the weakest strength from which on none of the {images} is recovered."
+        )
+    return said
 
 
 def critical_value(line: Mapping[Any, Any]) -> str:
     """The critical strength; `<=` where the weakest strength already suffices, `>` where the strongest does not."""
+    if line["side"] == "refused":
+        return "-"
     sign = {"before": "<= ", "inside": "", "after": "> "}[line["side"]]
     return f"{sign}{_strength(line['critical'])}"
 
 
 def critical_interval(line: Mapping[Any, Any]) -> str:
     """The interval from the weaker to the stronger end; an end outside of what was measured is left open."""
-    ends = ["" if math.isnan(line[end]) else _strength(line[end]) for end in ("weaker", "stronger")]
-    return f"[{ends[0] or '..'}, {ends[1] or '..'}]"
+    if line["criterion"] == "none" or line["side"] == "refused" or line["victims"] < FEWEST_VICTIMS:
+        return "-"
+    return f"[{_ends(line['weaker'], line['stronger'])}]"
+
+
+def critical_bracket(line: Mapping[Any, Any]) -> str:
+    """The measured strengths beside the critical one; marked where they are too far apart for the victims there are."""
+    if line["side"] == "refused":
+        return ""
+    mark = " *" if _coarse(line) else ""
+    return f"{_ends(line['bracket_weaker'], line['bracket_stronger'])}{mark}"
+
+
+def _coarse(line: Mapping[Any, Any]) -> bool:
+    return line["side"] == "inside" and not line["resolved"]
+
+
+def _ends(weaker: float, stronger: float) -> str:
+    return ", ".join(".." if math.isnan(end) else _strength(end) for end in (weaker, stronger))
 
 
 def _strength(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from defenses.compression import Prune, Quantise
 from defenses.noise import ClipOnly, NoiseOnly
 from fl_core.errors import InputError
 from orchestrator.config import ThresholdConfig
-from orchestrator.crossing import bracket, crossing
+from orchestrator.crossing import Crossing, Ends, crossing
 from orchestrator.parse import threshold_cell, threshold_cells
 from orchestrator.scale import Strength
 from orchestrator.strength import (
@@ -22,6 +23,7 @@ from orchestrator.strength import (
     curves,
     refinements,
 )
+from orchestrator.tables import critical_notes
 
 NOISE = ThresholdConfig(
     name="noise",
@@ -93,42 +95,118 @@ def test_a_straight_line_crosses_where_it_should() -> None:
     values = np.tile([9.0, 6.0, 3.0, 0.0], (5, 1))
     found = crossing(positions, values, 1.0)
     assert (found.side, found.position) == ("inside", pytest.approx(8.0 / 3.0))
-    assert (found.low, found.high) == (pytest.approx(8.0 / 3.0), pytest.approx(8.0 / 3.0))
-    assert bracket(positions, values.mean(0), 1.0) == (2.0, 3.0)
+    assert [found.victims.weaker, found.victims.stronger] == pytest.approx([8.0 / 3.0, 8.0 / 3.0])
+    assert found.bracket == found.interval == Ends(weaker=2.0, stronger=3.0)
 
 
 def test_a_curve_that_rises_in_between_is_made_to_fall() -> None:
     """2 and 4 pool to 3, so the level 3.5 lies between 5 and 3."""
     found = crossing(np.arange(4.0), np.array([[5.0, 2.0, 4.0, 0.0]]), 3.5)
     assert found.position == pytest.approx(0.75)
+    assert found.bracket == Ends(weaker=0.0, stronger=1.0)
 
 
-@pytest.mark.parametrize(("level", "side", "end"), [(20.0, "before", 0.0), (-1.0, "after", 3.0)])
-def test_curves_that_do_not_cross_are_bounds(level: float, side: str, end: float) -> None:
+@pytest.mark.parametrize(
+    ("level", "side", "end", "bracket"),
+    [
+        (20.0, "before", 0.0, Ends(weaker=-math.inf, stronger=0.0)),
+        (-1.0, "after", 3.0, Ends(weaker=3.0, stronger=math.inf)),
+    ],
+)
+def test_curves_that_do_not_cross_are_bounds(level: float, side: str, end: float, bracket: Ends) -> None:
     positions, values = np.arange(4.0), np.tile([9.0, 6.0, 3.0, 0.0], (5, 1))
     found = crossing(positions, values, level)
     assert (found.side, found.position) == (side, end)
-    assert math.isinf(found.low)
-    assert math.isinf(found.high)
-    assert bracket(positions, values.mean(0), level) is None
+    assert found.bracket == found.interval == bracket
+    assert found.wide_gaps(positions) == []
 
 
-def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
-    """Victims' curves cross 0 at 1.5 on average; 95% of the intervals should hold that."""
-    random, held = np.random.default_rng(7), 0
+def test_a_cliff_inside_a_bracket_is_no_nearer_known_than_the_bracket() -> None:
+    """Every victim falls at the same place between 1 and 2: where, no number of victims tells."""
     positions = np.arange(4.0)
-    for _ in range(60):
-        shifts = random.normal(0.0, 0.5, size=(24, 1))
-        found = crossing(positions, 1.5 + shifts - positions, 0.0)
-        held += found.low <= 1.5 <= found.high
-    assert 50 <= held <= 60
+    values = np.random.default_rng(0).normal([20.0, 20.0, 0.0, 0.0], 0.3, (16, 4))
+    found = crossing(positions, values, 1.0)
+    assert found.interval == found.bracket == Ends(weaker=1.0, stronger=2.0)
+    assert found.victims.stronger - found.victims.weaker < 0.1
+    assert found.wide_gaps(positions) == [found.bracket]
 
 
-def victims(gains: dict[float, float], count: int = 6) -> dict[tuple[str, str], pd.DataFrame]:
+def test_a_resample_counts_with_the_bracket_that_it_crosses_in() -> None:
+    """Half of the victims fall before 1 and half after: the mean crosses in one bracket, resamples in two."""
+    positions = np.arange(4.0)
+    values = np.array([[9.0, 0.0, 0.0, 0.0]] * 8 + [[9.0, 9.0, 0.0, 0.0]] * 8)
+    found = crossing(positions, values, 4.4)
+    assert found.bracket == Ends(weaker=1.0, stronger=2.0)
+    assert found.interval == Ends(weaker=0.0, stronger=2.0)
+    assert found.interval.weaker < found.victims.weaker < 1.0 < found.victims.stronger < 2.0
+
+
+def test_gaps_are_wide_until_victims_are_what_limits_the_interval() -> None:
+    random = np.random.default_rng(3)
+    shifts = random.normal(0.0, 0.5, size=(16, 1))
+    coarse, fine = np.linspace(0.0, 4.0, 5), np.linspace(0.0, 4.0, 33)
+    assert crossing(coarse, 9.0 * (1.5 + shifts - coarse), 0.0).wide_gaps(coarse)
+    assert crossing(fine, 9.0 * (1.5 + shifts - fine), 0.0).wide_gaps(fine) == []
+
+
+def test_there_is_no_interval_below_five_victims() -> None:
+    positions, values = np.arange(3.0), np.tile([9.0, 3.0, 0.0], (5, 1))
+    for count in (1, 4):
+        found = crossing(positions, values[:count], 1.0)
+        assert found.bracket == Ends(weaker=1.0, stronger=2.0)
+        assert np.isnan([found.interval.weaker, found.interval.stronger]).all()
+        assert found.wide_gaps(positions) == [found.bracket]
+    assert crossing(positions, values, 1.0).interval == Ends(weaker=1.0, stronger=2.0)
+
+
+def test_none_of_twenty_leaves_open_more_than_one_in_twenty() -> None:
+    """A share of 5% has 0 of 20 in one of three samples: only many more say that less than 5% is recovered."""
+    positions = np.arange(3.0)
+
+    def found(victims: int) -> Crossing:
+        return crossing(positions, np.tile([1.0, 0.0, 0.0], (victims, 1)), 0.05, shares=True)
+
+    assert found(20).bracket == found(100).bracket == Ends(weaker=0.0, stronger=1.0)
+    assert found(20).interval == Ends(weaker=0.0, stronger=math.inf)
+    assert found(100).interval == Ends(weaker=0.0, stronger=1.0)
+
+
+def smooth(x: np.ndarray) -> np.ndarray:
+    return 20.0 / (1.0 + np.exp(3.0 * (x - 2.0)))
+
+
+def cliff(x: np.ndarray) -> np.ndarray:
+    return np.where(x < 2.2, 20.0, 0.0)
+
+
+@pytest.mark.parametrize("victims", [5, 16])
+@pytest.mark.parametrize(
+    ("curve", "truth"), [(smooth, 2.0 + math.log(19.0) / 3.0), (cliff, 2.2)], ids=["smooth", "cliff"]
+)
+def test_the_interval_holds_the_truth_as_often_as_it_says(
+    curve: Callable[[np.ndarray], np.ndarray], truth: float, victims: int
+) -> None:
+    """On five strengths, wherever these lie; the bootstrap over victims alone holds it in half of the cases at best."""
+    random, held, alone, runs = np.random.default_rng(victims), 0, 0, 15
+    for _ in range(runs):
+        positions = np.arange(5.0) + random.uniform(0.0, 1.0)
+        own = 1.0 + 0.25 * random.normal(size=(victims, 1))
+        values = curve(positions) * own + random.normal(0.0, 0.8, (victims, 5))
+        found = crossing(positions, values, 1.0)
+        held += found.interval.weaker <= truth <= found.interval.stronger
+        alone += found.victims.weaker <= truth <= found.victims.stronger
+    assert held >= 0.92 * runs
+    assert alone < 0.7 * runs
+
+
+def victims(
+    gains: dict[float, float], count: int = 6, images: int = 4
+) -> dict[tuple[str, str], pd.DataFrame]:
     index = pd.RangeIndex(count, name="victim")
     return {
         (NOISE.cell_name(sigma), "auto"): pd.DataFrame(
-            {"psnr": 11.0 + gain, "psnr_mean_image": 11.0, "success": float(gain > 9)}, index=index
+            {"psnr": 11.0 + gain, "psnr_mean_image": 11.0, "success": float(gain > 9), "images": images},
+            index=index,
         )
         for sigma, gain in gains.items()
     }
@@ -148,6 +226,36 @@ def test_the_critical_strength_and_the_accuracy_there() -> None:
     assert (gain["side"], gain["victims"], gain["strengths"]) == ("inside", 6, 5)
     # Successes fall from all to none between 1e-4 and 1e-3.
     assert table.loc["success"]["critical"] == pytest.approx(10 ** (-4 + 0.95), rel=1e-3)
+    # Six victims that are all alike: the interval is the bracket, which is what is left to refine.
+    assert gain[["bracket_weaker", "bracket_stronger"]].tolist() == [1e-3, 1e-2]
+    assert gain[["weaker", "stronger"]].tolist() == [1e-3, 1e-2]
+    assert not gain["resolved"]
+
+
+def test_a_level_that_the_images_cannot_show_is_refused() -> None:
+    """5% of 16 images is less than one; in its place stands from where on none is recovered, without an interval."""
+    measured = victims(GAINS, count=16, images=1)
+    table = critical_strengths(NOISE, curves(NOISE, GAINS, measured, {})).set_index("criterion")
+    refused, none = table.loc["success"], table.loc["none"]
+    assert refused["side"] == "refused"
+    assert refused[["critical", "weaker", "bracket_weaker"]].isna().all()
+    assert none["critical"] == 1e-3
+    assert none[["bracket_weaker", "bracket_stronger"]].tolist() == [1e-4, 1e-3]
+    assert none[["weaker", "stronger"]].isna().all()
+    text = " ".join(critical_notes(table.reset_index()))
+    assert "5% of 16 images is less than one image" in text
+    enough = critical_strengths(NOISE, curves(NOISE, GAINS, victims(GAINS, count=20, images=1), {}))
+    assert enough["criterion"].tolist() == ["gain", "success"]
+    assert set(enough["side"]) == {"inside"}
+
+
+def test_none_is_recovered_only_beyond_the_last_that_is() -> None:
+    measured = victims(GAINS, count=6, images=1)
+    last = measured[NOISE.cell_name(1e-2), "auto"]
+    last.loc[3, "success"] = 1.0
+    table = critical_strengths(NOISE, curves(NOISE, GAINS, measured, {})).set_index("criterion")
+    assert table.loc["none"][["bracket_weaker", "bracket_stronger"]].tolist() == [1e-2, 1e-1]
+    assert table.loc["none"]["critical"] == 1e-1
 
 
 def test_the_next_strengths_halve_each_bracket() -> None:
@@ -167,7 +275,7 @@ def test_whole_numbers_leave_no_room_in_the_end() -> None:
     index = pd.RangeIndex(3, name="victim")
     measured = {
         (threshold.cell_name(bits), "auto"): pd.DataFrame(
-            {"psnr": 11.0 + gain, "psnr_mean_image": 11.0, "success": 0.0}, index=index
+            {"psnr": 11.0 + gain, "psnr_mean_image": 11.0, "success": 0.0, "images": 1}, index=index
         )
         for bits, gain in {4.0: 9.0, 3.0: 8.0, 2.0: 5.0, 1.0: 0.0}.items()
     }
@@ -178,7 +286,7 @@ def test_only_victims_measured_at_every_strength_count() -> None:
     measured = victims(GAINS)
     first = next(iter(measured))
     measured[first] = measured[first].drop(index=[0, 1])
-    assert critical_strengths(NOISE, curves(NOISE, GAINS, measured, {}))["victims"].tolist() == [4, 4]
+    assert critical_strengths(NOISE, curves(NOISE, GAINS, measured, {}))["victims"].tolist() == [4, 4, 4]
 
 
 def test_a_share_is_searched_by_what_is_left_of_it() -> None:
