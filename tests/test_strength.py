@@ -266,6 +266,30 @@ def test_the_next_strengths_halve_each_bracket() -> None:
     assert refinements(NOISE, curves(NOISE, GAINS, victims(dict.fromkeys(GAINS, 30.0)), {})) == []
 
 
+def test_strengths_are_added_until_victims_are_what_limits_the_interval() -> None:
+    """Sixteen victims whose gain falls to 1 dB at strengths that differ by a factor of two or so."""
+    shift = np.random.default_rng(2).normal(0.0, 0.3, 16)
+
+    def victims_at(sigma: float) -> pd.DataFrame:
+        gain = 20.0 / (1.0 + np.exp(3.0 * (math.log10(sigma) + 3.0 + shift)))
+        recovered = (gain > 15.0).astype(float)
+        return pd.DataFrame({"psnr": 11.0 + gain, "psnr_mean_image": 11.0, "success": recovered, "images": 2})
+
+    values, widths = NOISE.strength.grid(), []
+    for _ in range(6):
+        measured = {(NOISE.cell_name(sigma), "auto"): victims_at(sigma) for sigma in values}
+        found = curves(NOISE, values, measured, {})
+        table, new = critical_strengths(NOISE, found), refinements(NOISE, found)
+        widths.append(np.log10(table["stronger"] / table["weaker"]))
+        assert table["resolved"].all() == (not new)
+        if not new:
+            break
+        values += new
+    assert len(widths) > 2
+    assert not new
+    assert (widths[-1] < widths[0] / 2.0)[table["criterion"] == "gain"].all()
+
+
 def test_whole_numbers_leave_no_room_in_the_end() -> None:
     threshold = ThresholdConfig(
         name="bits",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from orchestrator.refine import run_refined
 from orchestrator.report import write_report
 from orchestrator.strength import critical_table
 from orchestrator.sweep import Outcome, run_sweep
-from orchestrator.tables import critical_interval, critical_strengths_table, critical_value
+from orchestrator.tables import critical_bracket, critical_interval, critical_strengths_table, critical_value
 from tests.small import sweep, tree
 
 NOISE = {
@@ -79,20 +80,50 @@ def test_a_threshold_is_found_and_refined_and_resumed(faces_root: Path, tmp_path
     assert outcome.fresh == outcome.trials == 4 * runs[-1]
     table = summarize(tmp_path)
     found = critical_table(tmp_path, table).set_index("criterion")
-    assert set(found["side"]) == {"inside"}
-    assert found["strengths"].tolist() == [runs[-1] - 1] * 2
-    assert found["critical"].between(1e-4, 1e2).all()
+    # Four images cannot show 5%, and four victims have no interval: it is the brackets that are known.
+    assert found["side"].to_dict() == {"gain": "inside", "success": "refused", "none": "inside"}
+    assert found["strengths"].tolist() == [runs[-1] - 1] * 3
+    inside = found.drop(index="success")
+    assert inside["critical"].between(inside["bracket_weaker"], inside["bracket_stronger"]).all()
+    assert (inside["bracket_stronger"] / inside["bracket_weaker"]).max() < 1.01 * 10**0.75
+    assert inside[["weaker", "stronger"]].isna().all(axis=None)
     again = run_refined(config, tmp_path, run)
     assert (again.fresh, again.trials) == (0, outcome.trials)
 
     page = write_report(tmp_path, table).read_text()
     assert "Critical strength" in page
     assert "defense.0.sigma" in page
+    assert "Intervals need 5 victims." in page
     kept = pd.read_parquet(tmp_path / "thresholds.parquet")
-    assert kept["critical"].tolist() == found["critical"].tolist()
+    pd.testing.assert_series_equal(kept["critical"], found["critical"].reset_index(drop=True))
     console = Console(file=io.StringIO(), width=120)
     console.print(critical_strengths_table(kept))
-    assert "noise: defense.0.sigma" in console.file.getvalue()  # type: ignore[attr-defined]
+    text = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "noise: defense.0.sigma" in text
+    # The budget of refinements ended it, and the table says so.
+    assert not kept["resolved"].any()
+    assert "* Strengths lie too far apart" in text
+    assert "5% of 4 images is less than one image" in text
+
+
+def test_more_refinements_extend_a_folder_and_fewer_keep_what_is_there(
+    faces_root: Path, tmp_path: Path
+) -> None:
+    def refined(times: int) -> tuple[Outcome, int]:
+        config = thresholds(faces_root)
+        threshold = dataclasses.replace(config.thresholds[0], refine=times)
+        outcome = run_refined(
+            dataclasses.replace(config, thresholds=(threshold,)),
+            tmp_path,
+            lambda wanted: run_sweep(wanted, tmp_path, address="serial", reporter=Silent()),
+        )
+        return outcome, int(critical_table(tmp_path, summarize(tmp_path))["strengths"].min())
+
+    grid = refined(0)
+    more = refined(1)
+    assert more[0].fresh == more[0].trials - grid[0].trials > 0
+    assert more[1] > grid[1] == 3
+    assert refined(0) == (Outcome(trials=more[0].trials, fresh=0, failed=0), more[1])
 
 
 def test_further_strengths_extend_a_folder_and_other_cells_do_not(faces_root: Path, tmp_path: Path) -> None:
@@ -106,9 +137,21 @@ def test_further_strengths_extend_a_folder_and_other_cells_do_not(faces_root: Pa
 
 @pytest.mark.parametrize(("side", "text"), [("before", "<= 0.01"), ("inside", "0.01"), ("after", "> 0.01")])
 def test_strengths_beyond_the_measured_ones_are_bounds(side: str, text: str) -> None:
-    line = {"side": side, "critical": 0.01, "weaker": float("nan"), "stronger": 0.1}
+    line = {
+        "criterion": "gain",
+        "side": side,
+        "critical": 0.01,
+        "weaker": float("nan"),
+        "stronger": 0.1,
+        "bracket_weaker": 0.001,
+        "bracket_stronger": float("nan"),
+        "resolved": False,
+        "victims": 5,
+    }
     assert critical_value(line) == text
     assert critical_interval(line) == "[.., 0.1]"
+    assert critical_interval(line | {"victims": 4}) == "-"
+    assert critical_bracket(line) == ("0.001, .. *" if side == "inside" else "0.001, ..")
 
 
 def test_a_sweep_without_thresholds_has_no_critical_strengths(faces_root: Path, tmp_path: Path) -> None:
