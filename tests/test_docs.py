@@ -6,11 +6,15 @@ import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from defenses.noise import NoiseOnly
 from orchestrator import schema
 from orchestrator.analysis import summarize
-from orchestrator.config import StudyConfig
+from orchestrator.config import StudyConfig, ThresholdConfig
+from orchestrator.scale import Strength
+from orchestrator.strength import Curve, critical_strengths
 from orchestrator.utility import UtilityResult
 from tests.results_folder import row, suggestion, trial, write_folder
 
@@ -127,3 +131,19 @@ def test_pictures_of_defenses_exist_and_are_shown() -> None:
     assert strips
     assert not [str(path) for path in named if not path.exists()]
     assert strips <= named
+
+
+def test_critical_strengths_are_documented_in_order() -> None:
+    threshold = ThresholdConfig(
+        name="noise",
+        defense=(NoiseOnly(),),
+        strength=Strength(path="defense.0.sigma", weak=1e-3, strong=1e-1, points=2),
+    )
+    curve = Curve(
+        attacker="auto",
+        values=(1e-3, 1e-1),
+        measured={"gain": np.array([[9.0, 0.0]]), "success": np.array([[1.0, 0.0]])},
+        images=1,
+        accuracy=(0.9, 0.8),
+    )
+    assert names("Critical strengths") == list(critical_strengths(threshold, [curve]).columns)
