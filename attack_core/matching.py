@@ -30,6 +30,9 @@ from fl_core.errors import InputError
 from fl_core.threat import Observation
 from fl_core.types import Config, require
 
+MOST = 10_000_000
+"""More iterations, restarts or images than this are a slip of the keyboard, and would fill any memory."""
+
 Preset = Literal["default", "soft", "tight", "none"]
 
 PRESETS: dict[Preset, tuple[float, float | None]] = {
@@ -94,13 +97,13 @@ class Matching(Config):
     local: LocalModel = field(default_factory=Averaged)
 
     def __post_init__(self) -> None:
-        require(self.iterations >= 1, self, "iterations", "at least 1")
-        require(self.restarts >= 1, self, "restarts", "at least 1")
+        for name in ("iterations", "restarts"):
+            require(1 <= getattr(self, name) <= MOST, self, name, f"from 1 to {MOST:,}")
         require(self.packing is None or self.packing >= 1, self, "packing", "at least 1, or null for all")
         require(self.clamp is None or self.clamp > 0, self, "clamp", "more than 0, or null for none")
         require(self.init_std > 0, self, "init_std", "more than 0")
         require(self.feature_weight >= 0, self, "feature_weight", "at least 0")
-        require(self.images is None or self.images >= 1, self, "images", "at least 1")
+        require(self.images is None or 1 <= self.images <= MOST, self, "images", f"from 1 to {MOST:,}")
         require(all(rate > 0 for rate in self._each(self.lr)), self, "lr", "more than 0")
         require(all(weight >= 0 for weight in self._each(self.tv_weight)), self, "tv_weight", "at least 0")
         for name, value in (("lr", self.lr), ("tv_weight", self.tv_weight)):

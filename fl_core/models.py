@@ -17,6 +17,11 @@ from fl_core.types import Config, ModelState, require
 
 ModelName = Literal["cnn64", "lenet", "mlp", "resnet18"]
 
+MOST_PIXELS = 4096
+"""A larger side is a slip of the keyboard: `cnn64` would have 34 billion parameters at this one."""
+MOST_CLASSES = 1_000_000
+"""The same for classes, and for the numbers of a bottleneck."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config):
@@ -41,12 +46,11 @@ class ModelConfig(Config):
     bottleneck: int | None = None
 
     def __post_init__(self) -> None:
-        require(self.classes >= 2, self, "classes", "at least 2")
-        require(
-            self.image_size >= 8 and self.image_size % 8 == 0, self, "image_size", "a positive multiple of 8"
-        )
-        narrow = self.bottleneck is None or self.bottleneck >= 1
-        require(narrow, self, "bottleneck", "at least 1, or null for none")
+        require(2 <= self.classes <= MOST_CLASSES, self, "classes", f"from 2 to {MOST_CLASSES}")
+        fits = 8 <= self.image_size <= MOST_PIXELS and self.image_size % 8 == 0
+        require(fits, self, "image_size", f"a positive multiple of 8, at most {MOST_PIXELS}")
+        narrow = self.bottleneck is None or 1 <= self.bottleneck <= MOST_CLASSES
+        require(narrow, self, "bottleneck", f"from 1 to {MOST_CLASSES}, or null for none")
 
 
 def build_model(config: ModelConfig) -> nn.Module:

@@ -24,6 +24,9 @@ from fl_core.reduction import Change
 from fl_core.rng import generator
 from fl_core.types import ClientUpdate, Config, ModelState, require
 
+MOST_CLIENTS = 10_000_000
+"""More clients than this are a slip of the keyboard: a list of them would fill the memory."""
+
 EVALUATION_BATCH = 64
 """Images that are classified together; their number changes rounding."""
 
@@ -50,7 +53,7 @@ class FederationConfig(Config):
     chunk: int = 10
 
     def __post_init__(self) -> None:
-        require(self.clients >= 1, self, "clients", "at least 1")
+        require(1 <= self.clients <= MOST_CLIENTS, self, "clients", f"from 1 to {MOST_CLIENTS:,}")
         require(0 < self.fraction <= 1, self, "fraction", "in (0, 1]")
         require(self.rounds >= 1, self, "rounds", "at least 1")
         require(self.chunk >= 1, self, "chunk", "at least 1")

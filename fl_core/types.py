@@ -21,6 +21,9 @@ Protection = Literal["encrypted", "masked"]
 Signal = Literal["gradients", "one_step_update", "local_update", "agg_update"]
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
 
+_SHOWN = 120
+"""At most so many characters of a wrong value are repeated."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -32,7 +35,9 @@ class Config:
 def require(holds: bool, owner: object, name: str, rule: str) -> None:
     """Raise `InputError` with the field's name, its value and the rule, unless the rule holds."""
     if not holds:
-        raise InputError(f"{type(owner).__name__}.{name} = {getattr(owner, name)!r}: must be {rule}.")
+        value = repr(getattr(owner, name))
+        shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
+        raise InputError(f"{type(owner).__name__}.{name} = {shown}: must be {rule}.")
 
 
 @dataclass(frozen=True, kw_only=True)

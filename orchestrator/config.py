@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,6 +21,9 @@ from orchestrator.scale import Strength
 from orchestrator.space import Parameter, Space
 
 Json = dict[str, object] | list[object] | str | float | int | bool | None
+
+LONGEST_NAME = 200
+"""So many bytes may the name of a sweep, a cell or an attacker have: folders and table columns have it."""
 
 JOURNAL = "journal"
 """The storage that is a file in the results folder."""
@@ -286,13 +291,7 @@ class SweepConfig(Config):
         for field_name in ("cells", "attackers"):
             names = [entry.name for entry in getattr(self, field_name)]
             require(bool(names), self, field_name, "at least one")
-            require(len(set(names)) == len(names), self, field_name, "entries with different names")
-            require(
-                all(_plain(name) for name in names),
-                self,
-                field_name,
-                "names of letters, digits, . _ and -, not beginning with .",
-            )
+            _check_names(field_name, names)
         tuned = any(attacker.searches for attacker in self.attackers)
         require(
             not tuned or self.victims.tuning >= 1, self, "victims", "with tuning >= 1 where a search is given"
@@ -308,5 +307,20 @@ class SweepConfig(Config):
         return chosen
 
 
+def _check_names(what: str, names: Sequence[str]) -> None:
+    """Raise `InputError` for a name that comes twice, and for one that is none."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(
+                f"{what}: {count} entries have the name {name!r}; must be entries with different names."
+            )
+        if not _plain(name):
+            raise InputError(
+                f"{what}: {name!r}: must be names of letters, digits, . _ and -, not beginning with . and of at "
+                f"most {LONGEST_NAME} bytes."
+            )
+
+
 def _plain(name: str) -> bool:
-    return bool(name) and name[0] != "." and all(ch.isalnum() or ch in "._-" for ch in name)
+    fits = 0 < len(name.encode()) <= LONGEST_NAME
+    return fits and name[0] != "." and all(ch.isalnum() or ch in "._-" for ch in name)

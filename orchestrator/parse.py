@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from attack_core.families import NAMED, AnyAttack
-from fl_core.errors import InputError, unknown_name
+from fl_core.errors import InputError, hint, listed, natural, unknown_name
 from orchestrator.config import AttackerConfig, CellConfig, Json, SweepConfig, ThresholdConfig
+from orchestrator.explain import UnknownKey, explain
+from orchestrator.plain_yaml import read_yaml
 from orchestrator.space import FAMILY, Params, of_family
 
 T = TypeVar("T")
@@ -32,16 +31,19 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
 
     A file may hold smaller or larger forms of itself: `scales` maps a name to dotted keys and their values, and `scale`
     says which of them is put in, before the other overrides. The cells of its thresholds' grids are among its cells.
-    Raises `InputError` for a missing file, bad YAML, unknown
-    keys, wrong types, values out of range, and search spaces that do not fit their attack.
+    Raises `InputError` for a missing file, bad YAML, unknown keys, wrong types, values out of range, and search spaces
+    that do not fit their attack.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read the sweep file {path}: {error}.") from error
-    tree = _yaml(text, str(path))
+    tree = read_yaml(text, where=str(path))
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: a sweep file is a mapping of settings, not {type(tree).__name__}.")
+        held = "empty" if tree is None else "a list" if isinstance(tree, list) else "a single value"
+        raise InputError(
+            f"{path}: a sweep file is a mapping of settings such as `name: first`; this one is {held}."
+        )
     spell_out(tree, where=str(path))
     chosen = [_override(text) for text in overrides]
     _scale(tree, [value for key, value in chosen if key == "scale"], where=str(path))
@@ -64,7 +66,7 @@ def _override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise InputError(f"--set {text!r}: must be key=value, such as study.suggestions=8.")
-    return key, _yaml(value, f"--set {key}")
+    return key, read_yaml(value, where=f"--set {key}")
 
 
 def _scale(tree: dict[str, Any], wanted: Sequence[Any], *, where: str) -> None:
@@ -75,10 +77,16 @@ def _scale(tree: dict[str, Any], wanted: Sequence[Any], *, where: str) -> None:
         raise InputError(f"{where}: scales must map each name to dotted keys and their values.")
     if name is None:
         return
-    if name not in scales:
-        raise InputError(f"{where}: {unknown_name('scale', str(name), [str(known) for known in scales])}")
-    for key, value in scales[name].items():
-        put(tree, str(key), copy.deepcopy(value), where=f"{where}: scales.{name}")
+    if not isinstance(name, str | int):
+        raise InputError(f"{where}: scale must be the name of one of the file's scales.")
+    if not scales:
+        raise InputError(
+            f"{where}: scale = {str(name)!r}: this file has no scales to choose from; leave it out."
+        )
+    if str(name) not in scales:
+        raise InputError(f"{where}: {unknown_name('scale', str(name), scales)}")
+    for key, value in scales[str(name)].items():
+        put(tree, key, copy.deepcopy(value), where=f"{where}: scales.{name}")
 
 
 def spell_out(tree: dict[str, Any], *, where: str) -> None:
@@ -90,6 +98,10 @@ def spell_out(tree: dict[str, Any], *, where: str) -> None:
     """
     attackers = tree.get("attackers")
     for i, attacker in enumerate(attackers if isinstance(attackers, list) else []):
+        if isinstance(attacker, str):
+            shape = "{name: NAME, attack: ATTACK}"
+            shape = f"{{name: {attacker}, attack: {attacker}}}" if attacker in NAMED else shape
+            raise InputError(f"{where}: attackers.{i} = {attacker!r}: must be a mapping, such as {shape}.")
         families = attacker.get("families") if isinstance(attacker, dict) else None
         owners = {f"attackers.{i}": attacker}
         for name, family in (families if isinstance(families, dict) else {}).items():
@@ -101,15 +113,12 @@ def spell_out(tree: dict[str, Any], *, where: str) -> None:
 
 def build(kind: type[T], tree: object, *, where: str) -> T:
     """`tree` (plain data) as a `kind`; raises `InputError` with the first thing that is wrong in it."""
+    _check_numbers(tree, (), where)
     try:
-        text = json.dumps(tree)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: {error}.") from error
-    try:
-        built: T = _adapter(kind).validate_json(text)
+        built: T = _adapter(kind).validate_json(json.dumps(tree))
         return built
     except ValidationError as error:
-        raise InputError(f"{where}: {_explain(kind, tree, error)}") from error
+        raise explain(kind, tree, error, where=where) from error
 
 
 def to_plain(config: object) -> Any:
@@ -163,8 +172,8 @@ def threshold_cell(threshold: ThresholdConfig, value: float) -> CellConfig:
         tree["differs"] = {**tree["differs"], path: number}
         return build(CellConfig, tree, where=where)
     index, _, field = rest.partition(".")
-    known = index.isdigit() and int(index) < len(threshold.defense)
-    if not known or field not in tree["defense"][int(index)]:
+    at = natural(index)
+    if at is None or at >= len(threshold.defense) or field not in tree["defense"][at]:
         raise InputError(
             f"{where}.strength.path = {path!r}: must lead to a number of one of the {len(threshold.defense)} "
             "defenses, such as defense.0.sigma."
@@ -244,87 +253,37 @@ def _check_search(attack: AnyAttack, space: Mapping[str, Any], *, where: str) ->
             try:
                 with_params(attack, base | {name: value})
             except InputError as error:
+                known = [path for path in _settings(to_plain(attack)) if path != "kind"]
+                if isinstance(error, UnknownKey) and error.key not in known:
+                    raise InputError(
+                        f"{where}: unknown key {error.key!r}.{hint(error.key, known)} This attack has {listed(known)}."
+                    ) from error
                 raise InputError(f"{where}.{name} = {value!r} does not fit the attack: {error}") from error
 
 
-def _yaml(text: str, where: str) -> Any:
-    try:
-        return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        line = " ".join(str(error).split())
-        raise InputError(f"{where}: not valid YAML: {line}") from error
+def _settings(node: object, path: str = "") -> list[str]:
+    """The dotted paths to every single value in plain data."""
+    if not isinstance(node, dict | list):
+        return [path]
+    entries = node.items() if isinstance(node, dict) else enumerate(node)
+    return [
+        found for key, value in entries for found in _settings(value, f"{path}.{key}" if path else str(key))
+    ]
+
+
+def _check_numbers(node: object, place: tuple[str, ...], where: str) -> None:
+    """Raise `InputError` for a number that is not finite, or takes more than 64 bits: no setting can be one."""
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            _check_numbers(value, (*place, str(key)), where)
+    elif isinstance(node, float) and not math.isfinite(node):
+        raise InputError(f"{where}: {'.'.join(place)} = {node}: must be a finite number.")
+    elif isinstance(node, int) and abs(node) >= 2**63:
+        raise InputError(f"{where}: {'.'.join(place)}: must be a whole number of less than 19 digits.")
 
 
 def _index(items: list[Any], part: str, dotted: str, where: str) -> int:
-    if part.isdigit() and int(part) < len(items):
-        return int(part)
+    index = natural(part)
+    if index is not None and index < len(items):
+        return index
     raise InputError(f"{where} {dotted}: {part!r} must be a list position from 0 to {len(items) - 1}.")
-
-
-def _explain(kind: type[Any], tree: object, error: ValidationError) -> str:
-    """One sentence on the first error that concerns the union member that was meant."""
-    errors = error.errors(include_url=False)
-    meant, wrong_kind = _meant(errors)
-    # An unknown key says more than the missing ones beside it, and a rule of ours more than a type.
-    rank = {"unexpected_keyword_argument": 0, "value_error": 1}
-    first = min(meant or wrong_kind, key=lambda e: rank.get(e["type"], 2))
-    place = ".".join(str(part) for part in _clean(first["loc"], tree))
-    if first["type"] == "unexpected_keyword_argument":
-        key = str(first["loc"][-1])
-        near = difflib.get_close_matches(key, _known_keys(kind), n=1, cutoff=0.6)
-        hint = f" Did you mean {near[0]!r}?" if near and near[0] != key else ""
-        return f"unknown key {place!r}.{hint}"
-    if first["type"] == "value_error":
-        return f"{place}: {first['msg'].removeprefix('Value error, ')}" if place else first["msg"]
-    message = first["msg"][0].lower() + first["msg"][1:]
-    if not meant:
-        message = f"must be one of {', '.join(sorted({e['ctx']['expected'] for e in wrong_kind}))}"
-    value = "" if first["type"] == "missing" else f" = {json.dumps(first['input'], default=str)[:80]}"
-    return f"{place}{value}: {message}."
-
-
-def _meant(errors: list[ErrorDetails]) -> tuple[list[ErrorDetails], list[ErrorDetails]]:
-    """Of the errors of all members of unions: those of members whose kind is right, and kinds that no member has."""
-    wrong = [e for e in errors if e["type"] == "literal_error" and e["loc"][-1] == "kind"]
-    members = {e["loc"][:-1] for e in wrong}
-    meant = [e for e in errors if not any(e["loc"][: len(m)] == m for m in members)]
-
-    def unknown(e: ErrorDetails) -> bool:
-        own, union = e["loc"][:-1], e["loc"][:-2]
-        nested = any(own != m and own[: len(m)] == m for m in members)
-        # Another member was meant where it has an error of its own, deeper down.
-        beside = [o["loc"][: len(own)] for o in errors if o["loc"][: len(union)] == union]
-        return not nested and all(place in members for place in beside)
-
-    return meant, [e for e in wrong if unknown(e)] or wrong
-
-
-def _clean(loc: Sequence[str | int], tree: object) -> list[str | int]:
-    """The location without the union member names that pydantic puts in."""
-    kept: list[str | int] = []
-    node: Any = tree
-    for i, part in enumerate(loc):
-        if isinstance(node, dict) and (part in node or i == len(loc) - 1):
-            node = node.get(part)
-        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
-            node = node[part]
-        else:
-            continue
-        kept.append(part)
-    return kept
-
-
-def _known_keys(kind: type[Any]) -> list[str]:
-    found: set[str] = set()
-
-    def visit(node: object) -> None:
-        if isinstance(node, dict):
-            found.update(str(key) for key in node.get("properties", {}))
-            for value in node.values():
-                visit(value)
-        elif isinstance(node, list):
-            for value in node:
-                visit(value)
-
-    visit(_adapter(kind).json_schema())
-    return sorted(found | {f.name for f in dataclasses.fields(kind)})

@@ -10,6 +10,10 @@ import numpy as np
 
 from fl_core.types import Config, require
 
+MOST_POINTS = 1000
+LARGEST = 1e15
+"""Strengths beyond this are a slip of the keyboard, and their differences no longer numbers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Strength(Config):
@@ -29,13 +33,21 @@ class Strength(Config):
     integer: bool = False
 
     def __post_init__(self) -> None:
-        require(self.points >= 2, self, "points", "at least 2")
+        require(2 <= self.points <= MOST_POINTS, self, "points", f"from 2 to {MOST_POINTS}")
+        for name in ("weak", "strong"):
+            require(abs(getattr(self, name)) <= LARGEST, self, name, f"a number of at most {LARGEST:g}")
         require(self.weak != self.strong, self, "strong", "another number than 'weak'")
         ends = (self.weak, self.strong)
         positive = self.scale != "log" or min(ends) > 0
         require(positive, self, "scale", "'linear' for numbers that are not above 0")
         shares = self.scale != "log_rest" or (min(ends) >= 0 and max(ends) < 1)
         require(shares, self, "scale", "'log_rest' for numbers in [0, 1) alone")
+        # As they are measured: 0.3 as a whole number is 0, and 0.9999999999999 to twelve digits is 1.
+        rounded = [self.value(self.position(end)) for end in ends]
+        apart = self.scale != "log" or min(rounded) > 0
+        require(apart, self, "weak", "a number that is not 0 when it is rounded to a whole one")
+        below = self.scale != "log_rest" or max(rounded) < 1
+        require(below, self, "strong", "a share that is not 1 when it is rounded to twelve digits")
 
     def position(self, value: float) -> float:
         """Where `value` lies on the scale: larger is stronger."""

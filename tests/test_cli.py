@@ -100,7 +100,7 @@ def test_failed_trials_give_exit_code_1(faces_root: Path, tmp_path: Path) -> Non
     ("override", "parts"),
     [
         ("study.sugestions=3", ("unknown key 'study.sugestions'", "'suggestions'")),
-        ("study.lag=often", ("study.lag", "integer")),
+        ("study.lag=often", ("study.lag", "must be a whole number")),
         ("execution.device=gpu", ("Unknown device 'gpu'", "cuda", "mps")),
         ("execution.device=cuda", ("Device 'cuda' is not available here",)),
         ("data.root=nowhere", ("nowhere",)),

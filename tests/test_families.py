@@ -235,7 +235,7 @@ attackers:
         ({"families": {"a": {}}, "attack": "dlg"}, "must be without 'attack' and 'search' beside it"),
         (
             {"families": {"a": {"search": {"lrr": {"kind": "float", "low": 1, "high": 2}}}}},
-            "attackers.x.families.a.search.lrr = 1.0 does not fit the attack",
+            "attackers.x.families.a.search: unknown key 'lrr'. Did you mean 'lr'? This attack has iterations, ",
         ),
     ],
 )

@@ -51,7 +51,7 @@ def test_a_sweep_file_becomes_typed_settings(file: Path) -> None:
     ("override", "message"),
     [
         ("study.sugestions=3", "unknown key 'study.sugestions'. Did you mean 'suggestions'?"),
-        ("study.lag=x", 'study.lag = "x": input should be a valid integer'),
+        ("study.lag=x", 'study.lag = "x": must be a whole number.'),
         ("study.lag=0", "StudyConfig.lag = 0: must be at least 1"),
         ("study.lag=1.5", "study.lag = 1.5"),
         ("cells.1.defense.0.epsilon=-1", "DPUpdate.epsilon = -1.0: must be finite and more than 0"),
@@ -79,7 +79,6 @@ def test_a_sweep_file_becomes_typed_settings(file: Path) -> None:
         ("federation.partition={kind: dirichlet, alpha: 0}", "Dirichlet.alpha = 0.0: must be more than 0"),
         ("model.image_size=63", "image_size = 63"),
         ("seed", "must be key=value"),
-        ("name=2020-01-01", "not JSON serializable"),
     ],
 )
 def test_mistakes_are_one_line_with_place_value_and_remedy(file: Path, override: str, message: str) -> None:
