@@ -159,6 +159,19 @@ class Matching(Config):
         candidates.settle(last.first, done, None)
         return merge_copies(candidates.result(history[:done], done), problem.local.copies)
 
+    def check_network(self, model: nn.Module) -> None:
+        """Raise `InputError` for layers, weights or priors that this network does not have."""
+        parameters = dict(model.named_parameters())
+        choose(parameters, indices=self.layers, names=self.layer_names)
+        if isinstance(self.layer_weights, tuple):
+            layer_weights(parameters, self.layer_weights)
+        check_priors(self.priors, model)
+
+    def check_images(self, held: int) -> None:
+        """Raise `InputError` for more images than the signal holds."""
+        if self.images is not None and self.images > held:
+            raise InputError(f"Matching.images = {self.images}, but the signal holds {held} images at most.")
+
     @property
     def packed(self) -> int:
         """How many restarts are evaluated together."""
@@ -214,11 +227,8 @@ class Problem:
     ) -> Problem:
         """The problem that `attack` poses on `observation`; `generator` serves the inference of labels."""
         check_observation(observation)
+        attack.check_images(observation.examples)
         images = attack.images or observation.examples
-        if images > observation.examples:
-            raise InputError(
-                f"Matching.images = {images}, but the signal holds {observation.examples} images at most."
-            )
         local = attack.local.prepare(observation, model, Count(attack.restarts, images))
         targets = local.targets
         device = next(iter(targets.values())).device

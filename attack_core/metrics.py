@@ -13,6 +13,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+SSIM_WINDOW = 11
+"""Pixels on a side of the window of SSIM."""
+
 _ALEXNET = "alexnet-owt-7be5be79.pth"
 
 
@@ -36,10 +39,15 @@ def psnr_range4(a: Tensor, b: Tensor) -> Tensor:
     return psnr(a, b) + 20.0 * torch.log10(torch.tensor(2.0))
 
 
-def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity, Gaussian window of 11 px and sigma 1.5, range 1 (Wang et al. 2004), (N,)."""
+def ssim(a: Tensor, b: Tensor) -> Tensor | None:
+    """Structural similarity, Gaussian window of 11 px and sigma 1.5, range 1 (Wang et al. 2004), (N,).
+
+    None for images that the window does not fit into: a smaller one would give figures that compare with no others.
+    """
+    if min(a.shape[-2:]) < SSIM_WINDOW:
+        return None
     values: Tensor = piq.ssim(
-        to_unit(a), to_unit(b), kernel_size=11, kernel_sigma=1.5, data_range=1.0, reduction="none"
+        to_unit(a), to_unit(b), kernel_size=SSIM_WINDOW, kernel_sigma=1.5, data_range=1.0, reduction="none"
     )
     return values
 
@@ -60,12 +68,18 @@ def load_lpips() -> Lpips:
     """
     weights = Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET
     if not weights.is_file():
-        return Lpips(None, f"LPIPS is left out: {_ALEXNET} is not in torch hub's checkpoint folder.")
+        return Lpips(
+            None,
+            f"LPIPS is left out: there is no {weights}; put torchvision's AlexNet weights of this name there, or name "
+            "another torch hub folder with TORCH_HOME.",
+        )
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not digest.startswith("7be5be79"):
         return Lpips(
-            None, f"LPIPS is left out: the hash of {_ALEXNET} begins with {digest[:8]}, not 7be5be79."
+            None,
+            f"LPIPS is left out: the hash of {weights} begins with {digest[:8]}, not 7be5be79; put torchvision's "
+            "file there.",
         )
     import lpips
 

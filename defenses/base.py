@@ -61,6 +61,9 @@ class Mechanism(Config):
     """Of a defense that changes what a client trains on: whether each image is still made of one of its own alone, so
     that bounding each one's gradient bounds what one of the client's images does."""
 
+    def check_library(self) -> None:
+        """Raise `InputError` where the library that does its work is not installed."""
+
     @property
     def feeds_back(self) -> bool:
         """Whether what it takes away from an update is added to the client's next one."""

@@ -121,6 +121,11 @@ def generate(*, scale_bits: int, precision: int, clients: int) -> tuple[CKKSPubl
     return public, CKKSSecret(context=half(secret=True), precision=precision)
 
 
+def check_library() -> None:
+    """Raise `InputError` where TenSEAL is not installed."""
+    _tenseal()
+
+
 @lru_cache(maxsize=2)
 def _public_context(data: bytes) -> Any:
     """A public context, kept: reading one takes as long as encrypting a third of a block."""

@@ -30,6 +30,8 @@ from fl_core.server import FederationConfig
 from fl_core.threat import Fact
 from fl_core.types import ClientUpdate, Protection, require
 
+INSECURE = "Paillier keys of 512 bits are insecure, such keys have been factored: use 2048."
+
 
 class InsecureKey(UserWarning):
     """A key that is too short to protect anything."""
@@ -92,6 +94,10 @@ class CKKS(Encrypted):
         require(30 <= self.scale_bits <= 52, self, "scale_bits", "from 30 to 52")
         require(self.precision >= 1, self, "precision", "at least 1 step a unit")
 
+    def check_library(self) -> None:
+        """See `Mechanism.check_library`: TenSEAL."""
+        ckks.check_library()
+
     def setup(self, clients: Sequence[int], *, seed: int | None = None) -> EncryptedSession:
         """A key pair; raises `InputError` where CKKS's noise in the sum of so many ciphertexts would blur the steps."""
         count = _count(clients)
@@ -125,13 +131,17 @@ class Paillier(Encrypted):
         require(self.precision >= 1, self, "precision", "at least 1 step a unit")
         require(self.lane_bits in (32, 64), self, "lane_bits", "32 or 64")
 
+    def check_library(self) -> None:
+        """See `Mechanism.check_library`: phe and gmpy2, an extra."""
+        paillier.check_library()
+
     def setup(self, clients: Sequence[int], *, seed: int | None = None) -> EncryptedSession:
         """A key pair; warns of `InsecureKey` at 512 bits; raises `InputError` where the extra is missing."""
         count = _count(clients)
         if guard_bits(count) > self.lane_bits // 2:
             raise InputError(f"Paillier.lane_bits = {self.lane_bits}: too few for {count} clients.")
         if self.key_bits == 512:
-            warnings.warn("Paillier keys of 512 bits are insecure: use 2048.", InsecureKey, stacklevel=2)
+            warnings.warn(INSECURE, InsecureKey, stacklevel=2)
         started = time.process_time()
         public, secret = paillier.generate(
             key_bits=self.key_bits, lane_bits=self.lane_bits, precision=self.precision, clients=count

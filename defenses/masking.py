@@ -58,6 +58,11 @@ class Masking(SumProtection):
         rule = f"smaller: it leaves {left} of {clients} clients, and the threshold needs {needed}"
         require(left >= needed, self, "dropout", rule)
 
+    def check_library(self) -> None:
+        """See `Mechanism.check_library`: cryptography and pycryptodome."""
+        for module, package in (("cryptography", "cryptography"), ("Crypto", "pycryptodome")):
+            library(module, f"Secure aggregation needs it: pip install {package}")
+
     def exchange(self, clients: Sequence[int]) -> MaskedExchange:
         """See `SumProtection.exchange`: keys are advertised and shares exchanged."""
         session = self.setup(clients)
@@ -82,8 +87,7 @@ class Masking(SumProtection):
     def setup(self, clients: Sequence[int], *, seed: int | None = None) -> MaskedSession:
         """A session; keys are made afresh in every sum. Raises `InputError` for fewer than two clients."""
         del seed  # Nothing is drawn but secrets.
-        for module, package in (("cryptography", "cryptography"), ("Crypto", "pycryptodome")):
-            library(module, f"Secure aggregation needs it: pip install {package}")
+        self.check_library()
         from defenses.masking_round import MaskedSession
 
         if len(clients) < 2 or len(set(clients)) != len(clients):

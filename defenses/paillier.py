@@ -104,7 +104,12 @@ def generate(
     return public, PaillierSecret(public=public, p=secret_key.p, q=secret_key.q)
 
 
+def check_library() -> None:
+    """Raise `InputError` where phe or gmpy2 is not installed."""
+    _phe()
+
+
 def _phe() -> ModuleType:
-    remedy = "Paillier needs the extra: pip install 'gradsweep[paillier]' (its library phe is under the GPL)"
+    remedy = "Paillier needs it: run `pip install gmpy2 phe`; phe is under the GPL, so nobody gets it unasked"
     library("gmpy2", remedy)  # phe would do without, many times slower.
     return library("phe.paillier", remedy)

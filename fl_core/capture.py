@@ -192,6 +192,18 @@ def image_indices(federation: Federation, signal: Signal, *, round_number: int, 
     return list(dict.fromkeys(found))
 
 
+def smallest_batch(
+    federation: Federation, signal: Signal, *, round_number: int, found: Sequence[Victim]
+) -> int:
+    """How many images the smallest batch has that a victim's signal is made of."""
+    return min(
+        len(batch.indices)
+        for victim in found
+        for _, batches in _sources(federation, signal, round_number, victim)
+        for batch in batches
+    )
+
+
 def _sources(
     federation: Federation, signal: Signal, round_number: int, victim: Victim
 ) -> list[tuple[int, list[LocalBatch]]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_core.bottleneck import Bottleneck
+from fl_core.errors import InputError
 from fl_core.types import Config, ModelState, require
 
 ModelName = Literal["cnn64", "lenet", "mlp", "resnet18"]
@@ -63,6 +64,21 @@ def build_model(config: ModelConfig) -> nn.Module:
         if config.bottleneck is not None:
             model = _narrowed(model, config.bottleneck)
     return model.train(config.batch_norm == "train")
+
+
+def check_batch(config: ModelConfig, images: int) -> None:
+    """Raise `InputError` where BatchNorm can't normalise a batch of so many images by itself: one value a channel."""
+    if config.batch_norm == "eval":
+        return
+    try:
+        build_model(config)(torch.empty(images, 3, config.image_size, config.image_size, device="meta"))
+    except ValueError as error:
+        many = f"{images} image{'s' if images > 1 else ''}"
+        raise InputError(
+            f"model.batch_norm = 'train': a batch of {many} of {config.image_size} pixels leaves a BatchNorm layer of "
+            f"{config.kind} one value a channel, which has no spread; use batch_norm: eval, larger images, or batches "
+            "of more images that leave no single one over."
+        ) from error
 
 
 def initial_state(config: ModelConfig, generator: torch.Generator) -> ModelState:

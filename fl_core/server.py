@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -172,6 +172,18 @@ class Federation:
     def trained_batches(self, client: int, round_number: int) -> list[LocalBatch]:
         """Those of `local_batches` that the client gets to: the first `max_steps`."""
         return self.local_batches(client, round_number)[: self.config.local.max_steps]
+
+    def smallest_batch(self, rounds: Iterable[int]) -> int | None:
+        """How many images the smallest batch has that anybody trains on in these rounds; None where nobody trains."""
+        return min(
+            (
+                len(batch.indices)
+                for number in rounds
+                for client in self.trainees(number)
+                for batch in self.trained_batches(client, number)
+            ),
+            default=None,
+        )
 
     def examples(self, client: int) -> int:
         """How many different images a client trains on in a round."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from defenses.chain import Chain
-from fl_core.capture import Victim, accompanied, capture, image_indices, victims
+from fl_core.capture import Victim, accompanied, capture, image_indices, smallest_batch, victims
 from fl_core.celeba import FaceDataset
 from fl_core.clients import ClientWork, InProcess, Simulator
 from fl_core.errors import InputError
-from fl_core.models import ModelConfig, initial_state
+from fl_core.models import ModelConfig, check_batch, initial_state
 from fl_core.rng import derive_seed, generator
 from fl_core.server import Federation, train
 from fl_core.types import ClientUpdate, EarlierUpdate, ModelState, OpenedSum, RoundRecord, Tensors, Truth
@@ -79,6 +79,8 @@ class CaptureStore:
             seed=settings.seed,
             device=self._device,
         )
+        # Before anything is trained: who asks for too many victims has not waited for it.
+        _check_batches(settings, federation, _victims(settings, defense, federation))
         weights = self._trajectory(settings, defense, federation)
         return CaptureSource(
             folder=self._folder, settings=settings, defense=defense, federation=federation, weights=weights
@@ -174,17 +176,7 @@ class CaptureSource:
 
         Under a secure sum each has companions, none of which is in two sums.
         """
-        counts, wanted = self.settings.victims, self.settings.capture
-        found = victims(
-            self.federation,
-            wanted.signal,
-            first_client=wanted.client,
-            round_number=wanted.round,
-            count=counts.tuning + counts.test,
-        )
-        if self.defense.summing is None:
-            return found
-        return accompanied(self.federation, wanted.signal, found, round_number=wanted.round)
+        return _victims(self.settings, self.defense, self.federation)
 
     def key(self, victim: Victim) -> str:
         """The capture's content address."""
@@ -311,6 +303,31 @@ class CaptureSource:
             shares=tuple(described["shares"]),
             published=_with_prefix(tensors, "published.") or None,
         )
+
+
+def _victims(settings: SweepConfig, defense: Chain, federation: Federation) -> list[Victim]:
+    """See `CaptureSource.victims`; raises `InputError` where data or clients run out."""
+    counts, wanted = settings.victims, settings.capture
+    found = victims(
+        federation,
+        wanted.signal,
+        first_client=wanted.client,
+        round_number=wanted.round,
+        count=counts.tuning + counts.test,
+    )
+    if defense.summing is None:
+        return found
+    return accompanied(federation, wanted.signal, found, round_number=wanted.round)
+
+
+def _check_batches(settings: SweepConfig, federation: Federation, found: Sequence[Victim]) -> None:
+    """Raise `InputError` for a batch, of training or of a victim, that BatchNorm can't normalise by itself."""
+    if federation.model.batch_norm == "eval":
+        return
+    wanted = settings.capture
+    attacked = smallest_batch(federation, wanted.signal, round_number=wanted.round, found=found)
+    trained = federation.smallest_batch(range(wanted.round))
+    check_batch(federation.model, min(attacked, trained or attacked))
 
 
 def _state_key(settings: SweepConfig, defense: Chain, federation: Federation, number: int) -> str:

@@ -17,6 +17,7 @@ from defenses.secure_mean import dropouts
 from fl_core.capture import Victim
 from fl_core.celeba import FaceDataset
 from fl_core.errors import InputError
+from fl_core.models import check_batch
 from fl_core.rng import derive_seed
 from fl_core.server import count_correct
 from fl_core.threat import View, published_noise_db
@@ -28,7 +29,7 @@ from orchestrator.schema import SUM_COSTS, hp_column
 from orchestrator.space import Params
 from orchestrator.store import Row
 from orchestrator.trial import ImageScore, Phase, TrialResult, TrialSpec
-from orchestrator.utility import UtilityResult, UtilitySpec, utility_spec
+from orchestrator.utility import UtilityResult, UtilitySpec, federation_of, utility_spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +46,15 @@ class Cell:
     def prepare(
         cls, sweep: SweepConfig, config: CellConfig, dataset: FaceDataset, store: CaptureStore
     ) -> Cell:
-        """Validate threat and victims and fix the weights; nothing is captured yet."""
+        """Validate threat, labels and victims and fix the weights; nothing is captured yet."""
         settings = cell_settings(sweep, config)
         chain = Chain(defenses=config.defense)
         _check_sum(settings, chain)
+        _check_labels(settings, dataset)
         source = store.source(settings, chain, dataset)
         _check_shares(settings, chain, source)
         cell = cls(config=config, settings=settings, chain=chain, dataset=dataset, source=source)
-        _ = cell.victims
+        _check_utility(cell)
         return cell
 
     @cached_property
@@ -168,6 +170,24 @@ def _check_sum(settings: SweepConfig, chain: Chain) -> None:
         chain.summing.check_round(clients)
         clients -= dropouts(chain.summing.lost, clients)
     settings.threat.check_colluders(view, clients)
+
+
+def _check_labels(settings: SweepConfig, dataset: FaceDataset) -> None:
+    """Raise `InputError` for a label that the network has no output for."""
+    largest, classes = int(dataset.labels.max()), settings.model.classes
+    if largest >= classes:
+        raise InputError(
+            f"model.classes = {classes}: {dataset.root} has labels from 0 to {largest}; must be at least {largest + 1}."
+        )
+
+
+def _check_utility(cell: Cell) -> None:
+    """Raise `InputError` for a batch of the cell's utility run that BatchNorm can't normalise by itself."""
+    spec = cell.utility()
+    if spec is not None and spec.model.batch_norm == "train":
+        federation = federation_of(spec, cell.dataset)
+        smallest = federation.smallest_batch(range(spec.federation.rounds))
+        check_batch(federation.model, smallest or spec.federation.local.batch_size)
 
 
 def _check_shares(settings: SweepConfig, chain: Chain, source: CaptureSource) -> None:

@@ -15,7 +15,7 @@ from rich.progress import Progress, track
 from typer.exceptions import TyperException
 
 from fl_core.celeba import check_celeba
-from fl_core.errors import InputError
+from fl_core.errors import InputError, one_line
 from fl_core.faces import write_faces
 from orchestrator import cli_cluster, experiment
 from orchestrator import doctor as health
@@ -61,7 +61,7 @@ Folder = Annotated[Path, typer.Argument(help="Results folder.")]
 @app.command()
 def sweep(
     file: Annotated[Path, typer.Argument(help="Sweep file (YAML).")],
-    out: Annotated[Path | None, typer.Option(help="Results folder [default: results/NAME].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Results folder.", show_default="results/NAME")] = None,
     address: Annotated[
         str, typer.Option(help="local, serial, auto, or a Ray cluster's HOST:PORT.")
     ] = "local",
@@ -170,7 +170,7 @@ def execute(arguments: Sequence[str]) -> int:
     except InputError as error:
         _say(str(error))
     except TyperException as error:
-        _say(f"{error.format_message()} (see --help)")
+        _say(one_line(f"{error.format_message()} (see --help)"))
     return BAD_INPUT
 
 

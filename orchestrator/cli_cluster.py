@@ -108,9 +108,9 @@ def render_script(
     ] = False,
     at_once: Annotated[int | None, typer.Option(help="At most so many elements at a time.")] = None,
     home: Annotated[
-        Path | None, typer.Option(help="The checkout on the cluster [default: this one].")
+        Path | None, typer.Option(help="The checkout on the cluster.", show_default="this one")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write [default: the terminal].")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write.", show_default="the terminal")] = None,
 ) -> None:
     """Print a batch script for `sbatch`, with everything filled in and checked."""
     sweep = load_sweep(file)

@@ -42,7 +42,7 @@ from tenacity import (
 )
 
 import orchestrator.trial  # noqa: F401 - actors load what trials need while they start, not in their first trial
-from fl_core.errors import InputError
+from fl_core.errors import InputError, natural, unknown_name
 from orchestrator.retries import TRIES, patiently
 
 DEATHS = 3
@@ -52,6 +52,9 @@ LOOK_SECONDS = 2.0
 """How often the pool looks at the cluster's nodes."""
 PATIENCE_SECONDS = 120.0
 """How long a cluster may have no node that fits."""
+
+ADDRESSES = ("serial", "local", "auto")
+"""Where to run, but for the address of a cluster."""
 
 T = TypeVar("T")
 
@@ -190,10 +193,8 @@ class RayExecutor:
         a share of one. Raises `InputError` where no cluster answers.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        named = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+        named = check_address(address)
         try:
-            if ":" in named:
-                _reach(named)
             _connect(named, cpus=workers * threads if workers else max(threads, _usable_cpus()))
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
@@ -477,10 +478,30 @@ def _connect(address: str, *, cpus: int) -> None:
 )
 def _reach(address: str) -> None:
     """Open and close a connection: Ray itself would try for minutes where nobody listens."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
+    host, _, digits = address.removeprefix("ray://").rpartition(":")
+    port = natural(digits)
+    if not host or port is None or not 0 < port < 2**16:
         raise ValueError("the address must be HOST:PORT")
-    socket.create_connection((host, int(port)), timeout=5.0).close()
+    socket.create_connection((host, port), timeout=5.0).close()
+
+
+def check_address(address: str) -> str:
+    """The address with `auto` made definite where RAY_ADDRESS says what it is.
+
+    Raises `InputError` for what is none, and where nobody listens.
+    """
+    named = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    if ":" not in named:
+        if named not in ADDRESSES:
+            raise InputError(f"{unknown_name('--address', named, ADDRESSES)} Or a Ray cluster's HOST:PORT.")
+        return named
+    try:
+        _reach(named)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"No Ray cluster answers at {named!r} ({_one_line(error)}); try --address local."
+        ) from error
+    return named
 
 
 def make_executor(address: str, *, workers: int | None, threads: int, gpus: float = 0.0) -> Executor:

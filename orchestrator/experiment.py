@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,10 +23,10 @@ from attack_core.matching import Matching, Preset
 from attack_core.objectives import L2, Both, Cosine, LayerMode, Objective, Similarity
 from attack_core.optimizers import OptimizerName, Schedule
 from defenses.dp import DPUpdate
-from defenses.encryption import CKKS, Paillier
+from defenses.encryption import CKKS, INSECURE, InsecureKey, Paillier
 from fl_core.client import LocalTraining
 from fl_core.device import DEVICES
-from fl_core.errors import InputError, unknown_name
+from fl_core.errors import InputError, hint, natural, unknown_name
 from fl_core.models import ModelConfig, ModelName
 from fl_core.server import FederationConfig
 from fl_core.threat import ThreatModel
@@ -47,6 +49,28 @@ from orchestrator.sweep import run_sweep
 SOURCES = ("gradients", "one_step_update", "local_update", "agg_update")
 
 
+def _number(text: str) -> float:
+    """A flag's number; infinite ones and those that are none are refused."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: must be a finite number")
+    return value
+
+
+def _whole(text: str) -> int:
+    """A flag's whole number, of at most 64 bits."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: must be a whole number") from None
+    if abs(value) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: must be a whole number of less than 19 digits")
+    return value
+
+
 def _flag(default: Any, text: str, *, sets: str = "", also: str = "", **options: Any) -> Any:
     """A dataclass field that carries its flag's help text and argparse options.
 
@@ -66,32 +90,32 @@ class Experiment:
     target_attr: str = _flag("Male", "attribute to classify")
     attack: str = _flag("matching", f"which attack: {', '.join(NAMED)}")
     model: str = _flag("cnn64", "the clients' network", choices=get_args(ModelName))
-    image_size: int = _flag(64, "pixels on a side", type=int)
-    victims: int = _flag(1, "how many victims, each attacked alone", type=int)
+    image_size: int = _flag(64, "pixels on a side", type=_whole)
+    victims: int = _flag(1, "how many victims, each attacked alone", type=_whole)
     device: str = _flag("auto", "where to compute", choices=DEVICES)
-    seed: int = _flag(42, "fixes everything random", type=int)
+    seed: int = _flag(42, "fixes everything random", type=_whole)
     out_dir: str | None = _flag(None, "results folder [results/baseline_TIMESTAMP]")
     save_config: bool = _flag(False, "accepted as before; config.json is always written")
-    num_clients: int = _flag(10, "clients", type=int)
-    batch_size: int = _flag(1, "images in one local step", type=int)
-    data_subset: int = _flag(200, "images in all; a fifth of them is for validation", type=int)
-    num_rounds: int = _flag(5, "federated rounds", type=int)
-    local_epochs: int = _flag(1, "epochs of local training", type=int)
-    local_steps: int | None = _flag(None, "steps of local training at most [all]", type=int)
-    client_lr: float = _flag(0.01, "client learning rate", type=float)
-    client_momentum: float = _flag(0.9, "client momentum", type=float)
+    num_clients: int = _flag(10, "clients", type=_whole)
+    batch_size: int = _flag(1, "images in one local step", type=_whole)
+    data_subset: int = _flag(200, "images in all; a fifth of them is for validation", type=_whole)
+    num_rounds: int = _flag(5, "federated rounds", type=_whole)
+    local_epochs: int = _flag(1, "epochs of local training", type=_whole)
+    local_steps: int | None = _flag(None, "steps of local training at most [all]", type=_whole)
+    client_lr: float = _flag(0.01, "client learning rate", type=_number)
+    client_momentum: float = _flag(0.9, "client momentum", type=_number)
     no_augment: bool = _flag(False, "no random mirroring of training images")
-    capture_client: int = _flag(0, "the client whose first batch is the first victim", type=int)
+    capture_client: int = _flag(0, "the client whose first batch is the first victim", type=_whole)
     capture_round: int | None = _flag(
-        None, "round to capture, after training for so many [the last]", also="--round", type=int
+        None, "round to capture, after training for so many [the last]", also="--round", type=_whole
     )
     attack_source: str = _flag("gradients", "the captured signal", also="--signal", choices=SOURCES)
-    attack_iterations: int = _flag(2000, "iterations", sets="iterations", type=int)
-    attack_lr: float = _flag(0.1, "learning rate", sets="lr", type=float)
-    tv_weight: float = _flag(0.001, "weight of total variation", sets="tv_weight", type=float)
+    attack_iterations: int = _flag(2000, "iterations", sets="iterations", type=_whole)
+    attack_lr: float = _flag(0.1, "learning rate", sets="lr", type=_number)
+    tv_weight: float = _flag(0.001, "weight of total variation", sets="tv_weight", type=_number)
     attack_optimizer: str = _flag("adam", "optimizer", sets="optimizer", choices=get_args(OptimizerName))
-    attack_restarts: int = _flag(1, "restarts, run together", sets="restarts", type=int)
-    attack_batch: int = _flag(1, "images to reconstruct from one signal", sets="images", type=int)
+    attack_restarts: int = _flag(1, "restarts, run together", sets="restarts", type=_whole)
+    attack_batch: int = _flag(1, "images to reconstruct from one signal", sets="images", type=_whole)
     label_strategy: str = _flag(
         "auto", "how labels are found", sets="labels", choices=get_args(LabelStrategy)
     )
@@ -99,15 +123,17 @@ class Experiment:
     compute_lpips: bool = _flag(False, "LPIPS too, where its weights are at hand")
     lr_schedule: str = _flag("none", "learning-rate schedule", sets="schedule", choices=get_args(Schedule))
     early_stop: bool = _flag(False, "stop a restart that no longer improves", sets="early_stop")
-    patience: int = _flag(500, "iterations without improvement before stopping", sets="early_stop", type=int)
-    min_delta: float = _flag(1e-4, "least improvement that counts", sets="early_stop", type=float)
+    patience: int = _flag(
+        500, "iterations without improvement before stopping", sets="early_stop", type=_whole
+    )
+    min_delta: float = _flag(1e-4, "least improvement that counts", sets="early_stop", type=_number)
     fft_init: bool = _flag(False, "start from 1/f noise", sets="init")
     preset: str = _flag("none", "TV weight and clamp together", sets="preset", choices=get_args(Preset))
     match_metric: str = _flag(
         "l2", "matching objective", sets="objective", choices=("l2", "cosine", "both", "sim")
     )
-    l2_weight: float = _flag(1.0, "weight of L2 in 'both'", sets="objective", type=float)
-    cos_weight: float = _flag(1.0, "weight of cosine in 'both'", sets="objective", type=float)
+    l2_weight: float = _flag(1.0, "weight of L2 in 'both'", sets="objective", type=_number)
+    cos_weight: float = _flag(1.0, "weight of cosine in 'both'", sets="objective", type=_number)
     use_layers: tuple[str, ...] = _flag(
         ("all",), "indices of the parameters to match, or all", sets="layers", nargs="+"
     )
@@ -119,16 +145,18 @@ class Experiment:
     )
     no_heatmap: bool = _flag(False, "leave the row of error maps out of the picture")
     dp_epsilon: float | None = _flag(
-        None, "differential privacy of one release (dp_update): epsilon [off]", type=float
+        None, "differential privacy of one release (dp_update): epsilon [off]", type=_number
     )
-    dp_delta: float = _flag(1e-5, "delta", type=float)
-    dp_max_norm: float = _flag(1.0, "L2 norm that updates are clipped to", type=float)
+    dp_delta: float = _flag(1e-5, "delta", type=_number)
+    dp_max_norm: float = _flag(1.0, "L2 norm that updates are clipped to", type=_number)
     use_he: bool = _flag(
         False, "homomorphic encryption of a round's updates: the server sees their sum alone"
     )
-    he_scheme: str = _flag("ckks", "encryption scheme", choices=("ckks", "paillier"))
-    he_bits: int | None = _flag(None, "Paillier key size [2048]", type=int)
-    he_precision: int | None = _flag(None, "Paillier fixed-point factor [1000000]", type=int)
+    he_scheme: str = _flag(
+        "ckks", "encryption scheme; --he-bits and --he-precision mean paillier", choices=("ckks", "paillier")
+    )
+    he_bits: int | None = _flag(None, "Paillier key size [2048]", type=_whole)
+    he_precision: int | None = _flag(None, "Paillier fixed-point factor [1000000]", type=_whole)
     yes: bool = _flag(False, "start encryption that takes long (Paillier on a large network)")
     given: tuple[str, ...] = ()
 
@@ -246,26 +274,53 @@ class Experiment:
 
     def _encryption(self) -> CKKS | Paillier:
         """The real scheme that `--use-he` stands for: CKKS, or Paillier with the key and precision asked for."""
-        if self.he_scheme == "ckks":
-            return CKKS()
         asked = {"key_bits": self.he_bits, "precision": self.he_precision}
-        return Paillier(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
+        given = {name: value for name, value in asked.items() if value is not None}
+        if self.he_scheme == "paillier" or (given and "he_scheme" not in self.given):
+            return Paillier(**given)  # type: ignore[arg-type]
+        return CKKS()
 
     def _check_encryption(self) -> None:
-        if self.he_scheme == "ckks":
-            for flag, value in (("--he-bits", self.he_bits), ("--he-precision", self.he_precision)):
-                if value is not None:
-                    raise InputError(
-                        f"{flag} {value} goes with --he-scheme paillier; ckks has no such setting."
-                    )
+        for flag, value in (("--he-bits", self.he_bits), ("--he-precision", self.he_precision)):
+            if value is not None and not self.use_he:
+                raise InputError(f"{flag} {value} goes with --use-he, which is not given.")
+            if value is not None and self.he_scheme == "ckks" and "he_scheme" in self.given:
+                raise InputError(f"{flag} {value} goes with --he-scheme paillier; ckks has no such setting.")
+
+    def remarks(self) -> list[str]:
+        """What a person should know of the flags before the work begins."""
+        found = []
+        sets = {
+            _spelling(entry): entry.name for entry in dataclasses.fields(self) if entry.metadata.get("sets")
+        }
+        changed = [flag for flag, name in sets.items() if name in self.given]
+        if changed and self.attack in NAMED and not isinstance(NAMED[self.attack], Matching):
+            verb = "changes" if len(changed) == 1 else "change"
+            found.append(
+                f"{', '.join(changed)} {verb} the matching that --attack {self.attack} falls back to; what it does "
+                "before that stays as it is."
+            )
+        if any(isinstance(each, Paillier) and each.key_bits == 512 for each in self._defense()):
+            found.append(INSECURE)
+        return found
+
+
+def _spelling(entry: dataclasses.Field[Any]) -> str:
+    """A field's flag as it is typed."""
+    return f"--{entry.name.replace('_', '-')}"
 
 
 class _Parser(argparse.ArgumentParser):
+    @property
+    def flags(self) -> list[str]:
+        """Every flag in its long form."""
+        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see --help)")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> _Parser:
     """A parser with one flag for each field of `Experiment`."""
     built = _Parser(
         prog="gradsweep run",
@@ -280,7 +335,7 @@ def parser() -> argparse.ArgumentParser:
             options = options | {"action": "store_true"}
         shown = "" if entry.default in (None, False) else f" [{_shown(entry.default)}]"
         built.add_argument(
-            f"--{entry.name.replace('_', '-')}",
+            _spelling(entry),
             *([also] if also else []),
             default=argparse.SUPPRESS,
             help=f"{text}{shown}".replace("%", "%%"),
@@ -291,7 +346,13 @@ def parser() -> argparse.ArgumentParser:
 
 def parse(arguments: Sequence[str]) -> Experiment:
     """Flags to an experiment; raises `InputError` for anything unknown or malformed."""
-    values: dict[str, Any] = vars(parser().parse_args(list(arguments)))
+    built = parser()
+    found, unknown = built.parse_known_args(list(arguments))
+    if unknown:
+        flag = next((word for word in unknown if word.startswith("--")), unknown[0]).partition("=")[0]
+        near = hint(flag, built.flags) if flag.startswith("--") else ""
+        built.error(f"unrecognized arguments: {' '.join(unknown)}.{near}")
+    values: dict[str, Any] = vars(found)
     lists_to_tuples: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in values.items()
     }
@@ -302,8 +363,14 @@ def run(experiment: Experiment, console: Console, stop: Stop | None = None) -> i
     """Run it, write its outputs, print its figures; the exit code. Raises `Stopped` when `stop` was told to."""
     folder = Path(experiment.out_dir or f"results/baseline_{datetime.now():%Y%m%d_%H%M%S}")
     config = experiment.sweep()
+    for remark in experiment.remarks():
+        console.print(remark, highlight=False, markup=False, soft_wrap=True)
     try:
-        outcome = run_sweep(config, folder, address="serial", reporter=ConsoleReporter(console), stop=stop)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InsecureKey)  # It is among the remarks.
+            outcome = run_sweep(
+                config, folder, address="serial", reporter=ConsoleReporter(console), stop=stop
+            )
     except Stopped:
         if experiment.out_dir is None:
             console.print(f"Give --out-dir {folder} to go on with this run.", highlight=False, soft_wrap=True)
@@ -327,10 +394,13 @@ def _indices(words: Sequence[str]) -> tuple[int, ...] | None:
     parts = _split(words)
     if parts == ("all",):
         return None
+    found = []
     for part in parts:
-        if not part.isdigit():
+        index = natural(part)
+        if index is None:
             raise InputError(f"--use-layers {part!r}: must be parameter indices such as 0 1 2, or all.")
-    return tuple(int(part) for part in parts)
+        found.append(index)
+    return tuple(found)
 
 
 def _weights(words: Sequence[str]) -> LayerMode | tuple[float, ...]:
@@ -340,8 +410,8 @@ def _weights(words: Sequence[str]) -> LayerMode | tuple[float, ...]:
         if parts == (mode,):
             return mode
     try:
-        return tuple(float(part) for part in parts)
-    except ValueError:
+        return tuple(_number(part) for part in parts)
+    except argparse.ArgumentTypeError:
         raise unknown_name("--layer-weights", " ".join(parts), modes) from None
 
 

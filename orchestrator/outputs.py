@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from attack_core.metrics import load_lpips
+from attack_core.metrics import SSIM_WINDOW, load_lpips
 from orchestrator.analysis import records
 from orchestrator.files import write_atomically
 from orchestrator.pictures import decode
@@ -57,11 +57,13 @@ def _metrics_text(rows: pd.DataFrame, lpips_reason: str) -> str:
     ok = rows[(rows["status"] == "ok") & rows["psnr"].notna()]
     if ok.empty:
         return f"Status: {rows['status'].iloc[0]}\nError: {rows['error'].iloc[0]}\n"
-    lpips = ok["lpips"].mean()
+    lpips, ssim = ok["lpips"].mean(), ok["ssim"].mean()
     lines = {
         "MSE": f"{ok['mse'].mean():.6f}",
         "PSNR": f"{ok['psnr'].mean():.4f}",
-        "SSIM": f"{ok['ssim'].mean():.4f}",
+        "SSIM": f"{ssim:.4f}"
+        if pd.notna(ssim)
+        else f"n/a (images smaller than its window of {SSIM_WINDOW} pixels)",
         "LPIPS": f"{lpips:.4f}" if pd.notna(lpips) else f"n/a ({lpips_reason})",
         "LabelMatch": f"{ok['label_match'].astype(float).mean():.4f}",
         "PSNR_MeanImage": f"{ok['psnr_mean_image'].mean():.4f}",

@@ -12,6 +12,7 @@ from attack_core.analytic import Analytic
 from attack_core.auto import Auto
 from attack_core.families import AnyAttack, matching_part
 from fl_core.models import ModelConfig, build_model
+from orchestrator.checks import check_sweep
 from orchestrator.config import AttackerConfig, FamilyConfig, SweepConfig
 from orchestrator.parse import cell_settings
 from orchestrator.space import IntRange, Parameter
@@ -22,6 +23,7 @@ _SECONDS_PER_GFLOP = 1 / 25.0
 
 def plan_table(config: SweepConfig, cells: str) -> Table:
     """One line for each cell and attacker. CPU-hours are an estimate from operation counts, not a promise."""
+    check_sweep(config, config.matching_cells(cells))
     shown = Table("cell", "attacker", "suggestions", "trials", "CPU-hours (estimate)", "captures MB")
     for cell in config.matching_cells(cells):
         settings = cell_settings(config, cell)

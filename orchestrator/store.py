@@ -185,10 +185,14 @@ def read_rows(folder: Path) -> pa.Table:
     parts = _parts(folder / "trials")
     if not parts and not logged:
         raise InputError(f"{folder} holds no results: {folder / 'trials'} has no Parquet file.")
-    stored = _scan(parts, _read_schema(parts[0])) if parts else _no_rows(logged)
+    schemas = [_read_schema(part) for part in parts]
+    stored = _scan(parts, schemas[0]) if parts else _no_rows(logged)
     known = set(stored.column("trial_id").to_pylist())
     rows = [row for trial_id, entry in logged.items() if trial_id not in known for row in entry.rows]
-    return pa.concat_tables([stored, pa.Table.from_pylist(rows, schema=stored.schema)])
+    found = pa.concat_tables([stored, pa.Table.from_pylist(rows, schema=stored.schema)])
+    if not len(found):
+        raise InputError(f"{folder} holds no results: the Parquet files in {folder / 'trials'} have no rows.")
+    return found
 
 
 def read_images(folder: Path) -> pa.Table:

@@ -94,21 +94,24 @@ class Jobs:
     def __init__(self, address: str, token: Token | None) -> None:
         """Connect to the dashboard at `address`, such as http://127.0.0.1:8265; try again where it is busy."""
         self._address, self._token = address.rstrip("/"), token
-        parts = urlsplit(self._address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(self._address)
+            host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:  # A port that is none, or half a bracket.
+            parts, host, port = urlsplit(""), None, 0
+        if parts.scheme not in ("http", "https") or not host:
             raise InputError(
                 f"--address {address!r}: must be a dashboard's address, such as http://127.0.0.1:8265."
             )
-        if token and parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+        if token and parts.scheme == "http" and host not in ("127.0.0.1", "::1", "localhost"):
             _log.warning(
                 "the token travels unencrypted to %s; a tunnel (ssh -L 8265:127.0.0.1:8265 HOST) hides it",
-                parts.hostname,
+                host,
             )
         # Ray lets these win over the address that it is given.
         for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             os.environ.pop(name, None)
         headers = {"Authorization": f"Bearer {token.secret}"} if token else {}
-        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
         def connect() -> JobSubmissionClient:
             # Without this, an address that swallows packets would be waited for without end.

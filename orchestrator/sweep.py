@@ -21,10 +21,11 @@ from fl_core.errors import InputError
 from orchestrator.capture import CaptureStore
 from orchestrator.cell_study import CellStudy, mean_of
 from orchestrator.cells import Cell, Released, rows_of
+from orchestrator.checks import check_sweep
 from orchestrator.config import AttackerConfig, SweepConfig
 from orchestrator.consent import require_consent
 from orchestrator.datasets import open_faces, resolve_kind
-from orchestrator.execute import Done, Executor, SerialExecutor, make_executor
+from orchestrator.execute import Done, Executor, SerialExecutor, check_address, make_executor
 from orchestrator.folder import claim_folder
 from orchestrator.guard import refuse_links
 from orchestrator.identity import content_hash
@@ -93,6 +94,8 @@ def run_sweep(
     """
     stop = stop or Stop()
     chosen = config.matching_cells(cells)
+    check_sweep(config, chosen)
+    address = check_address(address)
     config = resolve(config)
     # Captures are computed here and rounding follows the threads: not this machine's cores, but the config's.
     torch.set_num_threads(config.execution.threads)
@@ -110,6 +113,8 @@ def run_sweep(
             started.callback(made.close)
             return made
 
+        if address == "auto":
+            executor()  # Nothing but connecting says whether there is a cluster: better now than after the captures.
         start = warm_starts(config, out, reporter.message)
         claim_folder(out, config)
         device = torch.device(config.execution.device)

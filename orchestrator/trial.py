@@ -19,6 +19,7 @@ from PIL import Image
 from attack_core.controls import norm_matched_noise
 from attack_core.families import AnyAttack, matching_part, with_matching_part
 from attack_core.metrics import (
+    SSIM_WINDOW,
     Lpips,
     assign,
     label_accuracy,
@@ -319,9 +320,12 @@ def _attack(
 
 
 def _notes(found: Reconstruction, device: torch.device) -> tuple[str, ...]:
-    """The attack's own, and what the device's settings add to them."""
+    """The attack's own, and what the device's settings and the images' size add to them."""
     tarnished = blanket_fallback() if device.type == "mps" else None
-    return (*found.notes, tarnished) if tarnished else found.notes
+    size = found.images.shape[-1]
+    small = f"no SSIM: its window of {SSIM_WINDOW} pixels does not fit into images of {size}"
+    added = [tarnished, small if size < SSIM_WINDOW else None]
+    return (*found.notes, *(note for note in added if note is not None))
 
 
 def _score(
@@ -354,7 +358,7 @@ def _score(
                 psnr=float(psnr(mine, real)),
                 psnr_oracle=max(best, default=None),
                 psnr_range4=float(psnr_range4(mine, real)),
-                ssim=float(ssim(mine, real)),
+                ssim=None if (similarity := ssim(mine, real)) is None else float(similarity),
                 lpips=float(perceptual.distance(mine, real)) if perceptual.distance else None,
                 mse=float(mse(mine, real)),
                 label_match=bool(found.labels[j] == truth.labels[i]),

@@ -63,16 +63,8 @@ def run_utility(
     `simulator` says where the clients run; `progress` is called with each finished round's number and accuracy.
     """
     torch.set_num_threads(spec.threads)
-    model, seed = spec.defense.on_model(spec.model), derive_seed("training", spec.seed)
-    federation = Federation(
-        config=spec.federation,
-        model=model,
-        dataset=dataset,
-        train=dataset.split("train", spec.train),
-        seed=spec.seed,
-        device=torch.device(spec.device),
-    )
-    state = initial_state(model, generator("model", spec.seed))
+    federation, seed = federation_of(spec, dataset), derive_seed("training", spec.seed)
+    state = initial_state(federation.model, generator("model", spec.seed))
     held_out = dataset.split("valid", spec.valid)
     clients = simulator(
         ClientWork(
@@ -101,6 +93,18 @@ def run_utility(
         images=len(held_out),
         per_round=tuple(count / len(held_out) for count in correct),
         diverged=refused or not all(bool(torch.isfinite(value).all()) for value in state.parameters.values()),
+    )
+
+
+def federation_of(spec: UtilitySpec, dataset: FaceDataset) -> Federation:
+    """The federation that a utility run trains; raises `InputError` where the data do not suffice."""
+    return Federation(
+        config=spec.federation,
+        model=spec.defense.on_model(spec.model),
+        dataset=dataset,
+        train=dataset.split("train", spec.train),
+        seed=spec.seed,
+        device=torch.device(spec.device),
     )
 
 
