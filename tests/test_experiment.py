@@ -140,6 +140,18 @@ def test_a_named_attack_keeps_its_settings_but_for_the_flags_that_are_given() ->
     )
 
 
+def test_flags_that_do_less_than_they_seem_to_are_remarked_on() -> None:
+    remarks = parse(["--attack", "auto", "--attack-iterations", "2", "--round", "1"]).remarks()
+    assert remarks == [
+        "--attack-iterations changes the matching that --attack auto falls back to; what it does before that stays as "
+        "it is."
+    ]
+    assert parse(["--attack", "dlg", "--attack-iterations", "2"]).remarks() == []
+    assert parse(["--attack", "auto", "--seed", "2"]).remarks() == []
+    assert "512 bits are insecure" in parse(["--use-he", "--he-bits", "512"]).remarks()[0]
+    assert parse(["--use-he", "--he-bits", "2048"]).remarks() == []
+
+
 def test_flags_describe_the_federation_too() -> None:
     flags = "--model lenet --image-size 32 --signal local_update --round 2 --local-steps 4 --batch-size 2"
     sweep = parse(flags.split()).sweep()
@@ -165,6 +177,9 @@ def test_dp_flags_mean_one_release() -> None:
     [
         ("--use-he", (CKKS(),)),
         ("--use-he --he-scheme paillier", (Paillier(),)),
+        # The original's own flags, which say Paillier.
+        ("--use-he --he-bits 512 --he-precision 1000000", (Paillier(key_bits=512, precision=1_000_000),)),
+        ("--use-he --he-precision 1000", (Paillier(precision=1000),)),
         (
             "--use-he --he-scheme paillier --he-bits 512 --he-precision 1000",
             (Paillier(key_bits=512, precision=1000),),
@@ -180,7 +195,27 @@ def test_encryption_is_a_real_scheme_behind_the_noise(flags: str, chain: tuple[C
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--atack-lr 1", "unrecognized arguments: --atack-lr"),
+        ("--atack-lr 1", "unrecognized arguments: --atack-lr 1. Did you mean '--attack-lr'?"),
+        ("--atack dlg", "Did you mean '--attack'?"),
+        ("--iterations 5", "Did you mean '--attack-iterations'?"),
+        ("--iterations=5", "Did you mean '--attack-iterations'?"),
+        ("dlg", "unrecognized arguments: dlg."),
+        ("--attack-lr inf", "--attack-lr: 'inf': must be a finite number"),
+        ("--tv-weight nan", "--tv-weight: 'nan': must be a finite number"),
+        ("--client-lr 1e400", "--client-lr: '1e400': must be a finite number"),
+        ("--layer-weights inf", "Unknown --layer-weights 'inf'"),
+        ("--image-size 1000000000000000000000000000000", "must be a whole number of less than 19 digits"),
+        (
+            "--image-size 8000",
+            "ModelConfig.image_size = 8000: must be a positive multiple of 8, at most 4096",
+        ),
+        (
+            "--attack-restarts 1000000000000000000",
+            "Matching.restarts = 1000000000000000000: must be from 1 to",
+        ),
+        ("--use-layers ²", "--use-layers '²': must be parameter indices"),
+        ("--select-by-name nolayer", "Unknown layer name 'nolayer'. Known: conv1.bias, "),
+        ("--attack-batch 2", "Matching.images = 2, but the signal holds 1 images at most"),
         ("--seed x", "--seed"),
         ("--attack idgl", "Unknown --attack 'idgl'. Did you mean 'idlg'?"),
         ("--image-size 63", "ModelConfig.image_size = 63"),
@@ -188,8 +223,10 @@ def test_encryption_is_a_real_scheme_behind_the_noise(flags: str, chain: tuple[C
         ("--match-metric l3", "invalid choice: 'l3'"),
         ("--use-he --he-scheme paillier --he-bits 1024", "Paillier.key_bits = 1024"),
         ("--use-he --he-scheme bfv", "invalid choice: 'bfv'"),
-        ("--he-bits 512", "--he-bits 512 goes with --he-scheme paillier"),
-        ("--he-precision 10", "goes with --he-scheme paillier"),
+        ("--he-bits 512", "--he-bits 512 goes with --use-he"),
+        ("--he-precision 10", "goes with --use-he"),
+        ("--use-he --he-scheme ckks --he-bits 512", "--he-bits 512 goes with --he-scheme paillier"),
+        ("--use-he --he-bits 511", "Paillier.key_bits = 511: must be 2048, or 512, which is insecure"),
         ("--use-layers first", "--use-layers 'first'"),
         ("--layer-weights early_linea", "Did you mean 'early_linear'"),
         ("--data-subset 3", "must be at least 5"),

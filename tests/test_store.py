@@ -208,3 +208,18 @@ def test_numbers_that_are_not_finite_survive_the_log(tmp_path: Path) -> None:
     with ResultStore(tmp_path, COLUMNS):
         pass
     assert pd.read_parquet(tmp_path / "trials")["psnr"].tolist() == [float("inf")]
+
+
+def test_a_part_without_a_byte_is_named_and_one_without_a_row_is_no_result(tmp_path: Path) -> None:
+    with ResultStore(tmp_path, COLUMNS) as store:
+        store.add_trial(trial(0))
+    part = next((tmp_path / "trials").glob("part-*.parquet"))
+    rows = pq.read_table(part)
+    (tmp_path / "trials" / "part-000098.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match=r"part-000098\.parquet is not a readable Parquet file"):
+        read_rows(tmp_path)
+    pq.write_table(rows.slice(0, 0), tmp_path / "trials" / "part-000098.parquet")
+    assert read_rows(tmp_path).num_rows == 1
+    pq.write_table(rows.slice(0, 0), part)
+    with pytest.raises(InputError, match=r"holds no results: the Parquet files in .* have no rows"):
+        read_rows(tmp_path)
