@@ -1,52 +1,83 @@
 """CelebA on disk: a folder of JPEGs and two CSV files, opened without decoding a single image.
 
 The layout, under one root folder, is that of the aligned and cropped release (Liu et al., "Deep Learning
-Face Attributes in the Wild", ICCV 2015) with its lists as CSV:
+Face Attributes in the Wild", ICCV 2015):
 
-- `img_align_celeba/*.jpg`, or the same folder nested once more, as some archives unpack;
+- `img_align_celeba/*.jpg`, or the same folder nested once more, as some archives unpack, or in `Img/`;
 - `list_attr_celeba.csv`: `image_id` and one column of -1 / 1 per attribute;
 - `list_eval_partition.csv`: `image_id` and `partition`, 0 / 1 / 2 for train / valid / test.
+
+Where a CSV file is missing, the text file of the original download is read in its place: beside the images' folder,
+or in `Anno/` and `Eval/`.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
+from fl_core.celeba_folder import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV, Layout
+from fl_core.celeba_lists import (
+    ID_COLUMN,
+    LABELS,
+    PARTITION_COLUMN,
+    PARTITIONS,
+    ListFile,
+    Problem,
+    Report,
+    read_column,
+)
 from fl_core.errors import InputError, unknown_name
+
+__all__ = [
+    "ATTRIBUTE_CSV",
+    "IMAGE_FOLDER",
+    "PARTITION_CSV",
+    "FaceDataset",
+    "Picture",
+    "SplitName",
+    "check_celeba",
+    "open_celeba",
+    "read_attribute_names",
+]
 
 SplitName = Literal["train", "valid", "test"]
 
-IMAGE_FOLDER = "img_align_celeba"
-ATTRIBUTE_CSV = "list_attr_celeba.csv"
-PARTITION_CSV = "list_eval_partition.csv"
-
-_ID_COLUMN = "image_id"
-_PARTITION_COLUMN = "partition"
 _SPLITS: Mapping[str, int] = {"train": 0, "valid": 1, "test": 2}
-_LABELS: Mapping[str, int] = {"-1": 0, "1": 1}
-_PARTITIONS: Mapping[str, int] = {"0": 0, "1": 1, "2": 2}
 # What Pillow raises for bytes that are no image, or not a whole one.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
-# Told about each problem: raises at the first one (opening) or collects them (checking).
-_Report = Callable[[str], None]
+_SAME_VALUES, _TOLD = 3, 10
+"""Up to so many cells with the same wrong value, and problems of one other kind, are told one by one in a check."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What a picture is: its file's name, its label, a digest of the file's bytes.
+
+    `turned` says that the file asks to be shown turned or mirrored (EXIF orientation), as `FaceDataset` does.
+    """
+
+    name: str
+    label: int
+    digest: str
+    turned: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FaceDataset:
     """Labelled faces that are decoded one by one on access; cheap to pickle to worker processes.
+
+    Files that say how they are to be turned or mirrored (EXIF orientation) are shown so.
 
     Attributes:
         root: the folder that was opened.
@@ -56,6 +87,10 @@ class FaceDataset:
         names: file names, unicode (n,), in the row order of the attribute file.
         labels: int64 (n,), 1 where the attribute holds and 0 where not.
         partition: int8 (n,), 0 / 1 / 2 for train / valid / test.
+        lists: the file with the labels and the file with the partition.
+        fingerprint: 16 hex digits that change with the lists, the attribute, the image size or the file names, but not
+            with the ends of the lists' lines.
+        raw_fingerprint: the same with the ends of lines, as results that were written before this changed have it.
     """
 
     root: Path
@@ -65,6 +100,9 @@ class FaceDataset:
     names: npt.NDArray[np.str_]
     labels: torch.Tensor
     partition: npt.NDArray[np.int8]
+    lists: tuple[Path, Path]
+    fingerprint: str
+    raw_fingerprint: str
 
     def __len__(self) -> int:
         return len(self.names)
@@ -80,7 +118,7 @@ class FaceDataset:
         if limit is not None and limit < 1:
             raise InputError(f"A limit of {limit} images for split {name!r} is too small; use 1 or more.")
         indices: list[int] = np.flatnonzero(self.partition == _SPLITS[name]).tolist()
-        where = self.root / PARTITION_CSV
+        where = self.lists[1]
         if not indices:
             raise InputError(
                 f"{where}: split {name!r} is empty; give images partition {_SPLITS[name]} there, "
@@ -124,20 +162,28 @@ class FaceDataset:
         path = self.folder / str(self.names[index])
         try:
             with Image.open(path) as file:
-                square = _square(file if file.mode == "RGB" else file.convert("RGB"), self.image_size)
+                upright = ImageOps.exif_transpose(file)
+                square = _square(
+                    upright if upright.mode == "RGB" else upright.convert("RGB"), self.image_size
+                )
         except _DECODE_ERRORS as error:
             raise InputError(_decode_problem(path, error)) from error
         pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)
         return pixels.flip(-1) if flip else pixels
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """16 hex digits that change with the CSV bytes, the attribute, the image size or the file names."""
-        digest = hashlib.sha256(f"{self.attribute}\n{self.image_size}\n".encode())
-        for name in (ATTRIBUTE_CSV, PARTITION_CSV):
-            digest.update(hashlib.sha256((self.root / name).read_bytes()).digest())
-        digest.update("\n".join(self.names.tolist()).encode())
-        return digest.hexdigest()[:16]
+    def picture(self, index: int) -> Picture:
+        """What picture `index` is, from its file's bytes; raises `InputError` where they cannot be read."""
+        path = self.folder / str(self.names[index])
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(_decode_problem(path, error)) from error
+        return Picture(
+            name=str(self.names[index]),
+            label=int(self.labels[index]),
+            digest=hashlib.sha256(content).hexdigest()[:16],
+            turned=_is_turned(content),
+        )
 
 
 def open_celeba(root: Path, *, attribute: str = "Male", image_size: int = 64) -> FaceDataset:
@@ -149,14 +195,18 @@ def open_celeba(root: Path, *, attribute: str = "Male", image_size: int = 64) ->
     """
     if image_size < 1:
         raise InputError(f"An image size of {image_size} pixels is too small; use 1 or more.")
-    folder, files = _list_images(root)
-    attributes = read_attribute_names(root)
+    layout = Layout.of(root)
+    folder, files = layout.jpegs()
+    attributes = _attribute_names(layout.attributes)
     if attribute not in attributes:
         raise unknown_name("attribute", attribute, attributes)
-    labels = _read_column(root / ATTRIBUTE_CSV, attribute, _LABELS, (), _fail)
-    partition = _read_column(root / PARTITION_CSV, _PARTITION_COLUMN, _PARTITIONS, (), _fail)
-    for problem in _mismatches(root, folder, files, labels, partition):
+    labels = read_column(layout.attributes, attribute, LABELS, (), _fail)
+    partition = read_column(layout.partition, PARTITION_COLUMN, PARTITIONS, (), _fail)
+    for problem in _mismatches(layout, folder, files, labels, partition):
         _fail(problem)
+    lists = (layout.attributes, layout.partition)
+    names = "\n".join(labels).encode()
+    start = f"{attribute}\n{image_size}\n".encode()
     return FaceDataset(
         root=root,
         folder=folder,
@@ -165,7 +215,23 @@ def open_celeba(root: Path, *, attribute: str = "Male", image_size: int = 64) ->
         names=np.array(list(labels)),
         labels=torch.tensor(list(labels.values()), dtype=torch.int64),
         partition=np.array([partition[name] for name in labels], dtype=np.int8),
+        lists=lists,
+        fingerprint=_fingerprint(start, (_canonical(path) for path in lists), names),
+        raw_fingerprint=_fingerprint(start, (path.read_bytes() for path in lists), names),
     )
+
+
+def _fingerprint(start: bytes, lists: Iterable[bytes], names: bytes) -> str:
+    digest = hashlib.sha256(start)
+    for content in lists:
+        digest.update(hashlib.sha256(content).digest())
+    digest.update(names)
+    return digest.hexdigest()[:16]
+
+
+def _canonical(path: Path) -> bytes:
+    with ListFile(path) as rows:
+        return rows.canonical()
 
 
 def read_attribute_names(root: Path) -> list[str]:
@@ -174,63 +240,89 @@ def read_attribute_names(root: Path) -> list[str]:
     Raises:
         InputError: the file is missing, not text, or has no `image_id` column.
     """
-    with _CsvRows(root / ATTRIBUTE_CSV) as rows:
-        return [column for column in rows.header if column != _ID_COLUMN]
+    return _attribute_names(Layout.of(root).attributes)
+
+
+def _attribute_names(path: Path) -> list[str]:
+    with ListFile(path) as rows:
+        return [column for column in rows.header if column != ID_COLUMN]
 
 
 def check_celeba(root: Path, progress: Callable[[int, int], None] | None = None) -> Iterator[str]:
-    """Every problem of the data folder `root`, one line each; nothing when the folder is fine.
+    """The problems of the data folder `root`, one line each; nothing when the folder is fine.
 
-    Reads every value of both CSV files and decodes every image, holding one at a time.
+    Reads every value of both lists and decodes every image, holding one at a time. Of many problems that are alike
+    the first are told, of many equal values one, and then how many more there are.
 
     Args:
         root: the data folder.
         progress: called with (images decoded, images in all) after each image.
     """
-    problems: list[str] = []
-    folder, files = root / IMAGE_FOLDER, set[str]()
     try:
-        folder, files = _list_images(root)
+        layout = Layout.of(root)
     except InputError as error:
-        problems.append(str(error))
-    labels: dict[str, int] | None = None
-    partition: dict[str, int] | None = None
-    if root.is_dir():
-        labels, partition = _check_tables(root, problems.append)
-    yield from problems
+        yield str(error)
+        return
+    found: list[Problem] = []
+    folder, files = layout.images, set[str]()
+    try:
+        folder, files = layout.jpegs()
+    except InputError as error:
+        found.append(Problem(kind="images", text=str(error)))
+    labels, partition = _check_lists(layout, found.append)
     if files and labels is not None and partition is not None:
-        yield from _mismatches(root, folder, files, labels, partition)
+        found += _mismatches(layout, folder, files, labels, partition)
+    yield from _condensed(found)
+    broken = 0
     for done, name in enumerate(sorted(files), start=1):
         try:
             with Image.open(folder / name) as file:
                 file.load()
         except _DECODE_ERRORS as error:
-            yield _decode_problem(folder / name, error)
+            broken += 1
+            if broken <= _TOLD:
+                yield _decode_problem(folder / name, error)
         if progress is not None:
             progress(done, len(files))
+    if broken > _TOLD:
+        yield f"{folder}: {broken - _TOLD} more images cannot be read."
 
 
-def _check_tables(root: Path, report: _Report) -> tuple[dict[str, int] | None, dict[str, int] | None]:
-    """Both CSV files read in full with all problems reported; None for one that cannot be read at all."""
+def _condensed(problems: Iterable[Problem]) -> Iterator[str]:
+    """The problems' lines, those of one kind together and not more of them than can be read."""
+    alike: dict[str, list[Problem]] = {}
+    for problem in problems:
+        alike.setdefault(problem.kind, []).append(problem)
+    for kind, group in alike.items():
+        if group[0].value and len(group) > _SAME_VALUES:
+            yield f"{group[0].text.removesuffix('.')}; {len(group) - 1} more values are like it."
+            continue
+        yield from (problem.text for problem in group[:_TOLD])
+        if len(group) > _TOLD:
+            yield f"{kind}: {len(group) - _TOLD} more."
+
+
+def _check_lists(layout: Layout, report: Report) -> tuple[dict[str, int] | None, dict[str, int] | None]:
+    """Both lists read in full with all problems reported; None for one without a row that can be read."""
     labels: dict[str, int] | None = None
     partition: dict[str, int] | None = None
     try:
-        attributes = read_attribute_names(root)
+        attributes = _attribute_names(layout.attributes)
         if not attributes:
-            raise InputError(f"{root / ATTRIBUTE_CSV}: no attribute column; restore CelebA's own file.")
-        labels = _read_column(root / ATTRIBUTE_CSV, attributes[0], _LABELS, attributes[1:], report)
+            raise InputError(f"{layout.attributes}: no attribute column; restore CelebA's own file.")
+        labels = read_column(layout.attributes, attributes[0], LABELS, attributes[1:], report) or None
     except InputError as error:
-        report(str(error))
+        report(Problem(kind=str(layout.attributes), text=str(error)))
     try:
-        partition = _read_column(root / PARTITION_CSV, _PARTITION_COLUMN, _PARTITIONS, (), report)
+        partition = read_column(layout.partition, PARTITION_COLUMN, PARTITIONS, (), report) or None
     except InputError as error:
-        report(str(error))
+        report(Problem(kind=str(layout.partition), text=str(error)))
     return labels, partition
 
 
-def _fail(problem: str) -> NoReturn:
+def _fail(problem: Problem) -> NoReturn:
     """The reporter that stops at the first problem."""
-    raise InputError(problem)
+    raise InputError(problem.text)
 
 
 def _decode_problem(path: Path, error: BaseException) -> str:
@@ -241,8 +333,19 @@ def _decode_problem(path: Path, error: BaseException) -> str:
     reason = " ".join(str(error).replace(str(path), "file").split())
     return (
         f"{path}: not a readable image ({size} bytes; {reason}); restore this file from the CelebA archive, "
-        "or delete it together with its rows in both CSV files."
+        "or delete it together with its rows in both lists."
     )
+
+
+def _is_turned(content: bytes) -> bool:
+    """Whether an image file asks to be shown turned or mirrored; a file that is no image does not."""
+    if b"Exif" not in content:
+        return False
+    try:
+        with Image.open(io.BytesIO(content)) as file:
+            return file.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    except _DECODE_ERRORS:
+        return False
 
 
 def _scaled(pixels: torch.Tensor) -> torch.Tensor:
@@ -261,125 +364,18 @@ def _square(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _list_images(root: Path) -> tuple[Path, set[str]]:
-    """The folder that holds the JPEGs, flat or nested twice, and their names."""
-    if not root.is_dir():
-        raise InputError(
-            f"{root}: no such data folder; name the folder that holds {IMAGE_FOLDER}/, {ATTRIBUTE_CSV} and "
-            f"{PARTITION_CSV}, or write synthetic faces there first."
-        )
-    folder = root / IMAGE_FOLDER
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; unpack CelebA's {IMAGE_FOLDER}.zip into {root}.")
-    names = _jpeg_names(folder)
-    nested = folder / IMAGE_FOLDER
-    if not names and nested.is_dir():
-        folder, names = nested, _jpeg_names(nested)
-    if not names:
-        raise InputError(f"{folder}: no *.jpg in it; unpack CelebA's {IMAGE_FOLDER}.zip into {root}.")
-    return folder, names
-
-
-def _jpeg_names(folder: Path) -> set[str]:
-    """Names of the JPEGs right under `folder`; hidden files, such as macOS leaves in archives, are not."""
-    with os.scandir(folder) as entries:
-        return {entry.name for entry in entries if entry.name.endswith(".jpg") and entry.name[0] != "."}
-
-
-class _CsvRows:
-    """A CSV file with its header read; iterating gives (line number, fields) of each non-empty row."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file = path.open(newline="", encoding="utf-8-sig")
-        except OSError as error:
-            raise InputError(
-                f"{path}: cannot be opened ({error.strerror}); put CelebA's {path.name} there."
-            ) from error
-        self._reader = csv.reader(self._file)
-        try:
-            self.header = self._read_header()
-        except InputError:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> _CsvRows:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
-        try:
-            for row in self._reader:
-                if row:
-                    yield self._reader.line_num, row
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise self._unreadable(error) from error
-
-    def _read_header(self) -> list[str]:
-        try:
-            header = [column.strip() for column in next(self._reader, [])]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise self._unreadable(error) from error
-        if _ID_COLUMN not in header:
-            raise InputError(
-                f"{self.path}: no column {_ID_COLUMN!r} in line 1; restore CelebA's own {self.path.name}."
-            )
-        return header
-
-    def _unreadable(self, error: Exception) -> InputError:
-        line = self._reader.line_num + 1
-        return InputError(
-            f"{self.path}: not CSV text near line {line} ({error}); restore CelebA's {self.path.name}."
-        )
-
-
-def _read_column(
-    path: Path, column: str, meaning: Mapping[str, int], others: Sequence[str], report: _Report
-) -> dict[str, int]:
-    """File name -> `meaning` of `column`, in row order, the values of the columns `others` judged too.
-
-    Rows with a problem are told to `report` and, if it returns, skipped.
-    """
-    allowed = " or ".join(meaning)
-    table: dict[str, int] = {}
-    with _CsvRows(path) as rows:
-        if column not in rows.header:
-            raise InputError(f"{path}: no column {column!r}; restore CelebA's own {path.name}.")
-        at_name, at_value, width = rows.header.index(_ID_COLUMN), rows.header.index(column), len(rows.header)
-        at_others = [rows.header.index(other) for other in others]
-        for line, row in rows:
-            if len(row) != width:
-                report(f"{path}, line {line}: {len(row)} fields instead of {width}; mend or delete this row.")
-                continue
-            name = row[at_name]
-            if name in table:
-                report(f"{path}, line {line}: a second row for {name!r}; delete one of the two.")
-                continue
-            value = meaning.get(row[at_value].strip())
-            bad = [i for i in at_others if row[i].strip() not in meaning]
-            for i in sorted([at_value, *bad] if value is None else bad):
-                what = f"{rows.header[i]} of {name!r} is {row[i]!r}"
-                report(f"{path}, line {line}: {what}; it must be {allowed}.")
-            # A row with a bad value is still a row for its image: keep it, or each would be told twice.
-            table[name] = -1 if value is None else value
-    if not table:
-        report(f"{path}: no rows; restore CelebA's own {path.name}.")
-    return table
-
-
 def _mismatches(
-    root: Path, folder: Path, files: set[str], labels: Mapping[str, int], partition: Mapping[str, int]
-) -> Iterator[str]:
+    layout: Layout, folder: Path, files: set[str], labels: Mapping[str, int], partition: Mapping[str, int]
+) -> Iterator[Problem]:
     """One line for each image or row that lacks its counterpart, in order of file name."""
-    attribute_csv, partition_csv = root / ATTRIBUTE_CSV, root / PARTITION_CSV
+    attributes, split = layout.attributes, layout.partition
     for name in sorted(labels.keys() - files):
-        yield f"{attribute_csv}: {name!r} has a row but no image in {folder}; restore it or delete the row."
-    for name in sorted(files - labels.keys()):
-        yield f"{folder / name}: no row in {attribute_csv}; add one or delete the image."
-    for name in sorted(files - partition.keys()):
-        yield f"{folder / name}: no row in {partition_csv}; add one or delete the image."
+        text = f"{attributes}: {name!r} has a row but no image in {folder}; restore it or delete the row."
+        yield Problem(kind=f"{attributes}: rows without an image", text=text)
+    for lists, rows in ((attributes, labels), (split, partition)):
+        for name in sorted(files - rows.keys()):
+            text = f"{folder / name}: no row in {lists}; add one or delete the image."
+            yield Problem(kind=f"{lists}: images without a row", text=text)
     for name in sorted(partition.keys() - files - labels.keys()):
-        yield f"{partition_csv}: {name!r} has a row but no image in {folder}; restore it or delete the row."
+        text = f"{split}: {name!r} has a row but no image in {folder}; restore it or delete the row."
+        yield Problem(kind=f"{split}: rows without an image", text=text)

@@ -18,6 +18,7 @@ from orchestrator.files import read_json, write_atomically
 from orchestrator.folder import FORMAT
 from orchestrator.schema import SUM_COSTS
 from orchestrator.trial import EXACT_DB
+from orchestrator.used_data import refuse_mixed
 
 SUCCESS_DB = 20.0
 """PSNR from which a reconstruction counts as a success: above the best mean-image victim."""
@@ -118,8 +119,9 @@ def by_victim(tested: pd.DataFrame) -> pd.DataFrame:
 
 
 def _groups(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
-    """All rows of a results folder by cell and attacker."""
+    """All rows of a results folder by cell and attacker; raises `InputError` where they are of several data sets."""
     rows = store.read_rows(folder).to_pandas()
+    refuse_mixed(folder, store.data_by_cell(records(rows[["cell", "data"]].drop_duplicates())))
     return {(str(cell), str(who)): group for (cell, who), group in rows.groupby(["cell", "attacker"])}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
@@ -15,18 +16,21 @@ from rich.progress import Progress, track
 from typer.exceptions import TyperException
 
 from fl_core.celeba import check_celeba
+from fl_core.celeba_folder import expanded
 from fl_core.errors import InputError, one_line
 from fl_core.faces import write_faces
 from orchestrator import cli_cluster, experiment
 from orchestrator import doctor as health
 from orchestrator.analysis import summarize
 from orchestrator.comparison import by_cell
+from orchestrator.datasets import check_data, data_line, resolve_kind
 from orchestrator.merge import merge_folders
-from orchestrator.parse import load_sweep
+from orchestrator.parse import load_sweep, to_plain
 from orchestrator.plan import plan_table
 from orchestrator.progress import ConsoleReporter
 from orchestrator.refine import run_refined
 from orchestrator.report import write_report
+from orchestrator.results import Results
 from orchestrator.rounds import by_round
 from orchestrator.stop import EXIT_CODE, Stop, Stopped, farewell
 from orchestrator.strength import critical_table
@@ -74,6 +78,9 @@ def sweep(
     config = load_sweep(file, [*(override or []), *(["execution.allow_slow=true"] if yes else [])])
     console = Console()
     if dry_run:
+        check_data(config, config.matching_cells(cells))
+        there = dataclasses.replace(config, data=resolve_kind(config.data))
+        _print(console, data_line(to_plain(there)))
         console.print(plan_table(config, cells))
         return
     folder = out or Path("results") / config.name
@@ -133,6 +140,7 @@ def synth(
     seed: Annotated[int, typer.Option(help="The same seed gives the same faces.")] = 0,
 ) -> None:
     """Write synthetic faces in CelebA's layout."""
+    out = expanded(out)
     with Progress(console=Console(), transient=True) as bar:
         task = bar.add_task("faces", total=num)
         write_faces(out, num=num, seed=seed, progress=lambda done, _: bar.update(task, completed=done))
@@ -142,7 +150,7 @@ def synth(
 @data.command()
 def check(folder: Annotated[Path, typer.Argument(help="Folder in CelebA's layout.")]) -> None:
     """Decode every image and read both tables; print all problems at once."""
-    console = Console()
+    console, folder = Console(), expanded(folder)
     problems = 0
     for problem in track(check_celeba(folder), description="checking", console=console, transient=True):
         problems += 1
@@ -178,8 +186,13 @@ def _say(text: str) -> None:
     Console(stderr=True).print(f"gradsweep: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
+def _print(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _report(folder: Path, console: Console) -> None:
     table = summarize(folder)
+    _print(console, Results(folder, table).data)
     console.print(summary_table(table, title=str(folder)))
     compared = by_cell(table)
     if compared:

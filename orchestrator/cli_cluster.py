@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fl_core.errors import InputError
+from orchestrator.datasets import check_data
 from orchestrator.files import write_atomically
 from orchestrator.parse import load_sweep
 from orchestrator.slurm import SlurmJob, render
@@ -113,7 +116,13 @@ def render_script(
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="the terminal")] = None,
 ) -> None:
     """Print a batch script for `sbatch`, with everything filled in and checked."""
-    sweep = load_sweep(file)
+    sweep = load_sweep(file, _overrides(flags or []))
+    try:
+        check_data(sweep, sweep.cells)
+    except InputError as error:
+        typer.echo(
+            f"note: the job will need its data where it runs, and here they are not: {error}", err=True
+        )
     job = SlurmJob(
         name=name,
         nodes=nodes,
@@ -136,6 +145,12 @@ def render_script(
     else:
         write_atomically(out, script.encode())
         typer.echo(f"{out} is written: sbatch {out}")
+
+
+def _overrides(flags: Sequence[str]) -> list[str]:
+    """What the flags `--set KEY=VALUE` and `--set=KEY=VALUE` put in."""
+    apart = [value for flag, value in itertools.pairwise(flags) if flag == "--set"]
+    return apart + [flag.removeprefix("--set=") for flag in flags if flag.startswith("--set=")]
 
 
 def _connect(address: str, *, no_token: bool) -> Jobs:

@@ -33,9 +33,10 @@ JOURNAL = "journal"
 class DataConfig(Config):
     """Where the faces come from.
 
-    `auto` takes CelebA where it lies under `root`, else synthetic faces written once under
-    `root/synthetic_faces`. Clients hold the first `train` images of the train split, accuracy is measured on
-    the first `valid` of the validation split, and the mean public image is that of at most `public` of the test
+    `auto` takes CelebA where it lies under `root`; where that is the default and holds none, synthetic faces, written
+    once under `root/synthetic_faces`. A root that is named must hold the data; `~` is a home folder in it. Clients
+    hold the first `train` images of the train split, accuracy is measured on the first `valid` of the validation
+    split, and the mean public image is that of at most `public` of the test
     split: three disjoint sets. null means all.
     """
 

@@ -11,7 +11,7 @@ import torch
 from rich.table import Table
 
 from attack_core.metrics import load_lpips
-from fl_core.celeba import IMAGE_FOLDER
+from fl_core.celeba_folder import has_images
 from fl_core.device import blanket_fallback, pick_device
 from orchestrator.provenance import provenance
 
@@ -20,7 +20,7 @@ def table() -> Table:
     """One line for each thing that a sweep may depend on."""
     lpips = load_lpips()
     free = shutil.disk_usage(Path.cwd()).free / 1e9
-    celeba = (Path("data") / IMAGE_FOLDER).is_dir()
+    celeba = has_images(Path("data"))
     found = Table("what", "here", show_header=False)
     found.add_row("python", platform.python_version())
     found.add_row("versions", str(provenance()["versions"]))
@@ -30,7 +30,7 @@ def table() -> Table:
     found.add_row("device for auto", str(pick_device("auto")))
     found.add_row("LPIPS", "yes" if lpips.distance else lpips.reason)
     found.add_row(
-        "CelebA under data/", "yes" if celeba else "no: sweeps with data.kind auto use synthetic faces"
+        "CelebA under data/", "yes" if celeba else "no: sweeps that name no data folder use synthetic faces"
     )
     found.add_row("free disk here", f"{free:.0f} GB")
     return found

@@ -43,6 +43,7 @@ from orchestrator.config import (
 from orchestrator.files import write_atomically
 from orchestrator.outputs import write_outputs
 from orchestrator.progress import ConsoleReporter
+from orchestrator.results import Results
 from orchestrator.stop import Stop, Stopped
 from orchestrator.sweep import run_sweep
 
@@ -86,7 +87,10 @@ class Experiment:
     `given` names the flags that stood on the command line; it is no flag itself.
     """
 
-    data_root: str = _flag("data", "folder in CelebA's layout; without one, synthetic faces are used")
+    data_root: str = _flag(
+        "data",
+        "folder in CelebA's layout; without this flag, and without CelebA in data, synthetic faces are used",
+    )
     target_attr: str = _flag("Male", "attribute to classify")
     attack: str = _flag("matching", f"which attack: {', '.join(NAMED)}")
     model: str = _flag("cnn64", "the clients' network", choices=get_args(ModelName))
@@ -379,6 +383,7 @@ def run(experiment: Experiment, console: Console, stop: Stop | None = None) -> i
     write_atomically(folder / "config.json", json.dumps(arguments, indent=2).encode())
     table = summarize(folder)
     write_summary(folder, table)
+    console.print(Results(folder, table).data, markup=False, highlight=False, soft_wrap=True)
     write_outputs(
         folder, table, heatmap=not experiment.no_heatmap, lpips=experiment.compute_lpips, console=console
     )

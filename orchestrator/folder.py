@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ CLAIM = "sweep.json"
 _BUDGETS = ("suggestions", "seconds", "gpu_seconds")
 
 
-def claim_folder(out: Path, config: SweepConfig) -> None:
-    """Note the config in the folder, or check that the folder is this config's.
+def claim_folder(out: Path, config: SweepConfig, data: Sequence[object] = ()) -> None:
+    """Note the config in the folder, or check that the folder is this config's; `data` is noted with it.
 
     A larger budget of its studies, more test victims, other refinements of its thresholds and other workers extend a
     sweep; anything else needs a new folder. Strengths that a refinement added stay noted.
@@ -35,7 +36,8 @@ def claim_folder(out: Path, config: SweepConfig) -> None:
             raise InputError(f"{out} holds another sweep: {different}; use another --out.")
         names = {cell["name"] for cell in plain["cells"]}
         plain["cells"] += [cell for cell in there["config"]["cells"] if cell["name"] not in names]
-    write_atomically(path, json.dumps({"format": FORMAT, "config": plain}, indent=1).encode())
+    content = {"format": FORMAT, "config": plain} | ({"data": list(data)} if data else {})
+    write_atomically(path, json.dumps(content, indent=1).encode())
 
 
 def claimed(out: Path) -> SweepConfig | None:
@@ -64,6 +66,7 @@ def _fixed(plain: dict[str, Any]) -> dict[str, Any]:
     copy["cells"] = [cell for cell in copy["cells"] if not cell["name"].startswith(searched)]
     for threshold in copy.get("thresholds", ()):
         threshold.pop("refine", None)
+    copy["data"].pop("root")  # A place: whether the same pictures lie there is checked by `used_data`.
     copy["victims"].pop("test")
     copy["execution"].pop("workers")
     copy["execution"].pop("gpus_per_trial", None)

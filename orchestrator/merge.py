@@ -24,7 +24,8 @@ from orchestrator.folder import FORMAT, first_difference
 from orchestrator.guard import refuse_links
 from orchestrator.parse import build
 from orchestrator.schema import trials_schema
-from orchestrator.store import ResultStore, Row, read_images, read_rows
+from orchestrator.store import ResultStore, Row, data_by_cell, read_images, read_rows
+from orchestrator.used_data import united
 
 _TIMES = ("seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb")
 _OF_THE_RUN = (*_TIMES, "host", "git_commit", "versions", "started_at")
@@ -44,10 +45,10 @@ class Merged:
 def merge_folders(folders: Sequence[Path], out: Path) -> Merged:
     """Write the rows, studies, pictures and accuracies of all `folders` into the new folder `out`.
 
-    The folders must be of one sweep: equal settings, workers and kept captures aside. A trial that two of them
-    hold must have the same result in both and is taken once. Captures are left behind; a sweep that goes on
-    in `out` computes them again. `out` appears whole or not at all. Raises `InputError` where a folder does not
-    fit, is being written to, or `out` holds something.
+    The folders must be of one sweep: equal settings, workers and kept captures aside, and the same pictures. A trial
+    that two of them hold must have the same result in both and is taken once. Captures are left behind; a sweep that
+    goes on in `out` computes them again. `out` appears whole or not at all. Raises `InputError` where a folder does
+    not fit, is being written to, or `out` holds something.
     """
     for folder in (*folders, out):
         refuse_links(folder)
@@ -60,14 +61,15 @@ def merge_folders(folders: Sequence[Path], out: Path) -> Merged:
         for folder in folders:
             # Keeps a running sweep out, takes over what a killed one left in its log, and checks the columns.
             held.enter_context(ResultStore(folder, columns))
+        data = united({folder: _data(folder) for folder in folders})
         with _appearing(out) as scratch:
             rows, pictured_in = _united_trials(folders, columns)
             _write(scratch / "trials" / "part-000001.parquet", rows)
             _write(scratch / "studies" / "studies.parquet", _united_studies(folders))
             _copy_images(pictured_in, scratch / "images" / "part-000001.parquet")
             _unite_utility(folders, scratch / "utility", [cell["name"] for cell in config["cells"]])
-            content = json.dumps({"format": FORMAT, "config": config}, indent=1)
-            write_atomically(scratch / "sweep.json", content.encode())
+            content = {"format": FORMAT, "config": config} | ({"data": data} if data else {})
+            write_atomically(scratch / "sweep.json", json.dumps(content, indent=1).encode())
     failed = pc.sum(pc.equal(rows.column("status"), "failed")).as_py() or 0
     return Merged(trials=len(pc.unique(rows.column("trial_id"))), failed=failed)
 
@@ -102,7 +104,13 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _fixed(config: dict[str, Any]) -> dict[str, Any]:
     execution = {k: v for k, v in config["execution"].items() if k not in _OF_THE_MACHINE}
-    return config | {"execution": execution}
+    data = {k: v for k, v in config["data"].items() if k != "root"}
+    return config | {"execution": execution, "data": data}
+
+
+def _data(folder: Path) -> dict[str, set[str]]:
+    """Which data sets a folder's rows name, by cell."""
+    return data_by_cell(read_rows(folder).select(["cell", "data"]).to_pylist())
 
 
 @contextmanager

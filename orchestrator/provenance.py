@@ -9,13 +9,13 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from orchestrator.store import Row
+import orchestrator
 
 _PACKAGES = ("gradsweep", "torch", "torchvision", "ray", "optuna", "numpy", "scipy", "dp-accounting", "piq")
 
 
-def provenance() -> Row:
-    """The columns `git_commit` (null outside a checkout, unless GIT_COMMIT is set) and `versions` (JSON)."""
+def provenance() -> dict[str, str | None]:
+    """The columns `git_commit` (null outside a checkout, unless GIT_COMMIT names one) and `versions` (JSON)."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -26,12 +26,30 @@ def provenance() -> Row:
 
 
 def _commit() -> str | None:
+    """`GIT_COMMIT` where the environment sets it, else the commit of the checkout that this file is tracked in."""
     if named := os.environ.get("GIT_COMMIT"):
         return named
+    home = Path(orchestrator.__file__).resolve().parents[1]
+    tracked = _git(home, "ls-files", "--error-unmatch", str(Path(__file__).resolve()))
+    answer = _git(home, "rev-parse", "--show-toplevel", "HEAD") if tracked else None
+    if answer is None:
+        return None
+    top, commit = answer.splitlines()
+    return commit if Path(top).resolve() == home else None
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git prints in `folder`, or None where it fails; variables such as `GIT_DIR` name no other repository."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GIT_") or name.startswith("GIT_CONFIG")
+    }
     try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
+        done = subprocess.run(
+            ["git", *words],
+            cwd=folder,
+            env=environment,
             capture_output=True,
             text=True,
             timeout=5,
@@ -39,4 +57,4 @@ def _commit() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip()
+    return done.stdout

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.analysis import read_studies, records, test_rows
+from orchestrator.datasets import data_line
 from orchestrator.files import read_json
 from orchestrator.folder import FORMAT
 from orchestrator.store import read_rows
@@ -33,6 +34,13 @@ class Results:
         """The sweep's config as it was run."""
         path = self.folder / "sweep.json"
         return dict(read_json(path, version=FORMAT)["config"]) if path.is_file() else {}
+
+    @property
+    def data(self) -> str:
+        """Which data the figures are about, in one line."""
+        if self.config:
+            return data_line(self.config)
+        return f"Data: {', '.join(sorted(set(self.rows['data'])))}"
 
     @cached_property
     def studies(self) -> pd.DataFrame:

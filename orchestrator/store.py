@@ -83,6 +83,11 @@ class ResultStore:
         """The recorded suggestions of a study."""
         return {row.suggestion: row.params for row in self._studies.values() if row.study == study}
 
+    @property
+    def data(self) -> dict[str, set[str]]:
+        """Which data sets the rows name, by cell."""
+        return data_by_cell(row for rows in self._rows.values() for row in rows)
+
     def add_trial(self, trial: FinishedTrial) -> None:
         """Record a finished trial for good; a second result of the same trial is refused (`ValueError`)."""
         if trial.trial_id in self._rows:
@@ -173,6 +178,14 @@ class ResultStore:
                 images = () if entry.trial_id in pictured else entry.images
                 self._pending.append(FinishedTrial(entry.trial_id, entry.rows, images))
         self.flush()
+
+
+def data_by_cell(rows: Iterable[Row]) -> dict[str, set[str]]:
+    """The values of the column `data`, by cell."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row["cell"], set()).add(row["data"])
+    return found
 
 
 def read_rows(folder: Path) -> pa.Table:

@@ -24,7 +24,7 @@ from orchestrator.cells import Cell, Released, rows_of
 from orchestrator.checks import check_sweep
 from orchestrator.config import AttackerConfig, SweepConfig
 from orchestrator.consent import require_consent
-from orchestrator.datasets import open_faces, resolve_kind
+from orchestrator.datasets import check_data, open_faces, resolve_kind
 from orchestrator.execute import Done, Executor, SerialExecutor, check_address, make_executor
 from orchestrator.folder import claim_folder
 from orchestrator.guard import refuse_links
@@ -42,6 +42,7 @@ from orchestrator.space import Params
 from orchestrator.stop import Stop, Stopped
 from orchestrator.store import FinishedTrial, ResultStore, Row, picture_rows
 from orchestrator.trial import TrialResult, TrialSpec, packings, ran_out, trial_job, unfinished
+from orchestrator.used_data import DataCheck
 from orchestrator.utility_runs import UtilityRuns
 from orchestrator.warm_start import warm_starts
 
@@ -96,6 +97,7 @@ def run_sweep(
     chosen = config.matching_cells(cells)
     check_sweep(config, chosen)
     address = check_address(address)
+    check_data(config, chosen)
     config = resolve(config)
     # Captures are computed here and rounding follows the threads: not this machine's cores, but the config's.
     torch.set_num_threads(config.execution.threads)
@@ -116,7 +118,12 @@ def run_sweep(
         if address == "auto":
             executor()  # Nothing but connecting says whether there is a cluster: better now than after the captures.
         start = warm_starts(config, out, reporter.message)
-        claim_folder(out, config)
+        faces, check = _FaceCache(reporter), DataCheck(out, config, store.data, reporter.message)
+        with stop.window():
+            sets = {
+                cell.name: check.admit(cell.name, faces.of(cell_settings(config, cell))) for cell in chosen
+            }
+        claim_folder(out, config, check.note())
         device = torch.device(config.execution.device)
         captures = CaptureStore(
             out / "captures",
@@ -124,11 +131,8 @@ def run_sweep(
             progress=reporter.message,
             simulator=partial(simulate, executor=executor, threads=config.execution.threads),
         )
-        faces = _FaceCache(reporter)
         with stop.window():
-            prepared = [
-                Cell.prepare(config, cell, faces.of(cell_settings(config, cell)), captures) for cell in chosen
-            ]
+            prepared = [Cell.prepare(config, cell, sets[cell.name], captures) for cell in chosen]
         mirror = Mirror(config.study.storage, out, sweep=config.name, say=reporter.message)
         driver = Driver(prepared, config, store, reporter, stop=stop, mirror=mirror, start=start, job=job)
         driver.plan()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -11,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torchvision.transforms import v2
 
 from fl_core.celeba import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV, FaceDataset, check_celeba, open_celeba
 from fl_core.errors import InputError
+from fl_core.faces import write_faces
 
 NUM = 8
 # 4 train, 2 valid, 2 test.
@@ -99,6 +101,97 @@ def test_csv_with_byte_order_mark_crlf_and_spaces_opens(root: Path) -> None:
         text = (root / name).read_text().replace("\n", "\r\n").replace(",", ", ")
         (root / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert open_celeba(root).partition.tolist() == list(PARTITIONS)
+
+
+@pytest.mark.parametrize("ends", ["\r\n", "\r"])
+def test_ends_of_lines_change_nothing(root: Path, ends: str) -> None:
+    before = open_celeba(root)
+    for name in (ATTRIBUTE_CSV, PARTITION_CSV):
+        (root / name).write_bytes((root / name).read_bytes().replace(b"\n", ends.encode()))
+    after = open_celeba(root)
+    assert after.fingerprint == before.fingerprint == before.raw_fingerprint
+    assert after.raw_fingerprint != before.raw_fingerprint, "older results name this one"
+    assert torch.equal(after.labels, before.labels)
+    assert after.names.tolist() == before.names.tolist()
+
+
+def as_text(root: Path, attributes: str, partition: str) -> None:
+    """Write the lists as the original download has them, and remove the CSV files."""
+    for name in (attributes, partition):
+        (root / name).parent.mkdir(exist_ok=True)
+    header, *rows = [line.split(",") for line in (root / ATTRIBUTE_CSV).read_text().splitlines()]
+    lines = [str(len(rows)), " ".join(header[1:]) + " "]
+    lines += [f"{name} {' '.join(value.rjust(2) for value in values)}" for name, *values in rows]
+    (root / attributes).write_text("".join(f"{line}\n" for line in lines))
+    _, *rows = [line.split(",") for line in (root / PARTITION_CSV).read_text().splitlines()]
+    (root / partition).write_text("".join(f"{name} {value}\n" for name, value in rows))
+    (root / ATTRIBUTE_CSV).unlink()
+    (root / PARTITION_CSV).unlink()
+
+
+@pytest.mark.parametrize("folders", [("", "", ""), ("Anno/", "Eval/", "Img/"), ("Anno/", "Eval/", "")])
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_original_download_opens(root: Path, folders: tuple[str, str, str], nested: bool) -> None:
+    before = open_celeba(root, image_size=16)
+    picture = before.image(3)
+    as_text(root, f"{folders[0]}list_attr_celeba.txt", f"{folders[1]}list_eval_partition.txt")
+    place = root / folders[2] / IMAGE_FOLDER / (IMAGE_FOLDER if nested else "")
+    images = (root / IMAGE_FOLDER).rename(root / "images")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    images.rename(place)
+    after = open_celeba(root, image_size=16)
+    assert list(check_celeba(root)) == []
+    assert after.folder == place
+    assert after.fingerprint == before.fingerprint, "the same data, written otherwise"
+    assert torch.equal(after.labels, before.labels)
+    assert after.partition.tolist() == before.partition.tolist()
+    assert torch.equal(after.image(3), picture)
+    assert "list_eval_partition.txt: split 'valid' has 2 images" in _error(lambda: after.split("valid", 3))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("8\n", "9\n", "line 1 says 9 images, but 8 rows follow"),
+        ("8\nEyeglasses", "Eyeglasses", "line 1 must be the number of images"),
+        ("000004.jpg -1  1  1", "000004.jpg -1  1", "line 6: 3 fields instead of 4"),
+        ("000004.jpg -1  1  1", "000004.jpg -1  0  1", "line 6: Male of '000004.jpg' is '0'"),
+    ],
+)
+def test_a_damaged_text_file_is_refused_by_line(root: Path, old: str, new: str, told: str) -> None:
+    as_text(root, "list_attr_celeba.txt", "list_eval_partition.txt")
+    _edit(root / "list_attr_celeba.txt", old, new)
+    assert told in _error(lambda: open_celeba(root))
+    assert any(told in problem for problem in check_celeba(root))
+
+
+def test_pictures_are_turned_as_their_files_say(root: Path) -> None:
+    upright = open_celeba(root, image_size=16)
+    whole, path = upright.image(0), root / IMAGE_FOLDER / _name(0)
+    assert not upright.picture(0).turned
+    with Image.open(path) as file:
+        pixels = file.convert("RGB")
+    for orientation, transposed in ((3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90)):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        pixels.transpose(transposed).save(path, exif=exif, quality=95)
+        faces = open_celeba(root, image_size=16)
+        assert faces.picture(0).turned
+        assert torch.allclose(faces.image(0), whole, atol=0.05)
+    path.write_bytes(b"Exif and nothing more")
+    assert not open_celeba(root).picture(0).turned
+
+
+def test_a_picture_is_its_name_label_and_bytes(root: Path) -> None:
+    faces = open_celeba(root)
+    path = root / IMAGE_FOLDER / _name(0)
+    before = faces.picture(0)
+    assert (before.name, before.label) == ("000001.jpg", 1)
+    assert before.digest == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    path.write_bytes(path.read_bytes() + b"x")
+    assert faces.picture(0).digest != before.digest
+    path.unlink()
+    assert "000001.jpg: the image is gone" in _error(lambda: faces.picture(0))
 
 
 def test_split_is_in_file_order_and_limited(root: Path) -> None:
@@ -334,6 +427,33 @@ def test_check_reports_all_problems_at_once(root: Path) -> None:
     ):
         assert sum(all(part in line for part in parts) for line in problems) == 1, parts
     assert len(problems) == 6
+
+
+@pytest.mark.parametrize("num", [4, 40])
+def test_many_problems_of_one_kind_are_few_lines(tmp_path: Path, num: int) -> None:
+    root = tmp_path / "faces"
+    write_faces(root, num=num)
+    labels = (root / ATTRIBUTE_CSV).read_text()
+    (root / ATTRIBUTE_CSV).write_text(labels.replace(",-1", ",0"))
+    line, *more = check_celeba(root)
+    assert not more
+    assert "line 2: 5_o_Clock_Shadow of '000001.jpg' is '0'; it must be -1 or 1 (-1 means no)" in line
+    assert f"{labels.count(',-1') - 1} more values are like it" in line
+    (root / ATTRIBUTE_CSV).write_text(labels.replace(".jpg,", ".jpg,1,"))
+    assert len(list(check_celeba(root))) <= 12
+    (root / ATTRIBUTE_CSV).write_text(labels)
+    for path in list((root / IMAGE_FOLDER).iterdir())[1:]:
+        path.unlink()
+    told = list(check_celeba(root))
+    assert len(told) == min(num - 1, 11)
+    assert num == 4 or told[-1].endswith(f"rows without an image: {num - 11} more.")
+    for path in (root / IMAGE_FOLDER).iterdir():
+        path.unlink()
+    for index in range(num):
+        (root / IMAGE_FOLDER / _name(index)).write_bytes(b"")
+    told = list(check_celeba(root))
+    assert len(told) == min(num, 11)
+    assert num == 4 or told[-1].endswith(f"{num - 10} more images cannot be read.")
 
 
 def test_check_reports_both_files_and_decodes_without_them(root: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +13,8 @@ import torch
 from fl_core.celeba import open_celeba
 from fl_core.device import pick_device
 from fl_core.errors import InputError
-from orchestrator.config import DataConfig
-from orchestrator.datasets import open_faces, resolve_kind
+from orchestrator.config import CellConfig, DataConfig, SweepConfig
+from orchestrator.datasets import check_data, open_faces, resolve_kind
 
 
 @pytest.mark.parametrize(
@@ -34,8 +36,13 @@ def test_devices(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, auto: s
         pick_device("cudaa")
 
 
-def test_faces(tmp_path: Path, faces_root: Path) -> None:
-    data = DataConfig(root=str(tmp_path), synthetic_images=16)
+def quiet(_: str) -> None:
+    """Nobody listens."""
+
+
+def test_faces(tmp_path: Path, faces_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = DataConfig(synthetic_images=16)
     assert resolve_kind(dataclasses.replace(data, root=str(faces_root))).kind == "celeba"
     synthetic = resolve_kind(data)
     assert synthetic.kind == "synthetic"
@@ -47,9 +54,97 @@ def test_faces(tmp_path: Path, faces_root: Path) -> None:
     assert len(first) == len(again) == 16
     assert first.fingerprint == again.fingerprint
     assert resolve_kind(data).kind == "synthetic", "what was written is not taken for CelebA"
-    assert (
-        open_celeba(Path(synthetic.root) / "synthetic_faces" / "seed0_num16").fingerprint != first.fingerprint
+    assert open_celeba(Path("data/synthetic_faces/seed0_num16")).fingerprint != first.fingerprint
+    for default in ("data", "./data", "data/"):
+        assert resolve_kind(dataclasses.replace(data, root=default)).kind == "synthetic"
+    named = dataclasses.replace(data, root=str(tmp_path / "data"))
+    assert resolve_kind(named).kind == "synthetic", (
+        "a named folder that holds synthetic faces goes on with them"
     )
+
+
+@pytest.mark.parametrize(
+    ("root", "told"),
+    [
+        ("setts/faces", r"no such data folder in .*Did you mean sets/faces\?"),
+        ("sets/FACE", r"Did you mean sets/faces\?"),
+        ("sets/faces/img_align_celeba", r"is a part of a data folder: name .*/sets/faces instead"),
+        ("sets", r"the data lie deeper: name sets/faces instead"),
+        (".", r"the data lie deeper: name sets/faces instead"),
+        ("sets/faces/list_attr_celeba.csv", r"this is a file and not a data folder"),
+        ("empty", r"empty/img_align_celeba: no such folder; unpack"),
+        ("~", r"/home/img_align_celeba: no such folder"),
+        ("~/nothing", r"/home/nothing: no such data folder"),
+        ("~nobody-of-this-name/x", r"no such home folder"),
+        ("x" * 300, r"cannot be read \(File name too long\)"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["auto", "celeba"])
+def test_a_named_folder_without_the_data_is_refused(
+    tmp_path: Path, faces_root: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, root: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    shutil.copytree(faces_root, tmp_path / "sets" / "faces")
+    for name in ("empty", "home"):
+        (tmp_path / name).mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    config = SweepConfig(name="t", data=DataConfig(kind=kind, root=root))
+    with pytest.raises(InputError, match=told):
+        check_data(config, config.cells)
+    with pytest.raises(InputError, match=told):
+        open_faces(resolve_kind(config.data), image_size=16, progress=quiet)
+    assert sorted(tmp_path.rglob("*")) == before, "nothing was written"
+
+
+def test_home_folders_are_found(tmp_path: Path, faces_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(faces_root, tmp_path / "faces")
+    monkeypatch.chdir(tmp_path / "faces")
+    data = resolve_kind(DataConfig(root="~/faces"))
+    assert data.kind == "celeba"
+    assert len(open_faces(data, image_size=16, progress=quiet)) == 96
+    assert not Path("~").exists()
+
+
+def test_synthetic_faces_are_written_into_new_folders_alone(
+    tmp_path: Path, faces_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "letter").touch()
+    (tmp_path / "new").mkdir()
+
+    def opened(root: str) -> int:
+        data = DataConfig(kind="synthetic", root=root, synthetic_images=8)
+        return len(open_faces(data, image_size=16, progress=quiet))
+
+    for root, told in (
+        ("used", "a folder that holds something else"),
+        (str(faces_root), "a folder that holds something else"),
+        ("used/letter", "this is a file"),
+        ("nwe/faces", "Did you mean .*/new"),
+    ):
+        with pytest.raises(InputError, match=told):
+            opened(root)
+    assert (opened("new"), opened("newer"), opened("data")) == (8, 8, 8)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "new", "newer", "used"]
+    (tmp_path / "new" / "letter").touch()
+    assert opened("new") == 8, "what is there is taken"
+
+
+def test_a_cell_with_another_kind_of_data_says_so(
+    tmp_path: Path, faces_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cell = CellConfig(name="real", differs={"data.root": str(faces_root)})
+    config = SweepConfig(name="t", cells=(cell,))
+    with pytest.raises(
+        InputError, match=r"cells\.real\.differs: data\.root = .* means celeba data, where other cells"
+    ):
+        check_data(config, config.cells)
+    settled = dataclasses.replace(cell, differs=cell.differs | {"data.kind": "celeba"})
+    check_data(config, [settled])
 
 
 def test_real_faces_open_through_the_same_door(celeba_root: Path) -> None:

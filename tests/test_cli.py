@@ -51,7 +51,9 @@ def write(folder: Path, content: dict[str, Any]) -> Path:
     return path
 
 
-def test_a_sweep_prints_its_table_and_report_and_runs_only_once(file: Path, tmp_path: Path) -> None:
+def test_a_sweep_prints_its_table_and_report_and_runs_only_once(
+    file: Path, faces_root: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     first = gradsweep("sweep", file, "--out", out, "--address", "serial")
     assert first.returncode == 0, first.stderr
@@ -59,6 +61,7 @@ def test_a_sweep_prints_its_table_and_report_and_runs_only_once(file: Path, tmp_
         "none / generic",
         "dp / generic",
         "won by suggestion",
+        f"Data: CelebA layout at {faces_root}, attribute Male",
         "8 trials, 8 of them run now, 0 failed",
     ):
         assert part in first.stdout
@@ -71,13 +74,39 @@ def test_a_sweep_prints_its_table_and_report_and_runs_only_once(file: Path, tmp_
     report = gradsweep("report", out)
     assert report.returncode == 0
     assert "none / generic" in report.stdout
+    assert f"Data: CelebA layout at {faces_root}, attribute Male" in report.stdout
 
 
-def test_a_dry_run_says_what_would_happen_and_does_nothing(file: Path, tmp_path: Path) -> None:
+def test_a_dry_run_says_what_would_happen_and_does_nothing(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     done = gradsweep("sweep", file, "--out", tmp_path / "out", "--dry-run")
     assert done.returncode == 0
     assert "CPU-hours" in done.stdout
-    assert not (tmp_path / "out").exists()
+    nothing = ("--set", "data.kind=auto", "--set", "data.root=data", "--set", "data.synthetic_images=64")
+    done = gradsweep("sweep", file, "--dry-run", *nothing)
+    assert "Data: synthetic faces (seed 0, 64), attribute Male" in done.stdout
+    for named in ("~/nowhere", "Data", str(file)):
+        refused(gradsweep("sweep", file, "--dry-run", "--set", f"data.root={named}"))
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_paths_of_data_may_begin_with_a_home_folder(
+    faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    assert gradsweep("data", "synth", "--out=~/faces", "--num=8").returncode == 0
+    assert gradsweep("data", "check", "~/faces").returncode == 0
+    assert [path.name for path in tmp_path.rglob("img_align_celeba")] == ["img_align_celeba"]
+    assert not (tmp_path / "~").exists()
+    refused(gradsweep("run", "--data-root", "~/facse", "--out-dir", "o"), "Did you mean", "home/faces?")
+    refused(
+        gradsweep("run", "--data-root", "~/faces/img_align_celeba", "--out-dir", "o"), "home/faces instead"
+    )
+    assert not (tmp_path / "o" / "trials").exists()
 
 
 def test_cells_can_be_chosen(file: Path, tmp_path: Path) -> None:

@@ -268,6 +268,7 @@ def test_an_experiment_writes_picture_metrics_config_and_rows(faces_root: Path, 
     assert set(rows["phase"]) == {"test"}
     assert "PSNR" in done.stdout
     assert "95% interval" in done.stdout
+    assert f"Data: CelebA layout at {faces_root}, attribute Male" in done.stdout
     assert "What ran: matching" in done.stdout
     assert "CPU-s a victim" in done.stdout
     line = pd.read_parquet(tmp_path / "summary.parquet").iloc[0]

@@ -108,6 +108,16 @@ def test_words_that_a_shell_would_expand_arrive_as_they_are(tmp_path: Path) -> N
     assert done.stdout == "|".join([*words[:2], words[0], "--out", words[1], *words[2]]) + "|"
 
 
+def test_a_script_for_data_that_are_not_here_says_so(file: Path) -> None:
+    there = gradsweep("slurm", "render", file, "/out")
+    assert (there.returncode, there.stderr) == (0, "")
+    for flags in (("--set", "data.root=/nowhere/faces"), ("--set=data.root=/nowhere/faces",)):
+        done = gradsweep("slurm", "render", file, "/out", "--", *flags)
+        assert done.returncode == 0
+        assert "/nowhere/faces: no such data folder" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_an_array_has_an_element_for_each_cell(file: Path, tmp_path: Path) -> None:
     done = gradsweep("slurm", "render", file, "/out", "--array", "--at-once", 1, "--out", tmp_path / "job.sh")
     assert done.returncode == 0, done.stderr
