@@ -3,6 +3,10 @@
 A policy's draws are few. The mean public image shows how faces stand, where they are, and how bright: surest in the
 middle, where they differ least. An image that was shifted round the edge has a seam, which the right draw moves back to
 the edge.
+
+A published policy is not inverted: it pushes a part of the image out of the frame, and the mean public image stands
+there in the answer. But the black that it leaves tells the draw: what a draw gives back, put through the policy again
+with that draw, is the image that was found only where the draw is right.
 """
 
 from __future__ import annotations
@@ -13,12 +17,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fl_core.transforms import Transform, draws_of, taken_back
+from fl_core.transforms import Transform, draws_of, loses, taken_back, transformed
 
 _MIDDLE = 0.5
 """Standard deviation of the window around the middle, in halves of the image's side."""
 _SEAM = 5.0
 """What the mean step between neighbours counts beside the distance from the mean image."""
+_REMADE = 100.0
+"""What the squared distance between the image and the one made of the answer counts beside them."""
 _TINY = 1e-12
 
 
@@ -28,8 +34,11 @@ def straightened(images: Tensor, policy: Sequence[Transform], mean: Tensor) -> T
     least = torch.full((len(images),), torch.inf, device=images.device)
     answer = images
     for drawn in itertools.product(*(draws_of(transform, size) for transform in policy)):
-        tried = taken_back(images, policy, drawn)
+        tried = taken_back(images, policy, drawn, missing=mean)
         strange = strangeness(tried, mean)
+        if loses(policy):
+            remade = transformed(tried, policy, drawn)
+            strange = strange + _REMADE * (remade - images).square().mean((1, 2, 3))
         better = strange < least
         least = torch.where(better, strange, least)
         answer = torch.where(better[:, None, None, None], tried, answer)

@@ -13,6 +13,7 @@ from attack_core.augmented import straightened
 from attack_core.mixtures import unmixed, unsigned
 from attack_core.types import Reconstruction
 from fl_core.threat import Augmented, HiddenMixture, Mixture, Observation
+from fl_core.transforms import loses
 
 
 def undone(found: Reconstruction, observation: Observation) -> Reconstruction:
@@ -44,6 +45,8 @@ def undone(found: Reconstruction, observation: Observation) -> Reconstruction:
             case Augmented(policy=policy) if mean is not None:
                 back = partial(straightened, policy=policy, mean=mean)
                 note = "taken back by the draw of the policy that looks most like the mean public image"
+                if loses(policy):
+                    note = "taken back by the policy's likeliest draw; the mean public image where it cut"
                 found = _changed(found, back(found.images), back, note)
             case _:
                 pass

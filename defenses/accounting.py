@@ -57,6 +57,14 @@ def epsilon_spent(multiplier: float, delta: float, *, releases: int = 1, rate: f
     return _sampled_epsilon(multiplier, delta, releases, rate, grid=_FINE)
 
 
+def replaced_epsilon(epsilon: float, delta: float) -> float:
+    """The epsilon at twice the sensitivity of Gaussian releases that have `epsilon` in all, at the same delta.
+
+    So it is under `replace_one` where `epsilon` is under `zero_out`. Exact, without amplification by sampling.
+    """
+    return epsilon_spent(noise_multiplier(epsilon, delta) / 2.0, delta)
+
+
 _COARSE, _FINE = 1e-3, 1e-4
 """Steps of privacy loss; both round to the safe side, and the fine one takes ten times as long."""
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-import torch
-
 from fl_core.client import Batch, GradientRule
 from fl_core.models import ModelConfig
 from fl_core.reduction import Reduction
+from fl_core.rng import Random
 from fl_core.server import FederationConfig
 from fl_core.threat import Fact
 from fl_core.types import ClientUpdate, Config
@@ -77,19 +76,15 @@ class Mechanism(Config):
         """The network that the federation trains instead of `model`."""
         return model
 
-    def on_batch(self, batch: Batch, random: torch.Generator, plan: FederationConfig, classes: int) -> Batch:
+    def on_batch(self, batch: Batch, random: Random, plan: FederationConfig, classes: int) -> Batch:
         """What a client trains on instead of `batch`, whose labels are one of so many classes."""
         return batch
 
-    def on_gradient(
-        self, rule: GradientRule, random: torch.Generator, plan: FederationConfig
-    ) -> GradientRule:
+    def on_gradient(self, rule: GradientRule, random: Random, plan: FederationConfig) -> GradientRule:
         """How a client computes a batch's gradient, in terms of `rule`."""
         return rule
 
-    def on_update(
-        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
-    ) -> ClientUpdate:
+    def on_update(self, update: ClientUpdate, random: Random, plan: FederationConfig) -> ClientUpdate:
         """The update that is released instead of `update`."""
         return update
 

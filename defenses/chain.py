@@ -7,7 +7,6 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from defenses.ats import ATS
@@ -28,7 +27,7 @@ from fl_core.client import Batch, GradientRule
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig
 from fl_core.reduction import FedAvg, FixedMean, Reduction
-from fl_core.rng import generator
+from fl_core.rng import Random, stream
 from fl_core.server import FederationConfig
 from fl_core.threat import Fact
 from fl_core.types import ClientUpdate, Protection, Tensors
@@ -173,24 +172,24 @@ class ChainedClients:
         """See `ClientDefense.remembers`."""
         return self.chain.remembers
 
-    def draws(self, client: int, round_number: int) -> torch.Generator:
+    def draws(self, client: int, round_number: int) -> Random:
         """See `ClientDefense.draws`."""
-        return generator("defense", self.seed, client, round_number)
+        return stream("defense", self.seed, client, round_number)
 
-    def on_batch(self, batch: Batch, random: torch.Generator, classes: int) -> Batch:
+    def on_batch(self, batch: Batch, random: Random, classes: int) -> Batch:
         """See `ClientDefense.on_batch`."""
         for defense in self.chain.defenses:
             batch = defense.on_batch(batch, random, self.plan, classes)
         return batch
 
-    def on_gradient(self, rule: GradientRule, random: torch.Generator) -> GradientRule:
+    def on_gradient(self, rule: GradientRule, random: Random) -> GradientRule:
         """See `ClientDefense.on_gradient`."""
         for defense in self.chain.defenses:
             rule = defense.on_gradient(rule, random, self.plan)
         return rule
 
     def on_update(
-        self, update: ClientUpdate, residual: Tensors, random: torch.Generator
+        self, update: ClientUpdate, residual: Tensors, random: Random
     ) -> tuple[ClientUpdate, Tensors]:
         """What leaves the client after every defense; the residuals of one are named after its place in the chain."""
         left: dict[str, Tensor] = {}

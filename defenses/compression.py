@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from defenses.base import Mechanism, Stage
+from fl_core.rng import Random, uniform
 from fl_core.server import FederationConfig
 from fl_core.threat import Fact, Quantiser, Sparsity
 from fl_core.types import ClientUpdate, require
@@ -56,9 +57,7 @@ class Prune(Compressor):
         positive = self.threshold is None or (self.threshold > 0 and math.isfinite(self.threshold))
         require(positive, self, "threshold", "finite and more than 0")
 
-    def on_update(
-        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
-    ) -> ClientUpdate:
+    def on_update(self, update: ClientUpdate, random: Random, plan: FederationConfig) -> ClientUpdate:
         """Withhold; see `Mechanism.on_update`."""
         names = list(update.tensors)
         groups = [names] if self.scope == "all" else [[name] for name in names]
@@ -79,9 +78,9 @@ class Prune(Compressor):
         """The smallest absolute value that is sent; at least one number of the group is."""
         if self.threshold is not None:
             return self.threshold
-        sizes = torch.cat([tensor.abs().flatten().cpu() for tensor in tensors])
-        count = max(1, round((1.0 - self.ratio) * len(sizes)))
-        return float(sizes.topk(count, sorted=False).values.min())
+        sizes = torch.cat([tensor.abs().flatten().cpu() for tensor in tensors]).nan_to_num(nan=torch.inf)
+        count = min(max(1, round((1.0 - self.ratio) * len(sizes))), len(sizes))
+        return float(sizes.topk(count, sorted=False).values.min()) if count else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +97,7 @@ class Quantise(Compressor):
     def __post_init__(self) -> None:
         require(1 <= self.bits <= 16, self, "bits", "from 1 to 16")
 
-    def on_update(
-        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
-    ) -> ClientUpdate:
+    def on_update(self, update: ClientUpdate, random: Random, plan: FederationConfig) -> ClientUpdate:
         """Round; see `Mechanism.on_update`."""
         rounded = {name: self._rounded(tensor, random) for name, tensor in update.tensors.items()}
         return dataclasses.replace(update, tensors=rounded, bytes_up=packed_bytes(rounded, self.bits))
@@ -109,13 +106,13 @@ class Quantise(Compressor):
         """See `Mechanism.facts`."""
         return (Quantiser(scheme="stochastic", bits=self.bits),)
 
-    def _rounded(self, tensor: Tensor, generator: torch.Generator) -> Tensor:
-        largest = float(tensor.abs().max())
+    def _rounded(self, tensor: Tensor, random: Random) -> Tensor:
+        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
         if largest == 0.0 or not math.isfinite(largest):
             return tensor  # Nothing to round; a diverged update stays visibly so.
         steps = 2**self.bits - 1
         exact = (tensor.cpu() / largest + 1.0) * (steps / 2.0)
-        level = (exact + torch.rand(exact.shape, generator=generator)).floor().clamp(0, steps)
+        level = (exact + uniform(random, exact.shape)).floor().clamp(0, steps)
         rounded: Tensor = (level * (2.0 / steps) - 1.0) * largest
         return rounded.to(tensor)
 
@@ -129,9 +126,7 @@ class SignOnly(Compressor):
 
     kind: Literal["sign"] = "sign"
 
-    def on_update(
-        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
-    ) -> ClientUpdate:
+    def on_update(self, update: ClientUpdate, random: Random, plan: FederationConfig) -> ClientUpdate:
         """Keep the signs; see `Mechanism.on_update`."""
         signs = {
             name: torch.where(tensor >= 0, tensor.abs().mean(), -tensor.abs().mean())
@@ -150,4 +145,5 @@ def packed_bytes(tensors: Mapping[str, Tensor], bits: int) -> int:
 
 
 def _at_least(tensor: Tensor, least: float) -> Tensor:
-    return torch.where(tensor.abs() >= least, tensor, torch.zeros_like(tensor))
+    """The tensor with 0 for what is less; NaN is not, and stays to be seen."""
+    return torch.where(tensor.abs() < least, torch.zeros_like(tensor), tensor)

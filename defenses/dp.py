@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from defenses.base import Privacy, Stage, Unit
 from defenses.budget import Budgeted
 from defenses.draws import perturb
+from fl_core.energy import energy, scaled
+from fl_core.rng import Random
 from fl_core.server import FederationConfig
 from fl_core.threat import Clip, Fact, Noise
 from fl_core.types import ClientUpdate
@@ -37,9 +36,7 @@ class DPUpdate(Budgeted):
         """The noise's standard deviation, in units of the released signal."""
         return self.multiplier(rounds=plan.rounds) * self.sensitivity
 
-    def on_update(
-        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
-    ) -> ClientUpdate:
+    def on_update(self, update: ClientUpdate, random: Random, plan: FederationConfig) -> ClientUpdate:
         """Clip and noise; see `Mechanism.on_update`."""
         return perturb(bounded(update, self.max_norm), "gaussian", self.sigma(plan), random)
 
@@ -54,13 +51,21 @@ class DPUpdate(Budgeted):
 
 def bounded(update: ClientUpdate, max_norm: float) -> ClientUpdate:
     """The update clipped as a whole, with nothing of its buffers."""
-    clipped, factor = clip(update.tensors, max_norm)
     still = {name: torch.zeros_like(value) for name, value in update.buffers.items()}
-    return dataclasses.replace(update, tensors=clipped, buffers=still, clip_factor=factor)
+    return replace(clip(update, max_norm), buffers=still)
 
 
-def clip(tensors: Mapping[str, Tensor], max_norm: float) -> tuple[dict[str, Tensor], float]:
-    """Tensors scaled together to an L2 norm of at most `max_norm`, and the factor in (0, 1] that did it."""
-    norm = math.sqrt(sum(float(tensor.square().sum()) for tensor in tensors.values()))
+def clip(update: ClientUpdate, max_norm: float) -> ClientUpdate:
+    """The update scaled to an L2 norm of at most `max_norm` over all its tensors, and the factor in [0, 1] noted.
+
+    No factor bounds NaN or infinity. An update that holds one becomes zeros, which are within any bound, and counts as
+    `not_finite`.
+    """
+    norm = math.sqrt(sum(map(energy, update.tensors.values())))
+    if not math.isfinite(norm):
+        zeros = {name: torch.zeros_like(value) for name, value in update.tensors.items()}
+        return replace(update, tensors=zeros, clip_factor=0.0, not_finite=update.not_finite + 1)
     factor = min(1.0, max_norm / norm) if norm > 0 else 1.0
-    return {name: tensor * factor for name, tensor in tensors.items()}, factor
+    clipped = {name: scaled(value, factor) for name, value in update.tensors.items()}
+    before = 1.0 if update.clip_factor is None else update.clip_factor
+    return replace(update, tensors=clipped, clip_factor=factor * before)

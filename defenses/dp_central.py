@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from defenses.base import Mechanism, Privacy, Stage, Unit
 from defenses.budget import Budgeted
 from defenses.dp import bounded
 from defenses.draws import add_noise
 from fl_core.reduction import Change, FixedMean, Reduction
-from fl_core.rng import generator
+from fl_core.rng import Random, stream
 from fl_core.server import FederationConfig
 from fl_core.threat import Clip, Fact, MeanNoise
 from fl_core.types import ClientUpdate
@@ -54,9 +52,7 @@ class DPCentral(Budgeted):
         """The standard deviation of the noise on each number of the mean."""
         return self.multiplier(rounds=plan.rounds, rate=self.rate(plan)) * self.sensitivity / plan.planned
 
-    def on_update(
-        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
-    ) -> ClientUpdate:
+    def on_update(self, update: ClientUpdate, random: Random, plan: FederationConfig) -> ClientUpdate:
         """Clip; see `Mechanism.on_update`."""
         return bounded(update, self.max_norm)
 
@@ -93,7 +89,7 @@ class NoisyMean(FixedMean):
         """See `FedAvg.published`; raises `ValueError` for a mean that was not prepared for a round."""
         if self.round_number is None:
             raise ValueError("A noisy mean has to be prepared for a round: its noise is new in each.")
-        random = generator("central noise", self.seed, self.round_number)
+        random = stream("central noise", self.seed, self.round_number)
         noisy = add_noise(change.tensors, "gaussian", self.sigma, random)
         return dataclasses.replace(change, tensors=noisy)
 

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-
 from defenses.base import Mechanism, Privacy, Stage, Unit
 from defenses.budget import Budgeted
 from defenses.dp import bounded
@@ -15,6 +13,7 @@ from defenses.dp_central import unbounded
 from defenses.draws import perturb
 from defenses.secure_mean import SumProtection
 from fl_core.errors import InputError
+from fl_core.rng import Random
 from fl_core.server import FederationConfig
 from fl_core.threat import Clip, Fact, Noise
 from fl_core.types import ClientUpdate, require
@@ -67,9 +66,7 @@ class DPDistributed(Budgeted):
         needed = self.multiplier(rounds=plan.rounds) * self.sensitivity
         return needed / math.sqrt(plan.per_round - self.missing)
 
-    def on_update(
-        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
-    ) -> ClientUpdate:
+    def on_update(self, update: ClientUpdate, random: Random, plan: FederationConfig) -> ClientUpdate:
         """Clip and add the share; see `Mechanism.on_update`."""
         return perturb(bounded(update, self.max_norm), "gaussian", self.share(plan), random)
 

@@ -17,6 +17,7 @@ from fl_core.client import Batch, GradientRule, batch_gradient
 from fl_core.energy import decibels, energy
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, build_model
+from fl_core.rng import Random
 from fl_core.server import FederationConfig
 from fl_core.threat import ExampleClip, Fact, StepNoise
 from fl_core.types import ClientUpdate, ModelState
@@ -51,9 +52,7 @@ class DPSGD(Budgeted):
         check_examples_apart(build_model(model))
         return model
 
-    def on_gradient(
-        self, rule: GradientRule, random: torch.Generator, plan: FederationConfig
-    ) -> GradientRule:
+    def on_gradient(self, rule: GradientRule, random: Random, plan: FederationConfig) -> GradientRule:
         """See `Mechanism.on_gradient`; raises `InputError` for a `rule` that is not the plain one."""
         if rule is not batch_gradient:
             raise InputError(
@@ -99,7 +98,7 @@ class PrivateGradient:
     sigma: float
     size: int
     momentum: float
-    random: torch.Generator
+    random: Random
     factors: list[Tensor] = field(default_factory=list)
     velocity: dict[str, Tensor] = field(default_factory=dict)
     noise: dict[str, Tensor] = field(default_factory=dict)
@@ -116,9 +115,11 @@ class PrivateGradient:
         """See `Recording.noted`."""
         noise = sum(unit**2 * energy(value) for value in self.noise.values())
         signal = sum(energy(value - unit * self.noise[name]) for name, value in update.tensors.items())
+        factors = torch.cat(self.factors)
         return dataclasses.replace(
             update,
-            clip_factor=float(torch.cat(self.factors).mean()),
+            clip_factor=float(factors.mean()),
+            not_finite=int((factors == 0).sum()),
             noise_to_signal_db=decibels(noise, signal),
         )
 

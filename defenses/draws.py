@@ -7,47 +7,47 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fl_core.energy import decibels, energy
+from fl_core.rng import Random, normal
 from fl_core.types import ClientUpdate
 
 Distribution = Literal["gaussian", "laplace"]
 
 
 def add_noise(
-    tensors: Mapping[str, Tensor], distribution: Distribution, sigma: float, generator: torch.Generator
+    tensors: Mapping[str, Tensor], distribution: Distribution, sigma: float, random: Random
 ) -> dict[str, Tensor]:
     """Tensors plus `draw_noise`."""
-    drawn = draw_noise(tensors, distribution, sigma, generator)
+    drawn = draw_noise(tensors, distribution, sigma, random)
     return {name: tensor + drawn[name] for name, tensor in tensors.items()}
 
 
 def draw_noise(
-    like: Mapping[str, Tensor], distribution: Distribution, sigma: float, generator: torch.Generator
+    like: Mapping[str, Tensor], distribution: Distribution, sigma: float, random: Random
 ) -> dict[str, Tensor]:
     """Independent noise of standard deviation `sigma` in the shapes of `like` and on its devices, drawn on the CPU."""
     return {
-        name: sigma * _draw(distribution, tensor.shape, generator).to(tensor.device)
+        name: sigma * _draw(distribution, tensor.shape, random).to(tensor.device)
         for name, tensor in like.items()
     }
 
 
-def perturb(
-    update: ClientUpdate, distribution: Distribution, sigma: float, generator: torch.Generator
-) -> ClientUpdate:
+def perturb(update: ClientUpdate, distribution: Distribution, sigma: float, random: Random) -> ClientUpdate:
     """The update with noise of standard deviation `sigma` on every number of its tensors, and its ratio noted."""
-    drawn = draw_noise(update.tensors, distribution, sigma, generator)
+    drawn = draw_noise(update.tensors, distribution, sigma, random)
     noisy = {name: tensor + drawn[name] for name, tensor in update.tensors.items()}
     noise, signal = (sum(map(energy, tensors.values())) for tensors in (drawn, update.tensors))
     return dataclasses.replace(update, tensors=noisy, noise_to_signal_db=decibels(noise, signal))
 
 
-def _draw(distribution: Distribution, shape: torch.Size, generator: torch.Generator) -> Tensor:
+def _draw(distribution: Distribution, shape: torch.Size, random: Random) -> Tensor:
     """Numbers of variance 1."""
     if distribution == "gaussian":
-        return torch.randn(shape, generator=generator)
+        return normal(random, shape)
     # The difference of two exponentials is Laplace, and never takes the logarithm of zero.
-    both = torch.empty((2, *shape)).exponential_(math.sqrt(2.0), generator=generator)
-    return both[0] - both[1]
+    both = random.standard_exponential((2, *shape), dtype=np.float32)
+    return torch.from_numpy(both[0] - both[1]) / math.sqrt(2.0)

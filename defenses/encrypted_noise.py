@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from defenses.draws import Distribution, add_noise
-from fl_core.rng import generator
+from fl_core.rng import Random, stream
 from fl_core.threat import Noise
 from fl_core.types import Config, Tensors, require
 
@@ -27,7 +27,7 @@ class EncryptedNoise(Config):
     def __post_init__(self) -> None:
         require(0 < self.scale < float("inf"), self, "scale", "finite and more than 0")
 
-    def add(self, tensors: Tensors, random: torch.Generator) -> dict[str, torch.Tensor]:
+    def add(self, tensors: Tensors, random: Random) -> dict[str, torch.Tensor]:
         """`tensors` with independent noise on every number, drawn on the CPU; whole numbers become float32."""
         floats = {
             name: tensor if tensor.is_floating_point() else tensor.float() for name, tensor in tensors.items()
@@ -53,4 +53,4 @@ class SeededNoise:
 
     def add(self, tensors: Tensors, client: int) -> dict[str, torch.Tensor]:
         """The client's update with its noise."""
-        return self.noise.add(tensors, generator("encrypted noise", self.seed, client))
+        return self.noise.add(tensors, stream("encrypted noise", self.seed, client))

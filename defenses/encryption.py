@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from defenses import ckks, paillier
 from defenses.ckks import CKKSPublic, CKKSSecret
 from defenses.encrypted_noise import EncryptedNoise, SeededNoise
@@ -26,6 +24,7 @@ from defenses.paillier import PaillierPublic, PaillierSecret
 from defenses.secure_mean import SumProtection
 from defenses.selective import Selective
 from fl_core.errors import InputError
+from fl_core.rng import Random
 from fl_core.server import FederationConfig
 from fl_core.threat import Fact
 from fl_core.types import ClientUpdate, Protection, require
@@ -63,9 +62,7 @@ class Encrypted(SumProtection):
         keys = dataclasses.replace(self, noise=None).setup(clients)
         return EncryptedExchange(public=keys.public, secret=keys.secret, setup_seconds=keys.setup_seconds)
 
-    def on_update(
-        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
-    ) -> ClientUpdate:
+    def on_update(self, update: ClientUpdate, random: Random, plan: FederationConfig) -> ClientUpdate:
         """Add the noise, where there is one, to the whole update, buffers too; see `Mechanism.on_update`."""
         if self.noise is None:
             return update

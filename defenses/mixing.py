@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,6 +13,7 @@ from defenses.base import Mechanism, Stage
 from fl_core.client import Batch
 from fl_core.errors import InputError
 from fl_core.mixing import circle_map
+from fl_core.rng import Random, uniform
 from fl_core.server import FederationConfig
 from fl_core.threat import Fact, HiddenMixture, Mixture
 from fl_core.types import require
@@ -35,11 +35,11 @@ class MixUp(Mechanism):
     def __post_init__(self) -> None:
         require(self.alpha > 0, self, "alpha", "more than 0")
 
-    def on_batch(self, batch: Batch, random: torch.Generator, plan: FederationConfig, classes: int) -> Batch:
+    def on_batch(self, batch: Batch, random: Random, plan: FederationConfig, classes: int) -> Batch:
         """See `Mechanism.on_batch`; raises `InputError` where batches of one image leave nothing to mix with."""
         _check_batches(self, plan, 2)
-        share = float(_numpy(random).beta(self.alpha, self.alpha))
-        circle = torch.randperm(len(batch[1]), generator=random)
+        share = float(random.beta(self.alpha, self.alpha))
+        circle = torch.from_numpy(random.permutation(len(batch[1])))
         return mixed(batch, circle_map(circle, share), classes)
 
     def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
@@ -65,26 +65,26 @@ class InstaHide(Mechanism):
         require(self.largest >= 0.6, self, "largest", "at least 0.6, so that two shares can have it")
         require(self.largest <= 1, self, "largest", "at most 1")
 
-    def on_batch(self, batch: Batch, random: torch.Generator, plan: FederationConfig, classes: int) -> Batch:
+    def on_batch(self, batch: Batch, random: Random, plan: FederationConfig, classes: int) -> Batch:
         """See `Mechanism.on_batch`; raises `InputError` where a whole batch has fewer images than are mixed."""
         _check_batches(self, plan, self.images)
         count = len(batch[1])
         shares = torch.stack([self._shares(image, count, random) for image in range(count)])
         images, labels = mixed(batch, shares, classes)
-        signs = torch.randint(0, 2, images.shape, generator=random) * 2.0 - 1.0
+        signs = torch.from_numpy(random.integers(0, 2, images.shape)) * 2.0 - 1.0
         return images * signs.to(images), labels
 
     def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
         """See `Mechanism.facts`."""
         return (HiddenMixture(images=self.images),)
 
-    def _shares(self, image: int, count: int, random: torch.Generator) -> Tensor:
+    def _shares(self, image: int, count: int, random: Random) -> Tensor:
         """The shares (count,) of a batch's images in what `image` becomes."""
-        others = [other for other in torch.randperm(count, generator=random).tolist() if other != image]
+        others = [other for other in random.permutation(count).tolist() if other != image]
         chosen = [image, *others[: self.images - 1]]
         shares = torch.zeros(count)
         while True:
-            drawn = torch.rand(len(chosen), generator=random)
+            drawn = uniform(random, [len(chosen)])
             drawn = drawn / drawn.sum()
             if len(chosen) == 1 or float(drawn.max()) <= self.largest:
                 shares[chosen] = drawn
@@ -105,8 +105,3 @@ def _check_batches(defense: Mechanism, plan: FederationConfig, least: int) -> No
         raise InputError(
             f"{defense.kind} mixes images of a batch: federation.local.batch_size = {size} must be at least {least}."
         )
-
-
-def _numpy(random: torch.Generator) -> np.random.Generator:
-    """A generator of distributions that torch draws from its global state only, seeded by `random`."""
-    return np.random.default_rng(int(torch.randint(2**62, (), generator=random)))

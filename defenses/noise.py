@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-
 from defenses.base import Mechanism, Stage
 from defenses.dp import clip
 from defenses.draws import Distribution, perturb
+from fl_core.rng import Random
 from fl_core.server import FederationConfig
 from fl_core.threat import Clip, Fact, Noise
 from fl_core.types import ClientUpdate, require
@@ -29,12 +27,9 @@ class ClipOnly(Mechanism):
         finite = self.max_norm > 0 and math.isfinite(self.max_norm)
         require(finite, self, "max_norm", "finite and more than 0")
 
-    def on_update(
-        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
-    ) -> ClientUpdate:
+    def on_update(self, update: ClientUpdate, random: Random, plan: FederationConfig) -> ClientUpdate:
         """Clip; see `Mechanism.on_update`."""
-        clipped, factor = clip(update.tensors, self.max_norm)
-        return dataclasses.replace(update, tensors=clipped, clip_factor=factor * (update.clip_factor or 1.0))
+        return clip(update, self.max_norm)
 
     def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
         """See `Mechanism.facts`."""
@@ -57,9 +52,7 @@ class NoiseOnly(Mechanism):
     def __post_init__(self) -> None:
         require(self.sigma > 0 and math.isfinite(self.sigma), self, "sigma", "finite and more than 0")
 
-    def on_update(
-        self, update: ClientUpdate, random: torch.Generator, plan: FederationConfig
-    ) -> ClientUpdate:
+    def on_update(self, update: ClientUpdate, random: Random, plan: FederationConfig) -> ClientUpdate:
         """Add the noise, drawn on the CPU; see `Mechanism.on_update`."""
         return perturb(update, self.distribution, self.sigma, random)
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_core.client import Batch
+from fl_core.energy import FAR
 from fl_core.errors import InputError
 from fl_core.types import ModelState, Tensors
 
@@ -48,18 +49,40 @@ def bounded_sum(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The sum of the examples' gradients, each scaled to an L2 norm of at most `max_norm`, and the factors (B,).
 
-    In chunks, so that memory stays within what `MOST_BYTES` says, whatever the batch.
+    A gradient that holds NaN or infinity, which no factor bounds, counts as zeros, with a factor of 0. In chunks, so
+    that memory stays within what `MOST_BYTES` says, whatever the batch.
     """
     total = {name: torch.zeros_like(value) for name, value in state.parameters.items()}
     factors = []
     for chunk in _chunks(state.parameters, batch):
         gradients = example_gradients(model, state, chunk)
-        squares = torch.stack([value.flatten(1).square().sum(1) for value in gradients.values()]).sum(0)
-        factor = (max_norm / squares.sqrt()).clamp_max(1.0)  # A gradient of zeros has an infinite one before.
+        unit, finite = _units(gradients)
         for name, value in gradients.items():
-            total[name] += torch.tensordot(factor, value, dims=1)
-        factors.append(factor)
+            gradients[name] = torch.where(_beside(finite, value), value / _beside(unit, value), 0.0)
+        squares = torch.stack([value.flatten(1).square().sum(1) for value in gradients.values()]).sum(0)
+        # A gradient of zeros has an infinite factor here.
+        kept = torch.minimum(unit, max_norm / squares.sqrt())
+        for name, value in gradients.items():
+            total[name] += torch.tensordot(kept, value, dims=1)
+        factors.append(torch.where(finite, kept / unit, 0.0))
     return total, torch.cat(factors)
+
+
+def _units(gradients: Tensors) -> tuple[Tensor, Tensor]:
+    """A unit for each example (B,), and which of the examples (B,) are finite.
+
+    A unit is a power of two near the example's largest number: dividing by it is exact, and squares then stay within
+    float32's range.
+    """
+    largest = torch.stack([value.flatten(1).abs().amax(1) for value in gradients.values()]).amax(0)
+    finite = largest.isfinite()
+    power = torch.frexp(torch.where(finite, largest, 1.0).cpu())[1].clamp(-FAR, FAR)
+    return torch.ldexp(torch.ones(len(power)), power).to(largest), finite
+
+
+def _beside(each: Tensor, value: Tensor) -> Tensor:
+    """What holds for each example (B,), in the shape that broadcasts over `value` (B, *shape)."""
+    return each.view(-1, *[1] * (value.dim() - 1))
 
 
 def _chunks(parameters: Mapping[str, Tensor], batch: Batch) -> Iterator[Batch]:

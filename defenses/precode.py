@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +13,7 @@ from fl_core.bottleneck import divergence, draw_code_noise, encoded, find_bottle
 from fl_core.client import Batch, GradientRule, batch_gradient, gradient_of
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, predict
+from fl_core.rng import Random
 from fl_core.server import FederationConfig
 from fl_core.threat import Fact, RandomCode
 from fl_core.types import ModelState, require
@@ -50,9 +50,7 @@ class Precode(Mechanism):
         require(model.bottleneck is None, model, "bottleneck", f"null with {self.kind}, which sets it")
         return replace(model, bottleneck=self.size)
 
-    def on_gradient(
-        self, rule: GradientRule, random: torch.Generator, plan: FederationConfig
-    ) -> GradientRule:
+    def on_gradient(self, rule: GradientRule, random: Random, plan: FederationConfig) -> GradientRule:
         """See `Mechanism.on_gradient`; raises `InputError` for a `rule` that is not the plain one."""
         if rule is not batch_gradient:
             raise InputError(f"{self.kind} changes the loss that gradients are taken of, so it comes first.")

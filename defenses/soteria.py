@@ -14,6 +14,7 @@ from defenses.base import Mechanism, Stage
 from fl_core.client import Batch, GradientRule
 from fl_core.errors import InputError
 from fl_core.models import layer_input
+from fl_core.rng import Random, normal
 from fl_core.server import FederationConfig
 from fl_core.threat import Fact, PrunedRepresentation
 from fl_core.types import ModelState, require
@@ -53,9 +54,7 @@ class Soteria(Mechanism):
         few = self.probes is None or self.probes >= 1
         require(few, self, "probes", "at least 1, or null for the exact norms")
 
-    def on_gradient(
-        self, rule: GradientRule, random: torch.Generator, plan: FederationConfig
-    ) -> GradientRule:
+    def on_gradient(self, rule: GradientRule, random: Random, plan: FederationConfig) -> GradientRule:
         """Cut; see `Mechanism.on_gradient`. Raises `InputError` for a network without a fully connected layer."""
 
         def defended(model: nn.Module, state: ModelState, batch: Batch) -> dict[str, Tensor]:
@@ -79,7 +78,7 @@ class Soteria(Mechanism):
         return kept.to(slopes.device)
 
     def _slopes(
-        self, model: nn.Module, state: ModelState, layer: str, images: Tensor, random: torch.Generator
+        self, model: nn.Module, state: ModelState, layer: str, images: Tensor, random: Random
     ) -> Tensor:
         """How much each of the layer's inputs reacts to the images, relative to itself, (I,)."""
         of = partial(representation, model, state.detached(), layer)
@@ -119,9 +118,7 @@ def jacobian_norms(of: Representation, images: Tensor) -> tuple[Tensor, Tensor]:
     return norms.detach(), found.detach()
 
 
-def probed_norms(
-    of: Representation, images: Tensor, probes: int, random: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def probed_norms(of: Representation, images: Tensor, probes: int, random: Random) -> tuple[Tensor, Tensor]:
     """What `jacobian_norms` gives, from the mean square of the slope along `probes` random directions."""
     found = of(images)
     squares = torch.zeros_like(found)
@@ -132,6 +129,6 @@ def probed_norms(
 
     for start in range(0, probes, _TOGETHER):
         count = min(_TOGETHER, probes - start)
-        directions = torch.stack([torch.randn(images.shape, generator=random) for _ in range(count)])
+        directions = torch.stack([normal(random, images.shape) for _ in range(count)])
         squares += torch.vmap(slope)(directions.to(images)).square().sum(0)
     return (squares / probes).sqrt().detach(), found.detach()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fl_core.rng import Random, normal
 from fl_core.types import ModelState
 
 
@@ -73,6 +73,6 @@ def encoded(bottleneck: Bottleneck) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def draw_code_noise(bottleneck: Bottleneck, count: int, random: torch.Generator, like: Tensor) -> Tensor:
+def draw_code_noise(bottleneck: Bottleneck, count: int, random: Random, like: Tensor) -> Tensor:
     """A standard normal draw (count, size) for so many images, on `like`'s device."""
-    return torch.randn(count, bottleneck.decoder.in_features, generator=random).to(like)
+    return normal(random, (count, bottleneck.decoder.in_features)).to(like)

@@ -32,9 +32,13 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Reduced:
-    """A finished chunk: its partial result and, where clients remember anything, what each of them does."""
+    """A finished chunk: its partial result and, where clients remember anything, what each of them does.
+
+    `not_finite` counts what was clipped to zeros in its updates; see `ClientUpdate`.
+    """
 
     partial: Any
+    not_finite: int = 0
     memories: Mapping[int, ClientMemory] = field(default_factory=dict)
 
 
@@ -63,15 +67,17 @@ class ClientWork:
         reduction = self.reduction if chunk.reduction is None else chunk.reduction
         partial = reduction.start(chunk.round, chunk.participants)
         kept: dict[int, ClientMemory] = {}
+        not_finite = 0
         for client in chunk.clients:
             update, memory = self._released(state, chunk.round, client, memories.get(client))
             partial = reduction.add(partial, update)
+            not_finite += update.not_finite
             # Not to be alive while the next client trains.
             del update
             if self.remembers:
                 kept[client] = memory.to(torch.device("cpu"))
             del memory
-        return Reduced(partial=partial, memories=kept)
+        return Reduced(partial=partial, not_finite=not_finite, memories=kept)
 
     def _released(
         self, state: ModelState, round_number: int, client: int, memory: ClientMemory | None
@@ -95,8 +101,8 @@ class Simulator(Protocol):
     def work(self) -> ClientWork:
         """Whose clients they are."""
 
-    def partials(self, state: ModelState, chunks: Sequence[Chunk]) -> Iterator[Any]:
-        """The partial result of each of a round's `chunks`, in their order."""
+    def partials(self, state: ModelState, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, int]]:
+        """The partial result of each of a round's `chunks`, in their order, and its `Reduced.not_finite`."""
 
     def correct(self, state: ModelState, indices: Sequence[int]) -> int:
         """How many of the data set's images at `indices` are classified right."""
@@ -109,7 +115,7 @@ class InProcess:
         self.work = work
         self._memories: dict[int, ClientMemory] = {}
 
-    def partials(self, state: ModelState, chunks: Sequence[Chunk]) -> Iterator[Any]:
+    def partials(self, state: ModelState, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, int]]:
         """See `Simulator.partials`; what a client remembers waits here for its next round."""
         for chunk in chunks:
             yield self._partial(state, chunk)
@@ -118,8 +124,8 @@ class InProcess:
         """See `Simulator.correct`."""
         return self.work.federation.correct(state, indices)
 
-    def _partial(self, state: ModelState, chunk: Chunk) -> Any:
+    def _partial(self, state: ModelState, chunk: Chunk) -> tuple[Any, int]:
         """In a function of its own, so that nothing here holds a partial while the next one grows."""
         reduced = self.work.reduce(state, chunk, self._memories)
         self._memories |= reduced.memories
-        return reduced.partial
+        return reduced.partial, reduced.not_finite

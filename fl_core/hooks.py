@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import torch
 
 from fl_core.client import Batch, GradientRule
+from fl_core.rng import Random, stream
 from fl_core.types import ClientUpdate, OpenedSum, Tensors
 
 if TYPE_CHECKING:
@@ -41,17 +42,17 @@ class ClientDefense(Protocol):
     def remembers(self) -> bool:
         """Whether the client keeps a residual from round to round."""
 
-    def draws(self, client: int, round_number: int) -> torch.Generator:
+    def draws(self, client: int, round_number: int) -> Random:
         """The randomness of this client in this round."""
 
-    def on_batch(self, batch: Batch, random: torch.Generator, classes: int) -> Batch:
+    def on_batch(self, batch: Batch, random: Random, classes: int) -> Batch:
         """What the client trains on instead of `batch`, whose labels are one of so many `classes`."""
 
-    def on_gradient(self, rule: GradientRule, random: torch.Generator) -> GradientRule:
+    def on_gradient(self, rule: GradientRule, random: Random) -> GradientRule:
         """How the client computes a batch's gradient, in terms of how it would without the defense."""
 
     def on_update(
-        self, update: ClientUpdate, residual: Tensors, random: torch.Generator
+        self, update: ClientUpdate, residual: Tensors, random: Random
     ) -> tuple[ClientUpdate, Tensors]:
         """What is released instead of `update`, and the residual that is kept for the next round."""
 
@@ -80,15 +81,15 @@ class Undefended:
         """See `ClientDefense.remembers`."""
         return False
 
-    def draws(self, client: int, round_number: int) -> torch.Generator:  # noqa: ARG002 - nothing is drawn
+    def draws(self, client: int, round_number: int) -> Random:  # noqa: ARG002 - nothing is drawn
         """See `ClientDefense.draws`."""
-        return torch.Generator()
+        return stream("nothing")
 
-    def on_batch(self, batch: Batch, random: torch.Generator, classes: int) -> Batch:  # noqa: ARG002 - nothing is drawn
+    def on_batch(self, batch: Batch, random: Random, classes: int) -> Batch:  # noqa: ARG002 - nothing is drawn
         """See `ClientDefense.on_batch`."""
         return batch
 
-    def on_gradient(self, rule: GradientRule, random: torch.Generator) -> GradientRule:  # noqa: ARG002 - nothing is drawn
+    def on_gradient(self, rule: GradientRule, random: Random) -> GradientRule:  # noqa: ARG002 - nothing is drawn
         """See `ClientDefense.on_gradient`."""
         return rule
 
@@ -96,7 +97,7 @@ class Undefended:
         self,
         update: ClientUpdate,
         residual: Tensors,
-        random: torch.Generator,  # noqa: ARG002 - nothing is drawn
+        random: Random,  # noqa: ARG002 - nothing is drawn
     ) -> tuple[ClientUpdate, Tensors]:
         """See `ClientDefense.on_update`."""
         return update, residual

@@ -84,11 +84,15 @@ class LocalBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundResult:
-    """A finished round: its number, the weights after it, who took part."""
+    """A finished round: its number, the weights after it, who took part.
+
+    `not_finite` counts what held NaN or infinity and was clipped to zeros; see `ClientUpdate`.
+    """
 
     round: int
     state: ModelState
     participants: tuple[int, ...]
+    not_finite: int = 0
 
 
 class Federation:
@@ -297,16 +301,18 @@ def train(clients: Simulator, state: ModelState, *, rounds: int, first: int = 0)
         )
         chunks = [replace(chunk, reduction=reduction.for_clients(chunk.clients)) for chunk in chunks]
         partials = clients.partials(state, chunks)
-        merged = next(partials)
-        for partial in partials:
+        merged, not_finite = next(partials)
+        for partial, more in partials:
             merged = reduction.merge(merged, partial)
+            not_finite += more
             # Not to be alive while the next one grows.
             del partial
         if not chunks[0].participants:
             merged = reduction.add(merged, nobody(state))
         state = apply_change(state, reduction.finish(merged))
         del merged
-        yield RoundResult(round=round_number, state=state, participants=chunks[0].participants)
+        participants = chunks[0].participants
+        yield RoundResult(round=round_number, state=state, participants=participants, not_finite=not_finite)
 
 
 def nobody(state: ModelState) -> ClientUpdate:

@@ -1,6 +1,8 @@
-"""Changes of an image that can be taken back: what a policy of augmentations is made of.
+"""Changes of an image: what a policy of augmentations is made of.
 
-Each has a finite set of draws, all equally likely, so that an attacker can try them all.
+Each has a finite set of draws, all equally likely, so that an attacker can try them all. Five of them can be taken
+back, but for pixels that brightening left at the end of the range. The published policies (`fl_core.policies`), which
+count as one change each, lose a part of the image for good.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Transform = Literal["mirror", "turn", "shift", "negate", "brighten"]
+from fl_core.policies import PUBLISHED, Published, applied, draws_of_policy, undone
+
+Transform = Literal["mirror", "turn", "shift", "negate", "brighten", Published]
 Draw = tuple[float, ...]
 
 _LEVELS = (-0.4, -0.2, 0.0, 0.2, 0.4)
@@ -26,6 +30,7 @@ def draws_of(transform: Transform, size: int) -> list[Draw]:
     - `mirror`: left and right or not; `turn`: by 0 to 3 quarters; `negate`: dark and bright or not.
     - `shift`: by up to size / 8 pixels down and right; what leaves comes back on the other side.
     - `brighten`: by -0.4 to 0.4 of the range [-1, 1], where it ends there.
+    - published policies: see `fl_core.policies`.
     """
     match transform:
         case "mirror" | "negate":
@@ -37,6 +42,8 @@ def draws_of(transform: Transform, size: int) -> list[Draw]:
             return list(itertools.product(steps, steps))
         case "brighten":
             return [(level,) for level in _LEVELS]
+        case _:
+            return draws_of_policy(transform)
 
 
 def transformed(image: Tensor, policy: Sequence[Transform], drawn: Sequence[Draw]) -> Tensor:
@@ -46,15 +53,32 @@ def transformed(image: Tensor, policy: Sequence[Transform], drawn: Sequence[Draw
     return image
 
 
-def taken_back(image: Tensor, policy: Sequence[Transform], drawn: Sequence[Draw]) -> Tensor:
-    """What image `transformed` was made of, but for pixels that brightening left at the end of the range."""
+def loses(policy: Sequence[Transform]) -> bool:
+    """Whether some of an image is gone for good after `policy`, and not only at the ends of the range."""
+    return any(transform in PUBLISHED for transform in policy)
+
+
+def taken_back(
+    image: Tensor, policy: Sequence[Transform], drawn: Sequence[Draw], *, missing: Tensor | None = None
+) -> Tensor:
+    """What image (..., S, S) was before it was `transformed`, as far as it can be told.
+
+    Pixels that left the range stay at its end. For those that left the frame there is `missing`, grey by default.
+    """
     for transform, draw in reversed(list(zip(policy, drawn, strict=True))):
-        image = _apply(image, transform, _inverse(transform, draw))
-    return image.clamp(-1.0, 1.0)
+        image = _take_back(image, transform, draw)
+    lost = torch.zeros_like(image) if missing is None else missing
+    return torch.where(image.isnan(), lost, image).clamp(-1.0, 1.0)
 
 
-def _inverse(transform: Transform, draw: Draw) -> Draw:
-    return draw if transform in ("mirror", "negate") else tuple(-part for part in draw)
+def _take_back(image: Tensor, transform: Transform, draw: Draw) -> Tensor:
+    match transform:
+        case "mirror" | "negate":
+            return _apply(image, transform, draw)
+        case "turn" | "shift" | "brighten":
+            return _apply(image, transform, tuple(-part for part in draw))
+        case _:
+            return undone(image, transform, draw)
 
 
 def _apply(image: Tensor, transform: Transform, draw: Draw) -> Tensor:
@@ -69,3 +93,5 @@ def _apply(image: Tensor, transform: Transform, draw: Draw) -> Tensor:
             return -image if draw[0] else image
         case "brighten":
             return image + draw[0]
+        case _:
+            return applied(image, transform, draw)

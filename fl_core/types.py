@@ -75,9 +75,10 @@ class ClientUpdate:
     `tensors` holds gradients (signal `gradients`) or weight deltas, new minus old (every other signal), by
     parameter name. `buffers` holds the change of the buffers, averaged like the weights. `examples` is the
     number of images behind it, `steps` the number of local optimizer steps, `lr` and `momentum` those steps'.
-    `clip_factor` in (0, 1] is what a clipping defense scaled it by, the mean over examples where each is clipped by
-    itself; `noise_to_signal_db` is the energy of a defense's noise over that of what was clipped. Both are the client's
-    own knowledge, never observed.
+    `clip_factor` in [0, 1] is what a clipping defense scaled it by, the mean over examples where each is clipped by
+    itself; `not_finite` counts what held NaN or infinity and was clipped to zeros: the update, or single examples'
+    gradients. `noise_to_signal_db` is the energy of a defense's noise over that of what was clipped. All three are the
+    client's own knowledge, never observed.
     `bytes_up` is what the client sends, where a defense packs it; None stands for every number as it is.
     """
 
@@ -89,6 +90,7 @@ class ClientUpdate:
     lr: float
     momentum: float
     clip_factor: float | None = None
+    not_finite: int = 0
     noise_to_signal_db: float | None = None
     bytes_up: int | None = None
 
@@ -99,6 +101,13 @@ class ClientUpdate:
             tensors={name: value.to(device) for name, value in self.tensors.items()},
             buffers={name: value.to(device) for name, value in self.buffers.items()},
         )
+
+
+def clipped_to_zeros(not_finite: int) -> str:
+    """What to say where `ClientUpdate.not_finite` adds up to so many."""
+    return (
+        f"clipped to zeros for holding NaN or infinity: {not_finite} (updates, or gradients of single images)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

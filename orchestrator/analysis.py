@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import bootstrap
 
+from defenses.accounting import replaced_epsilon
 from orchestrator import store
 from orchestrator.files import read_json, write_atomically
 from orchestrator.folder import FORMAT
@@ -207,10 +208,11 @@ def _line(
     trials = group.drop_duplicates("trial_id")
     kept = (
         *("cell", "attacker", "defense", "defense_params", "signal", "view", "round", "weights_accuracy"),
-        *("epsilon", "epsilon_release", "delta", "dp_unit", "dp_against", "differs"),
+        *("epsilon", "epsilon_release", "delta", "dp_unit", "dp_against", "adjacency", "differs"),
     )
     return {
         **{name: first[name] for name in kept},
+        "epsilon_replace_one": _replace_one(first),
         "labels": json.loads(first["threat"])["labels"],
         "method": _methods(ok),
         "notes": json.dumps(_notes(ok), ensure_ascii=False),
@@ -240,6 +242,7 @@ def _line(
         "accuracy_high": utility["high"] if utility else np.nan,
         "majority": utility["majority"] if utility else np.nan,
         "diverged": bool(utility["diverged"]) if utility else None,
+        "not_finite": int(utility.get("not_finite", 0)) if utility else None,
         "suggestion": winner["suggestion"] if winner else None,
         "tuning_psnr": winner["value"] if winner else np.nan,
         "suggestions": winner["count"] if winner else 0,
@@ -248,6 +251,14 @@ def _line(
         "trials_failed": int((trials["status"] == "failed").sum()),
         "not_observable": int((trials["status"] == "not_observable").sum()),
     }
+
+
+def _replace_one(row: pd.Series[Any]) -> float:
+    """The row's total epsilon under `replace_one` adjacency; NaN without a statement, and under amplification."""
+    if pd.isna(row["epsilon"]) or row["sampling_rate"] != 1.0:
+        return np.nan
+    epsilon = float(row["epsilon"])
+    return epsilon if row["adjacency"] == "replace_one" else replaced_epsilon(epsilon, float(row["delta"]))
 
 
 def _preselected(ok: pd.DataFrame) -> pd.Series[float]:

@@ -22,7 +22,16 @@ from fl_core.errors import InputError
 from fl_core.models import ModelConfig, check_batch, initial_state
 from fl_core.rng import derive_seed, generator
 from fl_core.server import Federation, train
-from fl_core.types import ClientUpdate, EarlierUpdate, ModelState, OpenedSum, RoundRecord, Tensors, Truth
+from fl_core.types import (
+    ClientUpdate,
+    EarlierUpdate,
+    ModelState,
+    OpenedSum,
+    RoundRecord,
+    Tensors,
+    Truth,
+    clipped_to_zeros,
+)
 from orchestrator.config import SweepConfig
 from orchestrator.files import clearly, read_bytes, read_json, write_atomically
 from orchestrator.identity import content_hash, tensor_hash
@@ -141,6 +150,7 @@ class CaptureStore:
             self._progress(
                 f"training to the captured weights: round {result.round + 1} of {rounds}, "
                 f"accuracy {right / len(held_out):.0%} on {len(held_out)} validation images"
+                + (f"; {clipped_to_zeros(result.not_finite)}" if result.not_finite else "")
             )
             if result.round + 1 in paths:
                 _save_state(paths[result.round + 1], result.state)
@@ -222,7 +232,8 @@ class CaptureSource:
 
     def _compute(self, victim: Victim) -> tuple[RoundRecord, Truth]:
         settings = self.settings
-        seed = derive_seed("capture", settings.seed, victim.batch)
+        # By client and batch, which are no other victim's: whoever is in two captures draws anew in each.
+        seed = derive_seed("capture", settings.seed, victim.client, victim.batch)
         return capture(
             self.federation,
             self.weights.state.to(self.federation.device),

@@ -212,7 +212,7 @@ class Released:
 
     client: int | None
     bytes_up: int
-    clip_factor: float | None
+    clip_factor: float | None = None
     noise_to_signal_db: float | None = None
     published_noise_db: float | None = None
     rounding_error: float | None = None

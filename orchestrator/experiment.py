@@ -149,7 +149,9 @@ class Experiment:
     )
     no_heatmap: bool = _flag(False, "leave the row of error maps out of the picture")
     dp_epsilon: float | None = _flag(
-        None, "differential privacy of one release (dp_update): epsilon [off]", type=_number
+        None,
+        "differential privacy of one release (dp_update): epsilon, zero_out adjacency [off]",
+        type=_number,
     )
     dp_delta: float = _flag(1e-5, "delta", type=_number)
     dp_max_norm: float = _flag(1.0, "L2 norm that updates are clipped to", type=_number)

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from fl_core.types import clipped_to_zeros
 from orchestrator.analysis import SUCCESS_DB, differs_in_threat_alone, records, write_summary
 from orchestrator.comparison import attackers, by_cell, is_hidden
 from orchestrator.exhibits import figures, gallery
@@ -223,7 +224,7 @@ def _compared(table: pd.DataFrame) -> list[Entry]:
                 *(_attacked(name, one.lines.get(name)) for name in attackers(compared)),
                 _entry("Worst, dB", number(one.strongest["psnr_worst"]), f"{one.strongest['attacker']}"),
                 _entry("Mean image, dB", number(one.strongest["psnr_mean_image"])),
-                _entry("ε total", _epsilon(one.strongest["epsilon"])),
+                _entry("ε total", _epsilon(one.strongest["epsilon"]), *_adjacency(one.strongest)),
                 _entry("Accuracy", percent(one.strongest["accuracy"])),
                 _entry("MB up", megabytes(one.strongest["bytes_up"])),
                 _entry("s/attack", number(one.strongest["seconds"])),
@@ -294,11 +295,13 @@ def _measured(line: Entry, *, has_lpips: bool) -> list[Entry]:
 def _circumstances(line: Entry) -> list[Entry]:
     release = _epsilon(line["epsilon_release"])
     privacy = (
-        [f"{release} a release", f"per {line['dp_unit']}", _protects(line["dp_against"])]
+        [*_adjacency(line), f"{release} a release", f"per {line['dp_unit']}", _protects(line["dp_against"])]
         if release != "-"
         else []
     )
     reached, _, majority = accuracy(line).partition(", majority")
+    not_finite = number(line["not_finite"], 0)
+    in_training = "" if not_finite in ("-", "0") else clipped_to_zeros(int(not_finite))
     searched = line["suggestions"] > 0
     winner = (
         f"suggestion {line['suggestion']:.0f} (0 to {line['suggestions'] - 1})" if searched else "no search"
@@ -311,6 +314,7 @@ def _circumstances(line: Entry) -> list[Entry]:
             "Accuracy",
             reached,
             f"majority{majority}" if majority else "",
+            in_training,
             warning="diverged" if line["diverged"] is True else "",
         ),
         _entry("s/attack", number(line["seconds"])),
@@ -340,6 +344,15 @@ def _rounds(results: Results) -> list[Entry]:
 
 def _epsilon(value: float | None) -> str:
     return "-" if value is None or pd.isna(value) else f"{value:.3g}"
+
+
+def _adjacency(line: Entry) -> list[str]:
+    """The adjacency that the line's epsilon is about, and the epsilon of the same noise under the stricter one."""
+    if _epsilon(line["epsilon"]) == "-":
+        return []
+    other = _epsilon(line["epsilon_replace_one"])
+    stricter = line["adjacency"] == "zero_out" and other != "-"
+    return [str(line["adjacency"]), *([f"{other} under replace_one"] if stricter else [])]
 
 
 def _protects(against: str) -> str:

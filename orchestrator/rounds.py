@@ -33,6 +33,8 @@ def _other_differences(differs: str) -> str:
 
 def _name(line: pd.Series[Any]) -> str:
     against = "" if line["dp_against"] == "server" else " against the public"
-    epsilon = "" if pd.isna(line["epsilon"]) else f" (epsilon {line['epsilon']:g}{against})"
+    epsilon = (
+        "" if pd.isna(line["epsilon"]) else f" (epsilon {line['epsilon']:g}, {line['adjacency']}{against})"
+    )
     others = "" if line["others"] == "{}" else f" {line['others']}"
     return f"{line['defense']}{epsilon}{others} / {line['attacker']}"

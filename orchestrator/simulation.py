@@ -37,7 +37,7 @@ class PooledSimulator:
         self._memories: dict[int, Any] = {}
         self._shared: tuple[ModelState, Any] | None = None
 
-    def partials(self, state: ModelState, chunks: Sequence[Chunk]) -> Iterator[Any]:
+    def partials(self, state: ModelState, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, int]]:
         """See `Simulator.partials`."""
         for reduced in self._in_order([self._chunk_job(state, chunk) for chunk in chunks]):
             yield self._kept(reduced)
@@ -53,10 +53,10 @@ class PooledSimulator:
         memories = [self._memories[client] for client in known]
         return _reduce, (self._handle, self._state(state), self._threads, chunk, known, *memories)
 
-    def _kept(self, reduced: Reduced) -> Any:
+    def _kept(self, reduced: Reduced) -> tuple[Any, int]:
         for client, memory in reduced.memories.items():
             self._memories[client] = self._executor.share(memory)
-        return reduced.partial
+        return reduced.partial, reduced.not_finite
 
     def _state(self, state: ModelState) -> Any:
         """The handle on `state`, which is shared when it is first seen: evaluation and the next round use the same."""

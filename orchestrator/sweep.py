@@ -17,7 +17,7 @@ import torch
 
 from fl_core.celeba import FaceDataset
 from fl_core.device import pick_device
-from fl_core.errors import InputError
+from fl_core.errors import InputError, NotSummable
 from orchestrator.capture import CaptureStore
 from orchestrator.cell_study import CellStudy, mean_of
 from orchestrator.cells import Cell, Released, rows_of
@@ -300,7 +300,14 @@ class Driver:
         most = executor.capacity + min(executor.capacity, _SPARE)
         while executor.in_flight < most and (job := self._waiting.take(self._may_start)):
             study, spec = job
-            state, record, truth, mean, released = self._captures.of(study.cell, spec, executor)
+            try:
+                state, record, truth, mean, released = self._captures.of(study.cell, spec, executor)
+            except NotSummable as refused:
+                # One victim's update that no sum can hold ends its trials and not the others'.
+                self._running[spec.trial_id] = (study, spec, Released(client=None, bytes_up=0))
+                self._finish(Done(spec.trial_id, error=refused))
+                self._advance()
+                continue
             self._running[spec.trial_id] = (study, spec, released)
             work = partial(self._job, attempt=self._attempts[spec.trial_id])
             if isinstance(executor, SerialExecutor):

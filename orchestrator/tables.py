@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from fl_core.types import clipped_to_zeros
 from orchestrator.analysis import differs_in_threat_alone, records
 from orchestrator.comparison import Compared, attackers, is_hidden
 from orchestrator.crossing import FEWEST_VICTIMS
@@ -44,6 +45,31 @@ def epsilon(line: Mapping[Any, Any]) -> str:
     if _missing(line["epsilon"]):
         return "-"
     return f"{line['epsilon']:g}" if line["dp_against"] == "server" else f"({line['epsilon']:g})"
+
+
+ADJACENCY = {
+    "zero_out": "one contribution against zeros in its place",
+    "replace_one": "one contribution against any other in its place",
+}
+"""What a privacy statement compares, by its adjacency."""
+
+
+def adjacencies(table: pd.DataFrame) -> list[str]:
+    """What the table's epsilons are about: their adjacency and, for `zero_out`, what they are under `replace_one`."""
+    stated = table[table["epsilon"].notna()].drop_duplicates("cell")
+    said = []
+    for adjacency, lines in stated.groupby("adjacency", sort=False):
+        cells = records(lines)
+        names = "" if len(lines) == len(stated) else f" of {', '.join(line['cell'] for line in cells)}"
+        said.append(f"epsilon{names}: over the planned rounds, {adjacency}: {ADJACENCY[str(adjacency)]}.")
+        others = [
+            f"{line['cell']} {line['epsilon_replace_one']:.3g}"
+            for line in cells
+            if adjacency != "replace_one" and not _missing(line["epsilon_replace_one"])
+        ]
+        if others:
+            said.append(f"The same noise under replace_one: epsilon {', '.join(others)}.")
+    return said
 
 
 def rounds_table(series: pd.DataFrame) -> Table:
@@ -223,6 +249,7 @@ def notes(table: pd.DataFrame) -> list[str]:
         "n: test victims. Brackets: 95% interval. worst: the most exposed image. mean image: PSNR of the mean",
         "public face, no attack at all; gain: PSNR above that. >=20 dB: share of images reconstructed that well.",
     ]
+    said.extend(adjacencies(table))
     for line in table.to_dict("records"):
         name = f"{line['cell']} / {line['attacker']}"
         if line["method"]:
@@ -236,6 +263,8 @@ def notes(table: pd.DataFrame) -> list[str]:
             )
         if line["diverged"] is True:
             said.append(f"{name}: ! training with this defense diverged")
+        if not _missing(line["not_finite"]) and line["not_finite"]:
+            said.append(f"{name}: in training, {clipped_to_zeros(int(line['not_finite']))}")
         if line["trials_failed"] or line["not_observable"]:
             said.append(
                 f"{name}: {line['trials_failed']} of {line['trials']} trials failed, "

@@ -42,7 +42,7 @@ from fl_core.errors import InputError, first_line
 from fl_core.models import build_model
 from fl_core.rng import generator
 from fl_core.threat import NotObservable, Observation, ThreatModel, observe, truth_behind
-from fl_core.types import ModelState, RoundRecord, Truth
+from fl_core.types import ModelState, RoundRecord, Truth, clipped_to_zeros
 from orchestrator.identity import content_hash
 
 EXACT_DB = 150.0
@@ -275,7 +275,7 @@ def _run(
         error=error,
         scores=_score(spec, attacked, truth, mean_image) if attacked else (),
         method=attacked.found.method if attacked else None,
-        notes=_notes(attacked.found, device) if attacked else None,
+        notes=_notes(attacked.found, record, device) if attacked else None,
         label_accuracy=label_accuracy(attacked.found.labels.cpu(), truth.example_labels())
         if attacked
         else None,
@@ -319,12 +319,14 @@ def _attack(
     return _Attacked(observation, found, prior, seconds, cpu_seconds)
 
 
-def _notes(found: Reconstruction, device: torch.device) -> tuple[str, ...]:
-    """The attack's own, and what the device's settings and the images' size add to them."""
+def _notes(found: Reconstruction, record: RoundRecord, device: torch.device) -> tuple[str, ...]:
+    """The attack's own, and what the signal, the device's settings and the images' size add to them."""
+    not_finite = sum(update.not_finite for update in record.updates)
+    clipped = clipped_to_zeros(not_finite) if not_finite else None
     tarnished = blanket_fallback() if device.type == "mps" else None
     size = found.images.shape[-1]
     small = f"no SSIM: its window of {SSIM_WINDOW} pixels does not fit into images of {size}"
-    added = [tarnished, small if size < SSIM_WINDOW else None]
+    added = (clipped, tarnished, small if size < SSIM_WINDOW else None)
     return (*found.notes, *(note for note in added if note is not None))
 
 

@@ -39,7 +39,8 @@ class UtilityResult:
 
     `low` and `high` are the exact binomial 95% interval of the last round's accuracy. `diverged` says that the
     weights stopped being finite, or an update so large that its secure sum refused it, which ends the training; the
-    accuracy is then that of the last weights.
+    accuracy is then that of the last weights. `not_finite` counts what held NaN or infinity in the whole run and was
+    clipped to zeros: clients' updates, or single examples' gradients.
     """
 
     accuracy: float
@@ -49,6 +50,7 @@ class UtilityResult:
     images: int
     per_round: tuple[float, ...]
     diverged: bool
+    not_finite: int = 0
 
 
 def run_utility(
@@ -73,10 +75,11 @@ def run_utility(
             reduction=spec.defense.reduction(seed=seed, plan=spec.federation),
         )
     )
-    correct, refused = [], False
+    correct, refused, not_finite = [], False, 0
     try:
         for result in train(clients, state, rounds=spec.federation.rounds):
             state = result.state
+            not_finite += result.not_finite
             correct.append(clients.correct(state, held_out))
             if progress:
                 progress(result.round, correct[-1] / len(held_out))
@@ -93,6 +96,7 @@ def run_utility(
         images=len(held_out),
         per_round=tuple(count / len(held_out) for count in correct),
         diverged=refused or not all(bool(torch.isfinite(value).all()) for value in state.parameters.values()),
+        not_finite=not_finite,
     )
 
 

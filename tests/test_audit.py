@@ -22,7 +22,7 @@ from defenses.masking import Masking
 from fl_core.celeba import FaceDataset
 from fl_core.client import LocalTraining, batch_gradient, trainable
 from fl_core.errors import InputError
-from fl_core.rng import generator
+from fl_core.rng import generator, stream
 from fl_core.server import FederationConfig
 from fl_core.types import ClientUpdate, ModelState, Tensors
 from tests.conftest import make_federation
@@ -124,7 +124,7 @@ def of_steps(defense: Budgeted, plan: FederationConfig) -> tuple[Release, Tensor
     labels = torch.tensor([0, 1, 0])
 
     def release(present: bool, run: int) -> Tensors:
-        rule = defense.on_gradient(batch_gradient, generator("step", run), plan)
+        rule = defense.on_gradient(batch_gradient, stream("step", run), plan)
         first = 0 if present else 1
         return rule(model, state, (images[first:], labels[first:]))
 

@@ -25,7 +25,7 @@ from fl_core.errors import InputError
 from fl_core.hooks import Undefended
 from fl_core.models import ModelConfig, initial_state
 from fl_core.reduction import Change, FedAvg, Unprepared, WeightedSum
-from fl_core.rng import generator
+from fl_core.rng import Random, generator
 from fl_core.server import Federation, FederationConfig, train
 from fl_core.types import ClientUpdate, Tensors
 from orchestrator.execute import Done, Executor, SerialExecutor, make_executor
@@ -189,7 +189,7 @@ class Fatal(Undefended):
     victim: int
 
     def on_update(
-        self, update: ClientUpdate, residual: Tensors, random: torch.Generator
+        self, update: ClientUpdate, residual: Tensors, random: Random
     ) -> tuple[ClientUpdate, Tensors]:
         with (self.folder / "trained").open("a") as log:
             log.write(f"{update.client} ")
@@ -272,7 +272,7 @@ def alive(dataset: FaceDataset, participants: int, *, pooled: bool) -> tuple[int
 
     class Shown(Undefended):
         def on_update(
-            self, update: ClientUpdate, residual: Tensors, random: torch.Generator
+            self, update: ClientUpdate, residual: Tensors, random: Random
         ) -> tuple[ClientUpdate, Tensors]:
             fields = {field.name: getattr(update, field.name) for field in dataclasses.fields(update)}
             return updates.see(Numbered(**fields)), residual

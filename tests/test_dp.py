@@ -22,7 +22,7 @@ from defenses.dp_sgd import DPSGD
 from defenses.draws import add_noise
 from fl_core.client import LocalTraining
 from fl_core.errors import InputError
-from fl_core.rng import generator
+from fl_core.rng import stream
 from fl_core.server import FederationConfig
 from fl_core.threat import Clip, Noise
 from fl_core.types import ClientUpdate
@@ -67,7 +67,9 @@ def test_total_and_release_budgets_are_two_sides_of_one_composition() -> None:
 @settings(max_examples=100, deadline=None)
 def test_clipping_bounds_the_norm_and_keeps_the_direction(values: list[float], max_norm: float) -> None:
     tensors = {"a": torch.tensor(values), "b": torch.tensor(values[::-1])}
-    clipped, factor = clip(tensors, max_norm)
+    sent = clip(dataclasses.replace(update(), tensors=tensors), max_norm)
+    clipped, factor = sent.tensors, sent.clip_factor
+    assert factor is not None and sent.not_finite == 0
     norm = math.sqrt(sum(float(value.square().sum()) for value in clipped.values()))
     assert norm <= max_norm * (1 + 1e-5)
     assert 0 < factor <= 1
@@ -80,7 +82,7 @@ def test_clipping_bounds_the_norm_and_keeps_the_direction(values: list[float], m
 
 def test_noise_has_the_stated_scale_and_no_other() -> None:
     defense = DPUpdate(epsilon=2.0, max_norm=0.5)
-    released = defense.on_update(update(3.0, 4.0), generator("noise"), FederationConfig(rounds=4))
+    released = defense.on_update(update(3.0, 4.0), stream("noise"), FederationConfig(rounds=4))
     noise = released.tensors["b"].double().numpy()
     sigma = defense.sigma(FederationConfig(rounds=4))
     assert kstest(noise / sigma, "norm").pvalue > 0.001
@@ -104,7 +106,7 @@ def test_noise_is_fixed_by_client_and_round_and_differs_between_them() -> None:
     assert torch.equal(one.tensors["b"], same.tensors["b"])
     correlation = torch.corrcoef(torch.stack([one.tensors["b"], other.tensors["b"]]))[0, 1]
     assert abs(float(correlation)) < 0.03
-    fresh = add_noise({"b": torch.zeros(50_000)}, "gaussian", 1.0, generator("x"))["b"]
+    fresh = add_noise({"b": torch.zeros(50_000)}, "gaussian", 1.0, stream("x"))["b"]
     assert fresh.dtype == torch.float32
 
 

@@ -31,7 +31,7 @@ from fl_core.client import (
 )
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
+from fl_core.rng import generator, stream
 from fl_core.server import FederationConfig
 from fl_core.threat import ExampleClip, StepNoise
 from fl_core.types import ClientUpdate, ModelState, Tensors
@@ -54,7 +54,7 @@ def norm(tensors: Tensors) -> float:
 
 
 def rule(defense: DPSGD, config: FederationConfig, *seed: int) -> GradientRule:
-    return defense.on_gradient(batch_gradient, generator("defense", *seed), config)
+    return defense.on_gradient(batch_gradient, stream("defense", *seed), config)
 
 
 @pytest.mark.parametrize("kind", ["lenet", "mlp", "cnn64", "resnet18"])
@@ -173,7 +173,7 @@ def test_one_image_and_one_step_are_the_update_mechanism_on_the_gradient() -> No
     one = gradient_update(model, state, batch_of(1), config.local, client=0, rule=rule(sgd, config))
     other = update.on_update(
         gradient_update(model, state, batch_of(1), config.local, client=0),
-        generator("other"),
+        stream("other"),
         config,
     )
     assert one.clip_factor == pytest.approx(other.clip_factor, rel=1e-5)
@@ -184,7 +184,7 @@ def test_one_image_and_one_step_are_the_update_mechanism_on_the_gradient() -> No
     little = dataclasses.replace(sgd, epsilon=1e9), dataclasses.replace(update, epsilon=1e9)
     one = gradient_update(model, state, batch_of(1), config.local, client=0, rule=rule(little[0], config))
     other = little[1].on_update(
-        gradient_update(model, state, batch_of(1), config.local, client=0), generator("other"), config
+        gradient_update(model, state, batch_of(1), config.local, client=0), stream("other"), config
     )
     for name, value in one.tensors.items():
         assert float((value - other.tensors[name]).abs().max()) < 12 * little[0].sigma(config)
@@ -269,7 +269,7 @@ def test_batch_statistics_are_refused_by_name() -> None:
 
 def test_a_rule_that_another_defense_changed_is_refused() -> None:
     with pytest.raises(InputError, match="changes how a gradient is taken"):
-        DPSGD().on_gradient(lambda *_: {}, generator("x"), plan())
+        DPSGD().on_gradient(lambda *_: {}, stream("x"), plan())
 
 
 @pytest.mark.parametrize("other", [DPUpdate(), NoiseOnly()])

@@ -25,7 +25,7 @@ from defenses.compression import Prune, Quantise
 from defenses.noise import ClipOnly, NoiseOnly
 from fl_core.celeba import FaceDataset
 from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
+from fl_core.rng import generator, stream
 from fl_core.server import FederationConfig
 from fl_core.threat import Clip, Noise, Observation, Quantiser, Sparsity
 from fl_core.types import Truth
@@ -88,7 +88,7 @@ def test_the_error_of_rounding_is_what_rounding_does(bits: int) -> None:
     values[0] = 1.0
     update = _update(values)
     rounded = (
-        Quantise(bits=bits).on_update(update, generator("round", 0), FederationConfig(rounds=1)).tensors["a"]
+        Quantise(bits=bits).on_update(update, stream("round", 0), FederationConfig(rounds=1)).tensors["a"]
     )
     said = deviations(_observation({"a": rounded}, Quantiser(scheme="stochastic", bits=bits)), {"a": rounded})
     assert said["a"] == pytest.approx(float((rounded - values).std()), rel=0.02)
@@ -99,7 +99,7 @@ def test_one_bit_of_small_numbers_is_off_by_their_scale() -> None:
     values[0] = 1.0
     rounded = (
         Quantise(bits=1)
-        .on_update(_update(values), generator("round", 0), FederationConfig(rounds=1))
+        .on_update(_update(values), stream("round", 0), FederationConfig(rounds=1))
         .tensors["a"]
     )
     said = deviations(_observation({"a": rounded}, Quantiser(scheme="stochastic", bits=1)), {"a": rounded})

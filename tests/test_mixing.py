@@ -29,7 +29,7 @@ from fl_core.celeba import FaceDataset, open_celeba
 from fl_core.client import LocalTraining
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, build_model
-from fl_core.rng import generator
+from fl_core.rng import generator, stream
 from fl_core.server import FederationConfig
 from fl_core.threat import HiddenMixture, Mixture
 from fl_core.types import Signal
@@ -56,7 +56,7 @@ def test_mixup_mixes_each_image_with_the_next_of_a_circle_and_labels_likewise() 
     batch = batch_of()
     seen_shares = []
     for seed in range(300):
-        images, labels = MixUp(alpha=0.4).on_batch(batch, generator("defense", seed), PLAN, 3)
+        images, labels = MixUp(alpha=0.4).on_batch(batch, stream("defense", seed), PLAN, 3)
         shares = shares_of(images, batch[0])
         torch.testing.assert_close(
             labels, shares @ functional.one_hot(batch[1], 3).float(), atol=1e-4, rtol=0
@@ -73,12 +73,12 @@ def test_mixup_mixes_each_image_with_the_next_of_a_circle_and_labels_likewise() 
 def test_instahide_mixes_so_many_images_and_draws_signs() -> None:
     batch = batch_of(6)
     defense = InstaHide(images=3)
-    images, labels = defense.on_batch(batch, generator("defense", 0), PLAN, 3)
-    again, _ = defense.on_batch(batch, generator("defense", 0), PLAN, 3)
-    other, _ = defense.on_batch(batch, generator("defense", 1), PLAN, 3)
+    images, labels = defense.on_batch(batch, stream("defense", 0), PLAN, 3)
+    again, _ = defense.on_batch(batch, stream("defense", 0), PLAN, 3)
+    other, _ = defense.on_batch(batch, stream("defense", 1), PLAN, 3)
     assert torch.equal(images, again)
     assert not torch.equal(images, other)
-    shares = torch.stack([defense._shares(0, 6, generator("shares", seed)) for seed in range(200)])
+    shares = torch.stack([defense._shares(0, 6, stream("shares", seed)) for seed in range(200)])
     assert bool((shares[:, 0] > 0).all())
     assert bool(((shares > 0).sum(1) == 3).all())
     assert float(shares.max()) <= 0.65
@@ -102,7 +102,7 @@ def test_what_they_tell_and_what_they_refuse() -> None:
     with pytest.raises(InputError, match=r"InstaHide.largest = 0.5"):
         InstaHide(largest=0.5)
     with pytest.raises(InputError, match=r"batch_size = 4 must be at least 5"):
-        InstaHide(images=5).on_batch(batch_of(), generator("d"), PLAN, 3)
+        InstaHide(images=5).on_batch(batch_of(), stream("d"), PLAN, 3)
     with pytest.raises(InputError, match="one change of what a client trains on"):
         Chain(defenses=(MixUp(), InstaHide()))
     with pytest.raises(InputError, match="fixed before its gradient is taken"):

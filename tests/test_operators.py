@@ -55,7 +55,7 @@ from fl_core.celeba import FaceDataset, open_celeba
 from fl_core.client import LocalTraining
 from fl_core.device import _announce
 from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
+from fl_core.rng import generator, stream
 from fl_core.server import Federation, FederationConfig, count_correct
 from fl_core.threat import Clip, Noise, Observation, ThreatModel, observe
 from fl_core.types import ClientUpdate
@@ -287,14 +287,14 @@ def test_every_defense_runs(defense: Any) -> None:
     update = ClientUpdate(
         client=0, tensors=tensors, buffers={"c": torch.ones(2)}, examples=1, steps=1, lr=0.1, momentum=0.0
     )
-    expected = defense().on_update(update, generator("defense"), FederationConfig(rounds=2))
+    expected = defense().on_update(update, stream("defense"), FederationConfig(rounds=2))
     with apple_gpu():
         moved = dataclasses.replace(
             update,
             tensors={name: value.to(MPS) for name, value in update.tensors.items()},
             buffers={name: value.to(MPS) for name, value in update.buffers.items()},
         )
-        released = defense().on_update(moved, generator("defense"), FederationConfig(rounds=2))
+        released = defense().on_update(moved, stream("defense"), FederationConfig(rounds=2))
         for name, value in expected.tensors.items():
             assert released.tensors[name].device == MPS
             torch.testing.assert_close(released.tensors[name].cpu(), value)

@@ -15,7 +15,7 @@ from defenses.compression import Prune, Quantise, SignOnly
 from defenses.dp import DPUpdate
 from defenses.noise import ClipOnly, NoiseOnly
 from fl_core.errors import InputError
-from fl_core.rng import generator
+from fl_core.rng import generator, stream
 from fl_core.server import FederationConfig
 from fl_core.threat import Clip, Noise, Quantiser, Sparsity
 from fl_core.types import ClientUpdate
@@ -26,7 +26,7 @@ def update(**tensors: torch.Tensor) -> ClientUpdate:
 
 
 def released(defense: Prune | Quantise | SignOnly | ClipOnly | NoiseOnly, sent: ClientUpdate) -> ClientUpdate:
-    return defense.on_update(sent, generator("test", 1), FederationConfig(rounds=3))
+    return defense.on_update(sent, stream("test", 1), FederationConfig(rounds=3))
 
 
 def random_update(seed: int = 0) -> ClientUpdate:
@@ -138,7 +138,7 @@ def test_orders_that_make_no_sense_are_refused(chain: tuple, reason: str) -> Non
 def test_a_sensible_chain_applies_in_order() -> None:
     chain = Chain(defenses=(ClipOnly(max_norm=1.0), NoiseOnly(sigma=0.01), Prune(ratio=0.5)))
     clients = chain.clients(seed=0, plan=FederationConfig(rounds=1))
-    found, left = clients.on_update(random_update(), {}, generator("test", 2))
+    found, left = clients.on_update(random_update(), {}, stream("test", 2))
     assert left == {}
     kept = sum(int((value != 0).sum()) for value in found.tensors.values())
     assert kept == round(0.5 * 1503)

@@ -30,7 +30,7 @@ from fl_core.celeba import FaceDataset
 from fl_core.client import batch_gradient, trainable
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, ModelName, build_model, initial_state, predict
-from fl_core.rng import generator
+from fl_core.rng import generator, normal, stream
 from fl_core.server import FederationConfig
 from fl_core.threat import RandomCode
 from fl_core.types import Signal
@@ -68,7 +68,7 @@ def test_the_rest_of_the_network_starts_as_without_it(kind: ModelName) -> None:
 
 def test_the_code_is_drawn_from_its_distribution_and_predictions_take_its_mean() -> None:
     """Normal at the encoder's mean and deviation; a deviation that is 10% off fails the same test."""
-    draws = draw_code_noise(Bottleneck(4, 16), 400, generator("noise"), torch.zeros(1)).flatten()
+    draws = draw_code_noise(Bottleneck(4, 16), 400, stream("noise"), torch.zeros(1)).flatten()
     assert kstest(draws.numpy(), "norm").pvalue > 0.01
     assert kstest(1.1 * draws.numpy(), "norm").pvalue < 0.01
     config = Precode(size=8).on_model(ModelConfig(kind="mlp", image_size=8))
@@ -86,10 +86,10 @@ def test_a_gradient_is_that_of_the_loss_with_the_divergence_and_a_fresh_draw() -
     config = Precode(size=8).on_model(ModelConfig(kind="mlp", image_size=8))
     model, state = build_model(config), trainable(initial_state(config, generator("model", 0)))
     batch = (torch.rand(2, 3, 8, 8, generator=generator("images")), torch.tensor([0, 1]))
-    rule = Precode(size=8, beta=0.3).on_gradient(batch_gradient, generator("defense", 0), PLAN)
+    rule = Precode(size=8, beta=0.3).on_gradient(batch_gradient, stream("defense", 0), PLAN)
     first, second = rule(model, state, batch), rule(model, state, batch)
     assert not torch.equal(first["fc1.weight"], second["fc1.weight"]), "every pass draws anew"
-    again = Precode(size=8, beta=0.3).on_gradient(batch_gradient, generator("defense", 0), PLAN)
+    again = Precode(size=8, beta=0.3).on_gradient(batch_gradient, stream("defense", 0), PLAN)
     assert torch.equal(again(model, state, batch)["fc1.weight"], first["fc1.weight"])
 
     def linear(name: str, x: torch.Tensor) -> torch.Tensor:
@@ -98,7 +98,7 @@ def test_a_gradient_is_that_of_the_loss_with_the_divergence_and_a_fresh_draw() -
     hidden = linear("fc2", linear("fc1", batch[0].flatten(1)).relu()).relu()
     mean, raw = linear("bottleneck.encoder", hidden).chunk(2, dim=1)
     deviation = functional.softplus(raw)
-    code = mean + deviation * torch.randn(2, 8, generator=generator("defense", 0))
+    code = mean + deviation * normal(stream("defense", 0), (2, 8))
     spread = kl_divergence(Normal(mean, deviation), Normal(0.0, 1.0)).sum(1).mean()
     logits = linear("fc3", linear("bottleneck.decoder", code))
     loss = functional.cross_entropy(logits, batch[1]) + 0.3 * spread

@@ -22,7 +22,7 @@ from fl_core.celeba import FaceDataset
 from fl_core.client import batch_gradient, trainable
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
+from fl_core.rng import generator, stream
 from fl_core.server import FederationConfig
 from fl_core.threat import PrunedRepresentation
 from fl_core.types import Signal
@@ -59,7 +59,7 @@ def test_probes_estimate_the_norms_at_the_stated_error() -> None:
     images, _ = batch_of(LENET, 1)
     of = partial(representation, model, state, "fc")
     exact, _ = jacobian_norms(of, images)
-    estimated, _ = probed_norms(of, images, 400, generator("probes", 1))
+    estimated, _ = probed_norms(of, images, 400, stream("probes", 1))
     ratio = (estimated / exact).flatten()
     assert float(ratio.square().mean()) == pytest.approx(1.0, abs=0.05)
     assert float((1.1 * ratio).square().mean()) != pytest.approx(1.0, abs=0.05)
@@ -73,7 +73,7 @@ def test_it_cuts_the_columns_of_least_slope_and_leaves_everything_else(layer: st
     batch = batch_of(config, 2)
     plain = batch_gradient(model, trainable(state), batch)
     defense = Soteria(ratio=0.25, layer=layer)  # type: ignore[arg-type]
-    rule = defense.on_gradient(batch_gradient, generator("defense", 0), PLAN)
+    rule = defense.on_gradient(batch_gradient, stream("defense", 0), PLAN)
     defended = rule(model, trainable(state), batch)
     name = fully_connected(model)[0 if layer == "first" else -1]
     assert list(defended) == list(plain)
@@ -96,7 +96,7 @@ def test_the_same_stream_cuts_the_same_columns() -> None:
     )
     cuts = []
     for seed in (1, 1, 2):
-        rule = Soteria(probes=4).on_gradient(batch_gradient, generator("defense", seed), PLAN)
+        rule = Soteria(probes=4).on_gradient(batch_gradient, stream("defense", seed), PLAN)
         cuts.append(rule(model, trainable(state), batch)["fc1.weight"].any(dim=0))
     assert torch.equal(cuts[0], cuts[1])
     assert not torch.equal(cuts[0], cuts[2])
