@@ -7,55 +7,56 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import result_line
 import torch
 from torch import Tensor
 
-from defenses.encrypted_sum import estimate, local_cores, local_pool
 from defenses.encryption import CKKS, Paillier
+from defenses.estimate import estimate, local_cores
 from defenses.masking import Masking
-from defenses.secure_sum import SecureSum, Summed
-from defenses.selective import most_sensitive, selective_sum, sensitivity
+from defenses.secure_mean import ProtectedSum, SecureMean, SumProtection
+from defenses.selective import most_sensitive, sensitivity
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, build_model, initial_state
 from fl_core.rng import generator
+from fl_core.types import ClientUpdate, Tensors
 
 Line = dict[str, object]
 
 
-class Updates(Mapping[int, dict[str, Tensor]]):
-    """Updates of a network's size, drawn when they are asked for, so that a hundred need no memory."""
+def update(config: ModelConfig, client: int) -> ClientUpdate:
+    """An update of a network's size, drawn where it is protected, so that a hundred clients need no memory."""
+    state = initial_state(config, generator("shapes"))
+    random = generator("update", client)
 
-    def __init__(self, config: ModelConfig, clients: int) -> None:
-        state = initial_state(config, generator("shapes"))
-        self._shapes = {name: value.shape for name, value in {**state.parameters, **state.buffers}.items()}
-        self._clients = clients
+    def drawn(tensors: Tensors) -> dict[str, Tensor]:
+        return {name: 0.01 * torch.randn(value.shape, generator=random) for name, value in tensors.items()}
 
-    def __getitem__(self, client: int) -> dict[str, Tensor]:
-        if not 0 <= client < self._clients:
-            raise KeyError(client)
-        random = generator("update", client)
-        return {name: 0.01 * torch.randn(shape, generator=random) for name, shape in self._shapes.items()}
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self._clients))
-
-    def __len__(self) -> int:
-        return self._clients
+    return ClientUpdate(
+        client=client,
+        tensors=drawn(state.parameters),
+        buffers=drawn(state.buffers),
+        examples=1,
+        steps=1,
+        lr=0.1,
+        momentum=0.0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One scheme on one network; `precision` gives the target of the rounding error."""
 
-    scheme: SecureSum
+    scheme: SumProtection
     model: ModelConfig
     clients: int
     precision: int
@@ -77,33 +78,82 @@ CASES = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """A round that was run: who is in the sum, its running sum, and CPU seconds of keys, addition and opening."""
+
+    partial: ProtectedSum
+    bytes_up: int
+    setup_seconds: float
+    reveal_seconds: float
+    rounding_error: float
+
+
+def partial_sum(mean: SecureMean, model: ModelConfig, clients: Sequence[int]) -> ProtectedSum:
+    """What a worker does: protect and add its clients, one after another."""
+    torch.set_num_threads(1)
+    partial = mean.start(0, clients)
+    for client in clients:
+        partial = mean.add(partial, update(model, client))
+    return partial
+
+
+def run_round(
+    mean: SecureMean, model: ModelConfig, clients: Sequence[int], there: Sequence[int], workers: int
+) -> Round:
+    """One round of `clients`, of whom those in `there` upload; as sweeps spread it over workers."""
+    whole = mean.prepare(0, dict.fromkeys(clients, 1))
+    chunks = [list(there[worker::workers]) for worker in range(min(workers, len(there)))]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(partial_sum, whole.for_clients(chunk), model, chunk) for chunk in chunks]
+        merged = jobs.pop(0).result()
+        while jobs:
+            merged = whole.merge(merged, jobs.pop(0).result())
+    started = time.process_time()
+    change = whole.finish(merged)
+    revealing = time.process_time() - started
+    return Round(
+        partial=merged,
+        bytes_up=merged.bytes_up,
+        setup_seconds=whole.prepared.exchange.setup_seconds if whole.prepared else 0.0,
+        reveal_seconds=revealing,
+        rounding_error=rounding_error(change.tensors, model, there),
+    )
+
+
+def rounding_error(mean: Tensors, model: ModelConfig, clients: Sequence[int]) -> float:
+    """The largest distance of a number of the opened mean from the mean in float64."""
+    exact = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in mean.items()}
+    for client in clients:
+        for name, value in update(model, client).tensors.items():
+            exact[name] += value.double() / len(clients)
+    return max(float((value.double() - exact[name]).abs().max()) for name, value in mean.items())
+
+
 def run_case(name: str, workers: int) -> list[Line]:
-    """A whole sum, with a progress line on the terminal's error stream."""
+    """A whole round of one case."""
     case = CASES[name]
-    updates = Updates(case.model, case.clients)
+    clients = range(case.clients)
     started = time.perf_counter()
-    with local_pool(workers) as pool:
-        session = case.scheme.setup(range(case.clients))
-        summed = session.sum(updates, executor=pool, progress=progress(name))
+    done = run_round(SecureMean(scheme=case.scheme), case.model, clients, clients, workers)
     wall = time.perf_counter() - started
     what = f"{name}, {case.model.kind}, {case.clients} clients, {workers} workers"
-    return [line(f"{what}: wall time", wall, "s"), *cost_lines(what, summed, case)]
+    return [line(f"{what}: wall time", wall, "s"), *cost_lines(what, done, case)]
 
 
-def cost_lines(what: str, summed: Summed, case: Case) -> list[Line]:
-    """The record of a sum, one line a figure."""
-    cost = summed.cost
-    bound = case.clients * 0.5 / case.precision
+def cost_lines(what: str, done: Round, case: Case) -> list[Line]:
+    """The record of a round, one line a figure."""
+    bound = 0.5 / case.precision + 2e-8  # Half a step, and the rounding of the mean to float32.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 1e3 if sys.platform == "linux" else 1e6
+    partial = done.partial
     return [
-        line(f"{what}: values", cost.values, ""),
-        line(f"{what}: upload a client", cost.bytes_up / 1e6, "MB"),
-        line(f"{what}: setup, CPU", cost.setup_seconds, "s"),
-        line(f"{what}: protect a client, CPU", cost.protect_seconds, "s"),
-        line(f"{what}: add, CPU", cost.add_seconds, "s"),
-        line(f"{what}: reveal, CPU", cost.reveal_seconds, "s"),
-        line(f"{what}: largest rounding error", cost.rounding_error, "", target=bound),
+        line(f"{what}: upload a client", done.bytes_up / 1e6, "MB"),
+        line(f"{what}: setup, CPU", done.setup_seconds, "s"),
+        line(f"{what}: protect a client, CPU", partial.protect_seconds / len(partial.clients), "s"),
+        line(f"{what}: add, CPU", partial.add_seconds, "s"),
+        line(f"{what}: reveal, CPU", done.reveal_seconds, "s"),
+        line(f"{what}: largest rounding error", done.rounding_error, "", target=bound),
         line(f"{what}: peak memory of the driver so far", peak / unit, "MB"),
     ]
 
@@ -111,13 +161,11 @@ def cost_lines(what: str, summed: Summed, case: Case) -> list[Line]:
 def run_dropouts() -> list[Line]:
     """Ten clients on cnn64 of which three drop out after the exchange of shares."""
     case = CASES["masking10"]
-    updates = Updates(case.model, case.clients)
-    stay = {client: updates[client] for client in range(3, 10)}
     started = time.perf_counter()
-    summed = case.scheme.setup(range(case.clients)).sum(stay, progress=progress("dropouts"))
+    done = run_round(SecureMean(scheme=case.scheme), case.model, range(10), range(3, 10), 1)
     what = "masking, cnn64, 10 clients of which 3 drop out, 1 worker"
     wall = line(f"{what}: wall time", time.perf_counter() - started, "s")
-    return [wall, *cost_lines(what, summed, case)]
+    return [wall, *cost_lines(what, done, case)]
 
 
 def run_selective(workers: int) -> list[Line]:
@@ -130,15 +178,14 @@ def run_selective(workers: int) -> list[Line]:
     masks = most_sensitive(map_, 0.1)
     mapped = time.perf_counter() - started
     started = time.perf_counter()
-    with local_pool(workers) as pool:
-        session = case.scheme.setup(range(case.clients))
-        summed, visible = selective_sum(session, Updates(case.model, case.clients), masks, executor=pool)
+    clients = range(case.clients)
+    mean = SecureMean(scheme=case.scheme, hidden=masks)
+    done = run_round(mean, case.model, clients, clients, workers)
     what = f"ckks for a tenth, cnn64, {case.clients} clients, {workers} workers"
     return [
         line(f"{what}: sensitivity map of 4 images", mapped, "s"),
-        line(f"{what}: visible in the clear", visible.fraction * 100, "%"),
         line(f"{what}: wall time", time.perf_counter() - started, "s"),
-        *cost_lines(what, summed, case),
+        *cost_lines(what, done, case),
     ]
 
 
@@ -149,26 +196,16 @@ def run_estimates(workers: int) -> list[Line]:
         (ModelConfig(kind="mlp", image_size=64), 10),
         (ModelConfig(kind="cnn64"), 10),
     ):
-        session = Paillier().setup(range(clients))
+        exchange = Paillier().exchange(range(clients))
         state = initial_state(model, generator("shapes"))
         values = sum(value.numel() for value in state.parameters.values())
-        found = [estimate(session, values, workers=workers) for _ in range(5)]
+        found = [estimate(exchange, values, clients=clients, workers=workers) for _ in range(5)]
         what = f"paillier estimate, {model.kind}, {clients} clients, {workers} workers"
         lines += [
             line(f"{what}: wall time", [each.seconds for each in found], "s"),
             line(f"{what}: upload a client", found[0].bytes_up / 1e6, "MB"),
         ]
     return lines
-
-
-def progress(name: str) -> Callable[[int, int], None]:
-    """A line that overwrites itself where somebody is watching."""
-
-    def show(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\r{name}: {done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr)
-
-    return show
 
 
 def line(name: str, value: float | list[float], unit: str, *, target: float | None = None) -> Line:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from defenses.draws import Distribution, add_noise
-from fl_core.rng import Random, stream
+from fl_core.rng import Random
 from fl_core.threat import Noise
 from fl_core.types import Config, Tensors, require
 
@@ -42,15 +42,3 @@ class EncryptedNoise(Config):
     def fact(self) -> Noise:
         """What an attacker who knows of it knows."""
         return Noise(distribution=self.distribution, sigma=self.sigma)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeededNoise:
-    """Encrypted noise with its seed: fresh for each client, the same whenever it is asked for."""
-
-    noise: EncryptedNoise
-    seed: int
-
-    def add(self, tensors: Tensors, client: int) -> dict[str, torch.Tensor]:
-        """The client's update with its noise."""
-        return self.noise.add(tensors, stream("encrypted noise", self.seed, client))

@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Literal
 
 from defenses import ckks, paillier
 from defenses.ckks import CKKSPublic, CKKSSecret
-from defenses.encrypted_noise import EncryptedNoise, SeededNoise
-from defenses.encrypted_sum import EncryptedSession
-from defenses.exchange import EncryptedExchange
+from defenses.encrypted_exchange import EncryptedExchange
+from defenses.encrypted_noise import EncryptedNoise
 from defenses.fixed_point import guard_bits
+from defenses.keys import PublicKey, SecretKey
 from defenses.paillier import PaillierPublic, PaillierSecret
 from defenses.secure_mean import SumProtection
 from defenses.selective import Selective
@@ -53,14 +53,16 @@ class Encrypted(SumProtection):
         return self.selective
 
     @abstractmethod
-    def setup(self, clients: Sequence[int], *, seed: int | None = None) -> EncryptedSession:
-        """See `SecureSum.setup`: a key pair."""
+    def keys(self, clients: int) -> tuple[PublicKey, SecretKey]:
+        """A fresh key pair for sums of at most so many clients; raises `InputError` where the library is missing."""
 
     def exchange(self, clients: Sequence[int]) -> EncryptedExchange:
-        """See `SumProtection.exchange`; raises what `setup` raises."""
-        # Noise in a federation comes from `on_update`, with the client's own randomness.
-        keys = dataclasses.replace(self, noise=None).setup(clients)
-        return EncryptedExchange(public=keys.public, secret=keys.secret, setup_seconds=keys.setup_seconds)
+        """See `SumProtection.exchange`; raises what `keys` raises, and for no client or one that is named twice."""
+        if not clients or len(set(clients)) != len(clients):
+            raise InputError(f"Clients {list(clients)}: at least one is needed, and each once.")
+        started = time.process_time()
+        public, secret = self.keys(len(clients))
+        return EncryptedExchange(public=public, secret=secret, setup_seconds=time.process_time() - started)
 
     def on_update(self, update: ClientUpdate, random: Random, plan: FederationConfig) -> ClientUpdate:
         """Add the noise, where there is one, to the whole update, buffers too; see `Mechanism.on_update`."""
@@ -95,17 +97,14 @@ class CKKS(Encrypted):
         """See `Mechanism.check_library`: TenSEAL."""
         ckks.check_library()
 
-    def setup(self, clients: Sequence[int], *, seed: int | None = None) -> EncryptedSession:
+    def keys(self, clients: int) -> tuple[CKKSPublic, CKKSSecret]:
         """A key pair; raises `InputError` where CKKS's noise in the sum of so many ciphertexts would blur the steps."""
-        count = _count(clients)
-        if not ckks.noise_clears(scale_bits=self.scale_bits, precision=self.precision, clients=count):
+        if not ckks.noise_clears(scale_bits=self.scale_bits, precision=self.precision, clients=clients):
             raise InputError(
-                f"CKKS.precision = {self.precision} is finer than the noise of {count} ciphertexts at scale_bits = "
+                f"CKKS.precision = {self.precision} is finer than the noise of {clients} ciphertexts at scale_bits = "
                 f"{self.scale_bits}; lower the precision or raise scale_bits."
             )
-        started = time.process_time()
-        public, secret = ckks.generate(scale_bits=self.scale_bits, precision=self.precision, clients=count)
-        return _session(clients, public, secret, _seeded(self.noise, seed), started)
+        return ckks.generate(scale_bits=self.scale_bits, precision=self.precision, clients=clients)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,18 +131,15 @@ class Paillier(Encrypted):
         """See `Mechanism.check_library`: phe and gmpy2, an extra."""
         paillier.check_library()
 
-    def setup(self, clients: Sequence[int], *, seed: int | None = None) -> EncryptedSession:
+    def keys(self, clients: int) -> tuple[PaillierPublic, PaillierSecret]:
         """A key pair; warns of `InsecureKey` at 512 bits; raises `InputError` where the extra is missing."""
-        count = _count(clients)
-        if guard_bits(count) > self.lane_bits // 2:
-            raise InputError(f"Paillier.lane_bits = {self.lane_bits}: too few for {count} clients.")
+        if guard_bits(clients) > self.lane_bits // 2:
+            raise InputError(f"Paillier.lane_bits = {self.lane_bits}: too few for {clients} clients.")
         if self.key_bits == 512:
             warnings.warn(INSECURE, InsecureKey, stacklevel=2)
-        started = time.process_time()
-        public, secret = paillier.generate(
-            key_bits=self.key_bits, lane_bits=self.lane_bits, precision=self.precision, clients=count
+        return paillier.generate(
+            key_bits=self.key_bits, lane_bits=self.lane_bits, precision=self.precision, clients=clients
         )
-        return _session(clients, public, secret, _seeded(self.noise, seed), started)
 
 
 Encryption = CKKS | Paillier
@@ -181,36 +177,6 @@ def load_secret(path: Path) -> CKKSSecret | PaillierSecret:
     if not isinstance(key, CKKSSecret | PaillierSecret):
         raise InputError(f"{path} holds a public key where a secret one is wanted.")
     return key
-
-
-def _count(clients: Sequence[int]) -> int:
-    if not clients or len(set(clients)) != len(clients):
-        raise InputError(f"Clients {list(clients)}: at least one is needed, and each once.")
-    return len(clients)
-
-
-def _session(
-    clients: Sequence[int],
-    public: CKKSPublic | PaillierPublic,
-    secret: CKKSSecret | PaillierSecret,
-    noise: SeededNoise | None,
-    started: float,
-) -> EncryptedSession:
-    return EncryptedSession(
-        clients=tuple(clients),
-        public=public,
-        secret=secret,
-        noise=noise,
-        setup_seconds=time.process_time() - started,
-    )
-
-
-def _seeded(noise: EncryptedNoise | None, seed: int | None) -> SeededNoise | None:
-    if noise is None:
-        return None
-    if seed is None:
-        raise ValueError("Encrypted noise needs a seed in setup().")
-    return SeededNoise(noise=noise, seed=seed)
 
 
 def _document(key: Any) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from defenses.fixed_point import FixedPoint, Integers
@@ -40,35 +38,3 @@ class SecretKey(Protocol):
 
     def reveal(self, total: Ciphertexts, *, numbers: int, addends: int) -> Integers:
         """The `numbers` values of a block that is the sum of `addends` protected ones, exactly."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockSum:
-    """One block's sum in steps, the most bytes of a client, and each part's CPU seconds (all clients)."""
-
-    steps: Integers
-    bytes_up: int
-    protect_seconds: float
-    add_seconds: float
-    reveal_seconds: float
-
-
-def sum_block(public: PublicKey, secret: SecretKey, blocks: Sequence[Integers]) -> BlockSum:
-    """The sum of one block of every client through ciphertexts; a unit of work for any worker.
-
-    Clients and server use `public` alone, `secret` only opens the sum.
-    """
-    started = time.process_time()
-    uploads = [public.protect(block) for block in blocks]
-    protected = time.process_time()
-    total = public.add(uploads)
-    added = time.process_time()
-    steps = secret.reveal(total, numbers=len(blocks[0]), addends=len(blocks))
-    revealed = time.process_time()
-    return BlockSum(
-        steps=steps,
-        bytes_up=max(sum(map(len, upload)) for upload in uploads),
-        protect_seconds=protected - started,
-        add_seconds=added - protected,
-        reveal_seconds=revealed - added,
-    )

@@ -6,17 +6,14 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from defenses.exchange import MaskedExchange, Met
 from defenses.fixed_point import FixedPoint
 from defenses.libraries import library
+from defenses.masked_exchange import MaskedExchange, Met
 from defenses.secure_mean import SumProtection, dropouts
 from fl_core.errors import InputError
 from fl_core.types import Protection, require
-
-if TYPE_CHECKING:
-    from defenses.masking_round import MaskedSession
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +61,23 @@ class Masking(SumProtection):
             library(module, f"Secure aggregation needs it: pip install {package}")
 
     def exchange(self, clients: Sequence[int]) -> MaskedExchange:
-        """See `SumProtection.exchange`: keys are advertised and shares exchanged."""
-        session = self.setup(clients)
-        started = time.process_time()
-        parties, roster, sent = session.meet()
-        met = Met(parties=parties, roster=roster, threshold=self.needed(len(clients)), bytes_sent=sent)
+        """See `SumProtection.exchange`: keys are advertised and shares exchanged, afresh for every sum.
+
+        Raises `InputError` for fewer than two clients, for one that is named twice, and where a library is missing.
+        """
+        if len(clients) < 2 or len(set(clients)) != len(clients):
+            raise InputError(
+                f"Clients {list(clients)}: secure aggregation needs at least two, and each once."
+            )
+        self.check_library()
+        from defenses.masking_parties import meet
+
+        started, needed = time.process_time(), self.needed(len(clients))
+        parties, roster, sent = meet(sorted(clients), threshold=needed, word_bits=self.word_bits)
         return MaskedExchange(
             fixed=self.fixed(len(clients)),
             word_bits=self.word_bits,
-            met=met,
+            met=Met(parties=parties, roster=roster, threshold=needed, bytes_sent=sent),
             setup_seconds=time.process_time() - started,
         )
 
@@ -83,15 +88,3 @@ class Masking(SumProtection):
     def fixed(self, clients: int) -> FixedPoint:
         """How numbers become steps, and the largest that every one of `clients` may send at once."""
         return FixedPoint(precision=self.precision, limit=((1 << (self.word_bits - 1)) - 1) // clients)
-
-    def setup(self, clients: Sequence[int], *, seed: int | None = None) -> MaskedSession:
-        """A session; keys are made afresh in every sum. Raises `InputError` for fewer than two clients."""
-        del seed  # Nothing is drawn but secrets.
-        self.check_library()
-        from defenses.masking_round import MaskedSession
-
-        if len(clients) < 2 or len(set(clients)) != len(clients):
-            raise InputError(
-                f"Clients {list(clients)}: secure aggregation needs at least two, and each once."
-            )
-        return MaskedSession(clients=tuple(sorted(clients)), config=self)

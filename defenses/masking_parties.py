@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -148,6 +148,22 @@ class Participant:
         secret = _agree(self._channel, self._roster[other].channel)
         digest = roster_digest(self._roster)
         return ChaCha20Poly1305(_derive(secret, b"shares", digest, f"{sender}>{receiver}".encode()))
+
+
+def meet(
+    clients: Iterable[int], *, threshold: int, word_bits: WordBits
+) -> tuple[dict[int, Participant], dict[int, Advertisement], int]:
+    """Participants that hold each other's shares, their public keys, and the most bytes that one of them sent."""
+    parties = {client: Participant(client, threshold=threshold, word_bits=word_bits) for client in clients}
+    roster = {client: party.advertise() for client, party in parties.items()}
+    mail = {client: party.share(roster) for client, party in parties.items()}
+    most = 0
+    for sender, messages in mail.items():
+        keys = roster[sender]
+        most = max(most, len(keys.channel) + len(keys.mask) + sum(map(len, messages.values())))
+        for receiver, message in messages.items():
+            parties[receiver].receive(sender, message)
+    return parties, roster, most
 
 
 class Server:

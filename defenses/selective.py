@@ -1,15 +1,12 @@
 """Selective encryption: the most sensitive numbers go through a secure sum, the rest in the clear.
 
 The idea of FedML-HE (Jin et al., 2023): where encryption is too dear for a whole update, encrypt the part that
-gives the images away. What stays in the clear is returned beside the sum, for an attacker to use.
+gives the images away. What stays in the clear is part of what the server sees.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from defenses.packing import Layout
-from defenses.secure_sum import Progress, Session, Summed
 from fl_core.client import Batch, loss_gradient
 from fl_core.common import Common
 from fl_core.errors import InputError
 from fl_core.types import Config, ModelState, Tensors, require
-
-HIDDEN = "encrypted part"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,24 +43,6 @@ class Selective(Config):
         """What is encrypted (True) in a round, by parameter name, on the CPU; raises as `Common.public` does."""
         found = sensitivity(common.model, common.state, *common.public(self.images))
         return most_sensitive(found, self.fraction)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Visible:
-    """What everybody who sees the uploads knows of each client's update.
-
-    `mask` has the update's names and shapes and is True where numbers were sent in the clear; `values` holds each
-    client's update there, and zeros elsewhere.
-    """
-
-    mask: Tensors
-    values: Mapping[int, Tensors]
-
-    @property
-    def fraction(self) -> float:
-        """The visible share of an update's numbers."""
-        total = sum(mask.numel() for mask in self.mask.values())
-        return sum(int(mask.sum()) for mask in self.mask.values()) / total if total else 0.0
 
 
 def sensitivity(
@@ -98,47 +74,3 @@ def most_sensitive(sensitivities: Tensors, fraction: float) -> dict[str, Tensor]
     chosen = np.zeros(layout.size)
     chosen[np.argsort(-flat, kind="stable")[: math.ceil(fraction * layout.size)]] = 1
     return {name: value > 0 for name, value in layout.restore(chosen).items()}
-
-
-def selective_sum(
-    session: Session,
-    updates: Mapping[int, Tensors],
-    encrypt: Tensors,
-    *,
-    executor: Executor | None = None,
-    progress: Progress | None = None,
-) -> tuple[Summed, Visible]:
-    """The sum of updates where `encrypt` hides a part of each, and what the other part shows.
-
-    `encrypt` holds masks (True: through `session`) by name; tensors that it does not name, buffers say, are hidden
-    whole. The cost counts four bytes for a number in the clear, and the rounding error is that of the hidden part.
-    Raises `InputError` for a mask of an unknown name or of another shape.
-    """
-    first = next(iter(updates.values()))
-    layout = Layout.of(first)
-    hidden = layout.flatten(_complete(encrypt, first)) > 0
-    flat = {client: layout.flatten(tensors) for client, tensors in updates.items()}
-    summed = session.sum(
-        {client: {HIDDEN: torch.from_numpy(vector[hidden])} for client, vector in flat.items()},
-        executor=executor,
-        progress=progress,
-    )
-    total = np.zeros(layout.size)
-    total[hidden] = summed.tensors[HIDDEN].double().numpy()
-    for client in summed.clients:
-        total[~hidden] += flat[client][~hidden]
-    in_clear = int((~hidden).sum())
-    cost = dataclasses.replace(summed.cost, values=layout.size, bytes_up=summed.cost.bytes_up + 4 * in_clear)
-    visible = Visible(
-        mask={name: value > 0 for name, value in layout.restore((~hidden).astype(np.float64)).items()},
-        values={client: layout.restore(np.where(hidden, 0.0, vector)) for client, vector in flat.items()},
-    )
-    return Summed(tensors=layout.restore(total), clients=summed.clients, cost=cost), visible
-
-
-def _complete(encrypt: Tensors, update: Tensors) -> dict[str, Tensor]:
-    for name, mask in encrypt.items():
-        if name not in update or mask.shape != update[name].shape:
-            shape = tuple(update[name].shape) if name in update else "no such tensor"
-            raise InputError(f"Mask {name!r} of shape {tuple(mask.shape)}: the update has {shape}.")
-    return {name: encrypt.get(name, torch.ones(value.shape)).float() for name, value in update.items()}

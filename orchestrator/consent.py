@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from defenses.encrypted_sum import estimate, local_cores
 from defenses.encryption import Paillier
+from defenses.estimate import estimate, local_cores
 from orchestrator.cells import Cell
 
 
@@ -21,11 +21,11 @@ def require_consent(cells: Sequence[Cell], *, allow_slow: bool) -> None:
         if not isinstance(scheme, Paillier) or allow_slow:
             continue
         federation, weights = cell.settings.federation, cell.source.weights.state
-        session = dataclasses.replace(scheme, noise=None).setup(range(federation.per_round))
+        exchange = scheme.exchange(range(federation.per_round))
         parameters, buffers = (
             sum(tensor.numel() for tensor in each.values()) for each in (weights.parameters, weights.buffers)
         )
         values = scheme.protected_numbers(parameters, buffers)
         sums = len(cell.victims) + (federation.rounds if cell.settings.utility else 0)
-        one = estimate(session, values, workers=local_cores())
+        one = estimate(exchange, values, clients=federation.per_round, workers=local_cores())
         dataclasses.replace(one, seconds=one.seconds * sums).require_consent(allow_slow=False)

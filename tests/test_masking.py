@@ -7,7 +7,6 @@ from collections.abc import Collection
 
 import numpy as np
 import pytest
-import torch
 from Crypto.Protocol.SecretSharing import Shamir
 from scipy.stats import chisquare, kstest
 
@@ -21,12 +20,12 @@ from defenses.masking_parties import (
     apply_mask,
     as_words,
     mask_key,
+    meet,
     own_mask,
     pair_mask,
     roster_digest,
 )
 from fl_core.errors import InputError
-from tests.updates import exact_sum, small_updates
 
 VALUES = 40_000
 
@@ -36,14 +35,9 @@ def update_of(client: int) -> Integers:
     return np.random.default_rng(client).normal(scale=1000, size=VALUES).astype(np.int64)
 
 
-def meet(clients: Collection[int], threshold: int) -> tuple[dict[int, Participant], dict[int, Advertisement]]:
+def met(clients: Collection[int], threshold: int) -> tuple[dict[int, Participant], dict[int, Advertisement]]:
     """Participants that hold each other's shares."""
-    parties = {client: Participant(client, threshold=threshold, word_bits=32) for client in clients}
-    roster = {client: party.advertise() for client, party in parties.items()}
-    mail = {client: party.share(roster) for client, party in parties.items()}
-    for sender, messages in mail.items():
-        for receiver, message in messages.items():
-            parties[receiver].receive(sender, message)
+    parties, roster, _ = meet(clients, threshold=threshold, word_bits=32)
     return parties, roster
 
 
@@ -56,23 +50,23 @@ def uniformity(masked: bytes) -> tuple[float, float]:
 
 def test_any_droppers_down_to_the_threshold() -> None:
     """Every way in which five clients drop out before their upload, stay silent after it, or stay."""
-    scheme = Masking(threshold=0.6)
     clients = [2, 3, 5, 7, 11]
-    session = scheme.setup(clients)
-    everything = small_updates(clients)
+    numbers = {client: update_of(client)[:62] for client in clients}
     finished = 0
     for fates in itertools.product(("stays", "drops", "silent"), repeat=5):
         fate = dict(zip(clients, fates, strict=True))
-        updates = {client: everything[client] for client in clients if fate[client] != "drops"}
-        silent = [client for client in clients if fate[client] == "silent"]
-        if len(updates) - len(silent) < 3:
+        there = [client for client in clients if fate[client] != "drops"]
+        helping = [client for client in there if fate[client] != "silent"]
+        parties, roster = met(clients, threshold=3)
+        server = Server(roster, values=62, threshold=3, word_bits=32)
+        for client in there:
+            server.add(client, parties[client].masker()(numbers[client]))
+        if len(helping) < 3:
             with pytest.raises(InputError, match=r"needs 3 .*no sum is revealed"):
-                session.sum(updates, silent=silent)
+                server.reveal({client: parties[client].answer(server.survivors) for client in helping})
             continue
-        summed = session.sum(updates, silent=silent)
-        assert summed.clients == tuple(updates)
-        for name, value in exact_sum(updates, scheme.precision).items():
-            assert torch.equal(summed.tensors[name], value)
+        opened = server.reveal({client: parties[client].answer(server.survivors) for client in helping})
+        assert opened.tolist() == np.sum([numbers[client] for client in there], axis=0).tolist()
         finished += 1
     assert finished == 1 + 5 * 2 + 10 * 4  # All five stay, four do, three do.
 
@@ -85,7 +79,7 @@ def test_threshold_in_clients(clients: int, needed: int) -> None:
 
 
 def test_a_masked_update_is_uniform_and_an_unmasked_one_is_not() -> None:
-    parties, _ = meet(range(3), threshold=2)
+    parties, _ = met(range(3), threshold=2)
     plain = update_of(0)
     masked = parties[0].masker()(plain)
     assert min(uniformity(masked)) > 1e-4
@@ -97,7 +91,7 @@ def test_a_masked_update_is_uniform_and_an_unmasked_one_is_not() -> None:
 
 def test_a_late_update_of_a_dropped_client_tells_nothing() -> None:
     """Client 0 is declared dropped, so its pairwise masks are known to the server; then its upload arrives."""
-    parties, roster = meet(range(4), threshold=2)
+    parties, roster = met(range(4), threshold=2)
     late = parties[0].masker()(update_of(0))
     server = Server(roster, values=VALUES, threshold=2, word_bits=32)
     for client in (1, 2, 3):
@@ -118,7 +112,7 @@ def test_a_late_update_of_a_dropped_client_tells_nothing() -> None:
 
 
 def test_nobody_gives_away_both_seeds() -> None:
-    parties, _ = meet(range(4), threshold=3)
+    parties, _ = met(range(4), threshold=3)
     answer = parties[0].answer(frozenset({0, 1, 2}))
     assert answer.own.keys() == {0, 1, 2}
     assert answer.pairwise.keys() == {3}
@@ -130,7 +124,7 @@ def test_nobody_gives_away_both_seeds() -> None:
 
 
 def test_fewer_shares_than_the_threshold_give_another_seed() -> None:
-    parties, _ = meet(range(5), threshold=3)
+    parties, _ = met(range(5), threshold=3)
     answers = {client: parties[client].answer(frozenset({0, 1, 2, 3})) for client in range(4)}
     shares = [(client + 1, answer.pairwise[4]) for client, answer in answers.items()]
     seed = parties[4]._pairwise_seed
@@ -141,7 +135,7 @@ def test_fewer_shares_than_the_threshold_give_another_seed() -> None:
 
 
 def test_below_the_threshold_the_sum_stays_masked() -> None:
-    parties, roster = meet(range(4), threshold=3)
+    parties, roster = met(range(4), threshold=3)
     server = Server(roster, values=VALUES, threshold=3, word_bits=32)
     for client in range(4):
         server.add(client, parties[client].masker()(update_of(client)))
@@ -154,7 +148,7 @@ def test_below_the_threshold_the_sum_stays_masked() -> None:
 
 
 def test_a_wrong_share_is_noticed() -> None:
-    parties, roster = meet(range(3), threshold=2)
+    parties, roster = met(range(3), threshold=2)
     server = Server(roster, values=VALUES, threshold=2, word_bits=32)
     for client in (0, 1):
         server.add(client, parties[client].masker()(update_of(client)))
@@ -176,21 +170,21 @@ def test_shares_are_sealed_for_their_receiver() -> None:
 
 def test_masks_are_new_in_every_round() -> None:
     """The same update twice: the difference of the uploads is as uniform as each of them."""
-    uploads = [meet(range(2), threshold=2)[0][0].masker()(update_of(0)) for _ in range(2)]
+    uploads = [met(range(2), threshold=2)[0][0].masker()(update_of(0)) for _ in range(2)]
     first, second = (np.frombuffer(upload, dtype="<u4") for upload in uploads)
     assert min(uniformity((first - second).tobytes())) > 1e-4
 
 
 def test_an_upload_in_the_sum_is_hidden_by_its_pairwise_masks() -> None:
     """The server learns the own masks of survivors: taken off, what is left is uniform still."""
-    parties, roster = meet(range(3), threshold=2)
+    parties, roster = met(range(3), threshold=2)
     bare = np.frombuffer(parties[1].masker()(update_of(1)), dtype="<u4").copy()
     apply_mask(bare, own_mask(parties[1]._own_seed, roster_digest(roster)), np.subtract)
     assert min(uniformity(bare.tobytes())) > 1e-4
 
 
 def test_pairwise_keys_belong_to_two_clients_and_one_round() -> None:
-    parties, roster = meet(range(3), threshold=2)
+    parties, roster = met(range(3), threshold=2)
     digest = roster_digest(roster)
     private = [mask_key(party._pairwise_seed) for party in parties.values()]
     keys = {

@@ -9,55 +9,62 @@ import numpy as np
 import pytest
 import torch
 
-from defenses.encrypted_sum import EncryptedSession, Estimate, estimate
+from defenses.encrypted_exchange import EncryptedExchange
 from defenses.encryption import Paillier, load_public, load_secret, save_public, save_secret
+from defenses.estimate import Estimate, estimate
 from defenses.fixed_point import FixedPoint
-from defenses.paillier import PaillierPublic
+from defenses.paillier import PaillierPublic, PaillierSecret
+from defenses.secure_mean import SecureMean
 from fl_core.errors import InputError
 from fl_core.models import ModelConfig, initial_state
 from fl_core.rng import generator
-from tests.updates import exact_sum
+from tests.updates import as_updates, exact_mean
 
 phe = pytest.importorskip("phe", reason="the extra paillier is not installed: Paillier is not checked")
 
 
 @pytest.fixture(scope="module")
-def session() -> EncryptedSession:
-    return Paillier().setup(range(3))
+def keys() -> EncryptedExchange:
+    return Paillier().exchange(range(3))
 
 
-def public_key(session: EncryptedSession) -> PaillierPublic:
-    assert isinstance(session.public, PaillierPublic)
-    return session.public
+def public_key(keys: EncryptedExchange) -> PaillierPublic:
+    assert isinstance(keys.public, PaillierPublic)
+    return keys.public
 
 
-def test_every_parameter_of_a_small_network(session: EncryptedSession) -> None:
+def secret_key(keys: EncryptedExchange) -> PaillierSecret:
+    assert isinstance(keys.secret, PaillierSecret)
+    return keys.secret
+
+
+def test_every_parameter_of_a_small_network(keys: EncryptedExchange) -> None:
     config = ModelConfig(kind="lenet", image_size=16)
     updates = {
         client: dict(initial_state(config, generator("paillier", client)).parameters) for client in (0, 2)
     }
     size = sum(value.numel() for value in updates[0].values())
-    summed = session.sum(updates)
-    for name, value in exact_sum(updates, 1_000_000).items():
-        assert torch.equal(summed.tensors[name], value), name
+    _, opened = SecureMean(scheme=Paillier()).open_sum(0, as_updates(updates))
+    for name, value in exact_mean(updates, 1_000_000).items():
+        assert torch.equal(opened.tensors[name], value), name
     plaintexts = -(-size // 63)
-    assert summed.cost.values == size > 8000
-    assert summed.cost.bytes_up == plaintexts * 512
-    assert estimate(session, size).bytes_up == pytest.approx(plaintexts * 512, rel=0.01)
+    assert size > 8000
+    assert opened.bytes_up == plaintexts * 512
+    assert estimate(keys, size, clients=3).bytes_up == pytest.approx(plaintexts * 512, rel=0.01)
 
 
-def test_keys_have_2048_bits_and_fresh_primes(session: EncryptedSession) -> None:
-    key = public_key(session)
+def test_keys_have_2048_bits_and_fresh_primes(keys: EncryptedExchange) -> None:
+    key = public_key(keys)
     assert key.n.bit_length() == 2048
-    assert session.secret.p * session.secret.q == key.n  # type: ignore[attr-defined]
+    assert secret_key(keys).p * secret_key(keys).q == key.n
     assert key.lanes.count == 63
     assert key.lanes.guard_bits == 2
 
 
-def test_ciphertexts_are_paillier_ciphertexts(session: EncryptedSession) -> None:
+def test_ciphertexts_are_paillier_ciphertexts(keys: EncryptedExchange) -> None:
     """The library's own key object opens what we packed, without any of our code for opening."""
-    key = public_key(session)
-    secret = phe.PaillierPrivateKey(phe.PaillierPublicKey(key.n), session.secret.p, session.secret.q)  # type: ignore[attr-defined]
+    key = public_key(keys)
+    secret = phe.PaillierPrivateKey(phe.PaillierPublicKey(key.n), secret_key(keys).p, secret_key(keys).q)
     numbers = np.array([5, -7, key.lanes.limit], dtype=np.int64)
     (ciphertext,) = key.protect(numbers)
     plain = secret.raw_decrypt(int.from_bytes(ciphertext, "little"))
@@ -65,11 +72,11 @@ def test_ciphertexts_are_paillier_ciphertexts(session: EncryptedSession) -> None
     assert [(plain >> (32 * lane)) % 2**32 - offset for lane in range(3)] == [5, -7, key.lanes.limit]
 
 
-def test_more_addends_than_guard_bits_are_refused(session: EncryptedSession) -> None:
-    key = public_key(session)
+def test_more_addends_than_guard_bits_are_refused(keys: EncryptedExchange) -> None:
+    key = public_key(keys)
     upload = key.protect(np.full(10, key.lanes.limit))
     four = key.add([upload] * 4)
-    assert session.secret.reveal(four, numbers=10, addends=4).tolist() == [4 * key.lanes.limit] * 10
+    assert secret_key(keys).reveal(four, numbers=10, addends=4).tolist() == [4 * key.lanes.limit] * 10
     with pytest.raises(ValueError, match="guard bits allow 4"):
         key.add([upload] * 5)
 
@@ -77,28 +84,28 @@ def test_more_addends_than_guard_bits_are_refused(session: EncryptedSession) -> 
 def test_wide_lanes_take_large_numbers() -> None:
     scheme = Paillier(lane_bits=64, precision=2**30)
     updates = {client: {"w": torch.tensor([3e6, -1e-9, 0.5], dtype=torch.float64)} for client in range(2)}
-    summed = scheme.setup(range(2)).sum(updates).tensors["w"]
+    _, opened = SecureMean(scheme=scheme).open_sum(0, as_updates(updates))
     fixed = FixedPoint(precision=2**30, limit=2**62)
-    steps = 2 * fixed.encode(updates[0]["w"].numpy())
-    assert summed.tolist() == fixed.decode(steps).tolist()
+    assert opened.tensors["w"].tolist() == fixed.decode(fixed.encode(updates[0]["w"].numpy())).tolist()
     with pytest.raises(InputError, match=r"Client 0's w\[0\] = 3e\+06 .*at most 1073\.74"):
-        Paillier(precision=10**6).setup(range(2)).sum(updates)
+        SecureMean(scheme=Paillier(precision=10**6)).open_sum(0, as_updates(updates))
 
 
-def test_keys_live_in_separate_files(session: EncryptedSession, tmp_path: Path) -> None:
+def test_keys_live_in_separate_files(keys: EncryptedExchange, tmp_path: Path) -> None:
     public, secret = tmp_path / "public.json", tmp_path / "secret.json"
-    save_public(public_key(session), public)
-    save_secret(session.secret, secret)  # type: ignore[arg-type]
+    save_public(public_key(keys), public)
+    save_secret(secret_key(keys), secret)
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
-    assert load_public(public) == session.public
-    assert load_secret(secret) == session.secret
-    for prime in (session.secret.p, session.secret.q):  # type: ignore[attr-defined]
+    assert load_public(public) == keys.public
+    assert load_secret(secret) == secret_key(keys)
+    for prime in (secret_key(keys).p, secret_key(keys).q):
         assert str(prime) in secret.read_text()
         assert str(prime) not in public.read_text()
 
 
-def test_slow_sums_ask_first(session: EncryptedSession) -> None:
-    small, large = estimate(session, 504), estimate(session, 8_759_042, workers=2)
+def test_slow_sums_ask_first(keys: EncryptedExchange) -> None:
+    small = estimate(keys, 504, clients=3)
+    large = estimate(keys, 8_759_042, clients=3, workers=2)
     assert large.bytes_up == pytest.approx(8_759_042 / 63 * 512, rel=0.001)
     assert large.seconds > 100 * small.seconds
     small.require_consent(allow_slow=False)

@@ -30,7 +30,7 @@ from orchestrator.execute import make_executor
 from orchestrator.identity import tensor_hash
 from orchestrator.simulation import PooledSimulator
 from tests.conftest import make_federation
-from tests.updates import small_updates
+from tests.updates import small_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::defenses.encryption.InsecureKey")
 GPL = pytest.mark.skipif(
@@ -72,7 +72,7 @@ def trained(federation: Federation, chain: Chain) -> ModelState:
 
 def updates(count: int) -> list[ClientUpdate]:
     """Of clients with different numbers of images, in no order of their names."""
-    tensors = small_updates([7 * i % 11 for i in range(count)])
+    tensors = small_tensors([7 * i % 11 for i in range(count)])
     return [
         ClientUpdate(
             client=client,

@@ -7,6 +7,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,15 @@ import torch
 from scipy.stats import kstest
 
 from defenses.encrypted_noise import EncryptedNoise
-from defenses.encrypted_sum import EncryptedSession, local_pool
 from defenses.encryption import CKKS, InsecureKey, Paillier
 from defenses.masking import Masking
 from defenses.masking_parties import Participant
-from defenses.secure_sum import Session, secure_mean
+from defenses.secure_mean import SecureMean, SumProtection
 from fl_core.errors import InputError
-from fl_core.reduction import mean_change
-from fl_core.server import apply_change
-from fl_core.types import ClientUpdate, ModelState
-from tests.updates import exact_sum, small_updates
+from fl_core.rng import stream
+from fl_core.server import FederationConfig
+from fl_core.types import OpenedSum, Tensors
+from tests.updates import as_updates, exact_mean, small_tensors
 
 GPL = pytest.mark.skipif(
     importlib.util.find_spec("phe") is None,
@@ -45,117 +45,67 @@ SCHEMES = [
 Scheme = CKKS | Paillier | Masking
 
 
-def largest(session: Session) -> float:
-    """The largest number that one client may send."""
-    if isinstance(session, EncryptedSession):
-        return session.public.fixed.limit / session.public.fixed.precision
-    fixed = session.config.fixed(len(session.clients))  # type: ignore[attr-defined]
-    return fixed.limit / fixed.precision
+def opened(scheme: SumProtection, updates: Mapping[int, Tensors]) -> OpenedSum:
+    """What a round of these clients gives away."""
+    return SecureMean(scheme=scheme).open_sum(0, as_updates(updates))[1]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_sum_is_exact_in_fixed_point(scheme: Scheme) -> None:
-    updates = small_updates([3, 0, 8, 5])
-    seen: list[tuple[int, int]] = []
-    summed = scheme.setup([0, 3, 5, 8]).sum(updates, progress=lambda done, total: seen.append((done, total)))
-    expected = exact_sum(updates, scheme.precision)
-    assert list(summed.tensors) == list(expected)
+    updates = small_tensors([3, 0, 8, 5])
+    found = opened(scheme, updates)
+    expected = exact_mean(updates, scheme.precision)
+    assert list(found.tensors) == list(expected)
     for name, value in expected.items():
-        assert torch.equal(summed.tensors[name], value), name
-    cost = summed.cost
-    assert summed.clients == (3, 0, 8, 5)
-    assert (cost.values, cost.clients) == (62, 4)
-    assert 0 < cost.rounding_error <= 4 * 0.5 / scheme.precision
-    assert cost.bytes_up >= 62 * 4
-    assert min(cost.setup_seconds, cost.protect_seconds, cost.add_seconds, cost.reveal_seconds) > 0
-    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
-    assert seen[-1][0] == seen[-1][1]
+        assert torch.equal(found.tensors[name], value), name
+    assert found.shares == (0.25,) * 4
+    assert 0 < found.rounding_error <= 0.5 / scheme.precision + 1e-7
+    assert found.bytes_up >= 62 * 4
+    assert min(found.setup_seconds, found.protect_seconds, found.add_seconds, found.reveal_seconds) > 0
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_largest_numbers_do_not_wrap_and_larger_ones_are_refused(scheme: Scheme) -> None:
-    session = scheme.setup([0, 1, 2])
-    most = largest(session)
+    fixed = scheme.exchange([0, 1, 2]).fixed
+    most = fixed.limit / fixed.precision
     # Every number of every client at the limit, which is the worst case for each scheme's carry.
     for sign in (1.0, -1.0):
         full = {client: {"w": torch.full((70,), sign * most, dtype=torch.float64)} for client in range(3)}
-        summed = session.sum(full)
-        torch.testing.assert_close(summed.tensors["w"], full[0]["w"] * 3, rtol=1e-12, atol=0)
+        torch.testing.assert_close(opened(scheme, full).tensors["w"], full[0]["w"], rtol=1e-12, atol=0)
     for bad in (most * 1.001 + 1, float("nan")):
         broken = {client: {"w": torch.ones(70), "b": torch.zeros(5)} for client in range(3)}
         broken[1]["b"][2] = bad
         with pytest.raises(InputError, match=r"^Client 1's b\[2\] = ") as caught:
-            session.sum(broken)
+            opened(scheme, broken)
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_strangers_are_refused(scheme: Scheme) -> None:
-    with pytest.raises(InputError, match=r"Client 9 .*\[0, 1, 2\]"):
-        scheme.setup([0, 1, 2]).sum(small_updates([0, 1, 9]))
-    with pytest.raises(InputError, match=r"0 clients are left|No client is left"):
-        scheme.setup([0, 1, 2]).sum({})
+def test_nobody_and_the_same_client_twice_are_refused(scheme: Scheme) -> None:
     for clients in ([], [1, 1]):
         with pytest.raises(InputError, match="at least"):
-            scheme.setup(clients)
+            scheme.exchange(clients)
+    whole = SecureMean(scheme=scheme).prepare(0, {0: 1, 1: 1})
+    with pytest.raises(InputError, match="No client's update is in the sum"):
+        whole.finish(whole.start(0, (0, 1)))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_mean_is_fedavgs_with_buffers(scheme: Scheme) -> None:
-    updates = tuple(
-        ClientUpdate(
-            client=client,
-            tensors={"w": torch.randn(9, generator=torch.Generator().manual_seed(client))},
-            buffers={"var": torch.rand(4) + client, "count": torch.tensor(client + 1)},
-            examples=examples,
-            steps=1,
-            lr=0.1,
-            momentum=0.0,
-        )
-        for client, examples in ((0, 5), (1, 20), (2, 11))
-    )
-    zero = ModelState(
-        parameters={"w": torch.zeros(9)}, buffers={"var": torch.zeros(4), "count": torch.tensor(0.0)}
-    )
-    after = apply_change(zero, mean_change(updates))
-    mean = secure_mean(scheme.setup([0, 1, 2]), updates)
-    bound = 3 * 0.5 / scheme.precision * 20 / 36
-    assert mean.cost.rounding_error <= bound
-    for name, value in {**after.parameters, **after.buffers}.items():
-        torch.testing.assert_close(mean.tensors[name], value, rtol=1e-6, atol=bound)
-
-
-def test_workers_give_the_same_sum() -> None:
-    """Several blocks in two fresh processes, against this one."""
-    clients = [0, 1]
-    updates = {
-        client: {"w": torch.randn(150_000, generator=torch.Generator().manual_seed(client))}
-        for client in clients
-    }
-    with local_pool(2) as pool:
-        for scheme in (CKKS(), Masking()):
-            expected = exact_sum(updates, scheme.precision)
-            assert torch.equal(scheme.setup(clients).sum(updates, executor=pool).tensors["w"], expected["w"])
-        broken = {client: {"w": torch.full((150_000,), 1e9)} for client in clients}
-        with pytest.raises(InputError, match="Client 0"):
-            CKKS().setup(clients).sum(broken, executor=pool)
-
-
-@pytest.mark.parametrize("scheme", [*SCHEMES[:2]])
+@pytest.mark.parametrize("scheme", SCHEMES[:2])
 def test_the_key_holder_opens_a_partial_sum(scheme: CKKS | Paillier) -> None:
     """Encryption has no quorum: any clients that are there are summed."""
-    session = scheme.setup(range(5))
-    updates = small_updates([1, 4])
-    summed = session.sum(updates)
-    for name, value in exact_sum(updates, scheme.precision).items():
-        assert torch.equal(summed.tensors[name], value)
-    alone = session.sum(small_updates([2])).tensors
-    assert torch.equal(alone["fc.bias"], exact_sum(small_updates([2]), scheme.precision)["fc.bias"])
+    updates = small_tensors([1, 4])
+    whole = SecureMean(scheme=scheme).prepare(0, dict.fromkeys(range(5), 1))
+    partial = whole.start(0, range(5))
+    for update in as_updates(updates):
+        partial = whole.add(partial, update)
+    mean = whole.finish(partial)
+    for name, value in exact_mean(updates, scheme.precision).items():
+        assert torch.equal(mean.tensors[name], value)
 
 
 @pytest.mark.parametrize("scheme", [*SCHEMES[:2]])
 def test_encryption_is_randomised(scheme: CKKS | Paillier) -> None:
-    public = scheme.setup([0]).public
+    public = scheme.exchange([0]).public
     block = np.arange(100, dtype=np.int64)
     first, second = public.protect(block), public.protect(block)
     assert all(one != other for one, other in zip(first, second, strict=True))
@@ -176,9 +126,9 @@ def secrets_of(thing: Any) -> list[str]:
 
 @pytest.mark.parametrize("scheme", [*SCHEMES[:2]])
 def test_keys_do_not_print_themselves(scheme: CKKS | Paillier) -> None:
-    session = scheme.setup([0, 1])
-    for text in (repr(session), str(session.secret), repr(session.public), f"{session}"):
-        assert not [secret for secret in secrets_of(session.secret) if secret in text]
+    exchange = scheme.exchange([0, 1])
+    for text in (repr(exchange), str(exchange.secret), repr(exchange.public), f"{exchange}"):
+        assert not [secret for secret in secrets_of(exchange.secret) if secret in text]
         assert len(text) < 300
 
 
@@ -200,23 +150,20 @@ def test_participants_do_not_print_themselves() -> None:
         (EncryptedNoise(distribution="gaussian", scale=0.5), "norm"),
     ],
 )
-def test_encrypted_noise_is_in_the_sum_and_has_its_scale(noise: EncryptedNoise, distribution: str) -> None:
-    update = {0: {"w": torch.linspace(-1, 1, 20_000)}}
+def test_noise_before_encryption_is_in_the_sum_and_has_its_scale(
+    noise: EncryptedNoise, distribution: str
+) -> None:
     scheme = CKKS(noise=noise)
-    opened = scheme.setup([0], seed=4).sum(update).tensors["w"]
-    drawn = (opened - update[0]["w"]).double().numpy()
+    (update,) = as_updates({0: {"w": torch.linspace(-1, 1, 20_000)}})
+    noisy = scheme.on_update(update, stream("noise before encryption"), FederationConfig())
+    found = opened(scheme, {0: noisy.tensors}).tensors["w"]
+    drawn = (found - update.tensors["w"]).double().numpy()
     assert kstest(drawn / 0.5, distribution).pvalue > 0.001
     for wrong in (0.46, 0.54):
         assert kstest(drawn / wrong, distribution).pvalue < 0.001
-    assert torch.equal(opened, scheme.setup([0], seed=4).sum(update).tensors["w"])
-    assert not torch.equal(opened, scheme.setup([0], seed=5).sum(update).tensors["w"])
-    both = scheme.setup([0, 1], seed=4).sum({0: update[0], 1: update[0]}).tensors["w"]
-    assert not torch.allclose(both, 2 * opened)
 
 
-def test_encrypted_noise_is_never_forgotten() -> None:
-    with pytest.raises(ValueError, match="seed"):
-        CKKS(noise=EncryptedNoise()).setup([0])
+def test_noise_without_a_scale_is_refused() -> None:
     with pytest.raises(InputError, match=r"EncryptedNoise\.scale"):
         EncryptedNoise(scale=0.0)
 
@@ -228,7 +175,7 @@ import sys
 import defenses.encryption, defenses.masking, defenses.selective
 loaded = {"tenseal", "phe", "Crypto", "cryptography"} & sys.modules.keys()
 assert not loaded, loaded
-defenses.encryption.CKKS().setup([0])
+defenses.encryption.CKKS().exchange([0])
 assert "tenseal" in sys.modules and "phe" not in sys.modules
 """
     light = """
@@ -259,7 +206,7 @@ def test_a_missing_library_is_named(
         monkeypatch.setitem(sys.modules, "phe.paillier", None)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(InputError, match=rf"not installed\. .*{remedy}"):
-        scheme.setup([0, 1])
+        scheme.exchange([0, 1])
 
 
 @pytest.mark.parametrize(
@@ -270,10 +217,10 @@ def test_a_missing_library_is_named(
         (lambda: Paillier(key_bits=1024), r"Paillier\.key_bits = 1024: must be 2048, or 512"),  # type: ignore[arg-type]
         (lambda: Paillier(precision=0), r"Paillier\.precision = 0"),
         (lambda: Paillier(lane_bits=16), r"Paillier\.lane_bits = 16"),  # type: ignore[arg-type]
-        (lambda: Paillier().setup(range(2**16 + 1)), r"lane_bits = 32: too few for 65537 clients"),
+        (lambda: Paillier().exchange(range(2**16 + 1)), r"lane_bits = 32: too few for 65537 clients"),
         (lambda: Masking(threshold=0.5), r"Masking\.threshold = 0\.5"),
         (lambda: Masking(word_bits=16), r"Masking\.word_bits = 16"),  # type: ignore[arg-type]
-        (lambda: Masking().setup([4]), "at least two"),
+        (lambda: Masking().exchange([4]), "at least two"),
     ],
 )
 def test_bad_settings_are_named(build: Any, named: str) -> None:
@@ -284,7 +231,7 @@ def test_bad_settings_are_named(build: Any, named: str) -> None:
 @GPL
 def test_short_keys_are_called_insecure() -> None:
     with pytest.warns(InsecureKey, match="512 bits are insecure"):
-        SHORT.setup([0])
+        SHORT.exchange([0])
 
 
 def test_the_documented_example_runs() -> None:
@@ -294,4 +241,4 @@ def test_the_documented_example_runs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("(0, 2)\n")
+    assert done.stdout.endswith("(0.5, 0.5)\n")

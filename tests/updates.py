@@ -1,4 +1,4 @@
-"""Small updates for tests of secure sums, and what their exact sum is."""
+"""Small updates for tests of secure sums, and what their exact mean is."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping
 import torch
 
 from fl_core.rng import generator
-from fl_core.types import Tensors
+from fl_core.types import ClientUpdate, Tensors
 
 SHAPES = {"conv.weight": (3, 2, 3, 3), "fc.bias": (7,), "bn.running_mean": (), "empty": (0, 4)}
 
 
-def small_updates(clients: Collection[int], *, scale: float = 1.0) -> dict[int, dict[str, torch.Tensor]]:
+def small_tensors(clients: Collection[int], *, scale: float = 1.0) -> dict[int, dict[str, torch.Tensor]]:
     """A few dozen numbers for each client, a scalar and an empty tensor among them."""
     return {
         client: {
@@ -23,8 +23,16 @@ def small_updates(clients: Collection[int], *, scale: float = 1.0) -> dict[int, 
     }
 
 
-def exact_sum(updates: Mapping[int, Tensors], precision: int) -> dict[str, torch.Tensor]:
-    """The sum of the updates' fixed-point numbers, by whole-number arithmetic."""
+def as_updates(tensors: Mapping[int, Tensors]) -> list[ClientUpdate]:
+    """Updates of clients that hold one image each, so that all weigh the same."""
+    return [
+        ClientUpdate(client=client, tensors=each, examples=1, steps=1, lr=0.1, momentum=0.0)
+        for client, each in tensors.items()
+    ]
+
+
+def exact_mean(updates: Mapping[int, Tensors], precision: int) -> dict[str, torch.Tensor]:
+    """The mean of the updates' fixed-point numbers, by whole-number arithmetic."""
     first = next(iter(updates.values()))
     return {
         name: (
@@ -32,6 +40,7 @@ def exact_sum(updates: Mapping[int, Tensors], precision: int) -> dict[str, torch
             .sum(dim=0)
             .double()
             / precision
+            / len(updates)
         ).float()
         for name in first
     }
