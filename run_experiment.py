@@ -2,6 +2,6 @@
 
 import sys
 
-from orchestrator.cli import execute
+from orchestrator.cli import main
 
-sys.exit(execute(["run", *sys.argv[1:]]))
+main(["run", *sys.argv[1:]])

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
-from fl_core.celeba import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV
-from fl_core.errors import InputError
+from fl_core.celeba import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV, FaceDataset
+from fl_core.errors import InputError, unknown_name
 from fl_core.portrait import paint
 from fl_core.portrait_scene import Beard, HairTone, Traits
 from fl_core.rng import derive_seed
@@ -108,6 +109,34 @@ def write_faces(
         ) from error
 
 
+def unwritten_faces(root: Path, *, num: int, seed: int, attribute: str, image_size: int) -> FaceDataset:
+    """The data set that `write_faces` would write, with names, labels and splits; there are no images to read.
+
+    Raises `InputError` for an attribute that there is not.
+    """
+    if attribute not in ATTRIBUTES:
+        raise unknown_name("attribute", attribute, ATTRIBUTES)
+    held = [
+        _attributes(_draw_traits(np.random.default_rng(derive_seed("synthetic face", seed, index))))[
+            attribute
+        ]
+        for index in range(num)
+    ]
+    return FaceDataset(
+        root=root,
+        folder=root / IMAGE_FOLDER,
+        attribute=attribute,
+        image_size=image_size,
+        names=np.array([_name(index) for index in range(num)]),
+        labels=torch.tensor(held, dtype=torch.int64),
+        partition=np.array([_partition(index, num) for index in range(num)], dtype=np.int8),
+    )
+
+
+def _name(index: int) -> str:
+    return f"{index + 1:06d}.jpg"
+
+
 def _write(root: Path, num: int, seed: int, progress: Callable[[int, int], None] | None) -> None:
     """The work of `write_faces`, with `OSError` let through."""
     folder = root / IMAGE_FOLDER
@@ -116,7 +145,7 @@ def _write(root: Path, num: int, seed: int, progress: Callable[[int, int], None]
     partition_lines = ["image_id,partition"]
     for index in range(num):
         pixels, attributes = render_face(seed, index)
-        name = f"{index + 1:06d}.jpg"
+        name = _name(index)
         Image.fromarray(pixels).save(folder / name, quality=_JPEG_QUALITY)
         attribute_lines.append(",".join((name, *("1" if held else "-1" for held in attributes.values()))))
         partition_lines.append(f"{name},{_partition(index, num)}")

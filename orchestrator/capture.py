@@ -63,6 +63,44 @@ class Capture:
     truth: Truth
 
 
+def captured_federation(
+    settings: SweepConfig, defense: Chain, dataset: FaceDataset, *, device: torch.device
+) -> Federation:
+    """The federation of one cell: `settings` as this cell has them."""
+    return Federation(
+        config=settings.federation,
+        model=defense.on_model(settings.model),
+        dataset=dataset,
+        train=dataset.split("train", settings.data.train),
+        seed=settings.seed,
+        device=device,
+    )
+
+
+def check_round(settings: SweepConfig) -> None:
+    """Raise `InputError` where the round to capture is none of the federation's."""
+    if settings.capture.round >= settings.federation.rounds:
+        raise InputError(
+            f"capture.round = {settings.capture.round}: the federation has rounds 0 to "
+            f"{settings.federation.rounds - 1}."
+        )
+
+
+def victims_of(settings: SweepConfig, defense: Chain, federation: Federation) -> list[Victim]:
+    """See `CaptureSource.victims`."""
+    counts, wanted = settings.victims, settings.capture
+    found = victims(
+        federation,
+        wanted.signal,
+        first_client=wanted.client,
+        round_number=wanted.round,
+        count=counts.tuning + counts.test,
+    )
+    if defense.summing is None:
+        return found
+    return accompanied(federation, wanted.signal, found, round_number=wanted.round)
+
+
 class CaptureStore:
     """The captures of one results folder, made when they are first asked for."""
 
@@ -80,16 +118,7 @@ class CaptureStore:
 
     def source(self, settings: SweepConfig, defense: Chain, dataset: FaceDataset) -> CaptureSource:
         """The captures of one cell: `settings` as this cell has them."""
-        federation = Federation(
-            config=settings.federation,
-            model=defense.on_model(settings.model),
-            dataset=dataset,
-            train=dataset.split("train", settings.data.train),
-            seed=settings.seed,
-            device=self._device,
-        )
-        # Before anything is trained: who asks for too many victims has not waited for it.
-        _check_batches(settings, federation, _victims(settings, defense, federation))
+        federation = captured_federation(settings, defense, dataset, device=self._device)
         weights = self._trajectory(settings, defense, federation)
         return CaptureSource(
             folder=self._folder, settings=settings, defense=defense, federation=federation, weights=weights
@@ -104,10 +133,7 @@ class CaptureStore:
     def _trajectory(self, settings: SweepConfig, defense: Chain, federation: Federation) -> Weights:
         """The weights that `settings.capture` asks for: initial, or after so many rounds of training."""
         rounds = settings.capture.round
-        if rounds >= settings.federation.rounds:
-            raise InputError(
-                f"capture.round = {rounds}: the federation has rounds 0 to {settings.federation.rounds - 1}."
-            )
+        check_round(settings)
         remembers = settings.federation.local.remembers or defense.remembers
         wanted = range(rounds + 1) if remembers else range(rounds, rounds + 1)
         paths = {number: self._path(settings, defense, federation, number) for number in wanted}
@@ -186,7 +212,7 @@ class CaptureSource:
 
         Under a secure sum each has companions, none of which is in two sums.
         """
-        return _victims(self.settings, self.defense, self.federation)
+        return victims_of(self.settings, self.defense, self.federation)
 
     def key(self, victim: Victim) -> str:
         """The capture's content address."""
@@ -316,22 +342,7 @@ class CaptureSource:
         )
 
 
-def _victims(settings: SweepConfig, defense: Chain, federation: Federation) -> list[Victim]:
-    """See `CaptureSource.victims`; raises `InputError` where data or clients run out."""
-    counts, wanted = settings.victims, settings.capture
-    found = victims(
-        federation,
-        wanted.signal,
-        first_client=wanted.client,
-        round_number=wanted.round,
-        count=counts.tuning + counts.test,
-    )
-    if defense.summing is None:
-        return found
-    return accompanied(federation, wanted.signal, found, round_number=wanted.round)
-
-
-def _check_batches(settings: SweepConfig, federation: Federation, found: Sequence[Victim]) -> None:
+def check_batches(settings: SweepConfig, federation: Federation, found: Sequence[Victim]) -> None:
     """Raise `InputError` for a batch, of training or of a victim, that BatchNorm can't normalise by itself."""
     if federation.model.batch_norm == "eval":
         return

@@ -19,9 +19,17 @@ from fl_core.celeba import FaceDataset
 from fl_core.errors import InputError
 from fl_core.models import check_batch
 from fl_core.rng import derive_seed
-from fl_core.server import count_correct
+from fl_core.server import Federation, count_correct
 from fl_core.threat import View, published_noise_db
-from orchestrator.capture import Capture, CaptureSource, CaptureStore
+from orchestrator.capture import (
+    Capture,
+    CaptureSource,
+    CaptureStore,
+    captured_federation,
+    check_batches,
+    check_round,
+    victims_of,
+)
 from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
 from orchestrator.identity import canonical
 from orchestrator.parse import cell_settings, suggested_attack, to_plain
@@ -49,13 +57,9 @@ class Cell:
         """Validate threat, labels and victims and fix the weights; nothing is captured yet."""
         settings = cell_settings(sweep, config)
         chain = Chain(defenses=config.defense)
-        _check_sum(settings, chain)
-        _check_labels(settings, dataset)
+        check_cell(settings, chain, dataset)
         source = store.source(settings, chain, dataset)
-        _check_shares(settings, chain, source)
-        cell = cls(config=config, settings=settings, chain=chain, dataset=dataset, source=source)
-        _check_utility(cell)
-        return cell
+        return cls(config=config, settings=settings, chain=chain, dataset=dataset, source=source)
 
     @cached_property
     def victims(self) -> list[Victim]:
@@ -157,6 +161,17 @@ class Cell:
         }
 
 
+def check_cell(settings: SweepConfig, chain: Chain, dataset: FaceDataset) -> None:
+    """Raise `InputError` for a cell that cannot be run; `settings` as it has them. Nothing is trained or decoded."""
+    _check_sum(settings, chain)
+    _check_labels(settings, dataset)
+    check_round(settings)
+    federation = captured_federation(settings, chain, dataset, device=torch.device("cpu"))
+    _check_shares(settings, chain, federation)
+    check_batches(settings, federation, victims_of(settings, chain, federation))
+    _check_utility(settings, chain, dataset)
+
+
 def _check_sum(settings: SweepConfig, chain: Chain) -> None:
     """Raise `InputError` for a view that the chain does not offer, and for rounds that it cannot sum."""
     clients = settings.federation.per_round
@@ -181,20 +196,22 @@ def _check_labels(settings: SweepConfig, dataset: FaceDataset) -> None:
         )
 
 
-def _check_utility(cell: Cell) -> None:
-    """Raise `InputError` for a batch of the cell's utility run that BatchNorm can't normalise by itself."""
-    spec = cell.utility()
-    if spec is not None and spec.model.batch_norm == "train":
-        federation = federation_of(spec, cell.dataset)
+def _check_utility(settings: SweepConfig, chain: Chain, dataset: FaceDataset) -> None:
+    """Raise `InputError` where the data do not suffice for the utility run, or BatchNorm can't normalise a batch."""
+    if settings.utility is None:
+        return
+    spec = utility_spec(fingerprint="", settings=settings, wanted=settings.utility, defense=chain)
+    federation = federation_of(spec, dataset)
+    if spec.model.batch_norm == "train":
         smallest = federation.smallest_batch(range(spec.federation.rounds))
         check_batch(federation.model, smallest or spec.federation.local.batch_size)
 
 
-def _check_shares(settings: SweepConfig, chain: Chain, source: CaptureSource) -> None:
+def _check_shares(settings: SweepConfig, chain: Chain, federation: Federation) -> None:
     """Raise `InputError` where noise that clients share out would not add up: shares that are missing or known."""
     clients, threat = settings.federation.per_round, settings.threat
     lost = 0 if chain.summing is None else dropouts(chain.summing.lost, clients)
-    empty = sum(not share for share in source.federation.shares)
+    empty = sum(not share for share in federation.shares)
     view = threat.view_of(settings.capture.signal, chain.protection)
     for defense in chain.defenses:
         defense.check_shares(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
@@ -23,27 +22,31 @@ from orchestrator import cli_cluster, experiment
 from orchestrator import doctor as health
 from orchestrator.analysis import summarize
 from orchestrator.comparison import by_cell
-from orchestrator.datasets import check_data, data_line, resolve_kind
+from orchestrator.datasets import data_line
+from orchestrator.lifelines import RayLost
 from orchestrator.merge import merge_folders
+from orchestrator.notes import notes
 from orchestrator.parse import load_sweep, to_plain
-from orchestrator.plan import plan_table
+from orchestrator.plan import check_plan, plan_table
 from orchestrator.progress import ConsoleReporter
 from orchestrator.refine import run_refined
+from orchestrator.remaining import progress
 from orchestrator.report import write_report
 from orchestrator.results import Results
 from orchestrator.rounds import by_round
 from orchestrator.stop import EXIT_CODE, Stop, Stopped, farewell
 from orchestrator.strength import critical_table
-from orchestrator.sweep import run_sweep
+from orchestrator.sweep import resolve, run_sweep
 from orchestrator.tables import (
     comparison_table,
     critical_strengths_table,
-    notes,
     rounds_table,
     sum_costs_table,
     summary_table,
     summed_cells,
 )
+from orchestrator.terminal import console as terminal
+from orchestrator.terminal import outlet
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -70,37 +73,42 @@ def sweep(
         str, typer.Option(help="local, serial, auto, or a Ray cluster's HOST:PORT.")
     ] = "local",
     override: Annotated[list[str] | None, typer.Option("--set", help="key=value with a dotted key.")] = None,
-    cells: Annotated[str, typer.Option(help="Only cells whose name matches this pattern.")] = "*",
+    cells: Annotated[
+        list[str] | None, typer.Option(help="Only cells whose name matches this pattern; may be repeated.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print what would run, and end.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Start what is slow without asking.")] = False,
 ) -> None:
     """Run a sweep, or resume it: trials that are finished in the results folder are not repeated."""
     config = load_sweep(file, [*(override or []), *(["execution.allow_slow=true"] if yes else [])])
-    console = Console()
+    console = terminal()
+    patterns = cells or ["*"]
     if dry_run:
-        check_data(config, config.matching_cells(cells))
-        there = dataclasses.replace(config, data=resolve_kind(config.data))
-        _print(console, data_line(to_plain(there)))
-        console.print(plan_table(config, cells))
+        check_plan(config, patterns)
+        console.print(data_line(to_plain(resolve(config))), soft_wrap=True)
+        console.print(plan_table(config, patterns, width=console.width))
         return
     folder = out or Path("results") / config.name
     with Stop().listening() as stop:
         run = partial(
-            run_sweep, out=folder, address=address, reporter=ConsoleReporter(console), cells=cells, stop=stop
+            run_sweep,
+            out=folder,
+            address=address,
+            reporter=ConsoleReporter(console),
+            cells=patterns,
+            stop=stop,
         )
         # Thresholds look at all their cells; a part of them is run as it is.
-        outcome = run_refined(config, folder, run) if cells == "*" else run(config)
+        outcome = run_refined(config, folder, run) if patterns == ["*"] else run(config)
         _report(folder, console)
-    console.print(
-        f"{outcome.trials} trials, {outcome.fresh} of them run now, {outcome.failed} failed.", highlight=False
-    )
+    console.print(f"{outcome.trials} trials, {outcome.fresh} of them run now, {outcome.failed} failed.")
     raise typer.Exit(SOME_FAILED if outcome.failed else 0)
 
 
 @app.command()
 def report(folder: Folder) -> None:
     """Print the summary of a results folder and write its report.html, figures and summary.parquet."""
-    _report(folder, Console())
+    _report(folder, terminal())
 
 
 @app.command()
@@ -110,11 +118,9 @@ def merge(
 ) -> None:
     """Unite results folders of one sweep, such as those of a job array, in a new one, and report on it."""
     merged = merge_folders(folders, out)
-    console = Console()
+    console = terminal()
     _report(out, console)
-    console.print(
-        f"{merged.trials} trials of {len(folders)} folders, {merged.failed} failed.", highlight=False
-    )
+    console.print(f"{merged.trials} trials of {len(folders)} folders, {merged.failed} failed.")
 
 
 @app.command(
@@ -124,13 +130,13 @@ def merge(
 def run(context: typer.Context) -> None:
     """Run one experiment (the flags of run_experiment.py; see `gradsweep run --help`)."""
     with Stop().listening() as stop:
-        raise typer.Exit(experiment.run(experiment.parse(context.args), Console(), stop))
+        raise typer.Exit(experiment.run(experiment.parse(context.args), terminal(), stop))
 
 
 @app.command()
 def doctor() -> None:
     """Say what this installation can do: devices, versions, Ray, LPIPS weights, data."""
-    Console().print(health.table())
+    terminal().print(health.table())
 
 
 @data.command()
@@ -140,28 +146,38 @@ def synth(
     seed: Annotated[int, typer.Option(help="The same seed gives the same faces.")] = 0,
 ) -> None:
     """Write synthetic faces in CelebA's layout."""
-    out = expanded(out)
-    with Progress(console=Console(), transient=True) as bar:
+    console, out = terminal(), expanded(out)
+    with Progress(console=console, transient=True) as bar:
         task = bar.add_task("faces", total=num)
         write_faces(out, num=num, seed=seed, progress=lambda done, _: bar.update(task, completed=done))
-    Console().print(f"{num} faces in {out}", highlight=False)
+    console.print(f"{num} faces in {out}", soft_wrap=True)
 
 
 @data.command()
 def check(folder: Annotated[Path, typer.Argument(help="Folder in CelebA's layout.")]) -> None:
     """Decode every image and read both tables; print all problems at once."""
-    console, folder = Console(), expanded(folder)
+    console, folder = terminal(), expanded(folder)
     problems = 0
     for problem in track(check_celeba(folder), description="checking", console=console, transient=True):
         problems += 1
-        console.print(problem, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{problems} problems in {folder}" if problems else f"{folder} is fine", highlight=False)
+        console.print(problem, soft_wrap=True)
+    console.print(f"{problems} problems in {folder}" if problems else f"{folder} is fine", soft_wrap=True)
     raise typer.Exit(BAD_INPUT if problems else 0)
 
 
-def main() -> None:
-    """Run the command line and end the process with its exit code."""
-    sys.exit(execute(sys.argv[1:]))
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, this process's own where none is given, and end the process with its exit code.
+
+    That is 2 where standard output did not take all that was printed.
+    """
+    output, _ = outlet("stdout"), outlet("stderr")
+    code = execute(sys.argv[1:] if arguments is None else arguments)
+    if output is not None:
+        sys.stdout.flush()
+        if output.refusal:
+            _say(f"Standard output took no more ({output.refusal}); what was written to files is whole.")
+            code = code or BAD_INPUT
+    sys.exit(code)
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -175,40 +191,46 @@ def execute(arguments: Sequence[str]) -> int:
     except Stopped as stopped:
         _say(farewell(str(stopped)))
         return EXIT_CODE
+    except RayLost as lost:
+        _say(f"{lost}; run the same command again to resume.")
+        return EXIT_CODE
     except InputError as error:
         _say(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A folder that may not be entered, a name that is too long: whichever command came upon it.
+        _say(str(InputError(f"Cannot use {error.filename}: {error.strerror}.")))
     except TyperException as error:
         _say(one_line(f"{error.format_message()} (see --help)"))
     return BAD_INPUT
 
 
 def _say(text: str) -> None:
-    Console(stderr=True).print(f"gradsweep: {text}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    terminal(stderr=True).print(f"gradsweep: {text}", soft_wrap=True)
 
 
 def _report(folder: Path, console: Console) -> None:
     table = summarize(folder)
-    _print(console, Results(folder, table).data)
-    console.print(summary_table(table, title=str(folder)))
-    compared = by_cell(table)
-    if compared:
-        console.print(comparison_table(compared))
-    secured = summed_cells(table)
-    if secured:
-        console.print(sum_costs_table(secured))
-    series = by_round(table)
-    if len(series):
-        console.print(rounds_table(series))
+    for note in notes(table):
+        console.print(note, soft_wrap=True)
+    width = console.width
     critical = critical_table(folder, table)
     if len(critical):
-        console.print(critical_strengths_table(critical))
-    for note in notes(table):
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+        console.print("", critical_strengths_table(critical, width=width))
+    series = by_round(table)
+    if len(series):
+        console.print("", rounds_table(series, width=width))
+    secured = summed_cells(table)
+    if secured:
+        console.print("", sum_costs_table(secured, width=width))
+    compared = by_cell(table)
+    if compared:
+        console.print("", comparison_table(compared, width=width))
+    results = Results(folder, table)
+    left = progress(results)
+    console.print(f"\n{results.data}", soft_wrap=True)
+    console.print(f"{folder}{f', unfinished: {left}' if left else ''}", soft_wrap=True)
+    console.print(summary_table(table, width=width))
     # Last: a disk that is full keeps nobody from reading the table.
-    console.print(
-        f"Report: {write_report(folder, table, critical)}", highlight=False, markup=False, soft_wrap=True
-    )
+    console.print(f"\nReport: {write_report(folder, table, critical)}", soft_wrap=True)

@@ -44,7 +44,9 @@ def submit(
         str, typer.Option(help="Results folder on the cluster: a full path that its head can write.")
     ],
     override: Annotated[list[str] | None, typer.Option("--set", help="key=value with a dotted key.")] = None,
-    cells: Annotated[str, typer.Option(help="Only cells whose name matches this pattern.")] = "*",
+    cells: Annotated[
+        list[str] | None, typer.Option(help="Only cells whose name matches this pattern; may be repeated.")
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow/--no-wait", help="Show the job's output until it ends.")
     ] = True,
@@ -55,7 +57,7 @@ def submit(
 ) -> None:
     """Run a sweep on a Ray cluster as a job; the exit code is the sweep's. The same --out resumes it."""
     there = _connect(address, no_token=no_token)
-    job = there.submit(file, out=out, overrides=override or [], cells=cells, python=python)
+    job = there.submit(file, out=out, overrides=override or [], cells=cells or [], python=python)
     typer.echo(f"submitted {job}; results in {out} on the cluster")
     if follow:
         raise typer.Exit(_follow(there, job, address))

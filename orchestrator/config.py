@@ -298,14 +298,17 @@ class SweepConfig(Config):
             not tuned or self.victims.tuning >= 1, self, "victims", "with tuning >= 1 where a search is given"
         )
 
-    def matching_cells(self, pattern: str) -> list[CellConfig]:
-        """The cells whose name matches a shell pattern; raises `InputError` where none does."""
-        chosen = [cell for cell in self.cells if fnmatch.fnmatchcase(cell.name, pattern)]
-        if not chosen:
-            raise InputError(
-                f"--cells {pattern!r} matches none of {', '.join(cell.name for cell in self.cells)}."
-            )
-        return chosen
+    def matching_cells(self, patterns: Sequence[str]) -> list[CellConfig]:
+        """The cells whose name matches a shell pattern; raises `InputError` for one that matches none."""
+        found: set[str] = set()
+        for pattern in patterns:
+            matching = {cell.name for cell in self.cells if fnmatch.fnmatchcase(cell.name, pattern)}
+            if not matching:
+                raise InputError(
+                    f"--cells {pattern!r} matches none of {', '.join(cell.name for cell in self.cells)}."
+                )
+            found |= matching
+        return [cell for cell in self.cells if cell.name in found]
 
 
 def _check_names(what: str, names: Sequence[str]) -> None:

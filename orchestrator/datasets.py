@@ -14,7 +14,7 @@ from typing import Any
 from fl_core.celeba import FaceDataset, open_celeba
 from fl_core.celeba_folder import Layout, check_folder, expanded, has_images, is_there
 from fl_core.errors import InputError
-from fl_core.faces import write_faces
+from fl_core.faces import unwritten_faces, write_faces
 from orchestrator.config import CellConfig, DataConfig, SweepConfig
 from orchestrator.parse import build, cell_settings, put
 
@@ -66,6 +66,19 @@ def open_faces(data: DataConfig, *, image_size: int, progress: Callable[[str], N
             progress(f"writing {data.synthetic_images} synthetic faces to {root}")
             _write_whole(root, data)
     return open_celeba(root, attribute=data.attribute, image_size=image_size)
+
+
+def planned_faces(data: DataConfig, *, image_size: int) -> FaceDataset:
+    """What `open_faces` will open, without a write: synthetic faces to come have names, labels and splits alone."""
+    if data.kind == "synthetic" and not _synthetic_root(data).is_dir():
+        return unwritten_faces(
+            _synthetic_root(data),
+            num=data.synthetic_images,
+            seed=data.synthetic_seed,
+            attribute=data.attribute,
+            image_size=image_size,
+        )
+    return open_faces(data, image_size=image_size, progress=lambda _: None)
 
 
 def data_line(config: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -42,7 +41,9 @@ from tenacity import (
 )
 
 import orchestrator.trial  # noqa: F401 - actors load what trials need while they start, not in their first trial
-from fl_core.errors import InputError, natural, unknown_name
+from fl_core.errors import InputError, unknown_name
+from orchestrator.lifelines import PATIENCE_SECONDS, Lifelines, connected
+from orchestrator.ray_folder import scratch_folder
 from orchestrator.retries import TRIES, patiently
 
 DEATHS = 3
@@ -50,8 +51,6 @@ DEATHS = 3
 store may lose what one job needs."""
 LOOK_SECONDS = 2.0
 """How often the pool looks at the cluster's nodes."""
-PATIENCE_SECONDS = 120.0
-"""How long a cluster may have no node that fits."""
 
 ADDRESSES = ("serial", "local", "auto")
 """Where to run, but for the address of a cluster."""
@@ -134,6 +133,10 @@ class SerialExecutor:
         """See `Executor.close`."""
 
 
+class Unreachable(InputError):
+    """No Ray cluster answers."""
+
+
 class WorkerLost(RuntimeError):
     """The process that ran a job has died under it, again and again."""
 
@@ -183,6 +186,9 @@ class RayExecutor:
     An object store that is full or slow for a moment is asked again, with a line in the log. What it has lost is
     computed again by running the job again, `DEATHS` times at most. What a job itself raises is its result.
 
+    Where the control service or this node's raylet is gone, every method but `close` raises `RayLost`: nothing that
+    this pool holds can be had any more.
+
     Shared values lie on the driver's node: they last as long as the driver.
     """
 
@@ -190,14 +196,18 @@ class RayExecutor:
         """Connect to the cluster at `address`, or start Ray on this machine for `local`.
 
         At most `workers` actors (None: as many as fit), each with `threads` CPUs and `gpus` GPUs: a whole number, or
-        a share of one. Raises `InputError` where no cluster answers.
+        a share of one. Raises `Unreachable` where no cluster answers.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         named = check_address(address)
         try:
             _connect(named, cpus=workers * threads if workers else max(threads, _usable_cpus()))
         except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(
+            if named == "local":
+                raise InputError(
+                    f"Ray does not start here ({_one_line(error)}); try --address serial."
+                ) from error
+            raise Unreachable(
                 f"No Ray cluster answers at {named!r} ({_one_line(error)}); try --address local."
             ) from error
         self._threads, self.gpu_share = threads, gpus
@@ -212,6 +222,7 @@ class RayExecutor:
         self._failed_starts: Counter[str] = Counter()
         self._staffed_at = time.monotonic()
         try:
+            self._lifelines = _lifelines(named)
             self._follow_cluster()
         except BaseException:
             ray.shutdown()
@@ -229,6 +240,7 @@ class RayExecutor:
 
     def share(self, value: object) -> Any:
         """See `Executor.share`: the value goes into Ray's object store once; `InputError` where it stays full."""
+        self._lifelines.look()
         return _into_store("a shared value", lambda: ray.put(value))
 
     def submit(self, key: str, function: Callable[..., Any], *arguments: Any) -> None:
@@ -251,10 +263,12 @@ class RayExecutor:
 
     def close(self) -> None:
         """End the actors and, for a local Ray, Ray itself."""
+        self._lifelines.close()
         ray.shutdown()
 
     def _start(self) -> None:
         while self._queue and self._idle:
+            self._lifelines.look()
             job, member = self._queue.popleft(), self._idle.popleft()
             # Arguments that are large go through the object store too.
             submit = partial(member.actor.run.remote, job.function, *job.arguments)
@@ -263,10 +277,12 @@ class RayExecutor:
     def _settle_ready(self, timeout: float) -> None:
         """Wait for anything to happen, then take all that has: actors get their next jobs together."""
         waiting = [*self._running, *self._starting]
+        self._lifelines.look()
         if not waiting:
             time.sleep(timeout)
         elif ray.wait(waiting, timeout=timeout)[0]:
             for ref in ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]:
+                self._lifelines.look()
                 # A loss that was settled before this one may have taken it along.
                 if ref in self._starting:
                     self._settle_start(ref)
@@ -295,6 +311,7 @@ class RayExecutor:
             self._finished.append(Done(job.key, error=MemoryError(_one_line(error))))
             return
         except RayError as error:
+            self._lifelines.look()
             if _process_lost(error):
                 self._drop(member)
                 self._again(job, error, at_fault=member.node in _alive_nodes())
@@ -328,6 +345,7 @@ class RayExecutor:
 
     def _follow_cluster(self) -> None:
         """Give up the actors of nodes that have left, and start actors where there is room."""
+        self._lifelines.renew()
         nodes = _alive_nodes()
         for member in [member for member in self._members if member.node not in nodes]:
             self._leave(member)
@@ -389,6 +407,16 @@ def slots(resources: Mapping[str, float], *, threads: int, gpus: float) -> int:
     # Ray counts in ten-thousandths, so 0.3333 stands for a third.
     on_gpus = int(present) * int(1.0 / gpus + 1e-6) if gpus < 1 else int(present // gpus)
     return min(fitting, on_gpus)
+
+
+def _lifelines(named: str) -> Lifelines:
+    """Those of the Ray that this process is connected to: control service and own raylet, or Ray Client's server."""
+    if named.startswith("ray://"):
+        return Lifelines([named], cluster=named)
+    context = ray.get_runtime_context()
+    mine = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    raylet = f"{mine['NodeManagerAddress']}:{mine['NodeManagerPort']}"
+    return Lifelines([context.gcs_address, raylet], cluster=None if named == "local" else context.gcs_address)
 
 
 def _alive_nodes() -> dict[str, dict[str, float]]:
@@ -457,14 +485,7 @@ def _one_line(reason: object) -> str:
 def _connect(address: str, *, cpus: int) -> None:
     """A busy machine may start Ray's processes too slowly for each other; a second try then works."""
     if address == "local":
-        # Named, so that a RAY_ADDRESS in the environment does not turn it into a cluster elsewhere.
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-        )
+        _start_local(cpus)
     else:
         ray.init(address=address, log_to_driver=False, logging_level="error")
 
@@ -478,17 +499,13 @@ def _connect(address: str, *, cpus: int) -> None:
 )
 def _reach(address: str) -> None:
     """Open and close a connection: Ray itself would try for minutes where nobody listens."""
-    host, _, digits = address.removeprefix("ray://").rpartition(":")
-    port = natural(digits)
-    if not host or port is None or not 0 < port < 2**16:
-        raise ValueError("the address must be HOST:PORT")
-    socket.create_connection((host, port), timeout=5.0).close()
+    connected(address).close()
 
 
 def check_address(address: str) -> str:
     """The address with `auto` made definite where RAY_ADDRESS says what it is.
 
-    Raises `InputError` for what is none, and where nobody listens.
+    Raises `InputError` for what is none, `Unreachable` where nobody listens.
     """
     named = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
     if ":" not in named:
@@ -498,10 +515,29 @@ def check_address(address: str) -> str:
     try:
         _reach(named)
     except (OSError, ValueError) as error:
-        raise InputError(
+        raise Unreachable(
             f"No Ray cluster answers at {named!r} ({_one_line(error)}); try --address local."
         ) from error
     return named
+
+
+def _start_local(cpus: int) -> None:
+    try:
+        ray.init(
+            # Named, so that a RAY_ADDRESS in the environment does not turn it into a cluster elsewhere.
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            _temp_dir=scratch_folder(os.environ),
+        )
+    except Exception as error:
+        ray.shutdown()  # What has started of it.
+        if type(error) is Exception:
+            # Ray has no more telling type for a node that took more than half a minute.
+            raise TimeoutError(_one_line(error)) from error
+        raise
 
 
 def make_executor(address: str, *, workers: int | None, threads: int, gpus: float = 0.0) -> Executor:

@@ -18,6 +18,7 @@ from orchestrator.figures import (
     utility_figure,
 )
 from orchestrator.files import write_atomically
+from orchestrator.fonts import fonts_for
 from orchestrator.results import Results
 from orchestrator.rounds import by_round
 from orchestrator.store import read_images
@@ -168,13 +169,15 @@ def _figure(
     folder = results.folder / "figures"
     folder.mkdir(exist_ok=True)
     pictures = {}
+    fonts = fonts_for([str(name) for column in ("cell", "attacker") for name in results.table[column]])
     for theme in THEMES:
-        pictures[theme.name] = draw(theme)
+        with fonts.used():
+            pictures[theme.name] = draw(theme)
         write_atomically(folder / f"{name}-{theme.name}.png", pictures[theme.name])
     return {
         "name": name,
         "title": title,
-        "caption": caption,
+        "caption": f"{caption} {fonts.note}".strip(),
         "alt": f"{alt}.",
         **{theme: _uri(content) for theme, content in pictures.items()},
     }

@@ -379,7 +379,7 @@ def run(experiment: Experiment, console: Console, stop: Stop | None = None) -> i
             )
     except Stopped:
         if experiment.out_dir is None:
-            console.print(f"Give --out-dir {folder} to go on with this run.", highlight=False, soft_wrap=True)
+            console.print(f"Give --out-dir {folder} to go on with this run.", soft_wrap=True)
         raise
     arguments = dataclasses.asdict(experiment) | {"out_dir": str(folder)}
     write_atomically(folder / "config.json", json.dumps(arguments, indent=2).encode())

@@ -44,12 +44,15 @@ def write_outputs(folder: Path, table: pd.DataFrame, *, heatmap: bool, lpips: bo
     pairs = _pairs(rows, read_images(folder).to_pandas())
     if pairs:
         write_atomically(folder / PICTURE, _picture(pairs, heatmap=heatmap))
-    console.print(_table(rows.head(_LISTED)))
-    for text in [*_findings(rows, records(table)[0]), *([reason] if lpips and reason else [])]:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    # A signal of many images holds all of them; the attack may have made some or one of them.
+    shown = rows[rows["psnr"].notna() | (rows["status"] != "ok")]
+    if len(shown):
+        console.print(_table(shown.head(_LISTED)))
+    for text in [*_findings(rows, shown, records(table)[0]), *([reason] if lpips and reason else [])]:
+        console.print(text, soft_wrap=True)
     for name in (PICTURE, METRICS, "config.json", "trials", "summary.parquet"):
         if (folder / name).exists():
-            console.print(f"{folder / name}", highlight=False, soft_wrap=True)
+            console.print(f"{folder / name}", soft_wrap=True)
 
 
 def _metrics_text(rows: pd.DataFrame, lpips_reason: str) -> str:
@@ -93,9 +96,12 @@ def _table(rows: pd.DataFrame) -> Table:
     return shown
 
 
-def _findings(rows: pd.DataFrame, line: dict[str, Any]) -> list[str]:
+def _findings(rows: pd.DataFrame, shown: pd.DataFrame, line: dict[str, Any]) -> list[str]:
     """Mean, interval, worst and cost over victims; what ran and why; what that allows to say."""
-    found = [f"... {len(rows) - _LISTED} more images in trials/"] if len(rows) > _LISTED else []
+    found = [f"... {len(shown) - _LISTED} more images in trials/"] if len(shown) > _LISTED else []
+    made = int(rows["psnr"].notna().sum())
+    if made < len(rows) and (rows["status"] == "ok").any():
+        found.append(f"{made} of {len(rows)} images reconstructed; the others have no figures.")
     if line["n"]:
         victims = f"{line['n']} victim{'s' if line['n'] > 1 else ''}"
         bound = " (95% interval)" if line["n"] > 1 else ""

@@ -11,40 +11,82 @@ from torch.utils.flop_counter import FlopCounterMode
 from attack_core.analytic import Analytic
 from attack_core.auto import Auto
 from attack_core.families import AnyAttack, matching_part
+from defenses.chain import Chain
+from fl_core.celeba import FaceDataset
 from fl_core.models import ModelConfig, build_model
+from orchestrator.cells import check_cell
 from orchestrator.checks import check_sweep
 from orchestrator.config import AttackerConfig, FamilyConfig, SweepConfig
+from orchestrator.datasets import check_data, planned_faces
+from orchestrator.identity import content_hash
 from orchestrator.parse import cell_settings
 from orchestrator.space import IntRange, Parameter
+from orchestrator.sweep import resolve
+from orchestrator.tables import WIDTH, figure_table
 
 _SECONDS_PER_GFLOP = 1 / 25.0
 """One CPU core's measured pace on the matching loop (cnn64: 60 ms an iteration); good to a factor of 2."""
 
 
-def plan_table(config: SweepConfig, cells: str) -> Table:
-    """One line for each cell and attacker. CPU-hours are an estimate from operation counts, not a promise."""
-    check_sweep(config, config.matching_cells(cells))
-    shown = Table("cell", "attacker", "suggestions", "trials", "CPU-hours (estimate)", "captures MB")
-    for cell in config.matching_cells(cells):
+def check_plan(config: SweepConfig, cells: Sequence[str]) -> None:
+    """Raise `InputError` for what the sweep would be refused for, as far as reading the data's tables tells."""
+    chosen = config.matching_cells(cells)
+    check_sweep(config, chosen)
+    check_data(config, chosen)
+    there = resolve(config)
+    opened: dict[str, FaceDataset] = {}
+    for cell in chosen:
+        settings = cell_settings(there, cell)
+        size = settings.model.image_size
+        key = content_hash({"data": settings.data, "size": size})
+        if key not in opened:
+            opened[key] = planned_faces(settings.data, image_size=size)
+        check_cell(settings, Chain(defenses=cell.defense), opened[key])
+
+
+def plan_table(config: SweepConfig, cells: Sequence[str], *, width: int = WIDTH) -> Table:
+    """One line for each cell and attacker, and the totals.
+
+    CPU-hours are an estimate from operation counts, not a promise. A trial is one attack on one victim; a cell's
+    attackers share its captures.
+    """
+    chosen = config.matching_cells(cells)
+    names: list[str] = []
+    figures: list[tuple[str, ...]] = []
+    trials, timed, total_hours, total_megabytes = 0, False, 0.0, 0.0
+    for cell in chosen:
         settings = cell_settings(config, cell)
+        tests = settings.victims.test
+        megabytes = (settings.victims.tuning + tests) * 4e-6 * _parameters(settings.model)
+        total_megabytes += megabytes
         for attacker in config.attackers:
-            tests, time = settings.victims.test, settings.study.time if attacker.searches else None
+            time = settings.study.time if attacker.searches else None
             trial = _trial_seconds(settings, attacker)
             budget = _budget(settings, attacker) if time is None else None
             tuning = budget * settings.victims.tuning if budget is not None else None
             runs = tests * (2 if settings.execution.controls else 1)
             hours = (runs * trial + (tuning * trial if tuning is not None else time or 0.0)) / 3600
-            records = settings.victims.tuning + tests
-            megabytes = records * 4e-6 * _parameters(settings.model)
-            shown.add_row(
-                cell.name,
-                attacker.name,
-                f"{time:g} s" if budget is None else str(budget),
-                "?" if tuning is None else str(tuning + tests),
-                f"{hours:.2f}",
-                f"{megabytes:.0f}",
+            names.append(f"{cell.name} / {attacker.name}")
+            figures.append(
+                (
+                    f"{time:g} s" if budget is None else str(budget),
+                    "?" if tuning is None else str(tuning + tests),
+                    f"{hours:.2f}",
+                    f"{megabytes:.0f}",
+                )
             )
-    return shown
+            trials, timed = trials + (tuning or 0) + tests, timed or tuning is None
+            total_hours += hours
+    names.append(f"{len(chosen)} cells x {len(config.attackers)} attackers")
+    known = f"{trials} and tuning" if timed else str(trials)
+    figures.append(("", known, f"{total_hours:.2f}", f"{total_megabytes:.0f}"))
+    columns = dict(zip(_COLUMNS, zip(*figures, strict=True), strict=True))
+    counts = config.victims
+    title = f"Planned: {counts.tuning} tuning victims and {counts.test} test victims in each cell"
+    return figure_table(title, "cell / attacker", names, columns, width=width)
+
+
+_COLUMNS = ("suggestions", "trials", "CPU-hours\n(estimate)", "captures\nMB")
 
 
 def _budget(settings: SweepConfig, attacker: AttackerConfig) -> int:

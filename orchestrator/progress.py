@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Protocol
 
 from rich.console import Console
+from rich.text import Text
+
+ENOUGH = 3
+"""Jobs that must be done before their pace says anything of the others, and a tenth where that is fewer."""
 
 
 class Reporter(Protocol):
@@ -14,8 +19,8 @@ class Reporter(Protocol):
     def message(self, text: str) -> None:
         """A line of its own."""
 
-    def start(self, total: int, done: int) -> None:
-        """Work begins: jobs in all, and how many of them an earlier run finished."""
+    def start(self, total: int, done: int, best: Mapping[str, float]) -> None:
+        """Jobs in all, how many of them an earlier run finished, and the best PSNR of each study there, in dB."""
 
     def expect(self, total: int) -> None:
         """As far as is known now there are so many jobs in all."""
@@ -23,8 +28,8 @@ class Reporter(Protocol):
     def job_done(self, study: str, psnr: float | None) -> None:
         """A job has finished; `psnr` in dB where it was a trial that has one."""
 
-    def tick(self) -> None:
-        """Called about once a second while jobs run."""
+    def tick(self, workers: int) -> None:
+        """Called about once a second while jobs run, on so many workers."""
 
     def iteration(self, done: int, planned: int, loss: float) -> None:
         """An attack in this process has done so many of its iterations, with this best loss."""
@@ -36,7 +41,7 @@ class Silent:
     def message(self, text: str) -> None:
         """See `Reporter.message`."""
 
-    def start(self, total: int, done: int) -> None:
+    def start(self, total: int, done: int, best: Mapping[str, float]) -> None:
         """See `Reporter.start`."""
 
     def expect(self, total: int) -> None:
@@ -45,7 +50,7 @@ class Silent:
     def job_done(self, study: str, psnr: float | None) -> None:
         """See `Reporter.job_done`."""
 
-    def tick(self) -> None:
+    def tick(self, workers: int) -> None:
         """See `Reporter.tick`."""
 
     def iteration(self, done: int, planned: int, loss: float) -> None:
@@ -58,19 +63,22 @@ class ConsoleReporter:
     def __init__(self, console: Console, *, every: float = 10.0) -> None:
         self._console, self._every = console, every
         self._total = self._done = self._resumed = 0
+        self._workers = 1
         self._best: dict[str, float] = {}
         self._within, self._fraction = "", 0.0
-        self._began = self._said = time.monotonic()
+        self._said = time.monotonic()
+        self._began: float | None = None
         self._status = console.status("", spinner="line") if console.is_terminal else None
 
     def message(self, text: str) -> None:
         """See `Reporter.message`."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
-    def start(self, total: int, done: int) -> None:
+    def start(self, total: int, done: int, best: Mapping[str, float]) -> None:
         """See `Reporter.start`."""
         self._total, self._done, self._resumed = total, done, done
-        self._began = time.monotonic()
+        self._best |= best
+        self._began = None
         if done:
             self.message(f"{done} of {total} jobs are already done")
         if self._status is not None and done < total:
@@ -88,8 +96,9 @@ class ConsoleReporter:
             self._best[study] = psnr
         self._say(force=self._done == self._total)
 
-    def tick(self) -> None:
+    def tick(self, workers: int) -> None:
         """See `Reporter.tick`."""
+        self._workers = workers
         self._say(force=False)
 
     def iteration(self, done: int, planned: int, loss: float) -> None:
@@ -100,25 +109,46 @@ class ConsoleReporter:
 
     def _say(self, *, force: bool) -> None:
         now = time.monotonic()
+        if (
+            self._began is None
+        ):  # What came before, captures and the start of Ray, is no part of the jobs' pace.
+            self._began = now
+        line = progress_line(
+            done=self._done + self._fraction,
+            resumed=self._resumed,
+            total=self._total,
+            passed=now - self._began,
+            workers=self._workers,
+            best=self._best,
+        )
         if self._status is not None:
             if force or now - self._said >= 0.2:
                 self._said = now
-                self._status.update(self._line(now))
+                self._status.update(Text(line + self._within))
             if force:
                 self._status.stop()
         if force or (self._status is None and now - self._said >= self._every):
             self._said = now
-            self.message(self._line(now))
+            self.message(line + self._within)
 
-    def _line(self, now: float) -> str:
-        fresh, passed = self._done + self._fraction - self._resumed, now - self._began
-        rate = fresh / passed if passed > 0 else 0.0
-        left = (self._total - self._done - self._fraction) / rate if rate > 0 else None
-        best = "  ".join(f"{study} {psnr:.1f} dB" for study, psnr in sorted(self._best.items()))
-        return (
-            f"{self._done}/{self._total} jobs  {rate * 60:.0f}/min  {_clock(passed)} passed, "
-            f"{'?' if left is None else _clock(left)} left  best: {best or '-'}{self._within}"
-        )
+
+def progress_line(
+    *, done: float, resumed: int, total: int, passed: float, workers: int, best: Mapping[str, float]
+) -> str:
+    """How far the jobs are, `resumed` of them from an earlier run, after `passed` seconds of this one.
+
+    The time left is told once the jobs of this run say something of it: `ENOUGH` of them or a tenth of all, and one
+    from each worker, for as long as the first ones run nothing is known of any.
+    """
+    fresh, left = done - resumed, total - done
+    rate = fresh / passed if passed > 0 else 0.0
+    enough = max(min(ENOUGH, (total - resumed) / 10), workers if workers > 1 else 0)
+    time_left = _clock(left / rate) if rate > 0 and fresh >= enough else "?"
+    found = "  ".join(f"{study} {psnr:.1f} dB" for study, psnr in sorted(best.items()))
+    return (
+        f"{int(done)}/{total} jobs  {rate * 60:.0f}/min  {_clock(passed)} passed, {time_left} left  "
+        f"best: {found or '-'}"
+    )
 
 
 def _clock(seconds: float) -> str:

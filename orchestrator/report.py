@@ -15,6 +15,7 @@ from orchestrator.comparison import attackers, by_cell, is_hidden
 from orchestrator.exhibits import figures, gallery
 from orchestrator.files import write_atomically
 from orchestrator.guard import refuse_links
+from orchestrator.remaining import pairs
 from orchestrator.results import Results
 from orchestrator.rounds import by_round
 from orchestrator.strength import critical_table, write_critical
@@ -178,18 +179,11 @@ def _accuracies(rows: pd.DataFrame) -> str:
 
 
 def _unfinished(results: Results) -> list[str]:
-    """Which cells and attackers still lack test victims; a study whose suggestions all failed has ended."""
-    if not results.config:
-        return []
-    tests = {(line["cell"], line["attacker"]): int(line["tests"]) for line in results.lines}
-    ended = {
-        str(study) for study, group in results.studies.groupby("study") if (group["state"] == "failed").all()
-    }
-    pairs = [(c["name"], a["name"]) for c in results.config["cells"] for a in results.config["attackers"]]
+    """Which cells and attackers still lack test victims."""
     return [
-        f"{cell} / {who}: {tests.get((cell, who), 0)} of {results.planned} test victims"
-        for cell, who in pairs
-        if tests.get((cell, who), 0) < (results.planned or 0) and f"{cell}/{who}" not in ended
+        f"{pair.name}: {pair.tests} of {pair.tests_planned} test victims"
+        for pair in pairs(results)
+        if pair.tests < pair.tests_planned
     ]
 
 

@@ -120,7 +120,9 @@ class Jobs:
 
         self._client = self._call(connect)
 
-    def submit(self, sweep: Path, *, out: str, overrides: Sequence[str], cells: str, python: str) -> str:
+    def submit(
+        self, sweep: Path, *, out: str, overrides: Sequence[str], cells: Sequence[str], python: str
+    ) -> str:
         """Submit the sweep file with this code, and return the job's id.
 
         `out` is the results folder as the cluster's head sees it, `python` the command of its Python. What is sent
@@ -147,9 +149,8 @@ class Jobs:
             "auto",
             "--out",
             out,
-            "--cells",
-            cells,
         ]
+        words += [word for pattern in cells for word in ("--cells", pattern)]
         words += [word for override in overrides for word in ("--set", override)]
         variables = {"COLUMNS": "120", "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}
         if commit := provenance()["git_commit"]:

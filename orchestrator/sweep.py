@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
@@ -25,10 +25,11 @@ from orchestrator.checks import check_sweep
 from orchestrator.config import AttackerConfig, SweepConfig
 from orchestrator.consent import require_consent
 from orchestrator.datasets import check_data, open_faces, resolve_kind
-from orchestrator.execute import Done, Executor, SerialExecutor, check_address, make_executor
+from orchestrator.execute import Done, Executor, SerialExecutor, Unreachable, check_address, make_executor
 from orchestrator.folder import claim_folder
 from orchestrator.guard import refuse_links
 from orchestrator.identity import content_hash
+from orchestrator.lifelines import RayLost, await_return
 from orchestrator.mirror import Mirror
 from orchestrator.parse import cell_settings
 from orchestrator.progress import Reporter
@@ -51,6 +52,9 @@ _SPARE = 8
 
 GRACE = 5.0
 """Seconds that trials on workers have to end in when the sweep is told to stop."""
+
+LOSSES = 3
+"""How often in a row Ray may be lost without a trial finished in between."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +89,47 @@ def run_sweep(
     *,
     address: str,
     reporter: Reporter,
-    cells: str = "*",
+    cells: Sequence[str] = ("*",),
     stop: Stop | None = None,
     job: Callable[..., TrialResult] | None = None,
 ) -> Outcome:
-    """Run or resume the sweep in the folder `out`; `cells` is a pattern of cell names, `job` see `Driver`.
+    """Run or resume the sweep in the folder `out`; `cells` are patterns of cell names, `job` see `Driver`.
 
-    Raises `InputError` for bad input, `Stopped` when `stop` was told to. Finished trials are on disk whatever happens.
+    A local Ray that dies is started again, a cluster that is lost is waited for, and the sweep resumes. Raises
+    `InputError` for bad input, `Stopped` when `stop` was told to, `RayLost` where Ray does not come back or is lost
+    `LOSSES` times without a trial in between. Finished trials are on disk whatever happens.
     """
     stop = stop or Stop()
+    fresh = fruitless = 0
+    while True:
+        try:
+            outcome = _run(config, out, address=address, reporter=reporter, cells=cells, stop=stop, job=job)
+            return dataclasses.replace(outcome, fresh=fresh + outcome.fresh)
+        except RayLost as lost:
+            fresh, fruitless = fresh + lost.fresh, 1 if lost.fresh else fruitless + 1
+            if fruitless >= LOSSES:
+                raise
+            what = "it is started again" if lost.cluster is None else "waiting for the cluster"
+            reporter.message(f"{lost}; {what}.")
+            with stop.window():
+                await_return(lost)
+        except Unreachable as error:
+            if not fruitless:
+                raise
+            raise RayLost(str(error).rstrip("."), cluster=address) from error
+
+
+def _run(
+    config: SweepConfig,
+    out: Path,
+    *,
+    address: str,
+    reporter: Reporter,
+    cells: Sequence[str],
+    stop: Stop,
+    job: Callable[..., TrialResult] | None,
+) -> Outcome:
+    """`run_sweep` with one Ray; raises `RayLost` with it."""
     chosen = config.matching_cells(cells)
     check_sweep(config, chosen)
     address = check_address(address)
@@ -208,6 +244,7 @@ class Driver:
             keep=config.execution.keep_captures,
         )
         self._accuracies: dict[str, float | None] = {}
+        self._best: dict[str, float] = {}
         self._resumed = self._fresh = self._failed = self._other_jobs = 0
         self._gpu_share = 0.0
         self._provenance = provenance()
@@ -219,7 +256,7 @@ class Driver:
             self._mirror.begin(study, self._store.suggestions(study.name))
         self._advance()
         self._other_jobs = found + self._utility.left
-        self._reporter.start(self._jobs(), self._resumed + found)
+        self._reporter.start(self._jobs(), self._resumed + found, self._best)
 
     @property
     def unfinished(self) -> bool:
@@ -238,14 +275,18 @@ class Driver:
                 self._stop.check()
                 self._fill(executor)
                 self._utility.start(executor, partial(self._breakable, executor=executor))
+                self._reporter.tick(executor.capacity)
                 done = executor.next_done(1.0)
-                self._reporter.tick()
                 if done is not None:
                     self._finish(done)
                     self._advance()
+        except RayLost as lost:
+            lost.fresh = self._fresh
+            raise
         except Stopped:
             if not isinstance(executor, SerialExecutor):
-                self._await_running(executor)
+                with suppress(RayLost):
+                    self._await_running(executor)
             raise
 
     def outcome(self) -> Outcome:
@@ -288,6 +329,9 @@ class Driver:
                         continue
                     moved = True
                     self._resumed += 1
+                    psnr = mean_of([row["psnr"] for row in rows])
+                    if psnr is not None:
+                        self._best[study.name] = max(psnr, self._best.get(study.name, psnr))
                     self._settle(study, spec, rows)
                 self._mirror.update(study)
 

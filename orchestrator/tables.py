@@ -4,40 +4,95 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from fl_core.types import clipped_to_zeros
 from orchestrator.analysis import differs_in_threat_alone, records
 from orchestrator.comparison import Compared, attackers, is_hidden
 from orchestrator.crossing import FEWEST_VICTIMS
 from orchestrator.strength import SUCCESS
 
+WIDTH = 80
+"""Columns that a table takes at most, where its names allow it."""
 
-def summary_table(table: pd.DataFrame, *, title: str) -> Table:
-    """One line for each cell and attacker, within 80 columns; PSNR and gain in dB, brackets are 95% intervals."""
-    shown = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    shown.add_column("cell / attacker", overflow="fold")
-    for name in ("n", "PSNR dB", "worst", "mean\nimage", "gain", ">=20\ndB", "epsilon", "accu-\nracy"):
-        shown.add_column(name, justify="right", no_wrap=True)
-    for line in table.to_dict("records"):
-        shown.add_row(
-            Text(f"{line['cell']}{mark(line)} / {line['attacker']}"),
-            str(line["n"]),
-            interval(line["psnr"], line["psnr_low"], line["psnr_high"]),
-            number(line["psnr_worst"]),
-            number(line["psnr_mean_image"]),
-            number(line["gain"]),
-            percent(line["success"]),
-            epsilon(line),
-            f"{percent(line['accuracy'])}{' !' if line['diverged'] is True else ''}",
-        )
+
+def summary_table(table: pd.DataFrame, *, width: int = WIDTH) -> Table:
+    """One line for each cell and attacker; PSNR, gain and loss in dB, brackets are 95% intervals.
+
+    Columns without any figure are left out.
+    """
+    lines = records(table)
+    columns = {
+        "n": [str(line["n"]) for line in lines],
+        "PSNR dB": [interval(line["psnr"], line["psnr_low"], line["psnr_high"]) for line in lines],
+        "loss": [interval(line["drop"], line["drop_low"], line["drop_high"]) for line in lines],
+        "worst": [number(line["psnr_worst"]) for line in lines],
+        "mean\nimage": [number(line["psnr_mean_image"]) for line in lines],
+        "gain": [number(line["gain"]) for line in lines],
+        ">=20\ndB": [percent(line["success"]) for line in lines],
+        "epsilon": [epsilon(line) for line in lines],
+        "accu-\nracy": [
+            f"{percent(line['accuracy'])}{' !' if line['diverged'] is True else ''}" for line in lines
+        ],
+    }
+    always = ("n", "PSNR dB")
+    figures = {name: texts for name, texts in columns.items() if name in always or {*texts} != {"-"}}
+    names = [f"{line['cell']}{mark(line)} / {line['attacker']}" for line in lines]
+    return figure_table(None, "cell / attacker", names, figures, width=width)
+
+
+def figure_table(
+    title: str | None, heading: str, names: Sequence[str], columns: Mapping[str, Sequence[str]], *, width: int
+) -> Table:
+    """A table of names and figures within `width` columns.
+
+    Where that is too narrow, intervals go below their figures, and names go on below where their parts meet.
+    """
+    room = width - _widths(columns)
+    if room < max(map(cell_len, names), default=0):
+        columns = {name: [text.replace(" [", "\n[", 1) for text in texts] for name, texts in columns.items()}
+        room = width - _widths(columns)
+    shown = Table(
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+    )
+    shown.add_column(Text(_folded(heading, room)), overflow="fold")
+    for name in columns:
+        shown.add_column(Text(name), justify="right", no_wrap=True)
+    for name, *figures in zip(names, *columns.values(), strict=True):
+        shown.add_row(Text(_folded(name, room)), *map(Text, figures))
     return shown
+
+
+def _widths(columns: Mapping[str, Sequence[str]]) -> int:
+    """What the columns take together, each with the space before it."""
+    return sum(1 + _longest([name, *texts]) for name, texts in columns.items())
+
+
+def _longest(texts: Sequence[str]) -> int:
+    return max((cell_len(part) for text in texts for part in text.split("\n")), default=0)
+
+
+def _folded(name: str, room: int) -> str:
+    """The name on lines of at most `room`, with breaks at spaces, in longer words where their parts meet."""
+    lines = [""]
+    for word in re.findall(r"[^ ]+ ?", name):
+        parts = [word] if cell_len(word.rstrip()) <= room else re.findall(r"[^_.-]*[_.-]*", word)
+        for part in parts:
+            if lines[-1] and cell_len((lines[-1] + part).rstrip()) > room:
+                lines.append("")
+            lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def epsilon(line: Mapping[Any, Any]) -> str:
@@ -72,59 +127,49 @@ def adjacencies(table: pd.DataFrame) -> list[str]:
     return said
 
 
-def rounds_table(series: pd.DataFrame) -> Table:
-    """Quality against round and the attacked weights' accuracy, within 80 columns; `series` as `by_round` gives it."""
-    shown = Table(
-        title="Quality against round and accuracy",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+def rounds_table(series: pd.DataFrame, *, width: int = WIDTH) -> Table:
+    """Quality against round and the attacked weights' accuracy; `series` as `by_round` gives it."""
+    lines = records(series)
+    columns = {
+        "round": [str(line["round"]) for line in lines],
+        "weights'\naccuracy": [percent(line["weights_accuracy"]) for line in lines],
+        "n": [str(line["n"]) for line in lines],
+        "PSNR dB": [interval(line["psnr"], line["psnr_low"], line["psnr_high"]) for line in lines],
+        "worst": [number(line["psnr_worst"]) for line in lines],
+        "labels\nright": [labels(line) for line in lines],
+    }
+    names = [str(line["series"]) for line in lines]
+    return figure_table(
+        "Quality against round and accuracy", "defense / attacker", names, columns, width=width
     )
-    shown.add_column("defense / attacker", overflow="fold")
-    for name in ("round", "weights'\naccuracy", "n", "PSNR dB", "worst", "labels\nright"):
-        shown.add_column(name, justify="right", no_wrap=True)
-    for line in series.to_dict("records"):
-        shown.add_row(
-            Text(str(line["series"])),
-            str(line["round"]),
-            percent(line["weights_accuracy"]),
-            str(line["n"]),
-            interval(line["psnr"], line["psnr_low"], line["psnr_high"]),
-            number(line["psnr_worst"]),
-            labels(line),
-        )
-    return shown
 
 
-def comparison_table(compared: list[Compared]) -> Table:
+def comparison_table(compared: list[Compared], *, width: int = WIDTH) -> Table:
     """One line for each cell: every attacker's PSNR, and what the defense costs; `compared` as `by_cell` gives it."""
-    shown = Table(title="Attackers side by side", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    shown.add_column("cell", overflow="fold")
-    names = attackers(compared)
-    for name in (*(f"{name}\nPSNR dB" for name in names), "worst", "epsilon", "accu-\nracy", "MB up"):
-        shown.add_column(Text(name), justify="right", no_wrap=True)
-    for one in compared:
-        line = one.strongest
-        shown.add_row(
-            Text(f"{one.cell}{mark(line)}"),
-            *(_psnr(one.lines.get(name)).replace(" [", "\n[", 1) for name in names),
-            number(line["psnr_worst"]),
-            epsilon(line),
-            f"{percent(line['accuracy'])}{' !' if line['diverged'] is True else ''}",
-            megabytes(line["bytes_up"]),
-        )
-    return shown
+    strongest = [one.strongest for one in compared]
+    columns = {
+        **{
+            f"{name}\nPSNR dB": [_psnr(one.lines.get(name)).replace(" [", "\n[", 1) for one in compared]
+            for name in attackers(compared)
+        },
+        "worst": [number(line["psnr_worst"]) for line in strongest],
+        "epsilon": [epsilon(line) for line in strongest],
+        "accu-\nracy": [
+            f"{percent(line['accuracy'])}{' !' if line['diverged'] is True else ''}" for line in strongest
+        ],
+        "MB up": [megabytes(line["bytes_up"]) for line in strongest],
+    }
+    names = [f"{one.cell}{mark(one.strongest)}" for one in compared]
+    return figure_table("Attackers side by side", "cell", names, columns, width=width)
 
 
-def sum_costs_table(summed: list[dict[str, Any]]) -> Table:
-    """What secure sums cost, within 80 columns; `summed` as `summed_cells` gives it."""
-    shown = Table(title="Cost of secure sums", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    shown.add_column("cell", overflow="fold")
-    for name in SUM_HEADINGS:
-        shown.add_column(name.replace(", ", "\n"), justify="right", no_wrap=True)
-    for line in summed:
-        shown.add_row(Text(line["cell"]), *sum_costs(line))
-    return shown
+def sum_costs_table(summed: list[dict[str, Any]], *, width: int = WIDTH) -> Table:
+    """What secure sums cost; `summed` as `summed_cells` gives it."""
+    costs = [sum_costs(line) for line in summed]
+    columns = {name.replace(", ", "\n"): [line[i] for line in costs] for i, name in enumerate(SUM_HEADINGS)}
+    return figure_table(
+        "Cost of secure sums", "cell", [line["cell"] for line in summed], columns, width=width
+    )
 
 
 SUM_HEADINGS = ("MB up", "keys, s", "protect, s", "add, s", "open, s", "rounding error")
@@ -143,31 +188,22 @@ def sum_costs(line: Mapping[Any, Any]) -> list[str]:
     return [megabytes(line["bytes_up"]), *figures]
 
 
-def critical_strengths_table(critical: pd.DataFrame) -> Table:
-    """Where each defense begins to work, within 80 columns; `critical` as `critical_strengths` gives it.
+def critical_strengths_table(critical: pd.DataFrame, *, width: int = WIDTH) -> Table:
+    """Where each defense begins to work; `critical` as `critical_strengths` gives it.
 
     Below each interval stand the two measured strengths that the critical one lies between.
     """
-    shown = Table(
-        title="Critical strength",
-        title_justify="left",
-        caption="\n".join(critical_notes(critical)) or None,
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    shown.add_column("strength / attacker", overflow="fold")
-    for name in ("works when", "critical", "95%\nbracket", "n", "accuracy\nthere"):
-        shown.add_column(name, justify="right", no_wrap=name != "works when")
-    for line in critical.to_dict("records"):
-        shown.add_row(
-            Text(f"{line['threshold']}: {line['strength']} / {line['attacker']}"),
-            CRITERIA[line["criterion"]],
-            critical_value(line),
-            Text(f"{critical_interval(line)}\n{critical_bracket(line)}"),
-            str(line["victims"]),
-            percent(line["accuracy"]),
-        )
+    lines = records(critical)
+    columns = {
+        "works when": [CRITERIA[line["criterion"]] for line in lines],
+        "critical": [critical_value(line) for line in lines],
+        "95%\nbracket": [f"{critical_interval(line)}\n{critical_bracket(line)}" for line in lines],
+        "n": [str(line["victims"]) for line in lines],
+        "accuracy\nthere": [percent(line["accuracy"]) for line in lines],
+    }
+    names = [f"{line['threshold']}: {line['strength']} / {line['attacker']}" for line in lines]
+    shown = figure_table("Critical strength", "strength / attacker", names, columns, width=width)
+    shown.caption, shown.caption_justify = "\n".join(critical_notes(critical)) or None, "left"
     return shown
 
 
@@ -241,44 +277,6 @@ def preselected(line: Mapping[Any, Any]) -> str:
     """What holds for one image of a signal that was chosen before the attack, not by its result."""
     figure = interval(line["psnr_preselected"], line["psnr_preselected_low"], line["psnr_preselected_high"])
     return f"{line['images']} images; the first of each signal, chosen beforehand: {figure} dB"
-
-
-def notes(table: pd.DataFrame) -> list[str]:
-    """What the table has no room for: how to read it, what ran and why, labels, majority class, failures."""
-    said = [
-        "n: test victims. Brackets: 95% interval. worst: the most exposed image. mean image: PSNR of the mean",
-        "public face, no attack at all; gain: PSNR above that. >=20 dB: share of images reconstructed that well.",
-    ]
-    said.extend(adjacencies(table))
-    for line in table.to_dict("records"):
-        name = f"{line['cell']} / {line['attacker']}"
-        if line["method"]:
-            said.append(f"{name}: by {line['method']}; labels right: {labels(line)}")
-        if line["images"] > line["n"]:
-            said.append(f"{name}: {preselected(line)}")
-        said.extend(f"{name}: {note}" for note in json.loads(line["notes"]))
-        if line["suggestions"]:
-            said.append(
-                f"{name}: won by suggestion {line['suggestion']:.0f}: {parameters(line['hyperparameters'])}"
-            )
-        if line["diverged"] is True:
-            said.append(f"{name}: ! training with this defense diverged")
-        if not _missing(line["not_finite"]) and line["not_finite"]:
-            said.append(f"{name}: in training, {clipped_to_zeros(int(line['not_finite']))}")
-        if line["trials_failed"] or line["not_observable"]:
-            said.append(
-                f"{name}: {line['trials_failed']} of {line['trials']} trials failed, "
-                f"{line['not_observable']} not observable"
-            )
-    majority = {percent(share) for share in table["majority"]} - {"-"}
-    if majority:
-        said.append(f"The majority class alone has accuracy {' / '.join(sorted(majority))}.")
-    marks = {mark(line) for line in table.to_dict("records")}
-    if " +" in marks:
-        said.append("+ has another threat model than the other cells; see the report.")
-    if " *" in marks:
-        said.append("* differs from the other cells in more than the defense; see the report.")
-    return said
 
 
 def mark(line: Mapping[Any, Any]) -> str:

@@ -77,7 +77,7 @@ def finished(out: Path) -> int:
 
 def await_that(holds: Callable[[], Any], child: subprocess.Popen[bytes], log: Path) -> Any:
     """Wait until something holds, while the process lives."""
-    end = time.monotonic() + 150
+    end = time.monotonic() + 300
     while not (found := holds()):
         assert child.poll() is None, log.read_text()
         assert time.monotonic() < end, log.read_text()
@@ -116,6 +116,13 @@ def busy_workers(driver: int) -> list[int]:
         for child, name in children(driver).items()
         if name.startswith("ray::") and "IDLE" not in name and "." in name
     ]
+
+
+def named(driver: int, program: str) -> int:
+    """The process under a driver that runs this program."""
+    found = {child: name.split() for child, name in children(driver).items()}
+    (one,) = [child for child, words in found.items() if words and Path(words[0]).name == program]
+    return one
 
 
 def ended(process: int) -> bool:

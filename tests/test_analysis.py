@@ -13,7 +13,8 @@ from fl_core.errors import InputError
 from orchestrator import analysis
 from orchestrator.analysis import mean_interval, records, summarize, write_summary
 from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
-from orchestrator.tables import mark, notes
+from orchestrator.notes import notes
+from orchestrator.tables import mark
 from orchestrator.trial import EXACT_DB
 from tests.results_folder import failed_row, row, suggestion, trial, write_folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -13,7 +14,10 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
+from orchestrator import cli
 from orchestrator.cli import execute
+from orchestrator.lifelines import RayLost
+from orchestrator.stop import EXIT_CODE
 from tests.small import tree
 
 ROOT = Path(__file__).parent.parent
@@ -84,6 +88,10 @@ def test_a_dry_run_says_what_would_happen_and_does_nothing(
     done = gradsweep("sweep", file, "--out", tmp_path / "out", "--dry-run")
     assert done.returncode == 0
     assert "CPU-hours" in done.stdout
+    assert "Planned: 1 tuning victims and 2 test victims in each cell" in done.stdout
+    total = next(line for line in done.stdout.splitlines() if line.startswith("2 cells x 1 attackers"))
+    assert total.split()[5] == "8", "two cells of two suggestions on one victim, and two tests"
+    assert not (tmp_path / "out").exists()
     nothing = ("--set", "data.kind=auto", "--set", "data.root=data", "--set", "data.synthetic_images=64")
     done = gradsweep("sweep", file, "--dry-run", *nothing)
     assert "Data: synthetic faces (seed 0, 64), attribute Male" in done.stdout
@@ -109,12 +117,48 @@ def test_paths_of_data_may_begin_with_a_home_folder(
     assert not (tmp_path / "o" / "trials").exists()
 
 
+UNWRITTEN = ("data.kind=synthetic", "data.root=data", "data.synthetic_images=64")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["victims.test=500", "data.train=50"], "501 victims were asked for"),
+        (["data.train=1000"], "fewer than the 1000 asked for"),
+        (["capture.round=7"], "the federation has rounds 0 to 1"),
+        (["execution.device=gpu"], "Unknown device 'gpu'"),
+        (["data.attribute=Mael"], "Did you mean 'Male'"),
+        ([*UNWRITTEN, "victims.test=500"], "victims were asked for"),
+        ([*UNWRITTEN, "data.attribute=Mael"], "Did you mean 'Male'"),
+    ],
+)
+def test_a_dry_run_is_refused_like_the_run(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], part: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    sets = [word for override in overrides for word in ("--set", override)]
+    refused(gradsweep("sweep", file, "--out", tmp_path / "out", "--dry-run", *sets), part)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_cells_can_be_chosen(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = gradsweep("sweep", file, "--out", out, "--address", "serial", "--cells", "d*")
     assert done.returncode == 0
     assert set(pd.read_parquet(out / "trials")["cell"]) == {"dp"}
+    assert f"{out}, unfinished: 4 of 8 trials" in done.stdout, "the other cell is yet to come"
     refused(gradsweep("sweep", file, "--out", out, "--cells", "x*"), "--cells 'x*' matches none of none, dp")
+    refused(
+        gradsweep("sweep", file, "--out", out, "--cells", "dp", "--cells", "x"), "--cells 'x' matches none"
+    )
+    both = gradsweep("sweep", file, "--out", out, "--address", "serial", "--cells", "dp", "--cells", "none")
+    assert both.returncode == 0
+    assert "unfinished" not in both.stdout
+    assert "8 trials, 4 of them run now, 0 failed." in both.stdout
+    told = next(line for line in reversed(both.stdout.splitlines()) if "  best: " in line)
+    assert "dp/generic" in told, "what an earlier run has reached is not forgotten"
+    assert "none/generic" in told
 
 
 def test_failed_trials_give_exit_code_1(faces_root: Path, tmp_path: Path) -> None:
@@ -187,6 +231,56 @@ def test_faces_are_written_checked_and_their_problems_listed(tmp_path: Path) -> 
     assert "000002.jpg" in broken.stdout
     assert "000003.jpg" in broken.stdout
     refused(gradsweep("data", "synth", "--out", root, "--num", 4), str(root))
+
+
+def test_a_name_that_is_too_long_is_one_line(file: Path, tmp_path: Path) -> None:
+    name = tmp_path / ("n" * 300)
+    for command in (
+        ("report", name),
+        ("sweep", name),
+        ("sweep", file, "--address", "serial", "--out", name),
+        ("sweep", file, "--dry-run", "--set", f"data.root={name}"),
+        ("merge", name, "--out", tmp_path / "merged"),
+        ("data", "synth", "--num", 2, "--out", name),
+        ("run", "--data-root", name, "--out-dir", tmp_path / "run"),
+        ("run", "--out-dir", name),
+    ):
+        refused(gradsweep(*command), "ile name too long")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read a folder")
+def test_a_folder_that_may_not_be_entered_is_one_line(file: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    (closed / "root").mkdir(parents=True)
+    closed.chmod(0o700)
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_uid == 0 and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o111)
+    os.seteuid(65534)
+    try:
+        found = [
+            gradsweep("report", closed / "root"),
+            gradsweep("sweep", closed / "root" / "x.yaml"),
+            gradsweep("run", "--data-root", closed / "root", "--out-dir", closed / "root" / "run"),
+        ]
+    finally:
+        os.seteuid(0)
+    for done in found:
+        refused(done, "Permission denied")
+
+
+def test_a_cluster_that_was_lost_can_be_resumed(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: object, **__: object) -> None:
+        raise RayLost("Ray's process at 10.0.0.1:6379 is gone (Connection refused)", cluster="10.0.0.1:6379")
+
+    monkeypatch.setattr(cli, "run_sweep", lose)
+    done = gradsweep("sweep", file, "--out", tmp_path / "out")
+    assert done.returncode == EXIT_CODE == 75
+    assert done.stderr.splitlines() == [
+        "gradsweep: Ray's process at 10.0.0.1:6379 is gone (Connection refused); run the same command again to resume."
+    ]
 
 
 def test_doctor_says_what_is_here() -> None:

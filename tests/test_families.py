@@ -192,7 +192,7 @@ def test_a_plan_counts_families(faces_root: Path) -> None:
     spell_out(spelled, where="test")
     console = Console(width=120, file=io.StringIO())
     with console.capture() as shown:
-        console.print(plan_table(build(SweepConfig, spelled, where="test"), "*"))
+        console.print(plan_table(build(SweepConfig, spelled, where="test"), ["*"]))
     assert " 5 " in shown.get(), "three choices of one family and two of the other"
 
 

@@ -109,6 +109,24 @@ def test_on_ray_a_killed_worker_and_a_stopped_driver_cost_only_what_ran(
     assert_same_end(undisturbed, out)
 
 
+@LINUX
+@pytest.mark.parametrize("process", ["raylet", "gcs_server"])
+def test_a_local_ray_that_dies_is_started_again(
+    undisturbed: Path, faces_root: Path, tmp_path: Path, process: str
+) -> None:
+    out, log = tmp_path / "out", tmp_path / "log"
+    file = faults.write_file(tmp_path, faces_root, execution__workers=1)
+    child = faults.start(faults.command(file, out, "local"), log)
+    await_that(lambda: busy_workers(child.pid) and finished(out), child, log)
+    os.kill(faults.named(child.pid, process), signal.SIGKILL)
+    assert child.wait(timeout=150) == 0, log.read_text()
+    said = log.read_text()
+    assert "Ray's process at" in said
+    assert "is gone (Connection refused); it is started again." in said
+    assert f"{TRIALS} trials, {TRIALS} of them run now, 0 failed." in said
+    assert_same_end(undisturbed, out)
+
+
 def test_a_disk_that_is_full_again_and_again_costs_nothing_that_was_recorded(
     undisturbed: Path, faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

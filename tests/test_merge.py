@@ -41,7 +41,7 @@ def cells(faces_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pa
     """The sweep's two cells, each run alone, as the elements of a job array are."""
     folder = tmp_path_factory.mktemp("cells")
     for name in ("none", "dp"):
-        run_sweep(sweep(faces_root), folder / name, address="serial", reporter=Silent(), cells=name)
+        run_sweep(sweep(faces_root), folder / name, address="serial", reporter=Silent(), cells=[name])
     return [folder / "dp", folder / "none"]
 
 

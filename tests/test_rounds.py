@@ -20,11 +20,12 @@ from fl_core.server import Federation, count_correct
 from orchestrator.analysis import summarize
 from orchestrator.capture import CaptureStore
 from orchestrator.cli import execute
+from orchestrator.notes import notes
 from orchestrator.progress import Silent
 from orchestrator.rounds import by_round
 from orchestrator.store import FinishedTrial
 from orchestrator.sweep import resolve, run_sweep
-from orchestrator.tables import labels, notes, rounds_table
+from orchestrator.tables import labels, rounds_table
 from tests.results_folder import row, trial, write_folder
 from tests.small import sweep
 from tests.test_report import write
@@ -118,7 +119,8 @@ def test_methods_and_distinct_notes_are_told_with_the_most_frequent_first(tmp_pa
     assert json.loads(table["notes"].iloc[0])[0] == "Dense."
     assert sorted(json.loads(table["notes"].iloc[0])) == ["<Rank.>", "Dense.", "Noise."]
     said = notes(table)
-    assert "none / generic: by analytic (2), matching (1); labels right: 100% [100%, 100%]" in said
+    assert "none / generic: by analytic (2), matching (1)" in said
+    assert "none / generic: labels right: 100% [100%, 100%]" in said
     assert "none / generic: Dense." in said
     html, page = write(tmp_path)
     assert "What ran: analytic (2), matching (1)." in page.text

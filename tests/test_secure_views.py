@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def run(config: Any, out: Path, address: str = "serial", cells: str = "*") -> Any:
+def run(config: Any, out: Path, address: str = "serial", cells: Sequence[str] = ("*",)) -> Any:
     return run_sweep(config, out, address=address, reporter=Silent(), cells=cells)
 
 
@@ -266,7 +267,7 @@ def test_a_sweep_compares_the_views(faces_root: Path, tmp_path: Path) -> None:
 
 def test_serial_and_workers_agree_and_a_resumed_sweep_goes_on(faces_root: Path, tmp_path: Path) -> None:
     config = sweep(faces_root, **SMALL | {"cells": [CELLS[0], CELLS[1], CELLS[6]]})
-    half = run(config, tmp_path / "serial", cells="ckks")
+    half = run(config, tmp_path / "serial", cells=["ckks"])
     assert (half.trials, half.fresh) == (2, 2)
     rest = run(config, tmp_path / "serial")
     assert (rest.trials, rest.fresh) == (6, 4)

@@ -78,7 +78,7 @@ def test_paths_that_mean_nothing_on_the_cluster_are_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = object.__new__(Jobs)  # Nothing is sent: there is no cluster to know.
-    wanted = {"overrides": [], "cells": "*", "python": "python"}
+    wanted = {"overrides": [], "cells": [], "python": "python"}
     with pytest.raises(InputError, match=r"--out 'results': must be a full path, on the cluster"):
         there.submit(file, out="results", **wanted)  # type: ignore[arg-type]
     with pytest.raises(

@@ -155,7 +155,7 @@ def test_strengths_beyond_the_measured_ones_are_bounds(side: str, text: str) -> 
 
 
 def test_a_sweep_without_thresholds_has_no_critical_strengths(faces_root: Path, tmp_path: Path) -> None:
-    run_sweep(sweep(faces_root), tmp_path, address="serial", reporter=Silent(), cells="none")
+    run_sweep(sweep(faces_root), tmp_path, address="serial", reporter=Silent(), cells=["none"])
     assert critical_table(tmp_path, summarize(tmp_path)).empty
     write_report(tmp_path, summarize(tmp_path))
     assert not (tmp_path / "thresholds.parquet").exists()

@@ -1,0 +1,114 @@
+"""What the terminal's table has no room for: how to read it, what sets its rows apart, and what went wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from fl_core.types import clipped_to_zeros
+from orchestrator.analysis import records
+from orchestrator.tables import adjacencies, labels, mark, parameters, percent, preselected
+
+NAMED = 3
+"""Rows that a line names; the others are counted."""
+LISTED = 6
+"""Lines of one kind of note; the others are in the report."""
+
+Line = Mapping[str, Any]
+
+
+def notes(table: pd.DataFrame) -> list[str]:
+    """How to read the table; what ran, once for all rows that share it; warnings, each of them."""
+    lines = records(table)
+    scored = [line for line in lines if line["method"]]
+    kinds = (
+        [(_name(line), f"by {line['method']}", line["method"]) for line in scored],
+        [(_name(line), f"labels right: {labels(line)}", labels(line)) for line in scored],
+        [(_name(line), note, _shape(note)) for line in lines for note in json.loads(line["notes"])],
+        [(_name(line), preselected(line), _name(line)) for line in lines if line["images"] > line["n"]],
+        [(_name(line), _winner(line), _name(line)) for line in lines if line["suggestions"]],
+    )
+    said = [text for kind in kinds for text in _limited(_grouped(kind, rows=len(lines)))]
+    return [*_legend(table), *said, *_marks(lines), *_majority(table), *_warnings(lines)]
+
+
+def _legend(table: pd.DataFrame) -> list[str]:
+    said = [
+        "n: test victims. Brackets: 95% interval. worst: the most exposed image. mean image: PSNR of the mean",
+        "public face, no attack at all; gain: PSNR above that. >=20 dB: share of images reconstructed that well.",
+    ]
+    if table["drop"].notna().any():
+        said.append("loss: PSNR below the same attacker's in the cell without a defense, paired by victim.")
+    return [*said, *adjacencies(table)]
+
+
+def _shape(note: str) -> str:
+    """What notes have in common that differ in numbers alone."""
+    return re.sub(r"\d[\d.,e+-]*", "0", note)
+
+
+def _grouped(told: Iterable[tuple[str, str, str]], *, rows: int) -> list[str]:
+    """A line for each key, with the names of its rows and the first text; `told` has name, text and key."""
+    groups: dict[str, dict[str, str]] = {}
+    for name, text, key in told:
+        groups.setdefault(key, {}).setdefault(name, text)
+    said = []
+    for texts in groups.values():
+        first, *others = dict.fromkeys(texts.values())
+        differing = " (its numbers differ between rows)" if others else ""
+        said.append(f"{_names(list(texts), rows=rows)}: {first}{differing}")
+    return said
+
+
+def _names(names: Sequence[str], *, rows: int) -> str:
+    if len(names) == rows > 1:
+        return "all rows"
+    others = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {others} more" if others > 0 else "")
+
+
+def _limited(said: Sequence[str]) -> list[str]:
+    left = len(said) - LISTED
+    return [*said[:LISTED], *([f"... {left} more like these in the report"] if left > 0 else [])]
+
+
+def _warnings(lines: Iterable[Line]) -> list[str]:
+    said = []
+    for line in lines:
+        if line["diverged"] is True:
+            said.append(f"{_name(line)}: ! training with this defense diverged")
+        if not pd.isna(line["not_finite"]) and line["not_finite"]:
+            said.append(f"{_name(line)}: in training, {clipped_to_zeros(int(line['not_finite']))}")
+        if line["trials_failed"] or line["not_observable"]:
+            said.append(
+                f"{_name(line)}: {line['trials_failed']} of {line['trials']} trials failed, "
+                f"{line['not_observable']} not observable"
+            )
+    return said
+
+
+def _majority(table: pd.DataFrame) -> list[str]:
+    shares = {percent(share) for share in table["majority"]} - {"-"}
+    return [f"The majority class alone has accuracy {' / '.join(sorted(shares))}."] if shares else []
+
+
+def _marks(lines: Iterable[Line]) -> list[str]:
+    meaning = {
+        " +": "+ has another threat model than the other cells; see the report.",
+        " *": "* differs from the other cells in more than the defense; see the report.",
+    }
+    found = Counter(mark(line) for line in lines)
+    return [text for sign, text in meaning.items() if sign in found]
+
+
+def _winner(line: Line) -> str:
+    return f"won by suggestion {line['suggestion']:.0f}: {parameters(line['hyperparameters'])}"
+
+
+def _name(line: Line) -> str:
+    return f"{line['cell']} / {line['attacker']}"

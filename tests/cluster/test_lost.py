@@ -1,0 +1,51 @@
+"""A cluster whose control service is killed in mid-sweep: the sweep ends clearly, and resumes elsewhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from ray.cluster_utils import Cluster
+
+from orchestrator import lifelines
+from orchestrator.lifelines import RayLost
+from orchestrator.progress import Silent
+from orchestrator.sweep import run_sweep
+from tests.faults import named
+from tests.small import comparable, sweep
+
+
+class Killer(Silent):
+    """Kills a process of Ray's when the first trial is done."""
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+
+    def job_done(self, study: str, psnr: float | None) -> None:
+        if self._program:
+            os.kill(named(os.getpid(), self._program), signal.SIGKILL)
+            self._program = ""
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("program", ["gcs_server", "raylet"])
+def test_a_cluster_that_is_lost_ends_the_sweep_which_resumes(
+    faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.setattr(lifelines, "PATIENCE_SECONDS", 1.0)
+    config = sweep(faces_root)
+    cluster = Cluster()
+    cluster.add_node(num_cpus=1, include_dashboard=False)
+    try:
+        with pytest.raises(RayLost) as raised:
+            run_sweep(config, tmp_path / "lost", address=cluster.address, reporter=Killer(program))
+    finally:
+        cluster.shutdown()
+    assert raised.value.cluster is not None
+    assert 1 <= pd.read_parquet(tmp_path / "lost" / "trials")["trial_id"].nunique() < 26
+    run_sweep(config, tmp_path / "lost", address="serial", reporter=Silent())
+    run_sweep(config, tmp_path / "undisturbed", address="serial", reporter=Silent())
+    pd.testing.assert_frame_equal(comparable(tmp_path / "lost"), comparable(tmp_path / "undisturbed"))
