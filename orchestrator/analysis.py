@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from defenses.accounting import replaced_epsilon
+from fl_core.errors import InputError
 from orchestrator import store
-from orchestrator.files import read_json, write_atomically
-from orchestrator.folder import FORMAT
+from orchestrator.files import write_atomically
+from orchestrator.folder import claimed
 from orchestrator.schema import SUM_COSTS
 from orchestrator.trial import EXACT_DB
 from orchestrator.used_data import refuse_mixed
+from orchestrator.utility import UtilityResult
+from orchestrator.utility_files import UTILITY, utilities
 
 SUCCESS_DB = 20.0
 """PSNR from which a reconstruction counts as a success: above the best mean-image victim."""
@@ -44,13 +47,14 @@ def summarize(folder: Path) -> pd.DataFrame:
 
     Raises `InputError` where the folder holds no results.
     """
-    best, utilities, order = winners(folder), _utilities(folder), _order(folder)
+    best, reached, order = winners(folder), utilities(folder), _order(folder)
     groups = _groups(folder)
+    _check_whole(folder, groups, reached)
     measured = _tested(groups, best)
     # Rows lie in the order in which trials finished, which differs from run to run.
     keys = sorted(groups, key=lambda key: (order(*key), key))
     lines = [
-        _line(groups[cell, who], measured[cell, who], best.get(f"{cell}/{who}"), utilities.get(cell))
+        _line(groups[cell, who], measured[cell, who], best.get(f"{cell}/{who}"), reached.get(cell))
         for cell, who in keys
     ]
     for line in lines:
@@ -199,7 +203,7 @@ def _line(
     group: pd.DataFrame,
     tested: pd.DataFrame,
     winner: dict[str, Any] | None,
-    utility: dict[str, Any] | None,
+    utility: UtilityResult | None,
 ) -> dict[str, Any]:
     first = group.iloc[0]
     ok = tested[tested["status"] == "ok"]
@@ -237,12 +241,12 @@ def _line(
         "seconds": float(victims["seconds"].mean()),
         "cpu_seconds": float(victims["cpu_seconds"].mean()),
         **{name: float(tested.drop_duplicates("trial_id")[name].mean()) for name in ("bytes_up", *SUM_COSTS)},
-        "accuracy": utility["accuracy"] if utility else np.nan,
-        "accuracy_low": utility["low"] if utility else np.nan,
-        "accuracy_high": utility["high"] if utility else np.nan,
-        "majority": utility["majority"] if utility else np.nan,
-        "diverged": bool(utility["diverged"]) if utility else None,
-        "not_finite": int(utility.get("not_finite", 0)) if utility else None,
+        "accuracy": utility.accuracy if utility else np.nan,
+        "accuracy_low": utility.low if utility else np.nan,
+        "accuracy_high": utility.high if utility else np.nan,
+        "majority": utility.majority if utility else np.nan,
+        "diverged": utility.diverged if utility else None,
+        "not_finite": utility.not_finite if utility else None,
         "suggestion": winner["suggestion"] if winner else None,
         "tuning_psnr": winner["value"] if winner else np.nan,
         "suggestions": winner["count"] if winner else 0,
@@ -297,18 +301,29 @@ def winners(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _utilities(folder: Path) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted((folder / "utility").glob("[!_]*.json")):
-        content = read_json(path, version=FORMAT)
-        found |= dict.fromkeys(content["cells"], content["result"])
-    return found
+def _check_whole(
+    folder: Path, groups: Mapping[tuple[str, str], pd.DataFrame], reached: Mapping[str, UtilityResult]
+) -> None:
+    """Raise `InputError` where a file is gone that the rows speak of: figures without it would be other ones."""
+    tuned = set(read_studies(folder)["study"])
+    for (cell, who), group in groups.items():
+        if group["suggestion"].notna().any() and f"{cell}/{who}" not in tuned:
+            raise InputError(
+                f"{folder / 'studies' / 'studies.parquet'} lacks the suggestions of {cell}/{who}, which trials are "
+                "of; run the sweep again, which makes them again."
+            )
+        if group["accuracy"].notna().any() and cell not in reached:
+            raise InputError(
+                f"{folder / UTILITY} lacks the file with the accuracy of {cell}, which trials name; run the sweep "
+                "again, which measures it again."
+            )
 
 
 def _order(folder: Path) -> Callable[[str, str], tuple[int, int]]:
     """The place of a cell and attacker in the sweep file; unknown names come last."""
-    path = folder / "sweep.json"
-    config = read_json(path, version=FORMAT)["config"] if path.is_file() else {"cells": [], "attackers": []}
-    cells, attackers = ([entry["name"] for entry in config[kind]] for kind in ("cells", "attackers"))
+    config = claimed(folder)
+    cells, attackers = (
+        ([entry.name for entry in kind] for kind in (config.cells, config.attackers)) if config else ([], [])
+    )
     ranks = [{name: i for i, name in enumerate(names)} for names in (cells, attackers)]
     return lambda cell, who: (ranks[0].get(cell, len(cells)), ranks[1].get(who, len(attackers)))

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from defenses.chain import Chain
 from fl_core.capture import Victim, accompanied, capture, image_indices, smallest_batch, victims
 from fl_core.celeba import FaceDataset
 from fl_core.clients import ClientWork, InProcess, Simulator
 from fl_core.errors import InputError
-from fl_core.models import ModelConfig, check_batch, initial_state
+from fl_core.models import check_batch, initial_state
 from fl_core.rng import derive_seed, generator
 from fl_core.server import Federation, train
-from fl_core.types import (
-    ClientUpdate,
-    EarlierUpdate,
-    ModelState,
-    OpenedSum,
-    RoundRecord,
-    Tensors,
-    Truth,
-    clipped_to_zeros,
-)
+from fl_core.types import ModelState, RoundRecord, Truth, clipped_to_zeros
+from orchestrator.capture_files import RECORD, load_record, load_state, load_truth, save_capture, save_state
 from orchestrator.config import SweepConfig
-from orchestrator.files import clearly, read_bytes, read_json, write_atomically
+from orchestrator.files import Damaged, clearly
 from orchestrator.identity import content_hash, tensor_hash
 
 FORMAT = 4
@@ -116,12 +103,21 @@ class CaptureStore:
         self._simulator = simulator
         self._weights: dict[str, Weights] = {}
 
-    def source(self, settings: SweepConfig, defense: Chain, dataset: FaceDataset) -> CaptureSource:
-        """The captures of one cell: `settings` as this cell has them."""
+    def source(
+        self, settings: SweepConfig, defense: Chain, dataset: FaceDataset, *, weights: str | None = None
+    ) -> CaptureSource:
+        """The captures of one cell: `settings` as this cell has them.
+
+        Raises `InputError` where its weights do not have the hash `weights`, of those that its trials attacked so far.
+        """
         federation = captured_federation(settings, defense, dataset, device=self._device)
-        weights = self._trajectory(settings, defense, federation)
         return CaptureSource(
-            folder=self._folder, settings=settings, defense=defense, federation=federation, weights=weights
+            folder=self._folder,
+            settings=settings,
+            defense=defense,
+            federation=federation,
+            weights=self._trajectory(settings, defense, federation, attacked=weights),
+            progress=self._progress,
         )
 
     def drop(self) -> None:
@@ -130,24 +126,45 @@ class CaptureStore:
             if path.name != "weights":
                 _remove(path)
 
-    def _trajectory(self, settings: SweepConfig, defense: Chain, federation: Federation) -> Weights:
-        """The weights that `settings.capture` asks for: initial, or after so many rounds of training."""
+    def _trajectory(
+        self, settings: SweepConfig, defense: Chain, federation: Federation, *, attacked: str | None
+    ) -> Weights:
+        """The weights that `settings.capture` asks for: initial, or after so many rounds of training.
+
+        Where trials `attacked` weights of a hash, it must be these: the table would hold each trial twice.
+        """
         rounds = settings.capture.round
         check_round(settings)
         remembers = settings.federation.local.remembers or defense.remembers
         wanted = range(rounds + 1) if remembers else range(rounds, rounds + 1)
         paths = {number: self._path(settings, defense, federation, number) for number in wanted}
         name = paths[rounds].stem
-        if name in self._weights:
-            return self._weights[name]
-        if not all(path.is_file() for path in paths.values()):
+        weights = self._weights.get(name) or self._load(paths, federation)
+        if weights is None or attacked not in (None, weights.hash):
+            if weights is not None:
+                self._progress(
+                    f"{paths[rounds]} holds other weights than trials attacked; they are made again"
+                )
             self._train(settings, defense, federation, paths)
-        *history, state = (_load_state(path, federation.model) for path in paths.values())
-        weights = Weights(
-            hash=tensor_hash(state.parameters, state.buffers), state=state, history=tuple(history)
-        )
+            weights = self._load(paths, federation)
+        if weights is None or attacked not in (None, weights.hash):
+            raise InputError(
+                f"{paths[rounds]} holds other weights than the finished trials attacked, and making them again "
+                "gives others too, as another machine or version may; restore the file, or use another --out."
+            )
         self._weights[name] = weights
         return weights
+
+    def _load(self, paths: dict[int, Path], federation: Federation) -> Weights | None:
+        """The weights in these files; None where one is missing, or damaged, with a line that says so."""
+        if not all(path.is_file() for path in paths.values()):
+            return None
+        try:
+            *history, state = (load_state(path, federation.model) for path in paths.values())
+        except Damaged as error:
+            self._progress(str(error))
+            return None
+        return Weights(hash=tensor_hash(state.parameters, state.buffers), state=state, history=tuple(history))
 
     def _train(
         self, settings: SweepConfig, defense: Chain, federation: Federation, paths: dict[int, Path]
@@ -160,7 +177,7 @@ class CaptureStore:
         rounds, dataset, seed = max(paths), federation.dataset, derive_seed("training", settings.seed)
         first, state = 0, initial_state(federation.model, generator("model", settings.seed))
         if 0 in paths:
-            _save_state(paths[0], state)
+            save_state(paths[0], state)
         if not (federation.config.local.remembers or chain.remembers):
             first, state = self._latest(settings, defense, federation, rounds) or (first, state)
         held_out = dataset.split("valid", settings.data.valid) if rounds else []
@@ -179,16 +196,16 @@ class CaptureStore:
                 + (f"; {clipped_to_zeros(result.not_finite)}" if result.not_finite else "")
             )
             if result.round + 1 in paths:
-                _save_state(paths[result.round + 1], result.state)
+                save_state(paths[result.round + 1], result.state)
 
     def _latest(
         self, settings: SweepConfig, defense: Chain, federation: Federation, before: int
     ) -> tuple[int, ModelState] | None:
         """The last round before round `before` whose weights are on disk, and these weights."""
         for number in range(before - 1, 0, -1):
-            path = self._path(settings, defense, federation, number)
-            if path.is_file():
-                return number, _load_state(path, federation.model)
+            found = self._load({number: self._path(settings, defense, federation, number)}, federation)
+            if found is not None:
+                return number, found.state
         return None
 
     def _path(self, settings: SweepConfig, defense: Chain, federation: Federation, number: int) -> Path:
@@ -206,6 +223,7 @@ class CaptureSource:
     defense: Chain
     federation: Federation
     weights: Weights
+    progress: Progress
 
     def victims(self) -> list[Victim]:
         """Tuning victims, then test victims: disjoint, the same for every cell that shares the settings.
@@ -233,12 +251,18 @@ class CaptureSource:
         )
 
     def get(self, victim: Victim) -> Capture:
-        """The capture of `victim`, from disk where it lies there, else computed and stored."""
+        """The capture of `victim`, from disk where it lies there undamaged, else computed and stored."""
         key = self.key(victim)
         path = self.folder / key
-        if not (path / "record.json").is_file():
-            self._store(path, *self._compute(victim))
-        return Capture(key=key, record=self._read_record(path), truth=_read_truth(path))
+        if (path / RECORD).is_file():
+            try:
+                return self._read(key)
+            except Damaged as error:
+                self.progress(str(error))
+                _remove(path)
+        record, truth = self._compute(victim)
+        save_capture(path, record, truth, weights=self.weights.hash, version=FORMAT)
+        return self._read(key)
 
     def discard(self, key: str) -> None:
         """Remove the capture under this key from disk, where there is one; it is recomputed when it is needed again."""
@@ -250,7 +274,7 @@ class CaptureSource:
         return {
             index
             for victim in self.victims()
-            if not (self.folder / self.key(victim) / "record.json").is_file()
+            if not (self.folder / self.key(victim) / RECORD).is_file()
             for index in image_indices(
                 self.federation, wanted.signal, round_number=wanted.round, victim=victim
             )
@@ -273,73 +297,19 @@ class CaptureSource:
             mean=self.defense.fixed_mean(seed=seed, plan=settings.federation),
         )
 
-    def _store(self, path: Path, record: RoundRecord, truth: Truth) -> None:
-        tensors: dict[str, torch.Tensor] = {}
-        described: list[dict[str, Any]] = []
-        for i, update in enumerate(record.updates):
-            tensors |= {f"{i}.tensor.{name}": _stored(value) for name, value in update.tensors.items()}
-            tensors |= {f"{i}.buffer.{name}": _stored(value) for name, value in update.buffers.items()}
-            described.append(_without_tensors(update))
-        opened = record.aggregate
-        if opened is not None:
-            tensors |= {f"aggregate.tensor.{name}": _stored(value) for name, value in opened.tensors.items()}
-            tensors |= {f"aggregate.buffer.{name}": _stored(value) for name, value in opened.buffers.items()}
-            tensors |= {f"aggregate.hidden.{name}": _stored(value) for name, value in opened.hidden.items()}
-        for past in record.earlier:
-            prefix = f"earlier.{past.round}."
-            tensors |= {f"{prefix}{name}": _stored(value) for name, value in past.tensors.items()}
-        if record.published is not None:
-            tensors |= {f"published.{name}": _stored(value) for name, value in record.published.items()}
-        earlier = [{"round": past.round, "steps": past.steps} for past in record.earlier]
-        _make_folder(path)
-        _save_tensors(path / "record.safetensors", tensors)
-        _save_tensors(path / "truth.safetensors", {"images": truth.images, "labels": truth.labels})
-        names = {"ids": list(truth.ids), "clients": list(truth.clients)}
-        write_atomically(path / "truth.json", json.dumps(names).encode())
-        # Last, because its presence says that the capture is whole.
-        write_atomically(
-            path / "record.json",
-            json.dumps(
-                {
-                    "format": FORMAT,
-                    "weights": self.weights.hash,
-                    "updates": described,
-                    "earlier": earlier,
-                    "aggregate": None if opened is None else _without_tensors(opened),
-                    "shares": record.shares,
-                },
-                indent=1,
-            ).encode(),
-        )
-
-    def _read_record(self, path: Path) -> RoundRecord:
-        described = read_json(path / "record.json", version=FORMAT)
-        tensors = _load_tensors(path / "record.safetensors")
-        updates = []
-        for i, fields in enumerate(described["updates"]):
-            updates.append(
-                ClientUpdate(
-                    tensors=_with_prefix(tensors, f"{i}.tensor."),
-                    buffers=_with_prefix(tensors, f"{i}.buffer."),
-                    **fields,
-                )
-            )
-        return RoundRecord(
+    def _read(self, key: str) -> Capture:
+        path = self.folder / key
+        settings = RoundRecord(
             signal=self.settings.capture.signal,
             round=self.settings.capture.round,
             model=self.federation.model,
             state=self.weights.state,
             batch_size=self.settings.federation.local.batch_size,
-            updates=tuple(updates),
+            updates=(),
             facts=self.defense.facts(self.settings.federation),
-            earlier=tuple(
-                EarlierUpdate(tensors=_with_prefix(tensors, f"earlier.{fields['round']}."), **fields)
-                for fields in described["earlier"]
-            ),
-            aggregate=_read_opened(described["aggregate"], tensors),
-            shares=tuple(described["shares"]),
-            published=_with_prefix(tensors, "published.") or None,
         )
+        record = load_record(path, settings, weights=self.weights.hash, version=FORMAT)
+        return Capture(key=key, record=record, truth=load_truth(path))
 
 
 def check_batches(settings: SweepConfig, federation: Federation, found: Sequence[Victim]) -> None:
@@ -369,80 +339,10 @@ def _state_key(settings: SweepConfig, defense: Chain, federation: Federation, nu
     )
 
 
-def _without_tensors(value: ClientUpdate | OpenedSum) -> dict[str, Any]:
-    """Every field that holds no tensors."""
-    names = [f.name for f in dataclasses.fields(value) if f.name not in ("tensors", "buffers", "hidden")]
-    return {name: getattr(value, name) for name in names}
-
-
-def _read_opened(described: dict[str, Any] | None, tensors: Tensors) -> OpenedSum | None:
-    if described is None:
-        return None
-    return OpenedSum(
-        tensors=_with_prefix(tensors, "aggregate.tensor."),
-        buffers=_with_prefix(tensors, "aggregate.buffer."),
-        hidden=_with_prefix(tensors, "aggregate.hidden."),
-        **described | {"shares": tuple(described["shares"])},
-    )
-
-
-def _read_truth(path: Path) -> Truth:
-    tensors = _load_tensors(path / "truth.safetensors")
-    names = read_json(path / "truth.json")
-    return Truth(
-        images=tensors["images"],
-        labels=tensors["labels"],
-        ids=tuple(names["ids"]),
-        clients=tuple(names["clients"]),
-    )
-
-
-def _stored(value: torch.Tensor) -> torch.Tensor:
-    return value.detach().cpu().contiguous()
-
-
-def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    write_atomically(path, save(tensors))
-
-
-def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        # The library gives them in no fixed order, and random draws for one after the other must not depend on it.
-        return dict(sorted(load(read_bytes(path)).items()))
-    except (SafetensorError, FileNotFoundError) as error:
-        what = path if path.parent.name == "weights" else path.parent
-        raise InputError(f"{path} is damaged ({error}); remove {what} to have it computed again.") from error
-
-
 def _remove(path: Path) -> None:
     """Remove a capture's folder, where there is one."""
     with clearly("remove", path):
         if path.is_dir():
             # First, because its presence says that the capture is whole.
-            (path / "record.json").unlink(missing_ok=True)
+            (path / RECORD).unlink(missing_ok=True)
             shutil.rmtree(path)
-
-
-def _make_folder(path: Path) -> None:
-    with clearly("write", path):
-        path.mkdir(parents=True, exist_ok=True)
-
-
-def _save_state(path: Path, state: ModelState) -> None:
-    _make_folder(path.parent)
-    tensors = {f"parameter.{k}": _stored(v) for k, v in state.parameters.items()}
-    _save_tensors(path, tensors | {f"buffer.{k}": _stored(v) for k, v in state.buffers.items()})
-
-
-def _load_state(path: Path, model: ModelConfig) -> ModelState:
-    tensors = _load_tensors(path)
-    like = initial_state(model, torch.Generator().manual_seed(0))
-    return ModelState(
-        parameters={name: tensors[f"parameter.{name}"] for name in like.parameters},
-        buffers={name: tensors[f"buffer.{name}"] for name in like.buffers},
-    )
-
-
-def _with_prefix(tensors: Tensors, prefix: str) -> dict[str, torch.Tensor]:
-    # safetensors sorts names; the model's own order is restored by whoever pairs them with parameters.
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

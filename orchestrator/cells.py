@@ -52,13 +52,22 @@ class Cell:
 
     @classmethod
     def prepare(
-        cls, sweep: SweepConfig, config: CellConfig, dataset: FaceDataset, store: CaptureStore
+        cls,
+        sweep: SweepConfig,
+        config: CellConfig,
+        dataset: FaceDataset,
+        store: CaptureStore,
+        *,
+        weights: str | None = None,
     ) -> Cell:
-        """Validate threat, labels and victims and fix the weights; nothing is captured yet."""
+        """Validate threat, labels and victims and fix the weights; nothing is captured yet.
+
+        `weights` is the hash of those that the cell's finished trials attacked, where there are any.
+        """
         settings = cell_settings(sweep, config)
         chain = Chain(defenses=config.defense)
         check_cell(settings, chain, dataset)
-        source = store.source(settings, chain, dataset)
+        source = store.source(settings, chain, dataset, weights=weights)
         return cls(config=config, settings=settings, chain=chain, dataset=dataset, source=source)
 
     @cached_property

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fl_core.errors import InputError
+from pydantic import TypeAdapter, ValidationError
+
+from fl_core.errors import InputError, first_line
 from orchestrator.retries import patiently
 
 T = TypeVar("T")
@@ -26,6 +29,22 @@ TRANSIENT = frozenset(
 """What passes by itself, mostly on network file systems. A full disk or a missing right does not."""
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+CHECKSUM = "checksum"
+"""The key, in JSON and in the metadata of other files, of a checksum over the rest of the file."""
+
+RESTORE = "restore it, or use another --out"
+
+
+class Damaged(InputError):
+    """A file that does not hold what was written to it."""
+
+    @classmethod
+    def of(cls, path: Path, reason: BaseException | str, remedy: str) -> Damaged:
+        """The error that names the file, what is wrong with it, and what helps."""
+        what = reason if isinstance(reason, str) else first_line(reason)
+        return cls(f"{path} is damaged ({what.rstrip('.')}); {remedy}.")
 
 
 def always() -> None:
@@ -59,23 +78,69 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
 
 
-def read_json(path: Path, *, version: int | None = None) -> dict[str, Any]:
-    """The JSON object in a file that gradsweep wrote, of format `version` where one is given.
+def sealed(content: Mapping[str, object]) -> dict[str, object]:
+    """A JSON object with a checksum of itself."""
+    return {**content, CHECKSUM: _checksum(content)}
 
-    Raises `InputError` where it is damaged or of another format, `FileNotFoundError` where it is missing.
+
+def unsealed(text: bytes) -> dict[str, Any]:
+    """The JSON object in `text` without its checksum; raises `ValueError` where it is none, or the checksum differs.
+
+    An object without a checksum, as earlier versions wrote it, is taken as it is.
     """
     try:
-        content = json.loads(read_bytes(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged ({error}); restore it, or use another --out.") from error
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} is damaged (no JSON object); restore it, or use another --out.")
-    if version is not None and content.get("format") != version:
-        raise InputError(
-            f"{path} has format {content.get('format')}, this gradsweep writes and reads {version}; use another "
-            "--out, or the gradsweep that wrote it."
-        )
+        raise ValueError("no JSON object")
+    found = content.pop(CHECKSUM, None)
+    if found is not None and found != _checksum(content):
+        raise ValueError("its checksum differs")
     return content
+
+
+def typed(kind: type[T], content: object) -> T:
+    """Plain JSON data as a `kind`; raises `ValueError` that names the key where it is something else."""
+    try:
+        found: T = _adapter(kind).validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from error
+    return found
+
+
+def read_json(kind: type[T], path: Path, *, version: int | None = None, remedy: str = RESTORE) -> T:
+    """The JSON object in a file that gradsweep wrote, as a `kind`, of format `version` where one is given.
+
+    Raises `Damaged`, with the `remedy`, where it holds something else than was written, `InputError` where it is of
+    another format, `FileNotFoundError` where it is missing.
+    """
+    try:
+        content = unsealed(read_bytes(path))
+        if version is not None and content.get("format") != version:
+            raise InputError(
+                f"{path} has format {content.get('format')}, this gradsweep writes and reads {version}; use another "
+                "--out, or the gradsweep that wrote it."
+            )
+        return typed(kind, content)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise Damaged.of(path, error, remedy) from error
+
+
+def write_json(path: Path, content: Mapping[str, object], *, allowed: Callable[[], None] = always) -> None:
+    """Write a JSON object with a checksum of itself; see `write_atomically`."""
+    write_atomically(path, json.dumps(sealed(content), indent=1).encode(), allowed=allowed)
+
+
+def _checksum(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def write_atomically(path: Path, content: bytes, *, allowed: Callable[[], None] = always) -> None:

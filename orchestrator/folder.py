@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fl_core.errors import InputError
 from orchestrator.config import SweepConfig
-from orchestrator.files import read_json, write_atomically
+from orchestrator.files import RESTORE, Damaged, read_json, write_json
 from orchestrator.parse import build, to_plain
 
 FORMAT = 2
@@ -18,34 +19,83 @@ CLAIM = "sweep.json"
 _BUDGETS = ("suggestions", "seconds", "gpu_seconds")
 
 
-def claim_folder(out: Path, config: SweepConfig, data: Sequence[object] = ()) -> None:
-    """Note the config in the folder, or check that the folder is this config's; `data` is noted with it.
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """What `sweep.json` holds."""
 
-    A larger budget of its studies, more test victims, other refinements of its thresholds and other workers extend a
-    sweep; anything else needs a new folder. Strengths that a refinement added stay noted.
-    """
+    config: dict[str, Any]
+    data: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Whose a results folder is: the config, and as plain data the pictures that it was found to use."""
+
+    config: SweepConfig
+    data: tuple[Any, ...]
+
+
+def read_claim(out: Path) -> Claim | None:
+    """What a results folder notes of its sweep; None where it has no `sweep.json`. Raises `Damaged`."""
     path = out / CLAIM
-    plain = to_plain(config)
-    if path.is_file():
-        there = read_json(path, version=FORMAT)
-        changed = first_difference(_fixed(there["config"]), _fixed(plain))
-        different = changed and "{} was {} and is now {}".format(*changed)
-        if different is None:
-            different = _smaller_budget(there["config"]["study"], plain["study"])
-        if different:
-            raise InputError(f"{out} holds another sweep: {different}; use another --out.")
-        names = {cell["name"] for cell in plain["cells"]}
-        plain["cells"] += [cell for cell in there["config"]["cells"] if cell["name"] not in names]
-    content = {"format": FORMAT, "config": plain} | ({"data": list(data)} if data else {})
-    write_atomically(path, json.dumps(content, indent=1).encode())
+    try:
+        found = read_json(_File, path, version=FORMAT)
+    except FileNotFoundError:
+        return None
+    try:
+        return Claim(config=build(SweepConfig, found.config, where="config"), data=tuple(found.data))
+    except InputError as error:
+        raise Damaged.of(path, error, RESTORE) from error
 
 
 def claimed(out: Path) -> SweepConfig | None:
     """The config that is noted in a results folder, with all strengths that were added to it; None where none is."""
-    path = out / CLAIM
-    if not path.is_file():
-        return None
-    return build(SweepConfig, read_json(path, version=FORMAT)["config"], where=str(path))
+    claim = read_claim(out)
+    return claim.config if claim else None
+
+
+def check_folder(out: Path, config: SweepConfig, *, finished: bool) -> bool:
+    """Whether the folder is this config's; False where it is free, which is so while nothing in it is `finished`.
+
+    A larger budget of its studies, more test victims, other refinements of its thresholds and other workers extend a
+    sweep. Raises `InputError` where the folder holds results of another sweep, or of one that is not known.
+    """
+    try:
+        there = claimed(out)
+    except Damaged:
+        if finished:
+            raise
+        return False
+    if there is None:
+        if finished:
+            raise InputError(
+                f"{out / CLAIM} is missing, and with it which sweep the trials there belong to; {RESTORE}."
+            )
+        return False
+    different = _difference(to_plain(there), to_plain(config))
+    if different and finished:
+        raise InputError(f"{out} holds another sweep: {different}; use another --out.")
+    return different is None
+
+
+def claim_folder(out: Path, config: SweepConfig, data: Sequence[object] = (), *, ours: bool = False) -> None:
+    """Note the config in the folder, and `data` with it.
+
+    Where it was `ours` before, strengths that a refinement added stay noted.
+    """
+    there = claimed(out) if ours else None
+    names = {cell.name for cell in config.cells}
+    further = [cell for cell in there.cells if cell.name not in names] if there else []
+    plain = to_plain(replace(config, cells=(*config.cells, *further)))
+    write_json(out / CLAIM, {"format": FORMAT, "config": plain} | ({"data": list(data)} if data else {}))
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """What makes `new` another sweep than `old`."""
+    changed = first_difference(_fixed(old), _fixed(new))
+    if changed:
+        return "{} was {} and is now {}".format(*changed)
+    return _smaller_budget(old["study"], new["study"])
 
 
 def _smaller_budget(old: dict[str, Any], new: dict[str, Any]) -> str | None:

@@ -13,14 +13,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fl_core.errors import InputError
+import pyarrow as pa
+
+from fl_core.errors import InputError, first_line
 from orchestrator import schema
-from orchestrator.files import append_line, read_bytes, write_atomically
-from orchestrator.space import Params
+from orchestrator.files import Damaged, append_line, read_bytes, sealed, typed, unsealed, write_atomically
+from orchestrator.space import Params, Scalar
 
 Row = dict[str, Any]
 
 log = logging.getLogger(__name__)
+
+_NEEDED = ("trial_id", "image_id", "status", "psnr", "seconds", "gpu_seconds")
+"""Columns without which a row is no result."""
 
 SYNC_SECONDS = 0.1
 """How soon after a sync of the log the next one may be: thousands of short trials would wait for the disk."""
@@ -46,10 +51,21 @@ class StudyRow:
     value: float | None
     trial_ids: tuple[str, ...]
 
-    @classmethod
-    def of(cls, row: Row) -> StudyRow:
-        """From a row as it was written."""
-        return cls(**(row | {"trial_ids": tuple(row["trial_ids"])}))
+
+@dataclass(frozen=True)
+class _Suggested:
+    """A line that holds a suggestion."""
+
+    suggestion: StudyRow
+
+
+@dataclass(frozen=True)
+class _Logged:
+    """A line that holds a finished trial; times are text, pictures base64."""
+
+    trial: str
+    rows: tuple[dict[str, Scalar], ...]
+    images: tuple[dict[str, str | None], ...]
 
 
 class Journal:
@@ -66,36 +82,53 @@ class Journal:
         moment, which is run again, or a suggestion, which is made again as it was.
         """
         content = {"suggestion": vars(entry)} if isinstance(entry, StudyRow) else _trial_content(entry)
-        line = json.dumps({"version": schema.VERSION} | content, allow_nan=True) + "\n"
+        line = json.dumps(sealed({"version": schema.VERSION, **content}), allow_nan=True) + "\n"
         due = time.monotonic() - self._synced_at > SYNC_SECONDS
         sync = due and isinstance(entry, FinishedTrial)
         append_line(self.path, line.encode(), sync=sync, allowed=allowed)
         if sync:
             self._synced_at = time.monotonic()
 
-    def entries(self) -> Iterator[FinishedTrial | StudyRow]:
+    def entries(self, *, mend: bool = False) -> Iterator[FinishedTrial | StudyRow]:
         """What is there, in the order in which it was added.
 
-        A line that a kill or a full disk cut off is left out, with a warning: its trial is run again. Raises
-        `InputError` where another version wrote here.
+        A last line that a kill or a full disk cut off is left out, with a warning: its trial is run again. So is any
+        other damaged line for who will `mend` that, by running its trial again; for everybody else it is `Damaged`.
+        Raises `InputError` where another version wrote here.
         """
         try:
-            text = read_bytes(self.path).decode(errors="replace")
+            *lines, last = read_bytes(self.path).split(b"\n")
         except FileNotFoundError:
             return
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate([*lines, last] if last else lines, start=1):
             try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                log.warning("%s: line %d is cut off and does not count", self.path, number)
-                continue
-            version = entry.get("version", "none")
-            if version != schema.VERSION:
-                raise InputError(
-                    f"{self.path} has schema version {version}, this gradsweep writes and reads {schema.VERSION}; "
-                    "use another --out, or the gradsweep that wrote it."
-                )
-            yield StudyRow.of(entry["suggestion"]) if "suggestion" in entry else _trial(entry)
+                yield self._entry(unsealed(line))
+            except InputError:
+                raise
+            except ValueError as error:
+                torn = number > len(lines)
+                if not (torn or mend):
+                    what = f"line {number}: {first_line(error)}"
+                    raise Damaged.of(
+                        self.path, what, "run the sweep again, which repeats its trial"
+                    ) from error
+                what = "cut off" if torn else f"damaged ({first_line(error)})"
+                log.warning("%s: line %d is %s and does not count", self.path, number, what)
+
+    def _entry(self, content: Row) -> FinishedTrial | StudyRow:
+        """A line's content as what it stands for; raises `ValueError` where that is nothing."""
+        version = content.get("version", "none")
+        if version != schema.VERSION:
+            raise InputError(
+                f"{self.path} has schema version {version}, this gradsweep writes and reads {schema.VERSION}; "
+                "use another --out, or the gradsweep that wrote it."
+            )
+        if "suggestion" in content:
+            return typed(_Suggested, content).suggestion
+        found = typed(_Logged, content)
+        if not found.rows or any(row.get("trial_id") != found.trial for row in found.rows):
+            raise ValueError("no rows of its trial")
+        return FinishedTrial(found.trial, tuple(map(_row, found.rows)), tuple(map(_image, found.images)))
 
     def clear(self, *, allowed: Callable[[], None]) -> None:
         """Empty it, if it is there."""
@@ -114,10 +147,19 @@ def _trial_content(trial: FinishedTrial) -> Row:
     return {"trial": trial.trial_id, "rows": rows, "images": images}
 
 
-def _trial(entry: Row) -> FinishedTrial:
-    rows = tuple(row | {"started_at": datetime.fromisoformat(row["started_at"])} for row in entry["rows"])
-    images = tuple(
-        image | {k: base64.b64decode(image[k]) for k in ("original", "reconstruction") if image[k]}
-        for image in entry["images"]
-    )
-    return FinishedTrial(entry["trial"], rows, images)
+def _row(row: Row) -> Row:
+    """A row as it was before it was written; raises `ValueError` for what no trial writes."""
+    found: Row = row | {"started_at": datetime.fromisoformat(str(row.get("started_at")))}
+    try:
+        schema.trials_table([found], schema.TRIALS_BASE)
+    except (pa.ArrowException, TypeError) as error:
+        raise ValueError(first_line(error)) from error
+    lacking = [name for name in _NEEDED if name not in row]
+    if lacking:
+        raise ValueError(f"a row without {lacking[0]}")
+    return found
+
+
+def _image(image: Row) -> Row:
+    pictures = {name: image.get(name) for name in ("original", "reconstruction")}
+    return image | {name: base64.b64decode(value, validate=True) for name, value in pictures.items() if value}

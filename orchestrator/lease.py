@@ -13,6 +13,7 @@ import errno
 import json
 import logging
 import os
+import re
 import socket
 import time
 from contextlib import suppress
@@ -24,7 +25,7 @@ from threading import Event, Thread
 from filelock import FileLock, Timeout
 
 from fl_core.errors import InputError
-from orchestrator.files import clearly, persistently
+from orchestrator.files import clearly, persistently, unsealed
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ BEAT = 3.0
 
 SILENCE = 30.0
 """Seconds without a sign of life after which another machine may take a folder over."""
+
+_OWNER = re.compile(r"\.owner-(\d{6,18})\.json")
 
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
 
@@ -181,19 +184,19 @@ class Lease:
         return self.folder / f".owner-{number:06d}.json"
 
     def _numbers(self) -> list[int]:
-        return sorted(int(path.stem.rpartition("-")[2]) for path in self.folder.glob(".owner-*.json"))
+        found = (_OWNER.fullmatch(path.name) for path in self.folder.glob(".owner-*.json"))
+        return sorted(int(match[1]) for match in found if match)
 
     def _newest(self) -> int:
         """The number of the owner file in force; 0 where there is none."""
         return max(self._numbers(), default=0)
 
     def _read(self, number: int) -> dict[str, object]:
-        """What an owner says of itself; nothing where its file is gone, or not written yet."""
+        """What an owner says of itself; nothing where its file is gone, not written yet, or damaged."""
         try:
-            found = json.loads(self._path(number).read_bytes())
-        except (FileNotFoundError, json.JSONDecodeError):
+            return unsealed(self._path(number).read_bytes())
+        except (FileNotFoundError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
 
     def _who(self, number: int) -> str:
         owner = self._read(number)

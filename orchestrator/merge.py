@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from fl_core.errors import InputError
 from orchestrator import schema
 from orchestrator.config import SweepConfig
-from orchestrator.files import read_json, write_atomically
-from orchestrator.folder import FORMAT, first_difference
+from orchestrator.files import write_atomically
+from orchestrator.folder import CLAIM, claim_folder, claimed, first_difference
 from orchestrator.guard import refuse_links
-from orchestrator.parse import build
-from orchestrator.schema import trials_schema
-from orchestrator.store import ResultStore, Row, data_by_cell, read_images, read_rows
+from orchestrator.parquet import parquet_bytes
+from orchestrator.parse import to_plain
+from orchestrator.schema import trials_schema, trials_table
+from orchestrator.store import ResultStore, Row, data_by_cell, read_images, read_rows, read_studies
 from orchestrator.used_data import united
+from orchestrator.utility_files import UTILITY, UtilityFile, read_utility, utility_paths, write_utility
 
 _TIMES = ("seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb")
 _OF_THE_RUN = (*_TIMES, "host", "git_commit", "versions", "started_at")
@@ -55,8 +55,7 @@ def merge_folders(folders: Sequence[Path], out: Path) -> Merged:
     config = _common_config(folders)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out} is there already; merge into a new folder with another --out.")
-    spaces = [attacker.space.every() for attacker in build(SweepConfig, config, where="sweep.json").attackers]
-    columns = trials_schema(spaces)
+    columns = trials_schema(attacker.space.every() for attacker in config.attackers)
     with ExitStack() as held:
         for folder in folders:
             # Keeps a running sweep out, takes over what a killed one left in its log, and checks the columns.
@@ -66,15 +65,14 @@ def merge_folders(folders: Sequence[Path], out: Path) -> Merged:
             rows, pictured_in = _united_trials(folders, columns)
             _write(scratch / "trials" / "part-000001.parquet", rows)
             _write(scratch / "studies" / "studies.parquet", _united_studies(folders))
-            _copy_images(pictured_in, scratch / "images" / "part-000001.parquet")
-            _unite_utility(folders, scratch / "utility", [cell["name"] for cell in config["cells"]])
-            content = {"format": FORMAT, "config": config} | ({"data": data} if data else {})
-            write_atomically(scratch / "sweep.json", json.dumps(content, indent=1).encode())
+            _copy_images(pictured_in, scratch / "images")
+            _unite_utility(folders, scratch / UTILITY, [cell.name for cell in config.cells])
+            claim_folder(scratch, config, data)
     failed = pc.sum(pc.equal(rows.column("status"), "failed")).as_py() or 0
     return Merged(trials=len(pc.unique(rows.column("trial_id"))), failed=failed)
 
 
-def _common_config(folders: Sequence[Path]) -> dict[str, Any]:
+def _common_config(folders: Sequence[Path]) -> SweepConfig:
     """The config of the first folder, after all others were found to have the same."""
     seen: set[Path] = set()
     for folder in folders:
@@ -93,19 +91,20 @@ def _common_config(folders: Sequence[Path]) -> dict[str, Any]:
     return first
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "sweep.json"
-    if not path.is_file():
-        raise InputError(f"{folder} holds no sweep: {path} is missing.")
+def _config(folder: Path) -> SweepConfig:
+    config = claimed(folder)
+    if config is None:
+        raise InputError(f"{folder} holds no sweep: {folder / CLAIM} is missing.")
     if not os.access(folder, os.W_OK):
         raise InputError(f"Cannot lock {folder} while it is merged: it must be writable.")
-    return dict(read_json(path, version=FORMAT)["config"])
+    return config
 
 
-def _fixed(config: dict[str, Any]) -> dict[str, Any]:
-    execution = {k: v for k, v in config["execution"].items() if k not in _OF_THE_MACHINE}
-    data = {k: v for k, v in config["data"].items() if k != "root"}
-    return config | {"execution": execution, "data": data}
+def _fixed(config: SweepConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = to_plain(config)
+    execution = {k: v for k, v in plain["execution"].items() if k not in _OF_THE_MACHINE}
+    data = {k: v for k, v in plain["data"].items() if k != "root"}
+    return plain | {"execution": execution, "data": data}
 
 
 def _data(folder: Path) -> dict[str, set[str]]:
@@ -121,7 +120,7 @@ def _appearing(out: Path) -> Iterator[Path]:
     """
     scratch = out.parent / f"_{out.name}-{secrets.token_hex(4)}"
     try:
-        for name in ("trials", "studies", "images", "utility"):
+        for name in ("trials", "studies", "images", UTILITY):
             (scratch / name).mkdir(parents=True)
         yield scratch
         scratch.replace(out)
@@ -148,7 +147,7 @@ def _united_trials(folders: Sequence[Path], columns: pa.Schema) -> tuple[pa.Tabl
     taken: dict[Path, set[str]] = {folder: set() for folder in folders}
     for trial, (folder, _) in owner.items():
         taken[folder].add(trial)
-    return pa.Table.from_pylist(kept, schema=columns), taken
+    return trials_table(kept, columns), taken
 
 
 def _check_same(trial: str, one: tuple[Path, list[Row]], other: tuple[Path, list[Row]]) -> None:
@@ -176,8 +175,7 @@ def _united_studies(folders: Sequence[Path]) -> pa.Table:
     """All suggestions, ordered as a sweep orders them; of a suggestion that is still asked somewhere, the result."""
     found: dict[tuple[str, int], tuple[Path, Row]] = {}
     for folder in folders:
-        path = folder / "studies" / "studies.parquet"
-        for row in pq.read_table(path, schema=schema.STUDIES).to_pylist() if path.is_file() else []:
+        for row in read_studies(folder).to_pylist():
             key = (row["study"], row["suggestion"])
             there, old = found.setdefault(key, (folder, row))
             if old["state"] == "asked":
@@ -190,39 +188,32 @@ def _united_studies(folders: Sequence[Path]) -> pa.Table:
     return pa.Table.from_pylist([row for _, (_, row) in sorted(found.items())], schema=schema.STUDIES)
 
 
-def _copy_images(taken: dict[Path, set[str]], path: Path) -> None:
+def _copy_images(taken: dict[Path, set[str]], out: Path) -> None:
     """The pictures of the trials that were taken from each folder; one folder's at a time is in memory."""
-    with pq.ParquetWriter(path, schema.IMAGES) as writer:
-        for folder, trials in taken.items():
-            images = read_images(folder)
-            chosen = pc.is_in(images.column("trial_id"), value_set=pa.array(sorted(trials), pa.string()))
-            writer.write_table(images.filter(chosen))
-    _sync(path)
+    for number, (folder, trials) in enumerate(taken.items(), start=1):
+        images = read_images(folder)
+        chosen = pc.is_in(images.column("trial_id"), value_set=pa.array(sorted(trials), pa.string()))
+        _write(out / f"part-{number:06d}.parquet", images.filter(chosen))
 
 
 def _unite_utility(folders: Sequence[Path], out: Path, order: list[str]) -> None:
     """The accuracies; a run that cells of several folders share must have come to the same result in all."""
-    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    found: dict[str, tuple[Path, UtilityFile]] = {}
     for folder in folders:
-        for path in sorted((folder / "utility").glob("*.json")):
-            content = read_json(path)
+        for path in utility_paths(folder):
+            content = read_utility(path)
             there, old = found.setdefault(path.name, (folder, content))
-            if repr(old["result"]) != repr(content["result"]):
+            if old.result != content.result:
                 raise InputError(
                     f"The accuracy run {path.stem} has another result in {folder} than in {there}; "
                     "leave one of the folders out."
                 )
-            names = {*old["cells"], *content["cells"]}
-            found[path.name] = (there, old | {"cells": [name for name in order if name in names]})
-    for name, (_, content) in found.items():
-        write_atomically(out / name, json.dumps(content, indent=1).encode())
+            names = {*old.cells, *content.cells}
+            cells = tuple(name for name in order if name in names)
+            found[path.name] = (there, replace(old, cells=cells))
+    for name, (_, one) in found.items():
+        write_utility(out / name, cells=one.cells, spec=one.spec, result=to_plain(one.result))
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    pq.write_table(table, path)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    write_atomically(path, parquet_bytes(table))

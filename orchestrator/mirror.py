@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import OptunaError, StorageInternalError
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -32,11 +33,9 @@ JOURNAL_FILE = "optuna.journal"
 
 _LOG = logging.getLogger(__name__)
 _AWAY = (StorageInternalError, SQLAlchemyError, OSError)
+_GARBLED = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError, OptunaError)
+"""What Optuna's readers meet in content that is not their own."""
 _STATES = {"ok": TrialState.COMPLETE, "failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
-
-
-class _NoJournal(Exception):
-    """The journal's file cannot be read as one."""
 
 
 class Mirror:
@@ -62,16 +61,21 @@ class Mirror:
         if self._off or study.study is None:
             return
         for trial in self._attempt(lambda: self._open(study).get_trials(deepcopy=False)) or []:
-            if recorded.get(trial.number) != trial.params:
-                raise InputError(
-                    f"study.storage: {self._place} already holds a study {self._name(study)!r}, and it is not the "
-                    "one of this results folder; give the sweep another name, or remove that study."
-                )
+            if recorded.get(trial.number) == trial.params:
+                continue
+            if self._address == JOURNAL:
+                self._stop("holds another study; remove it to have it written anew")
+                return
+            raise InputError(
+                f"study.storage: {self._place} already holds a study {self._name(study)!r}, and it is not the "
+                "one of this results folder; give the sweep another name, or remove that study."
+            )
 
     def update(self, study: CellStudy) -> None:
         """Append what has been told since the last time."""
         while not self._off and study.study is not None and self._written[study.name] < study.study.told:
-            self._attempt(lambda: self._append(study))
+            number = self._written[study.name]
+            self._attempt(partial(self._append, study, number, _frozen(study, number)))
 
     def close(self) -> None:
         """Give back the connections."""
@@ -88,11 +92,12 @@ class Mirror:
     def _name(self, study: CellStudy) -> str:
         return f"{self._sweep}/{study.name}"
 
-    def _append(self, study: CellStudy) -> None:
-        opened, number = self._open(study), self._written[study.name]
-        if study.study is not None and number < study.study.told:
-            opened.add_trial(_frozen(study, number))
-            self._written[study.name] = number + 1
+    def _append(self, study: CellStudy, number: int, trial: FrozenTrial) -> None:
+        """Append trial `number`, unless a try whose answer was lost has done it already."""
+        opened = self._open(study)
+        if self._written[study.name] == number:
+            opened.add_trial(trial)
+            self._written[study.name] += 1
 
     def _open(self, study: CellStudy) -> optuna.Study:
         """The mirror's study. When it is opened its trials are counted: a write may arrive without its answer."""
@@ -114,14 +119,7 @@ class Mirror:
             _cut_torn_line(path)
             # Only this driver writes here: a lock that is older than this was left by one that was killed.
             lock = JournalFileOpenLock(str(path), grace_period=5)
-            try:
-                return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-            except (
-                ValueError,
-                KeyError,
-                TypeError,
-            ) as error:  # What its reader meets in lines that are not its own.
-                raise _NoJournal(f"it holds something else, {_line(error)}; remove it") from error
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
         address, password = str(self._address), os.environ.get(PASSWORD)
         options: dict[str, Any] = {}
         if address.startswith(("postgresql", "mysql", "mariadb")):
@@ -147,14 +145,22 @@ class Mirror:
         )
         try:
             return again(action)
-        except (*_AWAY, _NoJournal) as error:
-            self._off = True
-            self.close()
-            self._say(
-                f"Optuna's copy of the studies stops here: {self._place} cannot be written ({_line(error)}). The "
-                "sweep goes on and its results are complete; run it again later to fill in the copy."
-            )
-            return None
+        except InputError:
+            raise
+        except _AWAY as error:
+            self._stop(f"cannot be written ({_line(error)})")
+        except _GARBLED as error:
+            self._stop(f"holds something else ({_line(error)}); remove it to have it written anew")
+        return None
+
+    def _stop(self, why: str) -> None:
+        """Go on without the mirror, and say so."""
+        self._off = True
+        self.close()
+        self._say(
+            f"Optuna's copy of the studies stops here: {self._place} {why}. The sweep goes on and its results are "
+            "complete; run it again later to fill in the copy."
+        )
 
     def _before_retry(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -191,5 +197,4 @@ def _cut_torn_line(path: Path) -> None:
 def _line(error: BaseException | None) -> str:
     """The first line of what went wrong, with its cause where Optuna wrapped it."""
     inner = error.__cause__ or error if isinstance(error, StorageInternalError) else error
-    line = (str(inner).splitlines() or [""])[0]
-    return line if isinstance(inner, _NoJournal) else f"{type(inner).__name__}: {line}"
+    return f"{type(inner).__name__}: {(str(inner).splitlines() or [''])[0]}"

@@ -18,6 +18,7 @@ from orchestrator.guard import refuse_links
 from orchestrator.remaining import pairs
 from orchestrator.results import Results
 from orchestrator.rounds import by_round
+from orchestrator.store import warn_of_strays
 from orchestrator.strength import critical_table, write_critical
 from orchestrator.tables import (
     CRITERIA,
@@ -48,6 +49,7 @@ def write_report(folder: Path, table: pd.DataFrame, critical: pd.DataFrame | Non
     `InputError` where the folder holds no results.
     """
     refuse_links(folder)
+    warn_of_strays(folder)
     write_summary(folder, table)
     if critical is None:
         critical = critical_table(folder, table)

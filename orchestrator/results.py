@@ -11,8 +11,8 @@ import pandas as pd
 
 from orchestrator.analysis import read_studies, records, test_rows
 from orchestrator.datasets import data_line
-from orchestrator.files import read_json
-from orchestrator.folder import FORMAT
+from orchestrator.folder import claimed
+from orchestrator.parse import to_plain
 from orchestrator.store import read_rows
 
 
@@ -32,8 +32,8 @@ class Results:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The sweep's config as it was run."""
-        path = self.folder / "sweep.json"
-        return dict(read_json(path, version=FORMAT)["config"]) if path.is_file() else {}
+        found = claimed(self.folder)
+        return dict(to_plain(found)) if found else {}
 
     @property
     def data(self) -> str:

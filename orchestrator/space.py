@@ -21,6 +21,9 @@ from fl_core.types import Config, require
 Scalar = float | int | str | bool | None
 Params = dict[str, Scalar]
 
+_WHOLE = range(-(2**63), 2**63)
+"""Whole numbers that a column of the results can hold."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FloatRange(Config):
@@ -62,6 +65,8 @@ class IntRange(Config):
     log: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            require(getattr(self, name) in _WHOLE, self, name, "a whole number of at most 64 bits")
         require(self.low <= self.high, self, "low", f"at most high = {self.high}")
         require(not self.log or self.low > 0, self, "low", "more than 0 on a logarithmic scale")
 
@@ -91,9 +96,10 @@ class Choice(Config):
 
     def __post_init__(self) -> None:
         require(len(self.choices) >= 1, self, "choices", "at least one value")
-        require(
-            len(set(map(repr, self.choices))) == len(self.choices), self, "choices", "values without repeats"
-        )
+        # By value, as Optuna tells choices apart: 1, 1.0 and true are one.
+        require(len(set(self.choices)) == len(self.choices), self, "choices", "values without repeats")
+        whole = [value for value in self.choices if isinstance(value, int)]
+        require(all(value in _WHOLE for value in whole), self, "choices", "numbers of at most 64 bits")
 
     def suggest(self, trial: optuna.Trial, name: str) -> Scalar:
         """Draw a value."""

@@ -8,25 +8,46 @@ that are being written have names that begin with `_`, which Parquet readers ign
 from __future__ import annotations
 
 import json
+import logging
+import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
 from fl_core.errors import InputError
 from orchestrator import schema
-from orchestrator.files import clearly, persistently, read_json, write_atomically
+from orchestrator.files import Damaged, clearly, read_json, typed, write_atomically, write_json
 from orchestrator.journal import FinishedTrial, Journal, Row, StudyRow
 from orchestrator.lease import Lease
+from orchestrator.parquet import parquet_bytes, read_parquet
+from orchestrator.retries import patiently
+from orchestrator.schema import trials_table
 from orchestrator.space import Params
 
 __all__ = ["FinishedTrial", "ResultStore", "Row", "StudyRow"]
 
 FLUSH_ROWS = 200
 FLUSH_SECONDS = 30.0
+
+log = logging.getLogger(__name__)
+
+_REMEDIES = {
+    "trials": "remove it to run its trials again",
+    "images": "remove it: the report then lacks its pictures, and no figure",
+    "studies": "remove it: the sweep makes its suggestions again",
+}
+"""What helps where a Parquet file in the folder of this name is damaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """An unfinished compaction: the name of the new part, and of those that it replaces."""
+
+    merged: str
+    replaces: tuple[str, ...]
 
 
 class ResultStore:
@@ -42,6 +63,7 @@ class ResultStore:
         self._pending: list[FinishedTrial] = []
         self._studies: dict[tuple[str, int], StudyRow] = {}
         self._rows: dict[str, list[Row]] = {}
+        self._pictured: set[str] = set()
         self._flushed_at = time.monotonic()
         self._part = 0
         self._flushing = False
@@ -79,6 +101,25 @@ class ResultStore:
         """The rows of a finished trial, or None."""
         return self._rows.get(trial_id)
 
+    @property
+    def empty(self) -> bool:
+        """Whether no trial is finished."""
+        return not self._rows
+
+    def weights_of(self, cell: str) -> str | None:
+        """The hash of the weights that the cell's finished trials attacked; None where there is none."""
+        found = (rows[0].get("weights") for rows in self._rows.values() if rows[0].get("cell") == cell)
+        weights = next(found, None)
+        return None if weights is None else str(weights).rpartition(":")[2]
+
+    def forget_suggestions(self) -> None:
+        """Remove every recorded suggestion; for a folder whose first sweep finished nothing."""
+        self._studies.clear()
+        self._journal.clear(allowed=self._lease.check)
+        path = self.folder / "studies" / "studies.parquet"
+        with clearly("remove", path):
+            path.unlink(missing_ok=True)
+
     def suggestions(self, study: str) -> dict[int, Params]:
         """The recorded suggestions of a study."""
         return {row.suggestion: row.params for row in self._studies.values() if row.study == study}
@@ -110,13 +151,15 @@ class ResultStore:
     def flush(self) -> None:
         """Move the log's content into Parquet."""
         self._flushing = True
-        images = [image for trial in self._pending for image in trial.images]
+        fresh = [trial for trial in self._pending if trial.trial_id not in self._pictured]
+        images = [image for trial in fresh for image in trial.images]
         if images:
             self._write_part("images", _pictures_table(images))
+            self._pictured |= {trial.trial_id for trial in fresh}
         # After the pictures: a trial whose rows are in Parquet is never looked up in the log again.
         rows = [row for trial in self._pending for row in trial.rows]
         if rows:
-            self._write_part("trials", pa.Table.from_pylist(rows, schema=self._schema))
+            self._write_part("trials", trials_table(rows, self._schema))
         if self._studies:
             path = self.folder / "studies" / "studies.parquet"
             _write_parquet(path, _studies_table(self._studies.values()), self._lease.check)
@@ -128,18 +171,18 @@ class ResultStore:
     def compact(self) -> None:
         """Merge the Parquet parts of trials and images into one file each; a crash midway loses and doubles nothing."""
         self.flush()
+        check = self._lease.check
         for name, kind in (("trials", self._schema), ("images", schema.IMAGES)):
-            parts = _parts(self.folder / name)
+            folder = self.folder / name
+            parts = _read_parts(folder)
             if len(parts) > 1:
-                table = _scan(parts, kind)
                 self._part += 1
-                merged = self.folder / name / f"part-{self._part:06d}.parquet"
-                plan = {"merged": merged.name, "replaces": [part.name for part in parts]}
-                check = self._lease.check
-                write_atomically(_plan_path(merged.parent), json.dumps(plan).encode(), allowed=check)
-                _write_parquet(merged, table, check)
+                merged = folder / f"part-{self._part:06d}.parquet"
+                plan = _Plan(merged=merged.name, replaces=tuple(part.name for part in parts))
+                write_json(_plan_path(folder), vars(plan), allowed=check)
+                _write_parquet(merged, _united(parts.values(), kind), check)
                 check()
-                _finish_compaction(merged.parent)
+                _drop_replaced(folder, plan)
 
     def _write_part(self, name: str, table: pa.Table) -> None:
         self._part += 1
@@ -147,36 +190,37 @@ class ResultStore:
         _write_parquet(path, table, self._lease.check)
 
     def _load(self) -> None:
+        warn_of_strays(self.folder)
         for name in ("trials", "images"):
             _finish_compaction(self.folder / name)
-        trials, images = _parts(self.folder / "trials"), _parts(self.folder / "images")
-        numbers = [int(part.stem.removeprefix("part-")) for part in [*trials, *images]]
-        self._part = max(numbers, default=0)
-        for part in trials:
-            self._check_columns(part)
-        if trials:
-            for row in _scan(trials, self._schema).to_pylist():
-                self._rows.setdefault(row["trial_id"], []).append(row)
+        trials, images = _read_parts(self.folder / "trials"), _read_parts(self.folder / "images")
+        self._part = max((_number(part) for part in (*trials, *images)), default=0)
+        for part, table in trials.items():
+            self._check_columns(part, table.schema)
+        for row in _united(trials.values(), self._schema).to_pylist():
+            self._rows.setdefault(row["trial_id"], []).append(row)
+        self._pictured = {trial for table in images.values() for trial in _trials_in(table)}
         for study in _recorded(self.folder):
             self._studies[(study.study, study.suggestion)] = study
         self._adopt_log()
 
-    def _check_columns(self, part: Path) -> None:
-        found = _read_schema(part)
-        if found.remove_metadata() != self._schema.remove_metadata():
+    def _check_columns(self, part: Path, found: pa.Schema) -> None:
+        """Raise `InputError` for other searched columns than this sweep's; those of later versions may be missing."""
+        base = set(schema.TRIALS_BASE.names)
+        ours = {field.name: field.type for field in self._schema if field.name not in base}
+        theirs = {field.name: field.type for field in found if field.name not in base}
+        if ours != theirs:
             raise InputError(
                 f"{part} has other columns than this sweep's search spaces give; use another --out."
             )
 
     def _adopt_log(self) -> None:
-        pictured = set(_stored_images(self.folder).column("trial_id").to_pylist())
-        for entry in self._journal.entries():
+        for entry in self._journal.entries(mend=True):
             if isinstance(entry, StudyRow):
                 self._studies[(entry.study, entry.suggestion)] = entry
             elif entry.trial_id not in self._rows:
                 self._rows[entry.trial_id] = list(entry.rows)
-                images = () if entry.trial_id in pictured else entry.images
-                self._pending.append(FinishedTrial(entry.trial_id, entry.rows, images))
+                self._pending.append(entry)
         self.flush()
 
 
@@ -195,14 +239,17 @@ def read_rows(folder: Path) -> pa.Table:
     """
     # The log first: what moves to Parquet meanwhile is then seen twice, not missed.
     logged = _logged_trials(folder)
-    parts = _parts(folder / "trials")
+    parts = _read_parts(folder / "trials")
     if not parts and not logged:
-        raise InputError(f"{folder} holds no results: {folder / 'trials'} has no Parquet file.")
-    schemas = [_read_schema(part) for part in parts]
-    stored = _scan(parts, schemas[0]) if parts else _no_rows(logged)
-    known = set(stored.column("trial_id").to_pylist())
+        raise InputError(
+            f"{folder} holds no results: {folder / 'trials'} has no Parquet file; run its sweep again."
+        )
+    known = {trial for table in parts.values() for trial in _trials_in(table)}
     rows = [row for trial_id, entry in logged.items() if trial_id not in known for row in entry.rows]
-    found = pa.concat_tables([stored, pa.Table.from_pylist(rows, schema=stored.schema)])
+    columns = pa.unify_schemas([schema.schema_of(()), *(_plain(table) for table in parts.values())])
+    if rows and not parts:
+        columns = schema.schema_of(rows)
+    found = _united([*parts.values(), trials_table(rows, columns)], columns)
     if not len(found):
         raise InputError(f"{folder} holds no results: the Parquet files in {folder / 'trials'} have no rows.")
     return found
@@ -211,10 +258,10 @@ def read_rows(folder: Path) -> pa.Table:
 def read_images(folder: Path) -> pa.Table:
     """All pictures of a results folder, those that are only in its log too; empty where none were kept."""
     logged = _logged_trials(folder)
-    stored = _stored_images(folder)
-    known = set(stored.column("trial_id").to_pylist())
+    parts = _read_parts(folder / "images")
+    known = {trial for table in parts.values() for trial in _trials_in(table)}
     fresh = [row for trial_id, entry in logged.items() if trial_id not in known for row in entry.images]
-    return pa.concat_tables([stored, _pictures_table(fresh)])
+    return _united([*parts.values(), _pictures_table(fresh)], schema.IMAGES)
 
 
 def read_studies(folder: Path) -> pa.Table:
@@ -234,9 +281,11 @@ def _recorded(folder: Path) -> list[StudyRow]:
     path = folder / "studies" / "studies.parquet"
     if not path.exists():
         return []
-    _read_schema(path)
-    rows = _scan([path], schema.STUDIES).to_pylist()
-    return [StudyRow.of(row | {"params": json.loads(row["params"])}) for row in rows]
+    rows = _read_part(path).to_pylist()
+    try:
+        return [typed(StudyRow, row | {"params": json.loads(row["params"])}) for row in rows]
+    except (ValueError, TypeError, KeyError) as error:
+        raise Damaged.of(path, error, _REMEDIES["studies"]) from error
 
 
 def _studies_table(rows: Iterable[StudyRow]) -> pa.Table:
@@ -250,73 +299,123 @@ def _pictures_table(images: Iterable[Row]) -> pa.Table:
     return pa.Table.from_pylist(pictures, schema=schema.IMAGES)
 
 
-def _stored_images(folder: Path) -> pa.Table:
-    parts = _parts(folder / "images")
-    for part in parts:
-        _read_schema(part)
-    return _scan(parts, schema.IMAGES) if parts else schema.IMAGES.empty_table()
-
-
-def _no_rows(logged: Mapping[str, FinishedTrial]) -> pa.Table:
-    """The columns of a folder that has nothing but a log; those of searches take the type of their values."""
-    rows = [row for entry in logged.values() for row in entry.rows]
-    names = sorted({name for row in rows for name in row} - {name for name, _ in schema.BASE})
-    searched = [(name, pa.array([row.get(name) for row in rows]).type) for name in names]
-    return pa.schema([*schema.BASE, *searched], metadata={"gradsweep": schema.VERSION}).empty_table()
-
-
-def _read_schema(part: Path) -> pa.Schema:
-    """The columns of one Parquet file; raises `InputError` where it is unreadable or of another version."""
-    try:
-        found = persistently(part, lambda: pq.read_schema(part))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(
-            f"{part} is not a readable Parquet file ({error}); remove it to run its trials again."
-        ) from error
-    version = (found.metadata or {}).get(b"gradsweep", b"none").decode()
+def _read_part(part: Path) -> pa.Table:
+    """The table in one Parquet file; raises `InputError` where it is damaged or of another version."""
+    kind = part.parent.name
+    table = read_parquet(part, remedy=_REMEDIES[kind])
+    version = (table.schema.metadata or {}).get(b"gradsweep", b"none").decode(errors="replace")
     if version != schema.VERSION:
         raise InputError(
             f"{part} has schema version {version}, this gradsweep writes and reads {schema.VERSION}; "
             "use another --out, or the gradsweep that wrote it."
         )
-    return found
+    wrong = schema.misfit(kind, table)
+    if wrong:
+        raise Damaged.of(part, wrong, _REMEDIES[kind])
+    return table
 
 
-def _scan(parts: Sequence[Path], columns: pa.Schema) -> pa.Table:
-    """The rows of several files. The schema is named: a reader that takes the first file's drops newer columns."""
-    with clearly("read", parts[0].parent):
-        return persistently(parts[0].parent, lambda: pads.dataset(list(parts), schema=columns).to_table())
+def _read_parts(folder: Path) -> dict[Path, pa.Table]:
+    """The parts in force and their tables, in order; raises `InputError` where a trial lies in two of them.
+
+    A sweep that runs meanwhile may merge parts: they are then listed again.
+    """
+    parts = patiently(
+        folder,
+        lambda: {part: _read_part(part) for part in _parts(folder)},
+        lambda error: isinstance(error, FileNotFoundError),
+    )
+    owner: dict[str, Path] = {}
+    for part, table in parts.items():
+        for trial in _trials_in(table):
+            first = owner.setdefault(trial, part)
+            if first != part:
+                raise InputError(
+                    f"{part} and {first} both hold trial {trial}; remove the copy, which is the one with fewer "
+                    "trials or either of two equal ones."
+                )
+    return parts
+
+
+def _trials_in(table: pa.Table) -> Iterator[str]:
+    """The trials of a part, each once."""
+    return iter(table.column("trial_id").unique().to_pylist())
+
+
+def _united(tables: Iterable[pa.Table], columns: pa.Schema) -> pa.Table:
+    """All rows with these columns; null where a table of an earlier version lacks one."""
+    plain = [columns.empty_table(), *tables]
+    return pa.concat_tables(plain, promote_options="default").replace_schema_metadata(columns.metadata)
+
+
+def _plain(table: pa.Table) -> pa.Schema:
+    """The columns without what single files say of them."""
+    return table.schema.remove_metadata()
 
 
 def _parts(folder: Path) -> list[Path]:
     """The parts in force: without those that an unfinished compaction has merged already."""
-    plan = read_json(_plan_path(folder)) if _plan_path(folder).exists() else None
-    merged = plan is not None and (folder / plan["merged"]).exists()
-    replaced = set(plan["replaces"]) if plan is not None and merged else set()
-    return [part for part in sorted(folder.glob("part-*.parquet")) if part.name not in replaced]
+    plan = _plan(folder)
+    merged = plan is not None and (folder / plan.merged).exists()
+    replaced = set(plan.replaces) if plan is not None and merged else set()
+    return [
+        path
+        for path in sorted(folder.glob("part-*"))
+        if _PART.fullmatch(path.name) and path.name not in replaced
+    ]
+
+
+def warn_of_strays(folder: Path) -> None:
+    """A warning for each file beside the parts: a copy for one, which does not count here but does for pandas."""
+    for name in ("trials", "images"):
+        for path in sorted((folder / name).glob("[!_.]*")):
+            if not _PART.fullmatch(path.name):
+                log.warning("%s is not a file of gradsweep and does not count; remove it", path)
+
+
+_PART = re.compile(r"part-(\d{6,})\.parquet")
+
+
+def _number(part: Path) -> int:
+    return int(part.stem.removeprefix("part-"))
 
 
 def _write_parquet(path: Path, table: pa.Table, allowed: Callable[[], None]) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    write_atomically(path, sink.getvalue().to_pybytes(), allowed=allowed)
+    write_atomically(path, parquet_bytes(table), allowed=allowed)
 
 
 def _plan_path(folder: Path) -> Path:
     return folder / "_compaction.json"
 
 
+def _plan(folder: Path) -> _Plan | None:
+    """The plan of an unfinished compaction, where there is one."""
+    try:
+        return read_json(_Plan, _plan_path(folder), remedy="remove it, and run the sweep again")
+    except FileNotFoundError:
+        return None
+
+
 def _finish_compaction(folder: Path) -> None:
     """Remove the parts that a merged file replaces; where the merged file was not written, drop the plan."""
-    path = _plan_path(folder)
-    if not path.exists():
+    plan = _plan(folder)
+    if plan is None:
         return
-    plan = read_json(path)
-    if (folder / plan["merged"]).exists():
-        for name in plan["replaces"]:
-            # The name alone: a folder that somebody sent must not make files elsewhere vanish.
-            (folder / Path(name).name).unlink(missing_ok=True)
-    path.unlink()
+    merged = folder / Path(plan.merged).name
+    if merged.exists():
+        held = set(_trials_in(_read_part(merged)))
+        for part in (folder / Path(name).name for name in plan.replaces):
+            if part.exists() and not held.issuperset(_trials_in(_read_part(part))):
+                raise InputError(f"{merged} does not hold all trials of {part}; remove {_plan_path(folder)}.")
+        _drop_replaced(folder, plan)
+    _plan_path(folder).unlink(missing_ok=True)
+
+
+def _drop_replaced(folder: Path, plan: _Plan) -> None:
+    for name in plan.replaces:
+        # The name alone: a folder that somebody sent must not make files elsewhere vanish.
+        (folder / Path(name).name).unlink(missing_ok=True)
+    _plan_path(folder).unlink(missing_ok=True)
 
 
 def _picture(value: object) -> object:

@@ -26,7 +26,7 @@ from orchestrator.config import AttackerConfig, SweepConfig
 from orchestrator.consent import require_consent
 from orchestrator.datasets import check_data, open_faces, resolve_kind
 from orchestrator.execute import Done, Executor, SerialExecutor, Unreachable, check_address, make_executor
-from orchestrator.folder import claim_folder
+from orchestrator.folder import check_folder, claim_folder, read_claim
 from orchestrator.guard import refuse_links
 from orchestrator.identity import content_hash
 from orchestrator.lifelines import RayLost, await_return
@@ -44,8 +44,9 @@ from orchestrator.stop import Stop, Stopped
 from orchestrator.store import FinishedTrial, ResultStore, Row, picture_rows
 from orchestrator.trial import TrialResult, TrialSpec, packings, ran_out, trial_job, unfinished
 from orchestrator.used_data import DataCheck
+from orchestrator.utility_files import utility_paths
 from orchestrator.utility_runs import UtilityRuns
-from orchestrator.warm_start import warm_starts
+from orchestrator.warm_start import note_warm_starts, warm_starts
 
 _SPARE = 8
 """How many trials at most wait for a free worker at the executor, so that none idles while the driver is busy."""
@@ -153,13 +154,14 @@ def _run(
 
         if address == "auto":
             executor()  # Nothing but connecting says whether there is a cluster: better now than after the captures.
-        start = warm_starts(config, out, reporter.message)
-        faces, check = _FaceCache(reporter), DataCheck(out, config, store.data, reporter.message)
+        ours = check_folder(out, config, finished=not store.empty or bool(utility_paths(out)))
+        start = warm_starts(config, out, claimed=ours, say=reporter.message)
+        claim = read_claim(out) if ours else None
+        faces, check = _FaceCache(reporter), DataCheck(out, config, claim, store.data, reporter.message)
         with stop.window():
             sets = {
                 cell.name: check.admit(cell.name, faces.of(cell_settings(config, cell))) for cell in chosen
             }
-        claim_folder(out, config, check.note())
         device = torch.device(config.execution.device)
         captures = CaptureStore(
             out / "captures",
@@ -168,7 +170,14 @@ def _run(
             simulator=partial(simulate, executor=executor, threads=config.execution.threads),
         )
         with stop.window():
-            prepared = [Cell.prepare(config, cell, sets[cell.name], captures) for cell in chosen]
+            prepared = [
+                Cell.prepare(config, cell, sets[cell.name], captures, weights=store.weights_of(cell.name))
+                for cell in chosen
+            ]
+        if not ours:
+            store.forget_suggestions()
+            note_warm_starts(config, out, start)
+        claim_folder(out, config, check.note(), ours=ours)
         mirror = Mirror(config.study.storage, out, sweep=config.name, say=reporter.message)
         driver = Driver(prepared, config, store, reporter, stop=stop, mirror=mirror, start=start, job=job)
         driver.plan()

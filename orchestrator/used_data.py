@@ -16,8 +16,8 @@ from fl_core.celeba import FaceDataset, Picture, SplitName
 from fl_core.errors import InputError
 from orchestrator.config import DataConfig, SweepConfig
 from orchestrator.datasets import own_settings
-from orchestrator.files import read_json
-from orchestrator.folder import CLAIM, FORMAT
+from orchestrator.files import RESTORE, Damaged
+from orchestrator.folder import CLAIM, Claim, read_claim
 from orchestrator.parse import build, to_plain
 
 _SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
@@ -96,13 +96,20 @@ class DataCheck:
     """Compares the data sets that a sweep opens with those that its results folder was made of."""
 
     def __init__(
-        self, out: Path, config: SweepConfig, rows: Mapping[str, set[str]], say: Callable[[str], None]
+        self,
+        out: Path,
+        config: SweepConfig,
+        claim: Claim | None,
+        rows: Mapping[str, set[str]],
+        say: Callable[[str], None],
     ) -> None:
-        """`rows` has the column `data` of the folder's trials by cell; `say` is told what a user should know."""
+        """`claim` is what the folder notes of this sweep, where it does; `say` is told what a user should know.
+
+        `rows` has the column `data` of the folder's trials by cell.
+        """
         self._out, self._say, self._config = out, say, to_plain(config)
-        claimed = _claimed(out)
-        self._old = _noted(out, claimed)
-        self._unnoted = bool(claimed) and not self._old
+        self._old = _noted(out, claim)
+        self._unnoted = claim is not None and not self._old
         _refuse_mixed(out, self._config, self._old, rows)
         self._rows = by_source(self._config, rows)
         self._found: dict[Selection, Used] = {}
@@ -188,8 +195,9 @@ def refuse_mixed(folder: Path, rows: Mapping[str, set[str]]) -> None:
 
     `rows` has the column `data` by cell.
     """
-    claimed = _claimed(folder)
-    _refuse_mixed(folder, claimed.get("config", {}), _noted(folder, claimed), rows)
+    claim = read_claim(folder)
+    config = to_plain(claim.config) if claim else {}
+    _refuse_mixed(folder, config, _noted(folder, claim), rows)
 
 
 def united(folders: Mapping[Path, Mapping[str, set[str]]]) -> list[Any]:
@@ -201,14 +209,14 @@ def united(folders: Mapping[Path, Mapping[str, set[str]]]) -> list[Any]:
     names: dict[Selection, tuple[Path, str]] = {}
     for folder, rows in folders.items():
         refuse_mixed(folder, rows)
-        claimed = _claimed(folder)
-        for used in _noted(folder, claimed):
+        claim = read_claim(folder)
+        for used in _noted(folder, claim):
             for other, there in notes.values():
                 alike = there.selection.source == used.selection.source
                 if alike and (changed := there.difference(used)):
                     raise _other_data(folder, other, changed)
             notes.setdefault(used.selection, (folder, used))
-        for source, found in by_source(claimed["config"], rows).items():
+        for source, found in by_source(to_plain(claim.config) if claim else {}, rows).items():
             name = _listed(found)
             other, before = names.setdefault(source, (folder, name))
             if before != name:
@@ -241,13 +249,11 @@ def _other_data(folder: Path, other: Path, changed: str) -> InputError:
     )
 
 
-def _claimed(folder: Path) -> dict[str, Any]:
-    path = folder / CLAIM
-    return read_json(path, version=FORMAT) if path.is_file() else {}
-
-
-def _noted(folder: Path, claimed: Mapping[str, Any]) -> list[Used]:
-    return build(list[Used], claimed.get("data", []), where=f"{folder / CLAIM}: data")
+def _noted(folder: Path, claim: Claim | None) -> list[Used]:
+    try:
+        return build(list[Used], list(claim.data) if claim else [], where="data")
+    except InputError as error:
+        raise Damaged.of(folder / CLAIM, error, RESTORE) from error
 
 
 def _pictures(dataset: FaceDataset, split: SplitName, limit: int | None) -> list[Picture]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any
 from fl_core.server import FederationConfig
 from orchestrator.cells import Cell
 from orchestrator.execute import Done, Executor
-from orchestrator.files import clearly, read_json, write_atomically
-from orchestrator.folder import FORMAT
+from orchestrator.files import clearly
 from orchestrator.identity import content_hash
-from orchestrator.parse import build, to_plain
+from orchestrator.parse import to_plain
 from orchestrator.progress import Reporter
 from orchestrator.simulation import PooledSimulator
 from orchestrator.stop import Stop
 from orchestrator.utility import UtilityResult, run_utility
+from orchestrator.utility_files import UTILITY, read_utility, write_utility
 
 _PREFIX = "utility:"
 
@@ -30,7 +29,7 @@ class UtilityRuns:
     """Each run once for all cells that share it, kept under its content address in the folder `utility`."""
 
     def __init__(self, cells: Iterable[Cell], folder: Path, reporter: Reporter, stop: Stop) -> None:
-        self._folder, self._reporter, self._stop = folder / "utility", reporter, stop
+        self._folder, self._reporter, self._stop = folder / UTILITY, reporter, stop
         self._left: dict[str, list[Cell]] = {}
         self._running: set[str] = set()
         self._results: dict[str, UtilityResult] = {}
@@ -43,8 +42,7 @@ class UtilityRuns:
         """Take what the folder holds already; how many runs that were."""
         found = {key: self._path(key) for key in self._left if self._path(key).is_file()}
         for key, path in found.items():
-            result = build(UtilityResult, read_json(path, version=FORMAT)["result"], where=str(path))
-            self._keep(key, self._left.pop(key), result)
+            self._keep(key, self._left.pop(key), read_utility(path).result)
         return len(found)
 
     @property
@@ -114,8 +112,6 @@ class UtilityRuns:
         with clearly("write", path.parent):
             path.parent.mkdir(exist_ok=True)
         if path.is_file():
-            names = sorted({*names, *read_json(path, version=FORMAT)["cells"]})
-        spec = to_plain(cells[0].utility())
-        content = {"format": FORMAT, "cells": names, "spec": spec, "result": to_plain(result)}
-        write_atomically(path, json.dumps(content, indent=1).encode())
+            names = sorted({*names, *read_utility(path).cells})
+        write_utility(path, cells=names, spec=to_plain(cells[0].utility()), result=to_plain(result))
         self._results |= dict.fromkeys(names, result)

@@ -4,34 +4,49 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from fl_core.errors import InputError
 from orchestrator.analysis import winners
 from orchestrator.config import AttackerConfig, SweepConfig
-from orchestrator.files import read_json, write_atomically
-from orchestrator.folder import CLAIM
+from orchestrator.files import RESTORE, read_json, write_json
 from orchestrator.space import Params
 
 FILE = "warm_start.json"
 
 
-def warm_starts(config: SweepConfig, out: Path, say: Callable[[str], None]) -> dict[str, list[Params]]:
+@dataclass(frozen=True)
+class _Noted:
+    """What the file holds: by study, the parameters that are tried first."""
+
+    studies: dict[str, list[Params]]
+
+
+def warm_starts(
+    config: SweepConfig, out: Path, *, claimed: bool, say: Callable[[str], None]
+) -> dict[str, list[Params]]:
     """The first suggestions of each study `CELL/ATTACKER`; empty without `study.warm_start`.
 
-    They are noted in the results folder once, so that the other folder is not needed again; `say` is then told
-    what came of it. Called before the folder is claimed, so that a sweep that cannot start claims none. Raises
-    `InputError` where the other folder has nothing to start from, or something that is outside the search space.
+    A folder that is `claimed` already has them noted; else they are looked for, and `say` is told what came of it.
+    Raises `InputError` where the other folder has nothing to start from, or something that is outside the search space.
     """
-    path = out / FILE
-    if config.study.warm_start is None or ((out / CLAIM).is_file() and not path.is_file()):
-        return {}  # A folder that was claimed without it is another sweep's, and is about to be refused.
-    if not path.is_file():
-        found = _find(config, Path(config.study.warm_start), say)
-        content = {"from": config.study.warm_start, "studies": found}
-        write_atomically(path, json.dumps(content, indent=1).encode())
-    noted: dict[str, list[Params]] = read_json(path)["studies"]
-    return noted
+    if config.study.warm_start is None:
+        return {}
+    if not claimed:
+        return _find(config, Path(config.study.warm_start), say)
+    try:
+        return read_json(_Noted, out / FILE).studies
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{out / FILE} is missing, which says what the studies started from; {RESTORE}."
+        ) from error
+
+
+def note_warm_starts(config: SweepConfig, out: Path, start: dict[str, list[Params]]) -> None:
+    """Note them in the results folder, so that the other folder is not needed again."""
+    if config.study.warm_start is not None:
+        write_json(out / FILE, {"from": config.study.warm_start, "studies": start})
 
 
 def _find(config: SweepConfig, folder: Path, say: Callable[[str], None]) -> dict[str, list[Params]]:

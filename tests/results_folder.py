@@ -12,9 +12,10 @@ from typing import Any
 from PIL import Image
 
 from orchestrator.config import SweepConfig
-from orchestrator.folder import FORMAT, claim_folder
+from orchestrator.folder import claim_folder
 from orchestrator.schema import trials_schema
 from orchestrator.store import FinishedTrial, ResultStore, Row, StudyRow, picture_rows
+from orchestrator.utility_files import UTILITY, write_utility
 
 
 def png(shade: int) -> bytes:
@@ -62,6 +63,7 @@ def row(cell: str = "none", victim: int = 2, psnr: float | None = 15.0, **change
         "label_match": None if psnr is None else True,
         "seconds": 4.0,
         "cpu_seconds": 4.0,
+        "gpu_seconds": 0.0,
         "device": "cpu",
         "versions": json.dumps({"python": "3.11"}),
         "started_at": datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
@@ -111,9 +113,9 @@ def write_folder(
             store.add_trial(finished)
     if config is not None:
         claim_folder(folder, config)
-    (folder / "utility").mkdir(exist_ok=True)
+    (folder / UTILITY).mkdir(exist_ok=True)
+    measured = {"accuracy": 0.8, "low": 0.75, "high": 0.85, "majority": 0.6, "diverged": False}
     for cell, changes in (utility or {}).items():
-        result = {"accuracy": 0.8, "low": 0.75, "high": 0.85, "majority": 0.6, "diverged": False}
-        content = {"format": FORMAT, "cells": [cell], "result": result | dict(changes)}
-        (folder / "utility" / f"{cell}.json").write_text(json.dumps(content))
+        result = {"images": 100, "per_round": [0.8]} | measured | dict(changes)
+        write_utility(folder / UTILITY / f"{cell}.json", cells=[cell], spec={}, result=result)
     return folder

@@ -6,14 +6,28 @@ import errno
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import tenacity
 
 from fl_core.errors import InputError
-from orchestrator.files import append_line, persistently, read_bytes, read_json, write_atomically
+from orchestrator.files import (
+    Damaged,
+    append_line,
+    persistently,
+    read_bytes,
+    read_json,
+    write_atomically,
+    write_json,
+)
 from orchestrator.retries import TRIES
+
+
+@dataclass(frozen=True)
+class Content:
+    config: dict[str, int]
 
 
 @pytest.fixture
@@ -140,7 +154,12 @@ def test_reads_are_tried_again_too_and_a_missing_file_is_missing(tmp_path: Path,
         ('{"format": 1}', "has format 1, this gradsweep writes and reads 2; use another --out"),
         ('{"config": {}}', "has format None"),
         ('{"format": 2, "conf', "is damaged"),
-        ("[]", "is damaged"),
+        ("[]", r"is damaged \(no JSON object\); restore it, or use another --out"),
+        ("[" * 99_999, r"is damaged \(nested too deeply\)"),
+        ("null", "is damaged"),
+        ('{"format": 2}', r"is damaged \(config: Field required\)"),
+        ('{"format": 2, "config": 1}', r"is damaged \(config: Input should be an object\)"),
+        ('{"format": 2, "config": {}, "checksum": "0"}', r"is damaged \(its checksum differs\)"),
     ],
 )
 def test_files_of_other_formats_and_damaged_ones_are_refused_by_name(
@@ -149,8 +168,19 @@ def test_files_of_other_formats_and_damaged_ones_are_refused_by_name(
     path = tmp_path / "sweep.json"
     path.write_text(content)
     with pytest.raises(InputError, match=message) as raised:
-        read_json(path, version=2)
+        read_json(Content, path, version=2)
     assert str(path) in str(raised.value)
+
+
+def test_json_comes_back_as_it_was_and_a_changed_digit_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.json"
+    write_json(path, {"format": 2, "config": {"a": 1}})
+    assert read_json(Content, path, version=2) == Content({"a": 1})
+    path.write_text(path.read_text().replace('"a": 1', '"a": 2'))
+    with pytest.raises(Damaged, match="its checksum differs"):
+        read_json(Content, path, version=2)
+    path.write_text('{"format": 2, "config": {"a": 2}}')
+    assert read_json(Content, path, version=2) == Content({"a": 2}), "earlier versions wrote no checksum"
 
 
 def test_a_full_device_is_met_for_real(tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from fl_core.errors import InputError
-from orchestrator.folder import claim_folder, first_difference
-from tests.small import sweep
+from orchestrator.config import SweepConfig
+from orchestrator.folder import check_folder, claim_folder, first_difference
+from orchestrator.store import ResultStore
+from tests.small import comparable, run_quietly, sweep
 
 
 @pytest.mark.parametrize(
@@ -37,4 +40,54 @@ def test_a_changed_defense_is_named_by_its_cell(faces_root: Path, tmp_path: Path
     with pytest.raises(
         InputError, match=r"cells\.dp\.defense\.0\.epsilon was 8\.0 and is now 1\.0; use another"
     ):
-        claim_folder(tmp_path, sweep(faces_root, cells=cells(1)))
+        check_folder(tmp_path, sweep(faces_root, cells=cells(1)), finished=True)
+    assert not check_folder(tmp_path, sweep(faces_root, cells=cells(1)), finished=False), "nothing is lost"
+
+
+def refused(out: Path, config: SweepConfig) -> str:
+    with pytest.raises(InputError) as raised:
+        run_quietly(config, out)
+    return str(raised.value)
+
+
+def test_a_setting_that_is_refused_keeps_no_folder(faces_root: Path, tmp_path: Path) -> None:
+    small: dict[str, Any] = {"cells": [{"name": "none"}], "attackers__0__attack__iterations": 1}
+    small |= {"study__suggestions": 1, "victims__tuning": 1, "victims__test": 1}
+    for change in (
+        {"data__attribute": "Mael"},
+        {"victims__test": 999},
+        {"capture__round": 9},
+        {"study__warm_start": str(tmp_path / "nowhere")},
+    ):
+        refused(tmp_path / "out", sweep(faces_root, **(small | change)))
+        assert not (tmp_path / "out" / "sweep.json").exists(), change
+        assert not (tmp_path / "out" / "warm_start.json").exists(), change
+    assert len(run_quietly(sweep(faces_root, **small), tmp_path / "out")) == 2
+    assert "holds another sweep: seed was 5 and is now 6" in refused(
+        tmp_path / "out", sweep(faces_root, **small, seed=6)
+    )
+
+
+class _Ended(BaseException):
+    """The end of a run before its first trial is recorded."""
+
+
+def test_a_folder_without_results_may_be_claimed_again(
+    faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an aborted sweep suggested is no part of the next one, which may have the same names."""
+    small: dict[str, Any] = {"cells": [{"name": "none"}], "attackers__0__attack__iterations": 1}
+    small |= {"study__suggestions": 2, "victims": {"tuning": 1, "test": 1}}
+
+    def end(*_: Any) -> None:
+        raise _Ended
+
+    with monkeypatch.context() as patched, pytest.raises(_Ended):
+        patched.setattr(ResultStore, "add_trial", end)
+        run_quietly(sweep(faces_root, **small, seed=6), tmp_path / "out")
+    assert len(pd.read_parquet(tmp_path / "out" / "studies"))
+    run_quietly(sweep(faces_root, **small), tmp_path / "out")
+    run_quietly(sweep(faces_root, **small), tmp_path / "fresh")
+    pd.testing.assert_frame_equal(comparable(tmp_path / "out"), comparable(tmp_path / "fresh"))
+    (tmp_path / "out" / "sweep.json").unlink()
+    assert "sweep.json is missing" in refused(tmp_path / "out", sweep(faces_root, **small))

@@ -16,12 +16,14 @@ import pytest
 from fl_core.errors import InputError
 from orchestrator.analysis import summarize
 from orchestrator.config import SweepConfig
+from orchestrator.files import unsealed, write_json
 from orchestrator.merge import merge_folders
 from orchestrator.progress import Silent
 from orchestrator.report import write_report
 from orchestrator.schema import trials_schema
 from orchestrator.store import ResultStore, StudyRow, read_images
 from orchestrator.sweep import run_sweep
+from orchestrator.utility_files import write_utility
 from tests.results_folder import row, suggestion, trial, write_folder
 from tests.small import comparable, sweep
 
@@ -129,17 +131,20 @@ def test_suggestions_unite_and_results_win_over_questions(tmp_path: Path) -> Non
         merge_folders([tmp_path / "two", tmp_path / "three"], tmp_path / "refused")
 
 
+def measured(folder: Path, cell: str, accuracy: float) -> None:
+    result = {"accuracy": accuracy, "low": 0.6, "high": 0.9, "majority": 0.6, "diverged": False}
+    result |= {"images": 10, "per_round": [accuracy]}
+    write_utility(folder / "utility" / "same.json", cells=[cell], spec={}, result=result)
+
+
 def test_cells_that_share_an_accuracy_share_its_file(tmp_path: Path) -> None:
     for name in ("none", "dp"):
         folder = plain(tmp_path, name, [trial(row(name))])
-        content = {"format": 2, "cells": [name], "spec": {}, "result": {"accuracy": 0.8}}
-        (folder / "utility" / "same.json").write_text(json.dumps(content))
+        measured(folder, name, 0.8)
     folders = [tmp_path / "dp", tmp_path / "none"]
     merge_folders(folders, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "utility" / "same.json").read_bytes())["cells"] == ["none", "dp"]
-    (tmp_path / "none" / "utility" / "same.json").write_text(
-        json.dumps(content | {"result": {"accuracy": 0.7}})
-    )
+    measured(tmp_path / "none", "dp", 0.7)
     with pytest.raises(InputError, match=r"accuracy run same has another result in .*none than in .*dp"):
         merge_folders(folders, tmp_path / "refused")
 
@@ -164,8 +169,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(part).replace_schema_metadata({"gradsweep": "1"}), part)
     with pytest.raises(InputError, match="schema version 1, this gradsweep writes and reads"):
         merge_folders([one, two], out)
-    old = json.loads((two / "sweep.json").read_bytes()) | {"format": 1}
-    (two / "sweep.json").write_text(json.dumps(old))
+    write_json(two / "sweep.json", unsealed((two / "sweep.json").read_bytes()) | {"format": 1})
     with pytest.raises(InputError, match=r"sweep\.json has format 1"):
         merge_folders([one, two], out)
     assert not out.exists()

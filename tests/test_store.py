@@ -30,7 +30,10 @@ def trial(number: int, images: int = 1) -> FinishedTrial:
         {
             "trial_id": f"t{number}",
             "image_id": f"{i}.jpg",
+            "status": "ok",
             "psnr": 10.0 + number + i,
+            "seconds": 1.0,
+            "gpu_seconds": 0.0,
             "hp_lr": 0.5,
             "started_at": datetime(2026, 1, 1, tzinfo=UTC),
         }
@@ -202,8 +205,8 @@ def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
 
 def test_numbers_that_are_not_finite_survive_the_log(tmp_path: Path) -> None:
     store = filled(tmp_path, 0)
-    rows = ({"trial_id": "x", "image_id": "i", "psnr": float("inf"), "started_at": datetime.now(UTC)},)
-    store.add_trial(FinishedTrial("x", rows))
+    (row,) = trial(0).rows
+    store.add_trial(FinishedTrial("x", (row | {"trial_id": "x", "psnr": float("inf")},)))
     assert json.loads((tmp_path / "pending.jsonl").read_text())["rows"][0]["psnr"] == float("inf")
     with ResultStore(tmp_path, COLUMNS):
         pass

@@ -167,18 +167,64 @@ def test_a_torn_line_at_the_end_of_the_journal_is_cut(faces_root: Path, plain: P
     assert_mirrored(out, journal(out))
 
 
-def test_a_journal_that_is_none_stops_the_copy_and_not_the_sweep(
-    faces_root: Path, plain: Path, tmp_path: Path
+GARBAGE = [
+    "no journal\nat all\n",
+    "null\n",
+    "[]\n",
+    "1\n",
+    "{}\n",
+    '{"op_code": 99, "worker_id": "x"}\n',
+    '{"op_code": 4, "worker_id": "x"}\n',
+    '{"op_code": 0, "worker_id": 3, "study_name": [], "directions": ["up"]}\n',
+    "\0" * 80 + "\n",
+]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_a_damaged_journal_stops_the_copy_and_not_the_sweep(
+    faces_root: Path, plain: Path, tmp_path: Path, garbage: str
 ) -> None:
     out, heard = tmp_path / "copy", Heard()
     shutil.copytree(plain, out)
-    (out / module.JOURNAL_FILE).write_text("no journal\nat all\n")
-    outcome = run(sweep(faces_root, victims__test=4), out, heard)
-    assert (outcome.fresh, outcome.failed) == (2, 0)
+    (out / module.JOURNAL_FILE).write_text(garbage)
+    outcome = run(sweep(faces_root), out, heard)
+    assert (outcome.fresh, outcome.failed) == (0, 0)
     (said,) = heard.said
-    assert "Optuna's copy of the studies stops here" in said
-    assert "holds something else" in said
+    assert "\n" not in said
+    assert f"Optuna's copy of the studies stops here: {out / module.JOURNAL_FILE} holds" in said
     assert "remove it" in said
+    (out / module.JOURNAL_FILE).unlink()
+    run(sweep(faces_root), out)
+    assert_mirrored(out, journal(out))
+
+
+def test_a_changed_value_in_the_journal_stops_the_copy(faces_root: Path, plain: Path, tmp_path: Path) -> None:
+    out, heard = tmp_path / "copy", Heard()
+    shutil.copytree(plain, out)
+    path = out / module.JOURNAL_FILE
+    changed, count = re.subn(r'"restarts":[12]\.0', '"restarts":7.0', path.read_text())
+    assert count
+    path.write_text(changed)
+    assert run(sweep(faces_root), out, heard).failed == 0
+    (said,) = heard.said
+    assert "holds another study" in said
+    assert "remove it" in said
+
+
+@pytest.mark.parametrize("garbage", ["{not json\n", "null\n", '{"op_code": 4}\n'])
+def test_a_journal_that_is_damaged_in_mid_run_stops_the_copy_and_not_the_sweep(
+    faces_root: Path, tmp_path: Path, garbage: str
+) -> None:
+    class Vandal(Heard):
+        def job_done(self, study: str, psnr: float | None) -> None:
+            with (tmp_path / "out" / module.JOURNAL_FILE).open("a") as file:
+                file.write(garbage)
+
+    heard = Vandal()
+    outcome = run(sweep(faces_root, **SMALL), tmp_path / "out", heard)
+    assert outcome.failed == 0
+    assert outcome.fresh == outcome.trials
+    assert sum("stops here" in said for said in heard.said) == 1
 
 
 def test_the_journal_is_whole_after_a_killed_driver_resumes(faces_root: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from fl_core.errors import InputError
 from orchestrator.analysis import summarize
 from orchestrator.config import SweepConfig
-from orchestrator.folder import claim_folder
+from orchestrator.folder import check_folder, claim_folder
 from orchestrator.parse import build, load_sweep, threshold_value, with_thresholds
 from orchestrator.progress import Silent
 from orchestrator.refine import run_refined
@@ -131,8 +131,8 @@ def test_further_strengths_extend_a_folder_and_other_cells_do_not(faces_root: Pa
     claim_folder(tmp_path, config)
     fewer = build(SweepConfig, tree(faces_root), where="test")
     with pytest.raises(InputError, match="holds another sweep"):
-        claim_folder(tmp_path, fewer)
-    claim_folder(tmp_path, config)
+        check_folder(tmp_path, fewer, finished=True)
+    assert check_folder(tmp_path, config, finished=True)
 
 
 @pytest.mark.parametrize(("side", "text"), [("before", "<= 0.01"), ("inside", "0.01"), ("after", "> 0.01")])
