@@ -45,7 +45,7 @@ from fl_core.rng import derive_seed, generator
 from fl_core.server import count_correct
 from fl_core.threat import Observation, ThreatModel, observe
 from fl_core.types import ModelState, RoundRecord
-from orchestrator.analysis import mean_interval
+from orchestrator.intervals import mean_interval
 from orchestrator.parse import build, put, to_plain
 
 ACCURACY = 0.8

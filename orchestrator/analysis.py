@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from scipy.stats import bootstrap
 
 from defenses.accounting import replaced_epsilon
 from fl_core.errors import InputError
 from orchestrator import store
 from orchestrator.files import write_atomically
 from orchestrator.folder import claimed
+from orchestrator.intervals import Interval, mean_interval, share_interval
 from orchestrator.schema import SUM_COSTS
 from orchestrator.trial import EXACT_DB
 from orchestrator.used_data import refuse_mixed
@@ -28,18 +26,16 @@ SUCCESS_DB = 20.0
 """PSNR from which a reconstruction counts as a success: above the best mean-image victim."""
 
 _MEASURES = (
-    *("psnr", "psnr_oracle", "psnr_prior", "psnr_mean_image", "psnr_range4"),
+    *("psnr", "psnr_oracle", "psnr_prior", "psnr_mean_image", "psnr_public", "psnr_groups", "psnr_range4"),
     *("ssim", "lpips", "mse", "label_accuracy"),
 )
 
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95% bootstrap interval; NaN bounds where fewer than two victims are there."""
-
-    mean: float
-    low: float
-    high: float
+CONTROLS = {
+    "mean public image": "psnr_mean_image",
+    "random public faces": "psnr_public",
+    "means of groups of public faces": "psnr_groups",
+}
+"""What anybody can answer without a signal, and the column of its PSNR."""
 
 
 def summarize(folder: Path) -> pd.DataFrame:
@@ -82,21 +78,6 @@ def write_summary(folder: Path, table: pd.DataFrame) -> Path:
     return path
 
 
-def mean_interval(values: npt.NDArray[np.float64]) -> Interval:
-    """The mean of one value for each victim, and its 95% percentile-bootstrap interval (10,000 resamples)."""
-    finite = values[np.isfinite(values)]
-    if len(finite) == 0:
-        return Interval(np.nan, np.nan, np.nan)
-    mean = float(finite.mean())
-    if len(finite) < 2 or np.ptp(finite) == 0:
-        bound = mean if len(finite) >= 2 else np.nan
-        return Interval(mean, bound, bound)
-    found = bootstrap(
-        (finite,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    return Interval(mean, float(found.low), float(found.high))
-
-
 def test_rows(group: pd.DataFrame, winner: int | None) -> pd.DataFrame:
     """The rows that a conclusion rests on: test victims of the winning suggestion."""
     tested = group[group["phase"] == "test"]
@@ -117,10 +98,18 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def by_victim(tested: pd.DataFrame) -> pd.DataFrame:
     """One line for each victim of finished attacks, ordered by victim: the mean over its images.
 
-    Images of one batch are not independent, so a victim's images count as one.
+    Images of one batch are not independent, so a victim's images count as one. `psnr_control` is what `psnr` is
+    compared with, the column of `control_of`.
     """
     ok = tested[tested["status"] == "ok"]
-    return ok.groupby("victim")[[*_MEASURES, "seconds", "cpu_seconds"]].mean()
+    victims = ok.groupby("victim")[[*_MEASURES, "seconds", "cpu_seconds"]].mean()
+    return victims.assign(psnr_control=victims[CONTROLS[control_of(victims)]])
+
+
+def control_of(victims: pd.DataFrame) -> str:
+    """The control that comes closer to these victims, of those that all of them have: a key of `CONTROLS`."""
+    there = [name for name, column in CONTROLS.items() if victims[column].notna().all()]
+    return max(there, key=lambda name: victims[CONTROLS[name]].mean(), default="mean public image")
 
 
 def _groups(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
@@ -147,12 +136,15 @@ def _reached(ok: pd.DataFrame) -> pd.Series[float]:
 
 
 def _exact(rows: pd.DataFrame) -> pd.DataFrame:
-    columns = ["psnr", "psnr_oracle", "psnr_prior", "psnr_mean_image", "psnr_range4"]
+    columns = [name for name in _MEASURES if name.startswith("psnr")]
     return rows.assign(**{name: rows[name].replace(np.inf, EXACT_DB) for name in columns})
 
 
-def _bounds(name: str, values: pd.Series[float]) -> dict[str, float]:
-    found = mean_interval(np.asarray(values, dtype=np.float64))
+def _bounds(name: str, values: pd.Series[float], *, failed: float = 0.0) -> dict[str, float]:
+    return _columns(name, mean_interval(np.asarray(values, dtype=np.float64), failed=failed))
+
+
+def _columns(name: str, found: Interval) -> dict[str, float]:
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
@@ -208,7 +200,8 @@ def _line(
     first = group.iloc[0]
     ok = tested[tested["status"] == "ok"]
     victims = by_victim(tested)
-    reached = _reached(ok)
+    control = float(victims["psnr_control"].mean())
+    success = float(_reached(ok).mean()) if len(ok) else np.nan
     trials = group.drop_duplicates("trial_id")
     kept = (
         *("cell", "attacker", "defense", "defense_params", "signal", "view", "round", "weights_accuracy"),
@@ -224,12 +217,16 @@ def _line(
         "images": len(ok),
         "tests": tested["trial_id"].nunique(),
         "tests_failed": tested.loc[tested["status"] == "failed", "trial_id"].nunique(),
-        **_bounds("psnr", victims["psnr"]),
-        **_bounds("psnr_preselected", _preselected(ok)),
+        **_bounds("psnr", victims["psnr"], failed=control),
+        **_bounds("psnr_preselected", _preselected(ok), failed=control),
         "psnr_worst": float(ok["psnr"].max()) if len(ok) else np.nan,
-        "success": float(reached.mean()) if len(ok) else np.nan,
+        **_columns("success", share_interval(success, len(victims))),
         "psnr_mean_image": float(victims["psnr_mean_image"].mean()),
-        **_bounds("gain", victims["psnr"] - victims["psnr_mean_image"]),
+        "psnr_public": float(victims["psnr_public"].mean()),
+        "psnr_groups": float(victims["psnr_groups"].mean()),
+        "control": control_of(victims),
+        "psnr_control": control,
+        **_bounds("gain", victims["psnr"] - victims["psnr_control"]),
         "psnr_prior": float(victims["psnr_prior"].mean()),
         **_bounds("over_prior", victims["psnr"] - victims["psnr_prior"]),
         "psnr_oracle": float(victims["psnr_oracle"].mean()),
@@ -237,7 +234,7 @@ def _line(
         "ssim": float(victims["ssim"].mean()),
         "lpips": float(victims["lpips"].mean()),
         "label_match": float(ok["label_match"].astype(float).mean()) if len(ok) else np.nan,
-        **_bounds("label_accuracy", victims["label_accuracy"]),
+        **_columns("label_accuracy", share_interval(float(victims["label_accuracy"].mean()), len(victims))),
         "seconds": float(victims["seconds"].mean()),
         "cpu_seconds": float(victims["cpu_seconds"].mean()),
         **{name: float(tested.drop_duplicates("trial_id")[name].mean()) for name in ("bytes_up", *SUM_COSTS)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from fl_core.capture import Victim
 from fl_core.celeba import FaceDataset
 from fl_core.errors import InputError
 from fl_core.models import check_batch
-from fl_core.rng import derive_seed
+from fl_core.rng import derive_seed, generator
 from fl_core.server import Federation, count_correct
 from fl_core.threat import View, published_noise_db
 from orchestrator.capture import (
@@ -33,6 +33,7 @@ from orchestrator.capture import (
 from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
 from orchestrator.identity import canonical
 from orchestrator.parse import cell_settings, suggested_attack, to_plain
+from orchestrator.public import PublicAnswers, public_answers
 from orchestrator.schema import SUM_COSTS, hp_column
 from orchestrator.space import Params
 from orchestrator.store import Row
@@ -78,11 +79,25 @@ class Cell:
     @cached_property
     def public_mean(self) -> torch.Tensor:
         """The mean image (3, S, S) of the public faces, which are no client's."""
-        indices = self.dataset.split("test")[: self.settings.data.public]
+        indices = self._public
         total = torch.zeros(self.dataset.image(indices[0]).shape)
         for index in indices:
             total += self.dataset.image(index)
         return total / len(indices)
+
+    def public_answers(self, victim: int, count: int) -> PublicAnswers | None:
+        """What anybody can answer for the `count` images of the victim at this position, the same in every cell.
+
+        None for a single one, which the mean image stands for.
+        """
+        if count == 1:
+            return None
+        public = torch.stack([self.dataset.image(index) for index in self._public])
+        return public_answers(public, count, generator("public", self.settings.seed, victim))
+
+    @property
+    def _public(self) -> Sequence[int]:
+        return self.dataset.split("test")[: self.settings.data.public]
 
     @cached_property
     def defense_name(self) -> str:

@@ -16,12 +16,12 @@ import numpy.typing as npt
 from scipy.optimize import isotonic_regression
 from scipy.stats import norm, t
 
+from orchestrator.intervals import FEWEST
+
 Array = npt.NDArray[np.float64]
 
 RESAMPLES = 2000
 """Resamples of the victims."""
-FEWEST_VICTIMS = 5
-"""Fewer victims have no interval: they say too little of how much victims differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def crossing(positions: Array, values: Array, level: float, *, shares: bool = Fa
 def _intervals(positions: Array, values: Array, level: float, *, shares: bool) -> dict[str, Ends]:
     """`victims` and `interval` of a crossing."""
     count = len(values)
-    if count < FEWEST_VICTIMS:
+    if count < FEWEST:
         nowhere = Ends(weaker=np.nan, stronger=np.nan)
         return {"victims": nowhere, "interval": nowhere}
     random = np.random.default_rng(0)

@@ -76,7 +76,7 @@ def _psnr(results: Results) -> list[Entry]:
     victims = {(line["cell"], line["attacker"]): by_victim(results.tested(line)) for line in lines}
     spoken = [
         f"{_name(line)} {interval(line['psnr'], line['psnr_low'], line['psnr_high'])} dB, "
-        f"mean image {number(line['psnr_mean_image'])} dB"
+        f"{line['control']} {number(line['psnr_control'])} dB"
         for line in lines
     ]
     return [
@@ -84,7 +84,7 @@ def _psnr(results: Results) -> list[Entry]:
             results,
             "psnr",
             title="PSNR of every test victim",
-            caption="Right of the orange bar, the attack comes closer to the truth than the mean image does.",
+            caption="Right of the orange bar, the attack comes closer to the truth than what needs no signal.",
             alt="Mean PSNR with 95% interval: " + "; ".join(spoken),
             draw=lambda theme: psnr_figure(measured, victims, theme),
         )

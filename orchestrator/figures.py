@@ -66,7 +66,7 @@ def psnr_figure(table: pd.DataFrame, victims: Mapping[tuple[str, str], pd.DataFr
         spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(len(values))
         axes.scatter(values["psnr"], i + spread, s=20, color=colour, alpha=0.55, linewidths=0, zorder=3)
         _interval(axes, line, i, theme)
-        _tick(axes, values["psnr_mean_image"].mean(), i, theme.control, "-")
+        _tick(axes, values["psnr_control"].mean(), i, theme.control, "-")
         _tick(axes, values["psnr_prior"].mean(), i, theme.muted, ":")
     axes.axvline(SUCCESS_DB, color=theme.ink, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
     names = [f"{line['cell']} / {line['attacker']}" for line in records(table)]
@@ -115,7 +115,7 @@ def utility_figure(table: pd.DataFrame, theme: Theme) -> bytes:
 def tradeoff_figure(compared: Sequence[Compared], theme: Theme) -> bytes:
     """Privacy and utility of many cells: beside each other what every attacker reaches and what accuracy is left.
 
-    One band for each cell. On the left the strongest attacker filled, the others hollow, and the mean public image;
+    One band for each cell. On the left the strongest attacker filled, the others hollow, and the control;
     on the right the accuracy with its interval, and the majority class.
     """
     figure = _paper(1.5 + 0.36 * len(compared), theme)
@@ -130,7 +130,7 @@ def tradeoff_figure(compared: Sequence[Compared], theme: Theme) -> bytes:
             face = colour if line is one.strongest else theme.paper
             _point(axes, line, "psnr", y, marker=_marker(names, name), colour=colour, face=face)
         line = one.strongest
-        _tick(axes, line["psnr_mean_image"], place, theme.control, "-")
+        _tick(axes, line["psnr_control"], place, theme.control, "-")
         if np.isfinite(line["accuracy"]):
             face = theme.paper if line["diverged"] is True else theme.ink
             _point(right, line, "accuracy", place, scale=100.0, marker="D", colour=theme.ink, face=face)
@@ -226,7 +226,7 @@ def _tradeoff_keys(names: Sequence[str], theme: Theme) -> list[tuple[Line2D, str
     ]
     return [
         *keys,
-        (Line2D([], [], color=theme.control, linewidth=2), "mean public image"),
+        (Line2D([], [], color=theme.control, linewidth=2), "control, without a signal"),
         (Line2D([], [], color=theme.ink, linewidth=1, linestyle=(0, (5, 3))), f"{SUCCESS_DB:.0f} dB"),
         (Line2D([], [], color=theme.ink, marker="D", linestyle="", markersize=4.5), "accuracy"),
         (Line2D([], [], color=theme.control, linewidth=2, linestyle=":"), "majority class"),
@@ -241,7 +241,7 @@ def _psnr_keys(theme: Theme) -> list[tuple[Line2D, str]]:
     return [
         (Line2D([], [], color=theme.muted, marker="o", linestyle="", markersize=4.5), "test victim"),
         (Line2D([], [], color=theme.ink, marker="D", markersize=4.5), "mean, 95% interval"),
-        (Line2D([], [], color=theme.control, linewidth=2), "mean public image"),
+        (Line2D([], [], color=theme.control, linewidth=2), "control, without a signal"),
         (Line2D([], [], color=theme.muted, linewidth=2, linestyle=":"), "same attack on noise"),
         (Line2D([], [], color=theme.ink, linewidth=1, linestyle=(0, (5, 3))), f"{SUCCESS_DB:.0f} dB"),
     ]

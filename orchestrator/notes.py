@@ -12,6 +12,7 @@ import pandas as pd
 
 from fl_core.types import clipped_to_zeros
 from orchestrator.analysis import records
+from orchestrator.intervals import FEWEST, share_interval
 from orchestrator.tables import adjacencies, labels, mark, parameters, percent, preselected
 
 NAMED = 3
@@ -39,12 +40,36 @@ def notes(table: pd.DataFrame) -> list[str]:
 
 def _legend(table: pd.DataFrame) -> list[str]:
     said = [
-        "n: test victims. Brackets: 95% interval. worst: the most exposed image. mean image: PSNR of the mean",
-        "public face, no attack at all; gain: PSNR above that. >=20 dB: share of images reconstructed that well.",
+        f"n: test victims. Brackets: 95% interval over them, none below {FEWEST}. worst: the most exposed image.",
+        *controls(table),
+        *(said for said in (exposed(table), chance(table)) if said),
     ]
     if table["drop"].notna().any():
         said.append("loss: PSNR below the same attacker's in the cell without a defense, paired by victim.")
     return [*said, *adjacencies(table)]
+
+
+def controls(table: pd.DataFrame) -> list[str]:
+    """What the gains of a summary are over."""
+    names = " or the ".join(table.loc[table["n"] > 0, "control"].unique())
+    return [f"control: PSNR of the {names}, no attack at all; gain: PSNR above that."] if names else []
+
+
+def exposed(table: pd.DataFrame) -> str:
+    """What the share of recovered images is, and how much of it the fewest victims leave open."""
+    fewest = int(table.loc[table["n"] > 0, "n"].min()) if (table["n"] > 0).any() else 0
+    share = ">=20 dB: share of images reconstructed that well"
+    left = percent(share_interval(0.0, fewest).high)
+    return f"{share}; none of {fewest} victims leaves up to {left} open." if fewest else ""
+
+
+def chance(table: pd.DataFrame) -> str:
+    """How many of a summary's intervals of the gain are to be expected to miss; nothing for a single one."""
+    count = int(table["gain_low"].notna().sum())
+    if count < 2:
+        return ""
+    about = f", here about {count / 20:.0f}" if count >= 20 else ""
+    return f"{count} comparisons, each at 95%: one interval in 20 may miss by chance{about}."
 
 
 def _shape(note: str) -> str:

@@ -19,6 +19,7 @@ from rich.text import Text
 from attack_core.metrics import SSIM_WINDOW, load_lpips
 from orchestrator.analysis import records
 from orchestrator.files import write_atomically
+from orchestrator.intervals import FEWEST
 from orchestrator.pictures import decode
 from orchestrator.store import read_images, read_rows
 from orchestrator.tables import interval, labels, number, percent, preselected
@@ -104,10 +105,10 @@ def _findings(rows: pd.DataFrame, shown: pd.DataFrame, line: dict[str, Any]) -> 
         found.append(f"{made} of {len(rows)} images reconstructed; the others have no figures.")
     if line["n"]:
         victims = f"{line['n']} victim{'s' if line['n'] > 1 else ''}"
-        bound = " (95% interval)" if line["n"] > 1 else ""
+        bound = " (95% interval)" if line["n"] >= FEWEST else f" (no interval below {FEWEST} victims)"
         found += [
             f"{victims}: PSNR {interval(line['psnr'], line['psnr_low'], line['psnr_high'])} dB{bound}, "
-            f"worst {number(line['psnr_worst'])}, mean image {number(line['psnr_mean_image'])}, "
+            f"worst {number(line['psnr_worst'])}, {line['control']} {number(line['psnr_control'])}, "
             f"SSIM {number(line['ssim'], 2)}, {number(line['cpu_seconds'])} CPU-s a victim",
             f"Weights of round {line['round']}, accuracy {percent(line['weights_accuracy'])}; "
             f"labels right: {labels(line)}",

@@ -15,6 +15,7 @@ from orchestrator.comparison import attackers, by_cell, is_hidden
 from orchestrator.exhibits import figures, gallery
 from orchestrator.files import write_atomically
 from orchestrator.guard import refuse_links
+from orchestrator.intervals import FEWEST
 from orchestrator.remaining import pairs
 from orchestrator.results import Results
 from orchestrator.rounds import by_round
@@ -23,6 +24,7 @@ from orchestrator.strength import critical_table, write_critical
 from orchestrator.tables import (
     CRITERIA,
     SUM_HEADINGS,
+    chance,
     critical_bracket,
     critical_interval,
     critical_notes,
@@ -63,7 +65,8 @@ def write_report(folder: Path, table: pd.DataFrame, critical: pd.DataFrame | Non
             facts=_facts(results),
             synthetic=any(str(data).startswith("synthetic") for data in results.rows["data"]),
             unfinished=_unfinished(results),
-            few=bool(table["n"].between(2, 9).any()),
+            fewest=FEWEST,
+            chance=chance(table),
             exact=EXACT_DB if (results.rows["psnr"] == float("inf")).any() else None,
             success_db=f"{SUCCESS_DB:.0f}",
             budgets=_budgets(results),
@@ -219,7 +222,7 @@ def _compared(table: pd.DataFrame) -> list[Entry]:
             "entries": [
                 *(_attacked(name, one.lines.get(name)) for name in attackers(compared)),
                 _entry("Worst, dB", number(one.strongest["psnr_worst"]), f"{one.strongest['attacker']}"),
-                _entry("Mean image, dB", number(one.strongest["psnr_mean_image"])),
+                _entry("Control, dB", number(one.strongest["psnr_control"])),
                 _entry("ε total", _epsilon(one.strongest["epsilon"]), *_adjacency(one.strongest)),
                 _entry("Accuracy", percent(one.strongest["accuracy"])),
                 _entry("MB up", megabytes(one.strongest["bytes_up"])),
@@ -280,7 +283,7 @@ def _measured(line: Entry, *, has_lpips: bool) -> list[Entry]:
         _entry("PSNR, dB", interval(line["psnr"], line["psnr_low"], line["psnr_high"])),
         _entry("Worst, dB", number(line["psnr_worst"])),
         _entry("Success", *share(line)),
-        _entry("Gain, dB", gain, f"mean image {number(line['psnr_mean_image'])}"),
+        _entry("Gain, dB", gain, f"{line['control']} {number(line['psnr_control'])}"),
         _entry("Prior, dB", number(line["psnr_prior"])),
         _entry("SSIM", number(line["ssim"], 2)),
         _entry("Labels", labels(line)),

@@ -67,6 +67,8 @@ BASE: tuple[tuple[str, pa.DataType], ...] = (
     ("psnr_oracle", _F),
     ("psnr_prior", _F),
     ("psnr_mean_image", _F),
+    ("psnr_public", _F),
+    ("psnr_groups", _F),
     ("psnr_range4", _F),
     ("ssim", _F),
     ("lpips", _F),

@@ -13,8 +13,8 @@ from orchestrator.execute import Executor
 from orchestrator.stop import Stop
 from orchestrator.trial import TrialSpec
 
-Handles = tuple[Any, Any, Any, Any, Released]
-"""On weights, record, truth and mean image, and what rows say of the capture."""
+Handles = tuple[Any, Any, Any, Any, Any, Released]
+"""On weights, record, truth, mean image and public answers, and what rows say of the capture."""
 
 
 class SharedCaptures:
@@ -49,6 +49,7 @@ class SharedCaptures:
                 executor.share(light),
                 executor.share(capture.truth),
                 self._means[cell.config.name],
+                executor.share(cell.public_answers(spec.victim, len(capture.truth.ids))),
                 Released.of(capture, victim),
             )
         return self._shared[key]

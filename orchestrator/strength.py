@@ -20,7 +20,7 @@ from orchestrator.parse import threshold_cells, threshold_value
 from orchestrator.scale import Strength
 
 MARGIN_DB = 1.0
-"""An attack has stopped working where its mean gain over the mean public image is at most this, in dB."""
+"""An attack has stopped working where its mean gain over the control is at most this, in dB."""
 SUCCESSES = 0.05
 """A defense has begun to work where at most this share of images is recovered (PSNR >= 20 dB)."""
 
@@ -81,7 +81,7 @@ def curves(
 ) -> list[Curve]:
     """The curves over those of `values` whose cells have results.
 
-    `victims` has for each cell and attacker one line a test victim with `psnr`, `psnr_mean_image`, `images` and
+    `victims` has for each cell and attacker one line a test victim with `psnr`, `psnr_control`, `images` and
     `success`, the share of these from 20 dB on; `accuracies` the accuracy by cell, where it was measured.
     """
     ordered = sorted(values, key=threshold.strength.position)
@@ -95,7 +95,7 @@ def curves(
         common = sorted(set.intersection(*(set(frame.index) for frame in frames)))
         frames = [frame.loc[common] for frame in frames]
         measured = {
-            "gain": np.stack([(f["psnr"] - f["psnr_mean_image"]).to_numpy(float) for f in frames], 1),
+            "gain": np.stack([(f["psnr"] - f["psnr_control"]).to_numpy(float) for f in frames], 1),
             "success": np.stack([f["success"].to_numpy(float) for f in frames], 1),
         }
         found.append(

@@ -354,7 +354,7 @@ class Driver:
         while executor.in_flight < most and (job := self._waiting.take(self._may_start)):
             study, spec = job
             try:
-                state, record, truth, mean, released = self._captures.of(study.cell, spec, executor)
+                *shared, released = self._captures.of(study.cell, spec, executor)
             except NotSummable as refused:
                 # One victim's update that no sum can hold ends its trials and not the others'.
                 self._running[spec.trial_id] = (study, spec, Released(client=None, bytes_up=0))
@@ -365,7 +365,7 @@ class Driver:
             work = partial(self._job, attempt=self._attempts[spec.trial_id])
             if isinstance(executor, SerialExecutor):
                 work = partial(work, progress=self._reporter.iteration)
-            executor.submit(spec.trial_id, self._breakable(work, executor), spec, state, record, truth, mean)
+            executor.submit(spec.trial_id, self._breakable(work, executor), spec, *shared)
 
     def _may_start(self, job: tuple[CellStudy, TrialSpec]) -> bool:
         """Not a test trial whose rows name an accuracy that is still being measured."""

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from orchestrator.analysis import differs_in_threat_alone, records
 from orchestrator.comparison import Compared, attackers, is_hidden
-from orchestrator.crossing import FEWEST_VICTIMS
+from orchestrator.intervals import FEWEST
 from orchestrator.strength import SUCCESS
 
 WIDTH = 80
@@ -34,7 +34,7 @@ def summary_table(table: pd.DataFrame, *, width: int = WIDTH) -> Table:
         "PSNR dB": [interval(line["psnr"], line["psnr_low"], line["psnr_high"]) for line in lines],
         "loss": [interval(line["drop"], line["drop_low"], line["drop_high"]) for line in lines],
         "worst": [number(line["psnr_worst"]) for line in lines],
-        "mean\nimage": [number(line["psnr_mean_image"]) for line in lines],
+        "con-\ntrol": [number(line["psnr_control"]) for line in lines],
         "gain": [number(line["gain"]) for line in lines],
         ">=20\ndB": [percent(line["success"]) for line in lines],
         "epsilon": [epsilon(line) for line in lines],
@@ -216,8 +216,8 @@ def critical_notes(critical: pd.DataFrame) -> list[str]:
     said = []
     if any(_coarse(line) for line in critical.to_dict("records")):
         said.append("* Strengths lie too far apart: the interval would narrow with a larger refine.")
-    if (critical["victims"] < FEWEST_VICTIMS).any():
-        said.append(f"Intervals need {FEWEST_VICTIMS} victims.")
+    if (critical["victims"] < FEWEST).any():
+        said.append(f"Intervals need {FEWEST} victims.")
     refused = critical[critical["side"] == "refused"]
     if len(refused):
         images = refused["images"].min()
@@ -238,7 +238,7 @@ def critical_value(line: Mapping[Any, Any]) -> str:
 
 def critical_interval(line: Mapping[Any, Any]) -> str:
     """The interval from the weaker to the stronger end; an end outside of what was measured is left open."""
-    if line["criterion"] == "none" or line["side"] == "refused" or line["victims"] < FEWEST_VICTIMS:
+    if line["criterion"] == "none" or line["side"] == "refused" or line["victims"] < FEWEST:
         return "-"
     return f"[{_ends(line['weaker'], line['stronger'])}]"
 

@@ -44,6 +44,7 @@ from fl_core.rng import generator
 from fl_core.threat import NotObservable, Observation, ThreatModel, observe, truth_behind
 from fl_core.types import ModelState, RoundRecord, Truth, clipped_to_zeros
 from orchestrator.identity import content_hash
+from orchestrator.public import PublicAnswers
 
 EXACT_DB = 150.0
 """What an exact reconstruction, of infinite PSNR, counts as in a mean: about the best that float32 pixels allow."""
@@ -89,7 +90,8 @@ class ImageScore:
     """One true image's figures; null where nothing was reconstructed for it, `image_id` too where a trial failed.
 
     `psnr*` in dB with range 1 (`psnr_range4`: range 4); `psnr_oracle` is the best over all candidates,
-    `psnr_prior` the same attack's on norm-matched noise, `psnr_mean_image` the mean public image's.
+    `psnr_prior` the same attack's on norm-matched noise, `psnr_mean_image` the mean public image's,
+    `psnr_public` and `psnr_groups` those of `PublicAnswers` in the place of several images.
     """
 
     image_id: str | None = None
@@ -97,6 +99,8 @@ class ImageScore:
     psnr_oracle: float | None = None
     psnr_prior: float | None = None
     psnr_mean_image: float | None = None
+    psnr_public: float | None = None
+    psnr_groups: float | None = None
     psnr_range4: float | None = None
     ssim: float | None = None
     lpips: float | None = None
@@ -148,15 +152,17 @@ def run_trial(
     record: RoundRecord,
     truth: Truth,
     mean_image: torch.Tensor | None,
+    public: PublicAnswers | None = None,
     *,
     attempt: int = 0,
     progress: Progress | None = None,
 ) -> TrialResult:
     """Attack what the threat model leaves of `record` and score it.
 
-    `mean_image` (3, S, S) is the mean public image. Attack failures and what the threat model hides become the
-    result's status; bad input (`InputError`) and programming errors are raised. Where memory runs out, the trial runs
-    once more with the next of its `packings`; `attempt` says with which of them to begin.
+    `mean_image` (3, S, S) is the mean public image, `public` what else scores compare several images with. Attack
+    failures and what the threat model hides become the result's status; bad input (`InputError`) and programming
+    errors are raised. Where memory runs out, the trial runs once more with the next of its `packings`; `attempt` says
+    with which of them to begin.
     """
     started, device, tries = datetime.now(UTC), pick_device(spec.device), packings(spec.attack)
     begin, cpu = time.perf_counter(), time.process_time()
@@ -165,7 +171,7 @@ def run_trial(
         for packing in tries[attempt:]:
             reset_peak(device)
             try:
-                return _run(spec, packing, record, truth, mean_image, device, progress, started)
+                return _run(spec, packing, record, truth, mean_image, public, device, progress, started)
             except Exception as error:
                 if not out_of_memory(error):
                     raise
@@ -189,13 +195,14 @@ def trial_job(
     record: RoundRecord,
     truth: Truth,
     mean_image: torch.Tensor,
+    public: PublicAnswers | None,
     *,
     attempt: int = 0,
     progress: Progress | None = None,
 ) -> TrialResult:
     """What a worker does for a trial: put the shared weights back into the record, and run."""
     whole = replace(record, state=state)
-    return run_trial(spec, whole, truth, mean_image, attempt=attempt, progress=progress)
+    return run_trial(spec, whole, truth, mean_image, public, attempt=attempt, progress=progress)
 
 
 def packings(attack: AnyAttack) -> tuple[int, ...]:
@@ -245,6 +252,7 @@ def _run(
     record: RoundRecord,
     truth: Truth,
     mean_image: torch.Tensor | None,
+    public: PublicAnswers | None,
     device: torch.device,
     progress: Progress | None,
     started: datetime,
@@ -273,7 +281,7 @@ def _run(
         trial_id=spec.trial_id,
         status=status,
         error=error,
-        scores=_score(spec, attacked, truth, mean_image) if attacked else (),
+        scores=_score(spec, attacked, truth, mean_image, public) if attacked else (),
         method=attacked.found.method if attacked else None,
         notes=_notes(attacked.found, record, device) if attacked else None,
         label_accuracy=label_accuracy(attacked.found.labels.cpu(), truth.example_labels())
@@ -331,7 +339,11 @@ def _notes(found: Reconstruction, record: RoundRecord, device: torch.device) -> 
 
 
 def _score(
-    spec: TrialSpec, attacked: _Attacked, truth: Truth, mean_image: torch.Tensor | None
+    spec: TrialSpec,
+    attacked: _Attacked,
+    truth: Truth,
+    mean_image: torch.Tensor | None,
+    public: PublicAnswers | None,
 ) -> tuple[ImageScore, ...]:
     found, true = attacked.found, truth.images
     chosen = assign(found.images, true)
@@ -341,13 +353,23 @@ def _score(
     mean = nothing
     if mean_image is not None:
         mean = _assigned_psnr(mean_image.expand(len(found.images), -1, -1, -1), true)
+    faces = groups = nothing
+    if public is not None and len(true) > 1:
+        # As many as there are answers: the assignment has the same choice.
+        answered = len(found.images)
+        faces, groups = (_assigned_psnr(images[:answered], true) for images in (public.faces, public.groups))
     perceptual = _lpips_once() if spec.lpips else Lpips(None, "not asked for")
     scores = []
     for i, image_id in enumerate(truth.ids):
         j = chosen[i]
         original = _png(true[i]) if spec.images else None
         nothing_found = ImageScore(
-            image_id=image_id, original=original, psnr_prior=prior[i], psnr_mean_image=mean[i]
+            image_id=image_id,
+            original=original,
+            psnr_prior=prior[i],
+            psnr_mean_image=mean[i],
+            psnr_public=faces[i],
+            psnr_groups=groups[i],
         )
         if j is None:
             scores.append(nothing_found)

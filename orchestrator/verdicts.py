@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 from orchestrator.analysis import SUCCESS_DB
 from orchestrator.comparison import is_hidden
+from orchestrator.intervals import FEWEST
 from orchestrator.tables import number, percent
 
 Level = Literal["beats", "unclear", "worse", "single", "nothing"]
 
 LABELS: dict[Level, str] = {
-    "beats": "beats the mean image",
-    "unclear": "not shown to beat the mean image",
-    "worse": "worse than the mean image",
+    "beats": "beats the control",
+    "unclear": "not shown to beat the control",
+    "worse": "worse than the control",
     "single": "no interval",
     "nothing": "nothing measured",
 }
@@ -37,7 +38,7 @@ def verdict(line: Line, *, planned: int | None = None) -> Verdict:
     """The verdict on one cell and attacker; `planned` is how many test victims the sweep asks for."""
     if line["n"] == 0 or _missing(line["psnr"]):
         return Verdict("nothing", _nothing(line))
-    level, first = _against_mean_image(line)
+    level, first = _against_control(line)
     rest = [_exposed(line), _against_noise(line), _against_undefended(line)]
     if line["tests_failed"]:
         rest.append(
@@ -88,26 +89,27 @@ def _nothing(line: Line) -> str:
     return "No test victim has been attacked so far: tuning trials alone support no conclusion."
 
 
-def _against_mean_image(line: Line) -> tuple[Level, str]:
+def _against_control(line: Line) -> tuple[Level, str]:
+    control = f"the {line['control']}"
     gain, low, high = (float(line[name]) for name in ("gain", "gain_low", "gain_high"))
     if math.isnan(gain):
-        return "single", "There is no mean image to compare with."
+        return "single", "There is no control to compare with."
     if math.isnan(low) or math.isnan(high):
         side = "above" if gain > 0 else "below"
         return "single", (
-            f"One victim gives no interval: the attack is {number(abs(gain))} dB {side} the mean public "
-            "image there, which supports no conclusion."
+            f"{_victims(line['n'])} {'give' if line['n'] > 1 else 'gives'} no interval, which takes {FEWEST}: the "
+            f"attack is {number(abs(gain))} dB {side} {control} there, which supports no conclusion."
         )
     if low > 0:
-        return "beats", f"The attack beats the mean public image by {decibels(gain, low, high)}."
+        return "beats", f"The attack beats {control} by {decibels(gain, low, high)}."
     if high < 0:
         return "worse", (
-            f"The attack does worse than the mean public image, by {decibels(-gain, -high, -low)}. An "
-            "attacker who ignored the signal and answered with the mean image would come closer, so this "
-            "shows a weak attack and is no evidence of safety."
+            f"The attack does worse than {control}, by {decibels(-gain, -high, -low)}. An attacker who ignored "
+            "the signal and answered with that would come closer, so this shows a weak attack and is no evidence "
+            "of safety."
         )
     return "unclear", (
-        "No evidence that the attack beats the mean public image: "
+        f"No evidence that the attack beats {control}: "
         f"the interval of its gain, {decibels(gain, low, high)}, reaches 0."
     )
 
@@ -118,7 +120,11 @@ def _exposed(line: Line) -> str:
     lead = (
         f"{reached} of {line['images']} images {verb}" if reached else f"No image of {line['images']} reaches"
     )
-    return f"{lead} {SUCCESS_DB:.0f} dB; the most exposed has {number(line['psnr_worst'])} dB."
+    low, high = (percent(line[f"success_{end}"]) for end in ("low", "high"))
+    return (
+        f"{lead} {SUCCESS_DB:.0f} dB (95% interval of their share: {low} to {high}); the most exposed has "
+        f"{number(line['psnr_worst'])} dB."
+    )
 
 
 def _against_noise(line: Line) -> str:
@@ -166,10 +172,17 @@ def accuracy(line: Line) -> str:
 
 
 def share(line: Line) -> tuple[str, ...]:
-    """The success share, and its counts."""
+    """The success share with its interval, and its counts."""
     if _missing(line["success"]):
         return ("-",)
-    return percent(line["success"]), f"{round(line['success'] * line['images'])} of {line['images']}"
+    low, high = percent(line["success_low"]), percent(line["success_high"])
+    counts = f"{round(line['success'] * line['images'])} of {line['images']}"
+    return f"{percent(line['success'])} [{low}, {high}]", counts
+
+
+def _victims(count: int) -> str:
+    """So many victims, in words."""
+    return "One victim" if count == 1 else f"{count} victims"
 
 
 def _missing(value: object) -> bool:

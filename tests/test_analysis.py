@@ -11,40 +11,14 @@ import pytest
 
 from fl_core.errors import InputError
 from orchestrator import analysis
-from orchestrator.analysis import mean_interval, records, summarize, write_summary
+from orchestrator.analysis import records, summarize, write_summary
 from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
+from orchestrator.intervals import mean_interval, share_interval
 from orchestrator.notes import notes
+from orchestrator.store import FinishedTrial
 from orchestrator.tables import mark
 from orchestrator.trial import EXACT_DB
 from tests.results_folder import failed_row, row, suggestion, trial, write_folder
-
-
-def test_interval_contains_the_mean_and_repeats() -> None:
-    values = np.array([8.0, 12.0, 9.5, 20.0, 14.0, 11.0])
-    first, second = mean_interval(values), mean_interval(values)
-    assert first == second
-    assert first.mean == pytest.approx(values.mean())
-    assert values.min() < first.low < first.mean < first.high < values.max()
-
-
-def test_interval_narrows_with_more_victims() -> None:
-    few, many = (mean_interval(np.tile([10.0, 14.0], count)) for count in (3, 48))
-    assert many.high - many.low < (few.high - few.low) / 2
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([], (math.nan, math.nan, math.nan)),
-        ([math.nan], (math.nan, math.nan, math.nan)),
-        ([7.0], (7.0, math.nan, math.nan)),
-        ([7.0, math.nan], (7.0, math.nan, math.nan)),
-        ([7.0, 7.0], (7.0, 7.0, 7.0)),
-    ],
-)
-def test_interval_of_too_few_values(values: list[float], expected: tuple[float, float, float]) -> None:
-    found = mean_interval(np.array(values, dtype=np.float64))
-    np.testing.assert_equal((found.mean, found.low, found.high), expected)
 
 
 def test_winner_is_the_earliest_of_the_best_and_only_its_tests_count(tmp_path: Path) -> None:
@@ -110,14 +84,79 @@ def test_controls_are_paired_by_victim(tmp_path: Path) -> None:
     tests = [
         trial(row(cell, victim, 10.0 + 5 * victim - loss, psnr_mean_image=9.0 + 5 * victim, psnr_prior=10.0))
         for cell, loss in (("none", 0.0), ("dp", 3.0))
-        for victim in (2, 3, 4)
+        for victim in range(2, 8)
     ]
     none, dp = records(summarize(write_folder(tmp_path, tests, config=_sweep())))
-    assert (none["gain"], none["gain_low"], none["gain_high"]) == pytest.approx((1.0, 1.0, 1.0))
-    assert none["over_prior"] == pytest.approx(15.0)
-    assert (dp["undefended"], dp["drop"], dp["drop_low"], dp["drop_high"]) == ("none", 3.0, 3.0, 3.0)
+    # All that an interval leaves open is the victim that was not attacked.
+    room = mean_interval(np.ones(6))
+    assert (none["gain"], none["gain_low"], none["gain_high"]) == pytest.approx((1.0, room.low, room.high))
+    assert none["over_prior"] == pytest.approx(22.5)
+    assert dp["undefended"] == "none"
+    assert (dp["drop"], dp["drop_low"], dp["drop_high"]) == pytest.approx((3.0, 3 * room.low, 3 * room.high))
     assert pd.isna(none["undefended"])
     assert math.isnan(none["drop"])
+
+
+def batches(**controls: float) -> list[FinishedTrial]:
+    """Six victims of two images each; of every second victim one image of two is recovered."""
+    found = [(21.0, 13.0 + victim) if victim % 2 else (12.0, 13.0 + victim) for victim in range(6)]
+    return [
+        trial(
+            *(row(victim=v, psnr=psnr, image_id=f"{v}-{i}.jpg", **controls) for i, psnr in enumerate(images))
+        )
+        for v, images in enumerate(found)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("controls", "name", "level"),
+    [
+        ({}, "mean public image", 11.0),
+        ({"psnr_public": 9.0, "psnr_groups": 10.5}, "mean public image", 11.0),
+        ({"psnr_public": 9.0, "psnr_groups": 12.0}, "means of groups of public faces", 12.0),
+        ({"psnr_public": 13.0, "psnr_groups": 12.0}, "random public faces", 13.0),
+    ],
+)
+def test_batches_are_compared_with_the_control_that_comes_closest(
+    tmp_path: Path, controls: dict[str, float], name: str, level: float
+) -> None:
+    line = records(summarize(write_folder(tmp_path, batches(**controls))))[0]
+    assert (line["control"], line["psnr_control"]) == (name, level)
+    assert line["gain"] == pytest.approx(line["psnr"] - level)
+    assert line["psnr_mean_image"] == 11.0
+    victims = analysis.tested_victims(tmp_path)["none", "generic"]
+    assert (victims["psnr_control"] == level).all(), "criteria of thresholds compare with it too"
+
+
+def test_a_control_that_some_victims_lack_is_not_compared_with(tmp_path: Path) -> None:
+    """As where a sweep was begun before there was one."""
+    early, late = trial(row(victim=2)), trial(row(victim=3, psnr_public=14.0, psnr_groups=14.0))
+    line = records(summarize(write_folder(tmp_path, [early, late])))[0]
+    assert (line["control"], line["gain"]) == ("mean public image", 4.0)
+
+
+def test_shares_have_exact_intervals_over_victims(tmp_path: Path) -> None:
+    line = records(summarize(write_folder(tmp_path, batches())))[0]
+    assert (line["n"], line["images"]) == (6, 12)
+    bounds = share_interval(line["success"], 6)
+    assert (line["success_low"], line["success_high"]) == (bounds.low, bounds.high)
+    assert line["label_accuracy"] == line["label_accuracy_high"] == 1.0
+    assert line["label_accuracy_low"] == pytest.approx(0.025 ** (1 / 6))
+
+
+def test_fewer_than_five_victims_have_a_mean_alone_and_the_table_says_so(tmp_path: Path) -> None:
+    table = summarize(write_folder(tmp_path, [trial(row(victim=victim)) for victim in range(4)]))
+    line = records(table)[0]
+    assert line["psnr"] == 15.0
+    assert all(math.isnan(line[f"{name}_{end}"]) for name in ("psnr", "gain") for end in ("low", "high"))
+    assert "none below 5" in " ".join(notes(table))
+    assert "none of 4 victims leaves up to 60% open" in " ".join(notes(table))
+
+
+def test_the_table_says_how_many_of_its_intervals_may_miss(tmp_path: Path) -> None:
+    tests = [trial(row(f"c{cell}", victim)) for cell in range(36) for victim in range(5)]
+    said = " ".join(notes(summarize(write_folder(tmp_path, tests))))
+    assert "36 comparisons, each at 95%: one interval in 20 may miss by chance, here about 2." in said
 
 
 def test_a_cell_that_differs_is_not_compared_with_the_undefended_one(tmp_path: Path) -> None:

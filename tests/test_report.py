@@ -81,7 +81,7 @@ def sweep(test: int = 3, **cells: dict[str, Any]) -> SweepConfig:
 
 
 def full_folder(folder: Path) -> Path:
-    levels = {"none": (24.0, 22.0, 25.5), "dp": (9.0, 8.0, 10.0)}
+    levels = {"none": (24.0, 22.0, 25.5, 23.8, 23.8), "dp": (9.0, 8.0, 10.0, 9.0, 9.0)}
     tests = [
         trial(row(cell, victim, psnr, epsilon=None if cell == "none" else 8.0, suggestion=1), pictures=True)
         for cell, values in levels.items()
@@ -112,12 +112,12 @@ def line(**changes: Any) -> dict[str, Any]:
         "not_observable": 0,
         "psnr": 20.1,
         "psnr_worst": 23.0,
-        "success": 0.5,
         "undefended": None,
+        "control": "mean public image",
     }
     for name in ("gain", "over_prior", "drop"):
         plain |= {name: math.nan, f"{name}_low": math.nan, f"{name}_high": math.nan}
-    return plain | changes
+    return plain | bounds("success", 0.5, 0.118, 0.882) | changes
 
 
 def bounds(name: str, mean: float, low: float, high: float) -> dict[str, float]:
@@ -130,18 +130,18 @@ def test_the_table_shows_the_computed_figures(tmp_path: Path) -> None:
     shown = {entry["name"].split()[0]: entry for entry in page.rows if "PSNR, dB" in entry}
     for entry in records(summarize(folder)):
         cells = shown[entry["cell"]]
-        assert cells["n"] == "3"
+        assert cells["n"] == "5"
         for label, name in (("PSNR, dB", "psnr"), ("Gain, dB", "gain")):
             mean, low, high = (number(entry[f"{name}{end}"]) for end in ("", "_low", "_high"))
             assert cells[label].startswith(f"{mean} [{low}, {high}]")
-        assert cells["Gain, dB"].endswith("mean image 11.0")
+        assert cells["Gain, dB"].endswith("mean public image 11.0")
         assert cells["Worst, dB"] == number(entry["psnr_worst"])
         assert cells["Prior, dB"] == "9.0"
         assert cells["SSIM"] == "0.50"
         assert cells["Winning parameters"].endswith("lr=0.25")
-        assert cells["Failed"] == "0 of 3"
-    assert shown["none"]["Success"] == "100% 3 of 3"
-    assert shown["dp"]["Success"] == "0% 0 of 3"
+        assert cells["Failed"] == "0 of 5"
+    assert shown["none"]["Success"] == "100% [48%, 100%] 5 of 5"
+    assert shown["dp"]["Success"] == "0% [0%, 52%] 0 of 5"
     assert shown["none"]["Accuracy"] == "80% [75%, 85%] majority 60%"
     assert shown["dp"]["Accuracy"] == "55% [50%, 62%] majority 60% diverged"
     assert (shown["none"]["ε total"], shown["dp"]["ε total"]) == ("-", "8")
@@ -266,7 +266,7 @@ def test_the_strongest_attacker_of_a_cell_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pictures", [False, True])
 def test_one_victim_without_study_utility_or_config(tmp_path: Path, pictures: bool) -> None:
     _, page = write(write_folder(tmp_path, [trial(row(), pictures=pictures)]))
-    assert "One victim gives no interval: the attack is 4.0 dB above" in page.text
+    assert "One victim gives no interval, which takes 5: the attack is 4.0 dB above" in page.text
     assert "no search" in page.text
     assert "Privacy and utility" not in page.text
     assert "Tuning history" not in page.text
@@ -320,7 +320,7 @@ def test_a_finished_sweep_does_not_say_that_it_is_unfinished(tmp_path: Path) -> 
         (bounds("gain", -0.7, -1.2, -0.2), "worse", "is no evidence of safety."),
         (bounds("gain", 2.0, math.nan, math.nan), "single", "2.0 dB above"),
         (bounds("gain", -2.0, math.nan, math.nan), "single", "2.0 dB below"),
-        ({}, "single", "There is no mean image to compare with."),
+        ({}, "single", "There is no control to compare with."),
         ({"n": 0, "tests": 0, "trials_failed": 22}, "nothing", "All 22 trials failed"),
         ({"n": 0, "tests_failed": 6, "trials_failed": 6}, "nothing", "(6 failed, 0 not observable)"),
         ({"n": 0, "tests": 0, "not_observable": 22}, "nothing", "Not observable: in all 22 trials"),
@@ -353,9 +353,15 @@ def test_verdict_follows_from_the_gain(changes: dict[str, Any], level: Level, se
             {"undefended": "none"} | bounds("drop", -5.0, -6.0, -4.0),
             "closer than in cell none, without a defense, by 5.0",
         ),
-        ({"success": 0.5}, "3 of 6 images reach 20 dB; the most exposed has 23.0 dB."),
+        (
+            bounds("success", 0.5, 0.118, 0.882),
+            "3 of 6 images reach 20 dB (95% interval of their share: 12% to 88%); the most exposed has 23.0 dB.",
+        ),
         ({"success": 1 / 6}, "1 of 6 images reaches 20 dB"),
-        ({"success": 0.0, "psnr_worst": 13.3}, "No image of 6 reaches 20 dB; the most exposed has 13.3 dB."),
+        (
+            bounds("success", 0.0, 0.0, 0.459) | {"psnr_worst": 13.3},
+            "No image of 6 reaches 20 dB (95% interval of their share: 0% to 46%); the most",
+        ),
         ({"tests_failed": 2}, "2 of 6 test attacks failed and are in no figure here."),
     ],
 )

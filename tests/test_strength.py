@@ -205,7 +205,7 @@ def victims(
     index = pd.RangeIndex(count, name="victim")
     return {
         (NOISE.cell_name(sigma), "auto"): pd.DataFrame(
-            {"psnr": 11.0 + gain, "psnr_mean_image": 11.0, "success": float(gain > 9), "images": images},
+            {"psnr": 11.0 + gain, "psnr_control": 11.0, "success": float(gain > 9), "images": images},
             index=index,
         )
         for sigma, gain in gains.items()
@@ -273,7 +273,7 @@ def test_strengths_are_added_until_victims_are_what_limits_the_interval() -> Non
     def victims_at(sigma: float) -> pd.DataFrame:
         gain = 20.0 / (1.0 + np.exp(3.0 * (math.log10(sigma) + 3.0 + shift)))
         recovered = (gain > 15.0).astype(float)
-        return pd.DataFrame({"psnr": 11.0 + gain, "psnr_mean_image": 11.0, "success": recovered, "images": 2})
+        return pd.DataFrame({"psnr": 11.0 + gain, "psnr_control": 11.0, "success": recovered, "images": 2})
 
     values, widths = NOISE.strength.grid(), []
     for _ in range(6):
@@ -299,7 +299,7 @@ def test_whole_numbers_leave_no_room_in_the_end() -> None:
     index = pd.RangeIndex(3, name="victim")
     measured = {
         (threshold.cell_name(bits), "auto"): pd.DataFrame(
-            {"psnr": 11.0 + gain, "psnr_mean_image": 11.0, "success": 0.0, "images": 1}, index=index
+            {"psnr": 11.0 + gain, "psnr_control": 11.0, "success": 0.0, "images": 1}, index=index
         )
         for bits, gain in {4.0: 9.0, 3.0: 8.0, 2.0: 5.0, 1.0: 0.0}.items()
     }
