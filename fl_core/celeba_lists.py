@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_core.errors import InputError
+from fl_core.errors import InputError, natural
 
 ID_COLUMN = "image_id"
 PARTITION_COLUMN = "partition"
@@ -110,12 +110,12 @@ class ListFile:
             return [ID_COLUMN, PARTITION_COLUMN]
         _, count = self._next() or (1, [])
         _, names = self._next() or (2, [])
-        if len(count) != 1 or not count[0].isdecimal() or not names:
+        self._expected = natural(count[0]) if len(count) == 1 else None
+        if self._expected is None or not names:
             raise InputError(
                 f"{self.path}: line 1 must be the number of images and line 2 the attributes' names; "
                 f"restore CelebA's own {self.path.name}."
             )
-        self._expected = int(count[0])
         return [ID_COLUMN, *names]
 
 

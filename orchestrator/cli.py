@@ -16,7 +16,7 @@ from typer.exceptions import TyperException
 
 from fl_core.celeba import check_celeba
 from fl_core.celeba_folder import expanded
-from fl_core.errors import InputError, one_line
+from fl_core.errors import InputError, first_line, one_line
 from fl_core.faces import write_faces
 from orchestrator import cli_cluster, experiment
 from orchestrator import doctor as health
@@ -47,6 +47,7 @@ from orchestrator.tables import (
 )
 from orchestrator.terminal import console as terminal
 from orchestrator.terminal import outlet
+from orchestrator.trial import out_of_memory
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -203,6 +204,11 @@ def execute(arguments: Sequence[str]) -> int:
         _say(str(InputError(f"Cannot use {error.filename}: {error.strerror}.")))
     except TyperException as error:
         _say(one_line(f"{error.format_message()} (see --help)"))
+    except (MemoryError, RuntimeError) as error:
+        # In a trial it is that trial's failure; here it is the network or the data that the machine can't hold.
+        if not out_of_memory(error):
+            raise
+        _say(one_line(f"Memory ran out ({first_line(error)}); take a smaller network or smaller images."))
     return BAD_INPUT
 
 

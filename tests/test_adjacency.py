@@ -15,9 +15,10 @@ from defenses.dp_sgd import DPSGD
 from fl_core.client import LocalTraining
 from fl_core.server import FederationConfig
 from orchestrator.analysis import summarize
+from orchestrator.notes import notes
 from orchestrator.report import write_report
 from orchestrator.rounds import by_round
-from orchestrator.tables import adjacencies, notes
+from orchestrator.tables import adjacencies
 from tests.results_folder import row, trial, write_folder
 
 

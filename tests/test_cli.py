@@ -214,6 +214,24 @@ def test_bad_files_and_folders_are_one_line(file: Path, tmp_path: Path) -> None:
     assert str(empty / "none") in missing.stdout
 
 
+def test_a_machine_that_is_too_small_is_one_line_and_a_mistake_of_ours_is_not(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def allocate(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 137 GB.")
+
+    monkeypatch.setattr("orchestrator.capture.initial_state", allocate)
+    done = gradsweep("sweep", file, "--out", tmp_path / "out", "--address", "serial")
+    refused(done, "Memory ran out", "137 GB", "take a smaller network")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("orchestrator.capture.initial_state", fail)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        gradsweep("sweep", file, "--out", tmp_path / "out", "--address", "serial")
+
+
 def test_an_unreachable_cluster_is_one_line(file: Path, tmp_path: Path) -> None:
     done = gradsweep("sweep", file, "--out", tmp_path / "out", "--address", "auto", RAY_ADDRESS="127.0.0.1:9")
     refused(done, "No Ray cluster answers", "--address local")

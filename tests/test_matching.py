@@ -285,7 +285,7 @@ def test_signals_that_do_not_fit_are_refused_by_tensor_name(faces: FaceDataset) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"iterations": 0}, "iterations = 0: must be at least 1"),
+        ({"iterations": 0}, "iterations = 0: must be from 1 to 10,000,000"),
         ({"lr": 0.0}, "lr = 0.0: must be more than 0"),
         ({"lr": (0.1, 0.2)}, "one for each of 1 restarts"),
         ({"tv_weight": -1.0}, "tv_weight = -1.0: must be at least 0"),

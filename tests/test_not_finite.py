@@ -30,8 +30,8 @@ from fl_core.rng import generator, stream
 from fl_core.server import FederationConfig, train
 from fl_core.types import ClientUpdate, ModelState, clipped_to_zeros
 from orchestrator.analysis import summarize
+from orchestrator.notes import notes
 from orchestrator.report import write_report
-from orchestrator.tables import notes
 from orchestrator.utility import UtilityResult
 from tests.conftest import make_federation
 from tests.results_folder import row, trial, write_folder
