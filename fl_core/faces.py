@@ -130,6 +130,9 @@ def unwritten_faces(root: Path, *, num: int, seed: int, attribute: str, image_si
         names=np.array([_name(index) for index in range(num)]),
         labels=torch.tensor(held, dtype=torch.int64),
         partition=np.array([_partition(index, num) for index in range(num)], dtype=np.int8),
+        lists=(root / ATTRIBUTE_CSV, root / PARTITION_CSV),
+        fingerprint="",
+        raw_fingerprint="",
     )
 
 

@@ -107,7 +107,7 @@ def _warnings(lines: Iterable[Line]) -> list[str]:
     for line in lines:
         if line["diverged"] is True:
             said.append(f"{_name(line)}: ! training with this defense diverged")
-        if not pd.isna(line["not_finite"]) and line["not_finite"]:
+        if (line["not_finite"] or 0) > 0:
             said.append(f"{_name(line)}: in training, {clipped_to_zeros(int(line['not_finite']))}")
         if line["trials_failed"] or line["not_observable"]:
             said.append(

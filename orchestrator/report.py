@@ -16,6 +16,7 @@ from orchestrator.exhibits import figures, gallery
 from orchestrator.files import write_atomically
 from orchestrator.guard import refuse_links
 from orchestrator.intervals import FEWEST
+from orchestrator.notes import chance
 from orchestrator.remaining import pairs
 from orchestrator.results import Results
 from orchestrator.rounds import by_round
@@ -24,7 +25,6 @@ from orchestrator.strength import critical_table, write_critical
 from orchestrator.tables import (
     CRITERIA,
     SUM_HEADINGS,
-    chance,
     critical_bracket,
     critical_interval,
     critical_notes,
