@@ -142,21 +142,18 @@ def whole(quick: None, file: Path) -> Path:
     return file.with_name("whole")
 
 
-FILES = [
+READ = [
     "sweep.json",
     "trials/part-*.parquet",
     "studies/studies.parquet",
     "images/part-*.parquet",
     "utility/*.json",
-    "warm_start.json",
-    "optuna.journal",
-    "captures/weights/*.safetensors",
-    "summary.parquet",
-    "thresholds.parquet",
 ]
+"""What a sweep and a report read."""
 
-UNREAD = ("warm_start.json", "optuna.journal", "captures/weights/*.safetensors")
-"""What a report does not read."""
+READ_BY_SWEEP = ["warm_start.json", "optuna.journal", "captures/weights/*.safetensors"]
+
+DERIVED = ["summary.parquet", "thresholds.parquet"]
 
 REMEDIES = ("remove it", "restore it", "run the sweep again", "run its sweep again", "use another --out")
 
@@ -167,7 +164,7 @@ def copied(whole: Path, out: Path) -> Path:
     return out
 
 
-def assert_same_figures(out: Path, whole: Path) -> None:
+def assert_same_summary(out: Path, whole: Path) -> None:
     """The summary is that of the undamaged folder; the order is lost with `sweep.json`."""
     tables = [
         pd.read_parquet(folder / "summary.parquet")
@@ -176,7 +173,6 @@ def assert_same_figures(out: Path, whole: Path) -> None:
         for folder in (out, whole)
     ]
     pd.testing.assert_frame_equal(*tables)
-    assert_same_rows(out, whole)
 
 
 def assert_same_rows(out: Path, whole: Path) -> None:
@@ -186,6 +182,11 @@ def assert_same_rows(out: Path, whole: Path) -> None:
     assert utilities(out) == utilities(whole)
 
 
+def assert_same_figures(out: Path, whole: Path) -> None:
+    assert_same_summary(out, whole)
+    assert_same_rows(out, whole)
+
+
 def assert_helpful(line: str, path: Path) -> None:
     """One line that names the file, or where it was, and what to do."""
     assert "\n" not in line
@@ -193,7 +194,7 @@ def assert_helpful(line: str, path: Path) -> None:
     assert any(remedy in line for remedy in REMEDIES), line
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*READ, *READ_BY_SWEEP])
 def test_a_sweep_on_a_damaged_file_ends_with_the_same_rows_or_names_it(
     whole: Path, file: Path, tmp_path: Path, name: str
 ) -> None:
@@ -208,7 +209,7 @@ def test_a_sweep_on_a_damaged_file_ends_with_the_same_rows_or_names_it(
         copied(whole, out)
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name not in UNREAD])
+@pytest.mark.parametrize("name", [*READ, *DERIVED])
 def test_a_report_on_a_damaged_file_has_the_same_figures_or_names_it(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -218,7 +219,7 @@ def test_a_report_on_a_damaged_file_has_the_same_figures_or_names_it(
         code = execute(["report", str(out)])
         said = capsys.readouterr().err
         if code == 0:
-            assert_same_figures(out, whole)
+            assert_same_summary(out, whole)
         else:
             assert code == 2, (damage, said)
             (line,) = (line for line in said.splitlines() if line.startswith("gradsweep: "))
@@ -454,7 +455,7 @@ def test_copies_of_parts_are_not_counted(
         shutil.copy(second, path)
     assert read_rows(out).num_rows == TRIALS
     assert run(file, out) == 0
-    assert_same_figures(out, whole)
+    assert_same_summary(out, whole)
     assert all(f"{path} is not a file of gradsweep and does not count" in caplog.text for path in copies)
 
 

@@ -50,7 +50,8 @@ def folder(tmp_path: Path) -> Path:
         for cell in ("none", "dp")
         for victim in (2, 3)
     ]
-    return write_folder(tmp_path, tests, suggestions=[suggestion(0, 12.0, lr=0.1)], utility={"none": {}})
+    asked = [suggestion(0, 12.0, f"{cell}/generic", lr=0.1) for cell in ("none", "dp")]
+    return write_folder(tmp_path, tests, suggestions=asked, utility={"none": {}})
 
 
 def test_trials_are_documented_in_order_with_their_types() -> None:

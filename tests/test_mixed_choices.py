@@ -57,22 +57,35 @@ def test_what_a_column_holds(
 
 
 @pytest.mark.parametrize(
-    ("parameter", "message"),
+    ("choices", "message"),
     [
-        ({"kind": "choice", "choices": [1, 2**63]}, "numbers of at most 64 bits"),
-        ({"kind": "choice", "choices": [1.5, -(2**64)]}, "numbers of at most 64 bits"),
-        ({"kind": "choice", "choices": [1, True]}, "values without repeats"),
-        ({"kind": "choice", "choices": [0.0, 0]}, "values without repeats"),
-        ({"kind": "int", "low": 0, "high": 2**63}, "a whole number of at most 64 bits"),
-        ({"kind": "int", "low": -(10**30), "high": 0}, "a whole number of at most 64 bits"),
+        ((1, 2**63), "numbers of at most 64 bits"),
+        ((1.5, -(2**64)), "numbers of at most 64 bits"),
+        (("a", 10**30), "numbers of at most 64 bits"),
+        ((1, True), "values without repeats"),
+        ((0.0, 0), "values without repeats"),
     ],
 )
-def test_what_no_column_can_hold_is_refused(parameter: dict[str, Any], message: str) -> None:
-    plain = {"name": "a", "attack": {"kind": "matching"}, "search": {"restarts": parameter}}
-    with pytest.raises(InputError, match=message) as raised:
-        build(AttackerConfig, plain, where="test")
-    assert "\n" not in str(raised.value)
-    assert "restarts" in str(raised.value)
+def test_choices_that_no_column_can_hold_are_refused(choices: tuple[Scalar, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Choice(kind="choice", choices=choices)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 2**63), (-(10**30), 0)])
+def test_ranges_that_no_column_can_hold_are_refused(low: int, high: int) -> None:
+    with pytest.raises(InputError, match="a whole number of at most 64 bits"):
+        IntRange(kind="int", low=low, high=high)
+
+
+def test_a_sweep_file_with_such_numbers_is_one_line() -> None:
+    for parameter in (
+        {"kind": "choice", "choices": [1, 2**63]},
+        {"kind": "int", "low": 0, "high": 10**400},
+    ):
+        plain = {"name": "a", "attack": {"kind": "matching"}, "search": {"restarts": parameter}}
+        with pytest.raises(InputError, match=r"^test: search\.restarts") as raised:
+            build(AttackerConfig, plain, where="test")
+        assert "\n" not in str(raised.value)
 
 
 def test_the_whole_range_of_64_bits_is_drawn_from() -> None:

@@ -16,6 +16,7 @@ from fl_core.celeba import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV
 from fl_core.errors import InputError
 from orchestrator.analysis import summarize
 from orchestrator.config import SweepConfig
+from orchestrator.files import unsealed
 from orchestrator.folder import CLAIM
 from orchestrator.merge import merge_folders
 from orchestrator.progress import Reporter, Silent
@@ -75,7 +76,7 @@ def out(done: Path, tmp_path: Path) -> Path:
 
 def without_note(out: Path) -> None:
     """As a version that noted no pictures left it."""
-    claim = json.loads((out / CLAIM).read_bytes())
+    claim = unsealed((out / CLAIM).read_bytes())
     del claim["data"]
     (out / CLAIM).write_text(json.dumps(claim))
 
@@ -324,9 +325,9 @@ def test_a_report_on_rows_of_another_folder_is_refused(faces: Path, out: Path, t
 
 
 def test_a_damaged_note_is_named(faces: Path, out: Path) -> None:
-    claim = json.loads((out / CLAIM).read_bytes())
+    claim = unsealed((out / CLAIM).read_bytes())
     for wrong in ("x", [1], [{"fingerprint": 3}], [claim["data"][0] | {"pictures": {"train": [1]}}]):
         (out / CLAIM).write_text(json.dumps(claim | {"data": wrong}))
         for call in (lambda: run(small(faces), out), lambda: summarize(out)):
-            with pytest.raises(InputError, match=r"sweep\.json: data"):
+            with pytest.raises(InputError, match=r"sweep\.json is damaged \(data.*; restore it"):
                 call()
