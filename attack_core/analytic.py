@@ -20,11 +20,12 @@ from attack_core.credibility import credible, prior_instead
 from attack_core.dense import Estimate, input_estimate
 from attack_core.descent import Descent, Mismatch
 from attack_core.disaggregation import Inseparable
+from attack_core.explained import UNEXPLAINED, Explained
 from attack_core.held_out import Residuals, residuals_elsewhere
 from attack_core.inits import initial_images
 from attack_core.inversion import FeatureInverter, along_path, drift_errors
 from attack_core.knowledge import is_sparse, matched_numbers, sent_numbers
-from attack_core.layer_inputs import LayerInputs, Reading
+from attack_core.layer_inputs import LayerInputs, Reading, magnitude
 from attack_core.matching import Matching
 from attack_core.objectives import Matched, squared_distance
 from attack_core.refinement import NextLayer, equations_mismatch
@@ -125,8 +126,7 @@ class _Problem:
         """Images from the layer inputs."""
         read, size, count = self.read, self.observation.model.image_size, self.count
         if math.isinf(read.error):
-            what = "near grey" if self.observation.public_mean is None else "the mean public image"
-            note = f"the known noise hides the layer input: the answer is {what}"
+            note = f"the known noise hides the layer input: the answer is {self._prior_name}"
             return self._result(f"analytic: {PRIOR_ALONE}", self._start().expand(count, -1, -1, -1), [note])
         if read.tail.pixels and read.complete:
             images = read.shares.inputs.view(-1, 3, size, size)
@@ -146,9 +146,12 @@ class _Problem:
         images = inverter.invert([self.observation.state] * count, start, errors)
         if read.error:
             return self._judged(images, start, notes)
-        if not self.refined:
-            return self._result("analytic: features", images, notes)
-        return self._refine(inverter, images, notes)
+        found = (
+            self._refine(inverter, images, notes)
+            if self.refined
+            else self._result("analytic: features", images, notes)
+        )
+        return self._explaining(found, start)
 
     @property
     def count(self) -> int:
@@ -237,6 +240,27 @@ class _Problem:
             answer = prior_instead(found, self.observation, reason) if torch.equal(images, start) else found
         return answer if answer is found else replace(answer, method=f"analytic: {PRIOR_ALONE}")
 
+    def _explaining(self, found: Reconstruction, prior: Tensor) -> Reconstruction:
+        """`found` with a note where it leaves exact features unexplained; `prior` where it is worth no more."""
+        exact = self.read.complete and self.read.shares.residual <= self.attack.tolerance
+        if not exact or self.observation.steps > 1:
+            return found
+        judge = Explained(observation=self.observation, model=self.model, read=self.read)
+        images = found.images.to(prior.device)
+        mismatch = judge.mismatch(images)
+        if mismatch <= UNEXPLAINED:
+            return found
+        note = f"the answer does not explain the features: relative mismatch {magnitude(mismatch)}"
+        found = replace(found, notes=(*found.notes, note))
+        if not judge.worthless(images, prior):
+            return found
+        reason = (
+            "what was trained on was not recovered: the answer explains the first layer's gradient hardly better "
+            f"than {self._prior_name}, which is taken instead"
+        )
+        answer = prior_instead(found, self.observation, reason)
+        return replace(answer, method=f"analytic: {PRIOR_ALONE}")
+
     def _following(self) -> NextLayer | None:
         """What the second layer's gradients say of the first one's outputs, where some of its inputs are unknown."""
         read = self.read
@@ -249,6 +273,10 @@ class _Problem:
         parameters = self.observation.state.parameters
         outputs = input_estimate(read.gradients[weight], read.gradients[bias], "weighted")
         return NextLayer(parameters[f"{first}.weight"], parameters[f"{first}.bias"], outputs)
+
+    @property
+    def _prior_name(self) -> str:
+        return "near grey" if self.observation.public_mean is None else "the mean public image"
 
     def _start(self) -> Tensor:
         """The image (1, 3, S, S) that is known before the signal."""

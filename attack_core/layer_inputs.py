@@ -112,8 +112,8 @@ class LayerInputs:
         if self.shares.inputs.device.type != "cpu" and (images > 1 or self.error):
             note = f"{note} (in float64 on the CPU)"
         if self.error:
-            return f"{note}, known noise: relative error about {_magnitude(self.error)}"
-        return f"{note}, residual below {_magnitude(self.shares.residual)}"
+            return f"{note}, known noise: relative error about {magnitude(self.error)}"
+        return f"{note}, residual below {magnitude(self.shares.residual)}"
 
 
 def _separated(
@@ -207,6 +207,6 @@ def _completed(observation: Observation, gradients: Tensors, tail: Tail) -> tupl
     return shares, None, error
 
 
-def _magnitude(value: float) -> str:
+def magnitude(value: float) -> str:
     """The power of ten at or above a positive value: notes of different victims then agree."""
     return f"{10.0 ** math.ceil(math.log10(max(value, 1e-12))):.0e}"

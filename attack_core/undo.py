@@ -40,7 +40,9 @@ def undone(found: Reconstruction, observation: Observation) -> Reconstruction:
                     )
                 else:
                     back = mean.expand_as
-                    note = "through convolutions drawn signs are not found: the mean image"
+                    note = (
+                        "behind convolutions neither encoded images nor drawn signs are found: the mean image"
+                    )
                 found = _changed(found, back(found.images), back, note)
             case Augmented(policy=policy) if mean is not None:
                 back = partial(straightened, policy=policy, mean=mean)
