@@ -101,7 +101,7 @@ def test_no_two_clients_of_a_secure_sums_captures_share_their_noise(
     config = sweep(
         faces_root,
         data__train=72,
-        federation={"clients": 12, "fraction": 0.25, "rounds": 1, "local": {"batch_size": batch_size}},
+        federation={"clients": 6, "fraction": 0.5, "rounds": 1, "local": {"batch_size": batch_size}},
         victims={"tuning": 0, "test": 18 // batch_size},
         capture={"signal": signal},
         cells=[{"name": "sum", "defense": chain}],
