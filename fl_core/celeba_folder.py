@@ -113,10 +113,7 @@ def _missing(root: Path) -> str:
     where = "" if root.is_absolute() else f" in {Path.cwd()}"
     near = _nearest(root)
     hint = f" Did you mean {near}?" if near else ""
-    return (
-        f"{root}: no such data folder{where}.{hint} Name the folder that holds {_PARTS}, "
-        f"or write synthetic faces there first (gradsweep data synth)."
-    )
+    return f"{root}: no such data folder{where}.{hint} Name the folder that holds {_PARTS}."
 
 
 def _nearest(root: Path) -> Path | None:

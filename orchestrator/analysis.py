@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def summarize(folder: Path) -> pd.DataFrame:
     # Rows lie in the order in which trials finished, which differs from run to run.
     keys = sorted(groups, key=lambda key: (order(*key), key))
     lines = [
-        _line(groups[cell, who], measured[cell, who], best.get(f"{cell}/{who}"), reached.get(cell))
+        _line(groups[cell, who], measured[cell, who], best.get(f"{cell}/{who}"), reached.get(cell, ()))
         for cell, who in keys
     ]
     for line in lines:
@@ -195,7 +195,7 @@ def _line(
     group: pd.DataFrame,
     tested: pd.DataFrame,
     winner: dict[str, Any] | None,
-    utility: UtilityResult | None,
+    trainings: Sequence[UtilityResult],
 ) -> dict[str, Any]:
     first = group.iloc[0]
     ok = tested[tested["status"] == "ok"]
@@ -238,12 +238,11 @@ def _line(
         "seconds": float(victims["seconds"].mean()),
         "cpu_seconds": float(victims["cpu_seconds"].mean()),
         **{name: float(tested.drop_duplicates("trial_id")[name].mean()) for name in ("bytes_up", *SUM_COSTS)},
-        "accuracy": utility.accuracy if utility else np.nan,
-        "accuracy_low": utility.low if utility else np.nan,
-        "accuracy_high": utility.high if utility else np.nan,
-        "majority": utility.majority if utility else np.nan,
-        "diverged": utility.diverged if utility else None,
-        "not_finite": utility.not_finite if utility else None,
+        **_columns("accuracy", _accuracy(trainings)),
+        "trainings": len(trainings),
+        "majority": trainings[0].majority if trainings else np.nan,
+        "diverged": any(one.diverged for one in trainings) if trainings else None,
+        "not_finite": sum(one.not_finite for one in trainings) if trainings else None,
         "suggestion": winner["suggestion"] if winner else None,
         "tuning_psnr": winner["value"] if winner else np.nan,
         "suggestions": winner["count"] if winner else 0,
@@ -252,6 +251,14 @@ def _line(
         "trials_failed": int((trials["status"] == "failed").sum()),
         "not_observable": int((trials["status"] == "not_observable").sum()),
     }
+
+
+def _accuracy(trainings: Sequence[UtilityResult]) -> Interval:
+    """One training's with its exact interval over validation images, or the mean of several with that over seeds."""
+    if len(trainings) == 1:
+        return Interval(trainings[0].accuracy, trainings[0].low, trainings[0].high)
+    values = np.array([one.accuracy for one in trainings], dtype=np.float64)
+    return mean_interval(values, failed=trainings[0].majority if trainings else np.nan)
 
 
 def _replace_one(row: pd.Series[Any]) -> float:
@@ -299,7 +306,9 @@ def winners(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _check_whole(
-    folder: Path, groups: Mapping[tuple[str, str], pd.DataFrame], reached: Mapping[str, UtilityResult]
+    folder: Path,
+    groups: Mapping[tuple[str, str], pd.DataFrame],
+    reached: Mapping[str, Sequence[UtilityResult]],
 ) -> None:
     """Raise `InputError` where a file is gone that the rows speak of: figures without it would be other ones."""
     tuned = set(read_studies(folder)["study"])

@@ -38,7 +38,7 @@ from orchestrator.schema import SUM_COSTS, hp_column
 from orchestrator.space import Params
 from orchestrator.store import Row
 from orchestrator.trial import ImageScore, Phase, TrialResult, TrialSpec
-from orchestrator.utility import UtilityResult, UtilitySpec, federation_of, utility_spec
+from orchestrator.utility import UtilitySpec, federation_of, utility_specs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +104,12 @@ class Cell:
         """The chain's mechanisms, joined by +."""
         return "+".join(defense.kind for defense in self.chain.defenses) or "none"
 
-    def utility(self) -> UtilitySpec | None:
-        """The run that gives this cell's accuracy, where the sweep asks for one."""
+    def utility(self) -> tuple[UtilitySpec, ...]:
+        """The runs that give this cell's accuracy; none where the sweep does not ask for it."""
         wanted = self.settings.utility
         if wanted is None:
-            return None
-        return utility_spec(
+            return ()
+        return utility_specs(
             fingerprint=self.dataset.fingerprint,
             settings=self.settings,
             wanted=wanted,
@@ -224,7 +224,7 @@ def _check_utility(settings: SweepConfig, chain: Chain, dataset: FaceDataset) ->
     """Raise `InputError` where the data do not suffice for the utility run, or BatchNorm can't normalise a batch."""
     if settings.utility is None:
         return
-    spec = utility_spec(fingerprint="", settings=settings, wanted=settings.utility, defense=chain)
+    spec, *_ = utility_specs(fingerprint="", settings=settings, wanted=settings.utility, defense=chain)
     federation = federation_of(spec, dataset)
     if spec.model.batch_norm == "train":
         smallest = federation.smallest_batch(range(spec.federation.rounds))
@@ -299,7 +299,7 @@ def rows_of(
     *,
     params: Params,
     released: Released,
-    utility: UtilityResult | None,
+    accuracy: float | None,
     weights_accuracy: float | None,
     gpu_share: float,
     provenance: Row,
@@ -322,7 +322,7 @@ def rows_of(
         "seed": spec.seed,
         "restarts": matching_part(spec.attack).restarts,
         "packing": result.packing,
-        "accuracy": utility.accuracy if utility else None,
+        "accuracy": accuracy,
         "weights_accuracy": weights_accuracy,
         "gpu_seconds": 0.0 if spec.device == "cpu" else result.seconds * gpu_share,
         "notes": None if result.notes is None else json.dumps(result.notes, ensure_ascii=False),

@@ -176,15 +176,18 @@ class UtilityConfig(Config):
     """The separate training run that gives a cell's accuracy: its own images, local batch size and rate.
 
     The other settings are the federation's, its planned rounds above all, so that a privacy budget means the
-    same noise. At least 1,000 training images, or the figure would be noise.
+    same noise. At least 1,000 training images, or the figure would be noise. `seeds` is how many trainings there are,
+    each from a seed of its own: the accuracy is their mean.
     """
 
     train: int = 1000
     batch_size: int = 10
     lr: float | None = None
+    seeds: int = 1
 
     def __post_init__(self) -> None:
         require(self.train >= 1000, self, "train", "at least 1000")
+        require(self.seeds >= 1, self, "seeds", "at least 1")
         require(self.batch_size >= 1, self, "batch_size", "at least 1")
         require(self.lr is None or self.lr > 0, self, "lr", "more than 0")
 

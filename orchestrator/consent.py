@@ -26,6 +26,6 @@ def require_consent(cells: Sequence[Cell], *, allow_slow: bool) -> None:
             sum(tensor.numel() for tensor in each.values()) for each in (weights.parameters, weights.buffers)
         )
         values = scheme.protected_numbers(parameters, buffers)
-        sums = len(cell.victims) + (federation.rounds if cell.settings.utility else 0)
+        sums = len(cell.victims) + federation.rounds * len(cell.utility())
         one = estimate(exchange, values, clients=federation.per_round, workers=local_cores())
         dataclasses.replace(one, seconds=one.seconds * sums).require_consent(allow_slow=False)

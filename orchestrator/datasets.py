@@ -35,7 +35,7 @@ def resolve_kind(data: DataConfig) -> DataConfig:
     try:
         Layout.of(root)
     except InputError as error:
-        raise InputError(f"{error} For synthetic faces name no folder.") from error
+        raise InputError(f"{error} For synthetic faces name none.") from error
     return dataclasses.replace(data, kind="celeba")
 
 

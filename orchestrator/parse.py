@@ -36,7 +36,9 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"Cannot read the sweep file {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
         raise InputError(f"Cannot read the sweep file {path}: {error}.") from error
     tree = read_yaml(text, where=str(path))
     if not isinstance(tree, dict):

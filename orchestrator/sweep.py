@@ -395,7 +395,7 @@ class Driver:
             result,
             params=study.params(spec.suggestion),
             released=released,
-            utility=self._utility.of(study.cell) if spec.phase == "test" else None,
+            accuracy=self._utility.accuracy(study.cell) if spec.phase == "test" else None,
             weights_accuracy=self._weights_accuracy(study.cell),
             gpu_share=self._gpu_share,
             provenance=self._provenance,

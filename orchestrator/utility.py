@@ -112,17 +112,17 @@ def federation_of(spec: UtilitySpec, dataset: FaceDataset) -> Federation:
     )
 
 
-def utility_spec(
+def utility_specs(
     *, fingerprint: str, settings: SweepConfig, wanted: UtilityConfig, defense: Chain
-) -> UtilitySpec:
-    """The run that measures `defense` in the federation of `settings`, with the utility settings put in.
+) -> tuple[UtilitySpec, ...]:
+    """The runs that measure `defense` in the federation of `settings`, with the utility settings put in; one a seed.
 
     Secure sums are exact, so that their cut into chunks changes no bit: with one client each, all workers take part.
     """
     federation = settings.federation
     chunk = federation.chunk if defense.summing is None else 1
     local = replace(federation.local, batch_size=wanted.batch_size, lr=wanted.lr or federation.local.lr)
-    return UtilitySpec(
+    first = UtilitySpec(
         data=fingerprint,
         model=settings.model,
         federation=replace(federation, local=local, chunk=chunk),
@@ -133,3 +133,5 @@ def utility_spec(
         device=settings.execution.device,
         threads=settings.execution.threads,
     )
+    further = (derive_seed("utility", settings.seed, number) for number in range(1, wanted.seeds))
+    return (first, *(replace(first, seed=seed) for seed in further))

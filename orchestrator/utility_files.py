@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.files import Damaged, read_json, write_json
 from orchestrator.folder import FORMAT
+from orchestrator.identity import content_hash
 from orchestrator.utility import UtilityResult
 
 UTILITY = "utility"
@@ -43,10 +44,12 @@ def write_utility(path: Path, *, cells: Iterable[str], spec: object, result: obj
     write_json(path, {"format": FORMAT, "cells": list(cells), "spec": spec, "result": result})
 
 
-def utilities(folder: Path) -> dict[str, UtilityResult]:
-    """The accuracy by cell, where it was measured."""
-    found: dict[str, UtilityResult] = {}
+def utilities(folder: Path) -> dict[str, tuple[UtilityResult, ...]]:
+    """The accuracy by cell, where it was measured: a result for each of its trainings, which differ in their seed."""
+    found: dict[str, dict[str, list[UtilityResult]]] = {}
     for path in utility_paths(folder):
         content = read_utility(path)
-        found |= dict.fromkeys(content.cells, content.result)
-    return found
+        same = content_hash({name: value for name, value in content.spec.items() if name != "seed"})
+        for cell in content.cells:
+            found.setdefault(cell, {}).setdefault(same, []).append(content.result)
+    return {cell: tuple(max(runs.values(), key=lambda results: len(results))) for cell, runs in found.items()}

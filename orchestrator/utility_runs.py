@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_core.server import FederationConfig
+from orchestrator.cell_study import mean_of
 from orchestrator.cells import Cell
 from orchestrator.execute import Done, Executor
 from orchestrator.files import clearly
@@ -16,7 +17,7 @@ from orchestrator.parse import to_plain
 from orchestrator.progress import Reporter
 from orchestrator.simulation import PooledSimulator
 from orchestrator.stop import Stop
-from orchestrator.utility import UtilityResult, run_utility
+from orchestrator.utility import UtilityResult, UtilitySpec, run_utility
 from orchestrator.utility_files import UTILITY, read_utility, write_utility
 
 _PREFIX = "utility:"
@@ -31,12 +32,16 @@ class UtilityRuns:
     def __init__(self, cells: Iterable[Cell], folder: Path, reporter: Reporter, stop: Stop) -> None:
         self._folder, self._reporter, self._stop = folder / UTILITY, reporter, stop
         self._left: dict[str, list[Cell]] = {}
+        self._specs: dict[str, UtilitySpec] = {}
         self._running: set[str] = set()
         self._results: dict[str, UtilityResult] = {}
+        self._of: dict[str, list[str]] = {}
         for cell in cells:
-            spec = cell.utility()
-            if spec is not None:
-                self._left.setdefault(content_hash(spec), []).append(cell)
+            for spec in cell.utility():
+                key = content_hash(spec)
+                self._specs[key] = spec
+                self._left.setdefault(key, []).append(cell)
+                self._of.setdefault(cell.config.name, []).append(key)
 
     def load(self) -> int:
         """Take what the folder holds already; how many runs that were."""
@@ -54,9 +59,10 @@ class UtilityRuns:
         """Whether the cell's accuracy is still being measured."""
         return any(cell in cells for cells in self._left.values())
 
-    def of(self, cell: Cell) -> UtilityResult | None:
-        """The cell's accuracy, where it has been measured."""
-        return self._results.get(cell.config.name)
+    def accuracy(self, cell: Cell) -> float | None:
+        """The cell's accuracy, the mean over its runs, where they are done."""
+        found = [self._results.get(key) for key in self._of.get(cell.config.name, ())]
+        return mean_of([None if one is None else one.accuracy for one in found])
 
     def owns(self, done: Done) -> bool:
         """Whether a finished job is one of these runs."""
@@ -65,8 +71,8 @@ class UtilityRuns:
     def train_large(self, executor: Executor) -> None:
         """Runs whose rounds are worth spreading have all workers, one run after another."""
         for key, cells in list(self._left.items()):
-            spec, name = cells[0].utility(), cells[0].config.name
-            if spec is None or spec.federation.chunks_per_round == 1:
+            spec, name = self._specs[key], cells[0].config.name
+            if spec.federation.chunks_per_round == 1:
                 continue
             with self._stop.window():
                 result = run_utility(
@@ -86,7 +92,7 @@ class UtilityRuns:
             if key not in self._running:
                 self._running.add(key)
                 job = wrapped(run_utility)
-                executor.submit(f"{_PREFIX}{key}", job, cells[0].utility(), cells[0].dataset)
+                executor.submit(f"{_PREFIX}{key}", job, self._specs[key], cells[0].dataset)
 
     def finish(self, done: Done) -> None:
         """Keep what a run found; raises the error that it ended with."""
@@ -113,5 +119,5 @@ class UtilityRuns:
             path.parent.mkdir(exist_ok=True)
         if path.is_file():
             names = sorted({*names, *read_utility(path).cells})
-        write_utility(path, cells=names, spec=to_plain(cells[0].utility()), result=to_plain(result))
-        self._results |= dict.fromkeys(names, result)
+        write_utility(path, cells=names, spec=to_plain(self._specs[key]), result=to_plain(result))
+        self._results[key] = result

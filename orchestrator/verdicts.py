@@ -54,13 +54,18 @@ def utility_verdict(line: Line) -> str | None:
     figures = accuracy(line)
     if figures == "-":
         return None
+    count = line["trainings"]
+    about = "over validation images, for this one training" if count == 1 else f"over {count} trainings"
+    interval = f"The interval is {about}."
     if line["diverged"]:
         return f"Training with this defense diverged; the broken model's accuracy is {figures}."
+    if _missing(line["accuracy_low"]):
+        return f"Accuracy {figures}; {count} trainings give no interval, which takes {FEWEST}."
     if line["accuracy_low"] > line["majority"]:
-        return f"The model learns: accuracy {figures}."
+        return f"The model learns: accuracy {figures}. {interval}"
     if line["accuracy_high"] < line["majority"]:
-        return f"The model does worse than always naming the majority class: accuracy {figures}."
-    return f"No evidence that the model learns more than to name the majority class: accuracy {figures}."
+        return f"The model does worse than always naming the majority class: accuracy {figures}. {interval}"
+    return f"No evidence that the model learns more than to name the majority class: accuracy {figures}. {interval}"
 
 
 def decibels(mean: float, low: float, high: float) -> str:
@@ -163,12 +168,13 @@ def _against_undefended(line: Line) -> str:
 
 def accuracy(line: Line) -> str:
     """Accuracy with its interval and the majority class's share; - where none was measured."""
-    if any(_missing(line[name]) for name in ("accuracy", "accuracy_low", "accuracy_high", "majority")):
-        return "-"
     mean, low, high, majority = (
         percent(line[name]) for name in ("accuracy", "accuracy_low", "accuracy_high", "majority")
     )
-    return f"{mean} [{low}, {high}], majority {majority}"
+    if mean == "-":
+        return "-"
+    bracket = "" if low == "-" else f" [{low}, {high}]"
+    return f"{mean}{bracket}, majority {majority}"
 
 
 def share(line: Line) -> tuple[str, ...]:

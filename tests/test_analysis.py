@@ -18,6 +18,7 @@ from orchestrator.notes import notes
 from orchestrator.store import FinishedTrial
 from orchestrator.tables import mark
 from orchestrator.trial import EXACT_DB
+from orchestrator.utility_files import write_utility
 from tests.results_folder import failed_row, row, suggestion, trial, write_folder
 
 
@@ -206,6 +207,36 @@ def test_accuracy_comes_from_the_cells_own_run(tmp_path: Path) -> None:
     none, dp = records(summarize(write_folder(tmp_path, tests, config=_sweep(), utility=utility)))
     assert math.isnan(none["accuracy"])
     assert (dp["accuracy"], dp["majority"], dp["diverged"]) == (0.7, 0.6, True)
+
+
+@pytest.mark.parametrize("trainings", [2, 5])
+def test_several_trainings_have_a_mean_and_an_interval_over_them(tmp_path: Path, trainings: int) -> None:
+    folder = write_folder(tmp_path, [trial(row("none"))])
+    reached = [0.70 + 0.02 * seed for seed in range(trainings)]
+    plain = {"low": 0.6, "high": 0.9, "majority": 0.6, "images": 100, "per_round": [0.7], "diverged": False}
+    for seed, accuracy in enumerate(reached):
+        result = plain | {"accuracy": accuracy, "diverged": seed == 1}
+        write_utility(folder / "utility" / f"{seed}.json", cells=["none"], spec={"seed": seed}, result=result)
+    line = records(summarize(folder))[0]
+    bounds = mean_interval(np.array(reached), failed=0.6)
+    assert (line["trainings"], line["accuracy"]) == (trainings, pytest.approx(np.mean(reached)))
+    np.testing.assert_equal((line["accuracy_low"], line["accuracy_high"]), (bounds.low, bounds.high))
+    assert math.isnan(line["accuracy_low"]) == (trainings < 5)
+    assert line["diverged"], "one of them did"
+
+
+def test_a_run_with_other_settings_is_no_further_training(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, [trial(row("none"))], utility={"none": {}})
+    result = {"accuracy": 0.1, "low": 0.0, "high": 0.2, "majority": 0.6, "images": 9, "per_round": [0.1]}
+    for seed in (0, 1):
+        spec = {"seed": seed, "train": 2000}
+        write_utility(
+            folder / "utility" / f"{seed}.json",
+            cells=["none"],
+            spec=spec,
+            result=result | {"diverged": False},
+        )
+    assert records(summarize(folder))[0]["trainings"] == 2
 
 
 def test_summary_file_holds_the_table(tmp_path: Path) -> None:

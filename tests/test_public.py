@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +17,8 @@ from fl_core.celeba import open_celeba
 from fl_core.rng import generator
 from orchestrator.public import public_answers
 from tests.small import run_quietly, sweep
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("count", [2, 5, 12, 30])
@@ -70,3 +76,19 @@ def test_a_single_image_is_compared_with_the_mean_image_alone(faces_root: Path, 
     rows = batches(faces_root, tmp_path, 1)
     assert rows["psnr_mean_image"].notna().all()
     assert rows[["psnr_public", "psnr_groups"]].isna().all(axis=None)
+
+
+def test_the_benchmark_of_controls_prints_lines(faces_root: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "controls.py"), str(faces_root), "--json"]
+    options = ["--batches", "2", "--victims", "6", "--image-size", "16"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, *options], env=environment, capture_output=True, text=True, timeout=200, check=True
+    )
+    lines = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
+    names = [
+        f"batches of 2: {name} over the mean image" for name in ("faces, not assigned", "faces", "groups")
+    ]
+    assert list(lines) == names
+    assert lines[names[0]]["value"] <= lines[names[1]]["value"], "the assignment can only help"
+    assert all(line["low"] < line["value"] < line["high"] for line in lines.values())

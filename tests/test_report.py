@@ -386,8 +386,23 @@ def test_verdict_is_preliminary_while_victims_are_missing() -> None:
     ],
 )
 def test_utility_verdict(low: float, high: float, diverged: bool, sentence: str) -> None:
-    measured = {"accuracy": 0.65, "accuracy_low": low, "accuracy_high": high, "majority": 0.6}
+    measured = {"accuracy": 0.65, "accuracy_low": low, "accuracy_high": high, "majority": 0.6, "trainings": 1}
     assert sentence in str(utility_verdict(measured | {"diverged": diverged}))
+
+
+@pytest.mark.parametrize(
+    ("trainings", "low", "sentence"),
+    [
+        (1, 0.61, "The interval is over validation images, for this one training."),
+        (5, 0.61, "The interval is over 5 trainings."),
+        (3, math.nan, "Accuracy 65%, majority 60%; 3 trainings give no interval, which takes 5."),
+    ],
+)
+def test_the_sentence_on_accuracy_says_what_its_interval_is_over(
+    trainings: int, low: float, sentence: str
+) -> None:
+    measured = {"accuracy": 0.65, "accuracy_low": low, "accuracy_high": low + 0.1, "majority": 0.6}
+    assert sentence in str(utility_verdict(measured | {"diverged": False, "trainings": trainings}))
 
 
 def test_no_utility_run_gives_no_sentence() -> None:

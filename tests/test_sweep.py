@@ -22,12 +22,14 @@ from fl_core.celeba import FaceDataset
 from fl_core.errors import InputError
 from orchestrator import sweep as driver
 from orchestrator import trial as trial_module
+from orchestrator import utility_runs
 from orchestrator.analysis import summarize
 from orchestrator.capture import CaptureSource
 from orchestrator.config import SweepConfig
 from orchestrator.progress import Silent
 from orchestrator.store import read_images
 from orchestrator.sweep import run_sweep
+from orchestrator.utility import UtilityResult, UtilitySpec
 from tests.small import both, comparable, sweep, tree
 
 TRIALS = 2 * (5 * 2 + 3)
@@ -326,6 +328,44 @@ def test_a_corrupt_image_stops_the_sweep_with_its_name_and_keeps_what_is_done(
     (root / "img_align_celeba" / victim).write_bytes(b"no picture")
     with pytest.raises(InputError, match=str(victim)):
         run(config, tmp_path / "fresh")
+
+
+def test_accuracy_of_several_trainings_is_their_mean(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each training has a seed of its own; the first is the one of a sweep without `seeds`."""
+    from fl_core.faces import write_faces
+
+    root = tmp_path_factory.mktemp("seeds") / "set"
+    write_faces(root, num=1344, seed=2)
+    trained: list[int] = []
+
+    def quick(spec: UtilitySpec, *_: object, **__: object) -> UtilityResult:
+        trained.append(spec.seed)
+        accuracy = 0.6 + 0.1 * len(trained)
+        return UtilityResult(
+            accuracy=accuracy, low=0.5, high=1.0, majority=0.6, images=9, per_round=(0.6,), diverged=False
+        )
+
+    monkeypatch.setattr(utility_runs, "run_utility", quick)
+    single = sweep(root, attackers__0__search={}, cells=[{"name": "none"}], utility={"train": 1000})
+    several = sweep(
+        root, attackers__0__search={}, cells=[{"name": "none"}], utility={"train": 1000, "seeds": 3}
+    )
+    run(single, tmp_path / "single")
+    first = [path.name for path in (tmp_path / "single" / "utility").iterdir()]
+    assert trained == [single.seed]
+    trained.clear()
+    run(several, tmp_path / "several")
+    assert trained[0] == single.seed
+    assert len(set(trained)) == 3
+    files = {path.name for path in (tmp_path / "several" / "utility").iterdir()}
+    assert len(files) == 3
+    assert files.issuperset(first)
+    rows = pd.read_parquet(tmp_path / "several" / "trials")
+    assert rows["accuracy"].tolist() == pytest.approx([0.8] * len(rows))
+    assert run(several, tmp_path / "several").fresh == 0
+    assert len(trained) == 3, "what is there is not trained again"
 
 
 def test_accuracy_is_measured_once_and_stands_in_the_test_rows(tmp_path: Path, tmp_path_factory: Any) -> None:

@@ -43,7 +43,7 @@ def small(root: Path | str, **changes: Any) -> SweepConfig:
 
 
 def run(config: SweepConfig, out: Path, reporter: Reporter | None = None, cells: str = "*") -> Outcome:
-    return run_sweep(config, out, address="serial", reporter=reporter or Silent(), cells=cells)
+    return run_sweep(config, out, address="serial", reporter=reporter or Silent(), cells=(cells,))
 
 
 class Listening(Silent):
