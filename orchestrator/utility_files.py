@@ -52,4 +52,5 @@ def utilities(folder: Path) -> dict[str, tuple[UtilityResult, ...]]:
         same = content_hash({name: value for name, value in content.spec.items() if name != "seed"})
         for cell in content.cells:
             found.setdefault(cell, {}).setdefault(same, []).append(content.result)
-    return {cell: tuple(max(runs.values(), key=lambda results: len(results))) for cell, runs in found.items()}
+    longest = {cell: max(runs.values(), key=len) for cell, runs in found.items()}
+    return {cell: tuple(results) for cell, results in longest.items()}
