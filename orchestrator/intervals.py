@@ -26,18 +26,18 @@ class Interval:
 def mean_interval(values: npt.NDArray[np.float64], *, failed: float = 0.0) -> Interval:
     """The mean of one value for each victim, and its 95% interval; none below `FEWEST` victims.
 
-    Student's t of 97%, since that of 95% holds skewed means in 91% of samples only, united with Student's t of 95% over
-    the same victims and one more at `failed`: what a victim gives whose attack comes to nothing (of a difference:
-    none). An attack that fails for one victim in ten fails for none of five in 59% of samples, and no spread of theirs
-    tells of it. Values that are not finite are left out.
+    Student's t of 97%, since that of 95% holds skewed means in 91% of samples only. Towards `failed`, what a victim
+    gives whose attack comes to nothing (of a difference: none), it reaches at least as far as Student's t of 95% over the
+    same victims and one more at `failed`: an attack that fails for one victim in ten fails for none of five in 59% of
+    samples, and no spread of theirs tells of it. Values that are not finite are left out.
     """
     finite = values[np.isfinite(values)]
     if len(finite) < FEWEST:
         return Interval(float(finite.mean()) if len(finite) else np.nan, np.nan, np.nan)
     measured, roomy = _student(finite, 0.985), _student(np.append(finite, failed), 0.975)
-    return Interval(
-        measured.mean, float(np.fmin(measured.low, roomy.low)), float(np.fmax(measured.high, roomy.high))
-    )
+    low = np.fmin(measured.low, roomy.low) if failed < measured.mean else measured.low
+    high = np.fmax(measured.high, roomy.high) if failed > measured.mean else measured.high
+    return Interval(measured.mean, float(low), float(high))
 
 
 def share_interval(share: float, victims: int) -> Interval:
