@@ -57,9 +57,15 @@ def read_yaml(text: str, *, where: str) -> Any:
 
 
 class _ShallowComposer(Composer):
-    """Ends where the text is nested too deep, before the time that this takes, or the stack, runs out."""
+    """Ends where the text is nested too deep, before the time that this takes, or the stack, runs out.
 
-    _depth = 0
+    An anchor may be used again, as YAML has it: an alias means the last one, without a word of the library's.
+    """
+
+    def __init__(self, loader: Any = None) -> None:
+        super().__init__(loader)
+        self.warn_double_anchors = False
+        self._depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self._depth += 1

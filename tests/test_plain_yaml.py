@@ -32,6 +32,12 @@ def test_text_becomes_what_json_can_hold(text: str, value: Any) -> None:
     assert found == value
 
 
+def test_an_anchor_may_be_used_again(recwarn: pytest.WarningsRecorder) -> None:
+    found = read_yaml("a: &x 1\nb: *x\nc: &x 2\nd: *x", where="here")
+    assert found == {"a": 1, "b": 1, "c": 2, "d": 2}
+    assert not recwarn.list
+
+
 def test_aliases_and_merge_keys_are_copies() -> None:
     found = read_yaml("a: &x {list: [1], map: {k: 1}}\nb: *x\nc: {<<: *x}", where="here")
     found["a"]["list"][0] = found["a"]["map"]["k"] = 9
