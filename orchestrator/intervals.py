@@ -27,9 +27,9 @@ def mean_interval(values: npt.NDArray[np.float64], *, failed: float = 0.0) -> In
     """The mean of one value for each victim, and its 95% interval; none below `FEWEST` victims.
 
     Student's t of 97%, since that of 95% holds skewed means in 91% of samples only. Towards `failed`, what a victim
-    gives whose attack comes to nothing (of a difference: none), it reaches at least as far as Student's t of 95% over the
-    same victims and one more at `failed`: an attack that fails for one victim in ten fails for none of five in 59% of
-    samples, and no spread of theirs tells of it. Values that are not finite are left out.
+    gives whose attack comes to nothing (of a difference: none), it reaches at least as far as Student's t of 95% over
+    the same victims and one more at `failed`: an attack that fails for one victim in ten fails for none of five in 59%
+    of samples, and no spread of theirs tells of it. Values that are not finite are left out.
     """
     finite = values[np.isfinite(values)]
     if len(finite) < FEWEST:
