@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,8 +24,8 @@ class Fonts:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Draw with these fonts; matplotlib's own warnings of missing characters are left out."""
-        with mpl.rc_context({"font.family": list(self.families)}), warnings.catch_warnings():
+        """Draw with these fonts; matplotlib's own warnings of missing characters and weights are left out."""
+        with mpl.rc_context({"font.family": list(self.families)}), warnings.catch_warnings(), _unheard():
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             yield
 
@@ -40,24 +41,35 @@ class Fonts:
 
 
 def fonts_for(names: Iterable[str]) -> Fonts:
-    """The fewest fonts in the machine's order that have what the default one lacks of these names."""
-    default = str(FontProperties().get_name())
-    path = fontManager.findfont(FontProperties())
-    lacking = _lacking({character for name in names for character in name if not character.isspace()}, path)
-    families = [default]
-    for entry in fontManager.ttflist if lacking else ():
-        if entry.name.startswith(_BOXES):
-            continue
-        left = _lacking(lacking, entry.fname)
+    """The default font and, in the machine's order, those that have what it lacks of these names."""
+    families = [str(FontProperties().get_name())]
+    characters = {character for name in names for character in name if not character.isspace()}
+    lacking = _lacking(characters, families[0])
+    for family in dict.fromkeys(entry.name for entry in fontManager.ttflist) if lacking else ():
+        left = lacking if family.startswith(_BOXES) else _lacking(lacking, family)
         if len(left) < len(lacking):
-            families.append(entry.name)
+            families.append(family)
             lacking = left
         if not lacking:
             break
     return Fonts(tuple(families), "".join(sorted(lacking)))
 
 
-def _lacking(characters: set[str], path: str) -> set[str]:
-    """Those of the characters that a font does not have."""
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Without matplotlib's lines on families that have no normal weight."""
+    logger = logging.getLogger("matplotlib.font_manager")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _lacking(characters: set[str], family: str) -> set[str]:
+    """Those of the characters that a family lacks in the file that matplotlib draws with; a bold one may have more."""
+    with _unheard():
+        path = fontManager.findfont(FontProperties(family=[family]))
     known = get_font(path).get_charmap()
     return {character for character in characters if ord(character) not in known}

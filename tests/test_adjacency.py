@@ -24,12 +24,7 @@ from tests.results_folder import row, trial, write_folder
 
 def private(cell: str, epsilon: float, adjacency: str = "zero_out", rate: float = 1.0, **more: Any) -> Any:
     stated = {"epsilon": epsilon, "epsilon_release": epsilon, "delta": 1e-5, "dp_unit": "client"}
-    rows = [
-        row(
-            cell, victim, suggestion=0, trial_id="", adjacency=adjacency, sampling_rate=rate, **stated, **more
-        )
-        for victim in (2, 3)
-    ]
+    rows = [row(cell, victim, adjacency=adjacency, sampling_rate=rate, **stated, **more) for victim in (2, 3)]
     return [trial(each) for each in rows]
 
 

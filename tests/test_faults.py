@@ -111,6 +111,7 @@ def test_on_ray_a_killed_worker_and_a_stopped_driver_cost_only_what_ran(
 
 
 @LINUX
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("process", ["raylet", "gcs_server"])
 def test_a_local_ray_that_dies_is_started_again(
     undisturbed: Path, faces_root: Path, tmp_path: Path, process: str
@@ -120,7 +121,7 @@ def test_a_local_ray_that_dies_is_started_again(
     child = faults.start(faults.command(file, out, "local"), log)
     await_that(lambda: busy_workers(child.pid) and finished(out), child, log)
     os.kill(faults.named(child.pid, process), signal.SIGKILL)
-    assert child.wait(timeout=150) == 0, log.read_text()
+    assert child.wait(timeout=400) == 0, log.read_text()
     said = log.read_text()
     assert "Ray's process at" in said
     assert "is gone (Connection refused); it is started again." in said

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager, get_font
+from matplotlib.font_manager import FontProperties, fontManager, get_font
 
 from orchestrator import fonts
 from orchestrator.analysis import summarize
@@ -20,7 +20,11 @@ DEFAULT = "DejaVu Sans"
 
 def only_elsewhere() -> tuple[str, set[str]]:
     """A character that the default font lacks, and the families on this machine that have it."""
-    has = {entry.name: set(get_font(entry.fname).get_charmap()) for entry in fontManager.ttflist}
+    names = {entry.name for entry in fontManager.ttflist}
+    has = {
+        name: set(get_font(fontManager.findfont(FontProperties(family=[name]))).get_charmap())
+        for name in names
+    }
     others = {name: known for name, known in has.items() if not name.startswith(fonts._BOXES)}
     code = max(set.union(*others.values()) - others[DEFAULT])
     return chr(code), {name for name, known in others.items() if code in known}
