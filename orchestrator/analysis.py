@@ -23,7 +23,7 @@ from orchestrator.utility import UtilityResult
 from orchestrator.utility_files import UTILITY, utilities
 
 SUCCESS_DB = 20.0
-"""PSNR from which a reconstruction counts as a success: above the best mean-image victim."""
+"""PSNR from which a reconstruction counts as a success: convenient, above what controls reach (docs/statistics.md)."""
 
 _MEASURES = (
     *("psnr", "psnr_oracle", "psnr_prior", "psnr_mean_image", "psnr_public", "psnr_groups", "psnr_range4"),
