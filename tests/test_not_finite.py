@@ -243,7 +243,7 @@ def test_a_secure_sum_refuses_it_in_that_trial_alone(faces_root: Path, tmp_path:
 
 
 def test_the_report_tells_of_a_training(tmp_path: Path) -> None:
-    tests = [trial(row("dp", victim, suggestion=0, trial_id="")) for victim in (2, 3)]
+    tests = [trial(row("dp", victim)) for victim in (2, 3)]
     folder = write_folder(tmp_path, tests, utility={"dp": {"not_finite": 7}})
     table = summarize(folder)
     told = "clipped to zeros for holding NaN or infinity: 7"
