@@ -246,7 +246,9 @@ def report(methods: Sequence[Method]) -> list[dict[str, Any]]:
             continue
         bounds = mean_interval(np.asarray(method.psnr))
         psnr_line = line(f"{method.name}: PSNR", "dB", method.psnr, value=bounds.mean)
-        lines.append(psnr_line | {"low": bounds.low, "high": bounds.high})
+        ends = {"low": bounds.low, "high": bounds.high}
+        # None below five victims: JSON has no NaN.
+        lines.append(psnr_line | {name: None if np.isnan(end) else end for name, end in ends.items()})
         lines.append(line(f"{method.name}: best reconstructed", "dB", method.psnr, value=max(method.psnr)))
         lines.append(line(f"{method.name}: CPU a victim", "s", method.seconds))
         lines.append(line(f"{method.name}: forward passes", "", method.evaluations))

@@ -514,7 +514,9 @@ def check_address(address: str) -> str:
         return named
     try:
         _reach(named)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
+        raise InputError(f"--address {named!r}: {error}, such as 127.0.0.1:6379.") from error
+    except OSError as error:
         raise Unreachable(
             f"No Ray cluster answers at {named!r} ({_one_line(error)}); try --address local."
         ) from error

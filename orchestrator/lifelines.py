@@ -65,8 +65,8 @@ class Lifelines:
 def connected(address: str) -> socket.socket:
     """A connection to HOST:PORT; raises `ValueError` for another address, `OSError` where nobody answers."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
-        raise ValueError("the address must be HOST:PORT")
+    if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise ValueError("must be HOST:PORT")
     return socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS)
 
 

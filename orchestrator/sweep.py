@@ -154,7 +154,8 @@ def _run(
 
         if address == "auto":
             executor()  # Nothing but connecting says whether there is a cluster: better now than after the captures.
-        ours = check_folder(out, config, finished=not store.empty or bool(utility_paths(out)))
+        finished = not store.empty or bool(utility_paths(out))
+        ours = check_folder(out, config, finished=finished)
         start = warm_starts(config, out, claimed=ours, say=reporter.message)
         claim = read_claim(out) if ours else None
         faces, check = _FaceCache(reporter), DataCheck(out, config, claim, store.data, reporter.message)
@@ -174,6 +175,11 @@ def _run(
                 Cell.prepare(config, cell, sets[cell.name], captures, weights=store.weights_of(cell.name))
                 for cell in chosen
             ]
+        if not finished:
+            with stop.window():
+                _check_images(
+                    prepared
+                )  # Before the folder is claimed: a picture that is mended is not another one.
         if not ours:
             store.forget_suggestions()
             note_warm_starts(config, out, start)

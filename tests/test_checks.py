@@ -17,7 +17,7 @@ from fl_core.models import ModelConfig, check_batch
 from orchestrator.analysis import summarize
 from orchestrator.capture import CaptureStore
 from orchestrator.cells import Cell
-from orchestrator.plan import plan_table
+from orchestrator.plan import check_plan
 from orchestrator.progress import Silent
 from orchestrator.sweep import run_sweep
 from tests.small import sweep
@@ -53,7 +53,7 @@ def test_an_attack_that_fits_no_cell_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
     config = sweep(faces_root, attackers=[{"name": "plain", "attack": PLAIN | attack}])
     with pytest.raises(InputError, match=message):
-        plan_table(config, "*")
+        check_plan(config, ["*"])
 
 
 def test_an_attack_that_fits_one_cell_of_two_runs_and_fails_in_the_other(

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from defenses.fixed_point import FixedPoint, Lanes, guard_bits
 from defenses.packing import Layout
 from fl_core.errors import InputError
-from tests.updates import small_updates
+from tests.updates import small_tensors
 
 
 def test_tensors_come_back_from_their_flat_vector() -> None:
-    tensors = small_updates([0])[0] | {"steps": torch.tensor(5), "half": torch.tensor([0.5]).double()}
+    tensors = small_tensors([0])[0] | {"steps": torch.tensor(5), "half": torch.tensor([0.5]).double()}
     layout = Layout.of(tensors)
     flat = layout.flatten(tensors)
     assert flat.dtype == np.float64
@@ -31,12 +31,12 @@ def test_tensors_come_back_from_their_flat_vector() -> None:
 
 
 def test_single_precision_stays_single() -> None:
-    tensors = small_updates([0])[0]
+    tensors = small_tensors([0])[0]
     assert Layout.of(tensors).flatten(tensors).dtype == np.float32
 
 
 def test_another_layout_is_named() -> None:
-    tensors = small_updates([0])[0]
+    tensors = small_tensors([0])[0]
     with pytest.raises(ValueError, match=r"fc\.bias"):
         Layout.of(tensors).flatten(tensors | {"fc.bias": torch.zeros(8)})
 

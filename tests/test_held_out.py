@@ -114,7 +114,7 @@ def test_the_way_ends_soon_after_evidence_stops_growing() -> None:
     [
         ((Quantise(bits=1),), ModelConfig(kind="cnn64"), 1.5),
         ((Quantise(bits=1),), MLP, 5.0),
-        ((ClipOnly(max_norm=1.0), NoiseOnly(sigma=0.02)), MLP, 3.0),
+        ((ClipOnly(max_norm=1.0), NoiseOnly(sigma=0.02)), MLP, 2.5),
     ],
     ids=["one bit", "one bit of pixels", "pixels"],
 )
@@ -122,11 +122,11 @@ def test_an_input_that_is_half_noise_still_shows_the_image(
     faces: FaceDataset, defense: tuple[AnyDefense, ...], model: ModelConfig, least_gain: float
 ) -> None:
     gains = []
-    for victim in range(2):
+    for victim in range(4):
         told, truth = seen(faces, *defense, model=model, victim=victim)
         gains.append(attacked(told, truth, ATTACK) - of_mean(told, truth))
     assert min(gains) > -0.05
-    assert sum(gains) / 2 > least_gain
+    assert sum(gains) / len(gains) > least_gain
 
 
 def test_what_drowns_is_answered_with_the_mean_image(faces: FaceDataset) -> None:

@@ -476,7 +476,7 @@ def test_gpu_seconds_are_seconds_times_the_share_of_a_gpu_and_spend_that_budget(
                 common: dict[str, Any] = {
                     "params": {},
                     "released": released,
-                    "utility": None,
+                    "accuracy": None,
                     "provenance": {},
                 }
                 rows = rows_of(cell, spec, result, weights_accuracy=None, gpu_share=0.25, **common)
