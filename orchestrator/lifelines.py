@@ -6,6 +6,8 @@ import socket
 import time
 from collections.abc import Iterable
 
+from fl_core.errors import natural
+
 PATIENCE_SECONDS = 120.0
 """How long a cluster may have no node that fits, and how long one that was lost is waited for."""
 SECONDS = 5.0
@@ -64,10 +66,11 @@ class Lifelines:
 
 def connected(address: str) -> socket.socket:
     """A connection to HOST:PORT; raises `ValueError` for another address, `OSError` where nobody answers."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+    host, _, digits = address.removeprefix("ray://").rpartition(":")
+    port = natural(digits)
+    if not host or port is None or not 0 < port < 2**16:
         raise ValueError("must be HOST:PORT")
-    return socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS)
+    return socket.create_connection((host.strip("[]"), port), timeout=SECONDS)
 
 
 def await_return(lost: RayLost) -> None:
