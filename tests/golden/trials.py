@@ -1,0 +1,69 @@
+"""The golden trials: run `golden.yaml` and read its figures. `python -m tests.golden.trials` writes them to `figures.json`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from orchestrator.parse import load_sweep
+from orchestrator.sweep import run_sweep
+from orchestrator.progress import Silent
+
+HERE = Path(__file__).parent
+FIGURES = HERE / "figures.json"
+TOLERANCE_DB = 0.1
+"""For other processors and library builds, which round differently; on one machine figures are equal to 1e-6 dB."""
+
+
+def measured(folder: Path) -> dict[str, dict[str, Any]]:
+    """What each golden trial ended with, by cell and attacker; runs them in `folder`, with synthetic faces in it."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        run_sweep(
+            load_sweep(HERE / "golden.yaml"), folder / "results", address="serial", reporter=Silent()
+        )
+    finally:
+        os.chdir(before)
+    rows = pd.read_parquet(folder / "results" / "trials")
+    found = {}
+    for (cell, attacker), group in rows.sort_values(["cell", "attacker", "image_id"]).groupby(
+        ["cell", "attacker"]
+    ):
+        first = group.iloc[0]
+        found[f"{cell} / {attacker}"] = {
+            "status": first["status"],
+            "method": first["method"],
+            "psnr": [None if pd.isna(value) else round(float(value), 6) for value in group["psnr"]],
+        }
+    return found
+
+
+def main() -> None:
+    """Write `figures.json` anew: after a change that means to change figures, with the reason in the commit."""
+    argparse.ArgumentParser(description=main.__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        trials = measured(Path(name))
+        row = pd.read_parquet(Path(name) / "results" / "trials").iloc[0]
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    content = {
+        "command": "python -m tests.golden.trials",
+        "commit": commit,
+        "versions": json.loads(row["versions"]),
+        "tolerance_db": TOLERANCE_DB,
+        "trials": trials,
+    }
+    FIGURES.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
