@@ -32,8 +32,8 @@ from attack_core.refinement import NextLayer, equations_mismatch
 from attack_core.targets import check_observation
 from attack_core.trajectory import Order
 from attack_core.types import PRIOR_ALONE, Progress, Reconstruction
-from fl_core.threat import Observation
-from fl_core.types import Config, ModelState, Tensors, require
+from fl_core.base.types import Config, ModelState, Tensors, require
+from fl_core.threat.observe import Observation
 
 _GREY = 0.01
 """Standard deviation of the start where there is no mean image."""

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fl_core.transforms import Transform, draws_of, loses, taken_back, transformed
+from fl_core.data.transforms import Transform, draws_of, loses, taken_back, transformed
 
 _MIDDLE = 0.5
 """Standard deviation of the window around the middle, in halves of the image's side."""

@@ -42,9 +42,9 @@ from attack_core.tail import solvable_tail
 from attack_core.targets import check_observation, gradient_estimate
 from attack_core.types import Progress, Reconstruction
 from attack_core.undo import undone
-from fl_core.errors import InputError
-from fl_core.threat import Observation
-from fl_core.types import Config, require
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config, require
+from fl_core.threat.observe import Observation
 
 MOST_IMAGES = 16
 """Batches up to this size are taken apart; the search for larger ones takes minutes and mostly fails."""

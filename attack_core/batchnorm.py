@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from attack_core.layers import couples_examples
-from fl_core.models import predict
-from fl_core.types import ModelState
+from fl_core.base.types import ModelState
+from fl_core.models.zoo import predict
 
 
 def has_batch_norm(model: nn.Module) -> bool:

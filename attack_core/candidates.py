@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attack_core.types import AttackFailed, Reconstruction
-from fl_core.types import Config, require
+from fl_core.base.types import Config, require
 
 Parametrisation = Literal["pixels", "deep_prior"]
 

@@ -20,9 +20,9 @@ from attack_core.dense import input_estimate
 from attack_core.disaggregation import Inseparable
 from attack_core.knowledge import knows_errors, sent_numbers
 from attack_core.layers import GradientHandle, LossOf, gradient_handles
-from fl_core.bottleneck import Bottleneck, code_of, divergence, encoded, with_noise
-from fl_core.threat import Observation, RandomCode
-from fl_core.types import ModelState, Tensors
+from fl_core.base.types import ModelState, Tensors
+from fl_core.models.bottleneck import Bottleneck, code_of, divergence, encoded, with_noise
+from fl_core.threat.observe import Observation, RandomCode
 
 _LARGEST = 6.0
 """No standard normal draw is as large: beyond, what was read off is no draw."""

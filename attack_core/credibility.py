@@ -25,8 +25,8 @@ from attack_core.knowledge import (
 from attack_core.objectives import Signs, loss_at, squared_distance
 from attack_core.targets import gradient_estimate
 from attack_core.types import PRIOR_ALONE, Reconstruction
-from fl_core.threat import Observation
-from fl_core.types import Tensors
+from fl_core.base.types import Tensors
+from fl_core.threat.observe import Observation
 
 
 def pixels(observation: Observation) -> int:

@@ -17,8 +17,8 @@ from torch.linalg import vector_norm
 
 from attack_core.disaggregation import Inseparable, disaggregate
 from attack_core.tail import Tail
-from fl_core.device import exact
-from fl_core.types import Tensors
+from fl_core.base.device import exact
+from fl_core.base.types import Tensors
 
 Estimate = Literal["ratio", "weighted", "rank_one"]
 

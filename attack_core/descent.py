@@ -19,7 +19,7 @@ from attack_core.coordinates import CosineCoordinates
 from attack_core.held_out import Residuals, chosen, evidence
 from attack_core.opponent import opponent_variation
 from attack_core.types import AttackFailed
-from fl_core.types import Config, require
+from fl_core.base.types import Config, require
 
 Mismatch = Callable[[Tensor], Tensor]
 """From images (B, 3, S, S) to how badly they explain the data, relative to the data's own square, ()."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fl_core.device import exact
+from fl_core.base.device import exact
 
 _PURPOSE = "taking a batch's gradient apart"
 _ROUND = 4096

@@ -18,8 +18,8 @@ from attack_core.knowledge import masked, sent_numbers
 from attack_core.layer_inputs import LayerInputs
 from attack_core.refinement import Features
 from attack_core.tail import Prefix
-from fl_core.threat import Observation
-from fl_core.types import ModelState
+from fl_core.base.types import ModelState
+from fl_core.threat.observe import Observation
 
 UNEXPLAINED = 1e-5
 """Relative squared mismatch of exact features above which images do not explain them."""

@@ -16,9 +16,9 @@ from attack_core.disaggregation import Inseparable
 from attack_core.knowledge import layer_numbers, masked, sent_numbers
 from attack_core.layers import GhostHandle, GradientHandle
 from attack_core.tail import observed_tail
-from fl_core.errors import InputError
-from fl_core.threat import Observation
-from fl_core.types import Tensors
+from fl_core.base.errors import InputError
+from fl_core.base.types import Tensors
+from fl_core.threat.observe import Observation
 
 _TINY = 1e-30
 

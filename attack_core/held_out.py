@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from attack_core.knowledge import matched_numbers, precisions
 from attack_core.objectives import residuals_at
-from fl_core.threat import Observation
-from fl_core.types import Tensors
+from fl_core.base.types import Tensors
+from fl_core.threat.observe import Observation
 
 Residuals = Callable[[Tensor], Tensor]
 """From images (B, 3, S, S) to what they leave unexplained of the numbers held out (N,), each in units of the known

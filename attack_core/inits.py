@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 
 Init = Literal["normal", "uniform", "fourier", "pattern-2", "pattern-4", "pattern-8", "mean"]
 

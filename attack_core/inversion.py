@@ -22,8 +22,8 @@ from attack_core.refinement import Features, NextLayer, feature_mismatch
 from attack_core.tail import Prefix
 from attack_core.targets import weights_along
 from attack_core.trajectory import Order, even_states, simulate
-from fl_core.threat import Observation
-from fl_core.types import ModelState
+from fl_core.base.types import ModelState
+from fl_core.threat.observe import Observation
 
 _UNKNOWN, _UNEVEN, _UNSETTLED = 0.3, 0.03, 0.1
 """What share of the squared change of features is left open: from start to end by not knowing where between, and by

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from attack_core.objectives import Matched
 from attack_core.targets import travelled
-from fl_core.threat import (
+from fl_core.base.types import Tensors
+from fl_core.threat.observe import (
     Clip,
     ExampleClip,
     Fact,
@@ -29,7 +30,6 @@ from fl_core.threat import (
     Sparsity,
     StepNoise,
 )
-from fl_core.types import Tensors
 
 
 def sent_numbers(observation: Observation) -> dict[str, Tensor]:

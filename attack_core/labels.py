@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from attack_core.inits import initial_images
 from attack_core.knowledge import code_of_images, mixes_labels, scales_examples
 from attack_core.targets import gradient_estimate, weights_along
-from fl_core.errors import InputError
-from fl_core.models import predict
-from fl_core.threat import Observation
-from fl_core.types import ModelState
+from fl_core.base.errors import InputError
+from fl_core.base.types import ModelState
+from fl_core.models.zoo import predict
+from fl_core.threat.observe import Observation
 
 LabelStrategy = Literal["auto", "idlg", "bias_corrected", "counts", "optimize", "known"]
 

@@ -33,9 +33,9 @@ from attack_core.tail import Tail, solvable_tail
 from attack_core.targets import gradient_estimate, weights_along
 from attack_core.trajectory import Order, find_order
 from attack_core.unscaled import scaled_input
-from fl_core.errors import InputError
-from fl_core.threat import Observation
-from fl_core.types import Tensors
+from fl_core.base.errors import InputError
+from fl_core.base.types import Tensors
+from fl_core.threat.observe import Observation
 
 _ATTEMPTS = 3
 """How often a batch is taken apart before a wrong answer is given up on."""

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from fl_core.errors import InputError
-from fl_core.models import predict
-from fl_core.types import ModelState
+from fl_core.base.errors import InputError
+from fl_core.base.types import ModelState
+from fl_core.models.zoo import predict
 
 LossOf = Callable[[Tensor], Tensor]
 """From logits (C, B, K) to each candidate's training loss (C,)."""

@@ -26,9 +26,9 @@ from attack_core.priors import GroupConsistency, Prior, Scene, check_priors, tot
 from attack_core.simulation import Averaged, Count, LocalModel, LocalProblem, merge_copies
 from attack_core.targets import check_observation
 from attack_core.types import Progress, Reconstruction
-from fl_core.errors import InputError
-from fl_core.threat import Observation
-from fl_core.types import Config, require
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config, require
+from fl_core.threat.observe import Observation
 
 MOST = 10_000_000
 """More iterations, restarts or images than this are a slip of the keyboard, and would fill any memory."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fl_core.mixing import circle_map
+from fl_core.data.mixing import circle_map
 
 _SHARES = 49
 """Shares that are tried, evenly from 0.51 to 0.99: below one half the two images' roles are swapped."""

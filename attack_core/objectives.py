@@ -13,8 +13,8 @@ from torch.linalg import vector_norm
 from torch.nn import functional
 
 from attack_core.layers import GradientHandle, gradient_handles
-from fl_core.errors import InputError, unknown_name
-from fl_core.types import Config, ModelState, Tensors, require
+from fl_core.base.errors import InputError, unknown_name
+from fl_core.base.types import Config, ModelState, Tensors, require
 
 LayerMode = Literal["uniform", "auto", "early", "early_linear", "early_strong", "early_conv"]
 

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from attack_core.batchnorm import has_batch_norm, statistics_distance
 from attack_core.opponent import opponent_variation
-from fl_core.errors import InputError
-from fl_core.types import Config, ModelState, require
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config, ModelState, require
 
 _SMOOTH = 1e-8
 """Keeps roots of squared differences differentiable where neighbours are equal."""

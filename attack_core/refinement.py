@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.tail import Prefix, Tail
-from fl_core.types import ModelState, Tensors
+from fl_core.base.types import ModelState, Tensors
 
 _TINY = 1e-30
 

@@ -25,10 +25,10 @@ from attack_core.metrics import assign
 from attack_core.simulation_steps import Batch, LocalPath, Shift, handles_at, linear_weights, path_handles
 from attack_core.targets import gradient_estimate, velocity_estimate, weights_along
 from attack_core.types import Reconstruction
-from fl_core.bottleneck import find_bottleneck
-from fl_core.errors import InputError
-from fl_core.threat import Observation
-from fl_core.types import Config, ModelState, require
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config, ModelState, require
+from fl_core.models.bottleneck import find_bottleneck
+from fl_core.threat.observe import Observation
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from attack_core.layers import DenseHandle, GhostHandle, GradientHandle, LossOf, gradient_handles
 from attack_core.targets import geometric, travelled
-from fl_core.types import ModelState, Tensors
+from fl_core.base.types import ModelState, Tensors
 
 Batch = tuple[int, ...]
 """The image slots that one local step trains on."""

@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from attack_core.knowledge import code_of_images
 from attack_core.layers import couples_examples
-from fl_core.bottleneck import find_bottleneck
-from fl_core.errors import InputError
-from fl_core.models import layer_input, predict
-from fl_core.threat import Observation
-from fl_core.types import ModelState, Tensors
+from fl_core.base.errors import InputError
+from fl_core.base.types import ModelState, Tensors
+from fl_core.models.bottleneck import find_bottleneck
+from fl_core.models.zoo import layer_input, predict
+from fl_core.threat.observe import Observation
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from fl_core.errors import InputError
-from fl_core.threat import Observation
-from fl_core.types import ModelState, Tensors
+from fl_core.base.errors import InputError
+from fl_core.base.types import ModelState, Tensors
+from fl_core.threat.observe import Observation
 
 
 def gradient_estimate(observation: Observation) -> dict[str, Tensor]:

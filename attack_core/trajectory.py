@@ -19,9 +19,9 @@ from attack_core.knowledge import mixes_labels
 from attack_core.simulation_steps import Batch
 from attack_core.tail import Tail, passed_through, tail_errors
 from attack_core.targets import geometric, gradient_estimate, travelled, velocity_estimate, weights_along
-from fl_core.client import LocalTraining, Trained, difference, gradient_of, train_locally
-from fl_core.threat import Observation
-from fl_core.types import ModelState, Tensors
+from fl_core.base.types import ModelState, Tensors
+from fl_core.federation.client import LocalTraining, Trained, difference, gradient_of, train_locally
+from fl_core.threat.observe import Observation
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import Tensor
 from attack_core.augmented import straightened
 from attack_core.mixtures import unmixed, unsigned
 from attack_core.types import Reconstruction
-from fl_core.threat import Augmented, HiddenMixture, Mixture, Observation
-from fl_core.transforms import loses
+from fl_core.data.transforms import loses
+from fl_core.threat.observe import Augmented, HiddenMixture, Mixture, Observation
 
 
 def undone(found: Reconstruction, observation: Observation) -> Reconstruction:

@@ -15,8 +15,8 @@ from torch.nn import functional
 from attack_core.dense import completed_input
 from attack_core.disaggregation import Inseparable
 from attack_core.tail import Tail, passed_through, tail_errors
-from fl_core.device import exact
-from fl_core.types import Tensors
+from fl_core.base.device import exact
+from fl_core.base.types import Tensors
 
 _CREDIBLE = 0.05
 """How far, relatively and squared, the error that the network causes may be from the one that was seen."""

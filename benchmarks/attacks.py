@@ -36,15 +36,15 @@ from torch import Tensor
 
 from attack_core.families import NAMED
 from attack_core.metrics import assign, psnr
-from fl_core.celeba import FaceDataset, open_celeba
-from fl_core.client import LocalTraining, gradient_update, loss_gradient, train_locally
-from fl_core.errors import InputError, unknown_name
-from fl_core.faces import write_faces
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import derive_seed, generator
-from fl_core.server import count_correct
-from fl_core.threat import Observation, ThreatModel, observe
-from fl_core.types import ModelState, RoundRecord
+from fl_core.base.errors import InputError, unknown_name
+from fl_core.base.rng import derive_seed, generator
+from fl_core.base.types import ModelState, RoundRecord
+from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.data.synthetic.faces import write_faces
+from fl_core.federation.client import LocalTraining, gradient_update, loss_gradient, train_locally
+from fl_core.federation.rounds import count_correct
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.threat.observe import Observation, ThreatModel, observe
 from orchestrator.intervals import mean_interval
 from orchestrator.parse import build, put, to_plain
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from attack_core.metrics import assign, psnr
-from fl_core.celeba import open_celeba
-from fl_core.rng import generator
+from fl_core.base.rng import generator
+from fl_core.data.celeba import open_celeba
 from orchestrator.analysis import SUCCESS_DB
 from orchestrator.intervals import mean_interval
 from orchestrator.public import public_answers

@@ -25,10 +25,10 @@ from defenses.estimate import estimate, local_cores
 from defenses.masking import Masking
 from defenses.secure_mean import ProtectedSum, SecureMean, SumProtection
 from defenses.selective import most_sensitive, sensitivity
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
-from fl_core.types import ClientUpdate, Tensors
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import ClientUpdate, Tensors
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
 
 Line = dict[str, object]
 

@@ -38,9 +38,9 @@ import torch
 from federation_case import Case, Judge
 from result_line import line, missing
 
-from fl_core.clients import ClientWork
-from fl_core.faces import write_faces
-from fl_core.server import train
+from fl_core.data.synthetic.faces import write_faces
+from fl_core.federation.rounds import train
+from fl_core.federation.simulator import ClientWork
 from orchestrator.execute import make_executor
 from orchestrator.simulation import PooledSimulator
 

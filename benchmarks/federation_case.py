@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from fl_core.celeba import FaceDataset, open_celeba
-from fl_core.client import LocalTraining
-from fl_core.models import ModelConfig, build_model, initial_state, predict
-from fl_core.rng import generator
-from fl_core.server import Federation, FederationConfig
-from fl_core.types import ModelState
+from fl_core.base.rng import generator
+from fl_core.base.types import ModelState
+from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.federation.client import LocalTraining
+from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.models.zoo import ModelConfig, build_model, initial_state, predict
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,9 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 from torch.nn import functional
 
-from fl_core.models import build_model
-from fl_core.server import Federation
-from fl_core.types import ModelState
+from fl_core.base.types import ModelState
+from fl_core.federation.rounds import Federation
+from fl_core.models.zoo import build_model
 
 client_app = ClientApp()
 

@@ -19,12 +19,12 @@ from torch.nn import functional
 
 from attack_core.layers import gradient_handles
 from attack_core.objectives import L2, Matched
-from fl_core.client import loss_gradient
-from fl_core.device import pick_device, synchronise
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model, initial_state, predict
-from fl_core.rng import generator
-from fl_core.types import ModelState
+from fl_core.base.device import pick_device, synchronise
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import ModelState
+from fl_core.federation.client import loss_gradient
+from fl_core.models.zoo import ModelConfig, build_model, initial_state, predict
 
 TARGET = 3.0
 """How many times faster the ghost form has to be than plain autograd."""

@@ -11,7 +11,7 @@ import torch
 
 from attack_core.matching import Matching
 from attack_core.types import Progress, Reconstruction
-from fl_core.threat import Observation
+from fl_core.threat.observe import Observation
 from orchestrator.trial import TrialResult, TrialSpec, trial_job
 
 

@@ -34,7 +34,7 @@ from typing import Any
 import ray
 
 from benchmarks.noop import noop_job, quality
-from fl_core.faces import write_faces
+from fl_core.data.synthetic.faces import write_faces
 from orchestrator.config import SweepConfig
 from orchestrator.parse import build
 from orchestrator.progress import Silent

@@ -38,14 +38,14 @@ from attack_core.auto import Auto
 from attack_core.descent import Descent
 from attack_core.metrics import psnr
 from attack_core.tail import Prefix, find_tail
-from fl_core.celeba import open_celeba
-from fl_core.client import LocalTraining, gradient_update
-from fl_core.errors import InputError, unknown_name
-from fl_core.faces import write_faces
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
-from fl_core.threat import ThreatModel, observe
-from fl_core.types import RoundRecord
+from fl_core.base.errors import InputError, unknown_name
+from fl_core.base.rng import generator
+from fl_core.base.types import RoundRecord
+from fl_core.data.celeba import open_celeba
+from fl_core.data.synthetic.faces import write_faces
+from fl_core.federation.client import LocalTraining, gradient_update
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.threat.observe import ThreatModel, observe
 from orchestrator.intervals import mean_interval
 
 _FINER = 4

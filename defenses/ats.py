@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from defenses.base import Mechanism, Stage
-from fl_core.client import Batch
-from fl_core.rng import Random
-from fl_core.server import FederationConfig
-from fl_core.threat import Augmented, Fact
-from fl_core.transforms import Transform, draws_of, transformed
-from fl_core.types import require
+from fl_core.base.rng import Random
+from fl_core.base.types import require
+from fl_core.data.transforms import Transform, draws_of, transformed
+from fl_core.federation.client import Batch
+from fl_core.federation.rounds import FederationConfig
+from fl_core.threat.observe import Augmented, Fact
 
 
 @dataclass(frozen=True, kw_only=True)

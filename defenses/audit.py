@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from fl_core.types import Config, Tensors, require
+from fl_core.base.types import Config, Tensors, require
 
 Release = Callable[[bool, int], Tensors]
 """What one run of a mechanism releases: with the canary in the data, or with zeros in its place. The second argument is

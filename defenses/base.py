@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-from fl_core.client import Batch, GradientRule
-from fl_core.models import ModelConfig
-from fl_core.reduction import Reduction
-from fl_core.rng import Random
-from fl_core.server import FederationConfig
-from fl_core.threat import Fact
-from fl_core.types import ClientUpdate, Config
+from fl_core.base.rng import Random
+from fl_core.base.types import ClientUpdate, Config
+from fl_core.federation.aggregation import Reduction
+from fl_core.federation.client import Batch, GradientRule
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import ModelConfig
+from fl_core.threat.observe import Fact
 
 Unit = Literal["client", "example"]
 Adversary = Literal["server", "public"]

@@ -8,8 +8,8 @@ from typing import Literal
 
 from defenses.accounting import epsilon_spent, noise_multiplier
 from defenses.base import Adversary, Mechanism, Privacy
-from fl_core.errors import InputError
-from fl_core.types import require
+from fl_core.base.errors import InputError
+from fl_core.base.types import require
 
 
 @dataclass(frozen=True, kw_only=True)

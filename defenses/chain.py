@@ -23,14 +23,14 @@ from defenses.noise import ClipOnly, NoiseOnly
 from defenses.precode import Precode
 from defenses.secure_mean import SecureMean, SumProtection
 from defenses.soteria import Soteria
-from fl_core.client import Batch, GradientRule
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig
-from fl_core.reduction import FedAvg, FixedMean, Reduction
-from fl_core.rng import Random, stream
-from fl_core.server import FederationConfig
-from fl_core.threat import Fact
-from fl_core.types import ClientUpdate, Protection, Tensors
+from fl_core.base.errors import InputError
+from fl_core.base.rng import Random, stream
+from fl_core.base.types import ClientUpdate, Protection, Tensors
+from fl_core.federation.aggregation import FedAvg, FixedMean, Reduction
+from fl_core.federation.client import Batch, GradientRule
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import ModelConfig
+from fl_core.threat.observe import Fact
 
 AnyDefense = (
     DPUpdate
@@ -161,7 +161,7 @@ class Chain:
 
 @dataclass(frozen=True, kw_only=True)
 class ChainedClients:
-    """A chain at work in a federation; see `fl_core.hooks.ClientDefense`."""
+    """A chain at work in a federation; see `fl_core.federation.hooks.ClientDefense`."""
 
     chain: Chain
     seed: int

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from defenses.base import Mechanism, Stage
-from fl_core.rng import Random, uniform
-from fl_core.server import FederationConfig
-from fl_core.threat import Fact, Quantiser, Sparsity
-from fl_core.types import ClientUpdate, require
+from fl_core.base.rng import Random, uniform
+from fl_core.base.types import ClientUpdate, require
+from fl_core.federation.rounds import FederationConfig
+from fl_core.threat.observe import Fact, Quantiser, Sparsity
 
 _NUMBER = 4
 """Bytes of a float32 number, and of a position in the update."""

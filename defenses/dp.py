@@ -11,11 +11,11 @@ import torch
 from defenses.base import Privacy, Stage, Unit
 from defenses.budget import Budgeted
 from defenses.draws import perturb
-from fl_core.energy import energy, scaled
-from fl_core.rng import Random
-from fl_core.server import FederationConfig
-from fl_core.threat import Clip, Fact, Noise
-from fl_core.types import ClientUpdate
+from fl_core.base.decibels import energy, scaled
+from fl_core.base.rng import Random
+from fl_core.base.types import ClientUpdate
+from fl_core.federation.rounds import FederationConfig
+from fl_core.threat.observe import Clip, Fact, Noise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ from defenses.base import Mechanism, Privacy, Stage, Unit
 from defenses.budget import Budgeted
 from defenses.dp import bounded
 from defenses.draws import add_noise
-from fl_core.reduction import Change, FixedMean, Reduction
-from fl_core.rng import Random, stream
-from fl_core.server import FederationConfig
-from fl_core.threat import Clip, Fact, MeanNoise
-from fl_core.types import ClientUpdate
+from fl_core.base.rng import Random, stream
+from fl_core.base.types import ClientUpdate
+from fl_core.federation.aggregation import Change, FixedMean, Reduction
+from fl_core.federation.rounds import FederationConfig
+from fl_core.threat.observe import Clip, Fact, MeanNoise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class DPCentral(Budgeted):
         return NoisyMean(planned=reduction.planned, sigma=self.sigma(plan), seed=seed)
 
     def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
-        """See `Mechanism.facts`; who sees no noise is not told of any (`fl_core.threat.observe`)."""
+        """See `Mechanism.facts`; who sees no noise is not told of any (`fl_core.threat.observe.observe`)."""
         return (Clip(max_norm=self.max_norm), MeanNoise(sigma=self.sigma(plan)))
 
     def privacy(self, plan: FederationConfig) -> Privacy:

@@ -12,11 +12,11 @@ from defenses.dp import bounded
 from defenses.dp_central import unbounded
 from defenses.draws import perturb
 from defenses.secure_mean import SumProtection
-from fl_core.errors import InputError
-from fl_core.rng import Random
-from fl_core.server import FederationConfig
-from fl_core.threat import Clip, Fact, Noise
-from fl_core.types import ClientUpdate, require
+from fl_core.base.errors import InputError
+from fl_core.base.rng import Random
+from fl_core.base.types import ClientUpdate, require
+from fl_core.federation.rounds import FederationConfig
+from fl_core.threat.observe import Clip, Fact, Noise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,14 @@ from defenses.base import Mechanism, Privacy, Stage, Unit
 from defenses.budget import Budgeted
 from defenses.draws import draw_noise
 from defenses.per_example import bounded_sum, check_examples_apart
-from fl_core.client import Batch, GradientRule, batch_gradient
-from fl_core.energy import decibels, energy
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model
-from fl_core.rng import Random
-from fl_core.server import FederationConfig
-from fl_core.threat import ExampleClip, Fact, StepNoise
-from fl_core.types import ClientUpdate, ModelState
+from fl_core.base.decibels import decibels, energy
+from fl_core.base.errors import InputError
+from fl_core.base.rng import Random
+from fl_core.base.types import ClientUpdate, ModelState
+from fl_core.federation.client import Batch, GradientRule, batch_gradient
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import ModelConfig, build_model
+from fl_core.threat.observe import ExampleClip, Fact, StepNoise
 
 
 @dataclass(frozen=True, kw_only=True)

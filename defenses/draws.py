@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl_core.energy import decibels, energy
-from fl_core.rng import Random, normal
-from fl_core.types import ClientUpdate
+from fl_core.base.decibels import decibels, energy
+from fl_core.base.rng import Random, normal
+from fl_core.base.types import ClientUpdate
 
 Distribution = Literal["gaussian", "laplace"]
 

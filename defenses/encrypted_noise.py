@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from defenses.draws import Distribution, add_noise
-from fl_core.rng import Random
-from fl_core.threat import Noise
-from fl_core.types import Config, Tensors, require
+from fl_core.base.rng import Random
+from fl_core.base.types import Config, Tensors, require
+from fl_core.threat.observe import Noise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,11 +23,11 @@ from defenses.keys import PublicKey, SecretKey
 from defenses.paillier import PaillierPublic, PaillierSecret
 from defenses.secure_mean import SumProtection
 from defenses.selective import Selective
-from fl_core.errors import InputError
-from fl_core.rng import Random
-from fl_core.server import FederationConfig
-from fl_core.threat import Fact
-from fl_core.types import ClientUpdate, Protection, require
+from fl_core.base.errors import InputError
+from fl_core.base.rng import Random
+from fl_core.base.types import ClientUpdate, Protection, require
+from fl_core.federation.rounds import FederationConfig
+from fl_core.threat.observe import Fact
 
 INSECURE = "Paillier keys of 512 bits are insecure, such keys have been factored: use 2048."
 

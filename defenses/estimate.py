@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from defenses.encrypted_exchange import EncryptedExchange
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

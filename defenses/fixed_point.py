@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_core.errors import NotSummable
+from fl_core.base.errors import NotSummable
 
 Integers = NDArray[np.int64]
 Reals = NDArray[np.float64]

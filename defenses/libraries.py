@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 
 
 def library(name: str, remedy: str) -> ModuleType:

@@ -12,8 +12,8 @@ from defenses.fixed_point import FixedPoint
 from defenses.libraries import library
 from defenses.masked_exchange import MaskedExchange, Met
 from defenses.secure_mean import SumProtection, dropouts
-from fl_core.errors import InputError
-from fl_core.types import Protection, require
+from fl_core.base.errors import InputError
+from fl_core.base.types import Protection, require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from defenses.fixed_point import Integers
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 
 Words = NDArray[np.unsignedinteger]
 WordBits = Literal[32, 64]

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from defenses.base import Mechanism, Stage
-from fl_core.client import Batch
-from fl_core.errors import InputError
-from fl_core.mixing import circle_map
-from fl_core.rng import Random, uniform
-from fl_core.server import FederationConfig
-from fl_core.threat import Fact, HiddenMixture, Mixture
-from fl_core.types import require
+from fl_core.base.errors import InputError
+from fl_core.base.rng import Random, uniform
+from fl_core.base.types import require
+from fl_core.data.mixing import circle_map
+from fl_core.federation.client import Batch
+from fl_core.federation.rounds import FederationConfig
+from fl_core.threat.observe import Fact, HiddenMixture, Mixture
 
 
 @dataclass(frozen=True, kw_only=True)

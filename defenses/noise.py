@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 from defenses.base import Mechanism, Stage
 from defenses.dp import clip
 from defenses.draws import Distribution, perturb
-from fl_core.rng import Random
-from fl_core.server import FederationConfig
-from fl_core.threat import Clip, Fact, Noise
-from fl_core.types import ClientUpdate, require
+from fl_core.base.rng import Random
+from fl_core.base.types import ClientUpdate, require
+from fl_core.federation.rounds import FederationConfig
+from fl_core.threat.observe import Clip, Fact, Noise
 
 
 @dataclass(frozen=True, kw_only=True)

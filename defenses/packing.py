@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from defenses.fixed_point import Reals
-from fl_core.types import Tensors
+from fl_core.base.types import Tensors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,10 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fl_core.client import Batch
-from fl_core.energy import FAR
-from fl_core.errors import InputError
-from fl_core.types import ModelState, Tensors
+from fl_core.base.decibels import FAR
+from fl_core.base.errors import InputError
+from fl_core.base.types import ModelState, Tensors
+from fl_core.federation.client import Batch
 
 MOST_BYTES = 2**28
 """Of the gradients that are held together; with it memory follows from the model and not from the batch."""

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from defenses.base import Mechanism, Stage
-from fl_core.bottleneck import divergence, draw_code_noise, encoded, find_bottleneck, with_noise
-from fl_core.client import Batch, GradientRule, batch_gradient, gradient_of
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, predict
-from fl_core.rng import Random
-from fl_core.server import FederationConfig
-from fl_core.threat import Fact, RandomCode
-from fl_core.types import ModelState, require
+from fl_core.base.errors import InputError
+from fl_core.base.rng import Random
+from fl_core.base.types import ModelState, require
+from fl_core.federation.client import Batch, GradientRule, batch_gradient, gradient_of
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.bottleneck import divergence, draw_code_noise, encoded, find_bottleneck, with_noise
+from fl_core.models.zoo import ModelConfig, predict
+from fl_core.threat.observe import Fact, RandomCode
 
 
 @dataclass(frozen=True, kw_only=True)

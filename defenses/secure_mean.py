@@ -26,12 +26,12 @@ from defenses.fixed_point import Integers, Reals
 from defenses.keys import Ciphertexts
 from defenses.packing import Layout
 from defenses.selective import Selective
-from fl_core.common import Common
-from fl_core.errors import InputError
-from fl_core.reduction import Change, FedAvg, Reduction
-from fl_core.rng import generator
-from fl_core.server import FederationConfig
-from fl_core.types import ClientUpdate, OpenedSum, Protection, Tensors
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import ClientUpdate, OpenedSum, Protection, Tensors
+from fl_core.federation.aggregation import Change, FedAvg, Reduction
+from fl_core.federation.common import Common
+from fl_core.federation.rounds import FederationConfig
 
 _PLAIN_BYTES = 4
 """What a number in the clear takes: it is sent as a 32-bit float."""
@@ -142,7 +142,7 @@ class SecureMean:
     prepared: PreparedRound | None = None
 
     def agree(self, common: Common) -> SecureMean:
-        """See `fl_core.common.Agreeing`: which numbers are protected in this round."""
+        """See `fl_core.federation.common.Agreeing`: which numbers are protected in this round."""
         chosen = self.scheme.chosen
         return self if chosen is None else dataclasses.replace(self, hidden=chosen.masks(common))
 
@@ -226,7 +226,7 @@ class SecureMean:
     def open_sum(
         self, round_number: int, updates: Sequence[ClientUpdate]
     ) -> tuple[tuple[ClientUpdate, ...], OpenedSum]:
-        """See `fl_core.hooks.SecureSum`: one round, with the work of all parties done and measured here."""
+        """See `fl_core.federation.hooks.SecureSum`: one round, with the work of all parties done and measured here."""
         whole = self.prepare(round_number, {update.client: update.examples for update in updates})
         each = whole.for_clients([update.client for update in updates])
         partial = each.start(round_number, list(whole._round.weights))

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from defenses.packing import Layout
-from fl_core.client import Batch, loss_gradient
-from fl_core.common import Common
-from fl_core.errors import InputError
-from fl_core.types import Config, ModelState, Tensors, require
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config, ModelState, Tensors, require
+from fl_core.federation.client import Batch, loss_gradient
+from fl_core.federation.common import Common
 
 
 @dataclass(frozen=True, kw_only=True)

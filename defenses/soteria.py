@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from defenses.base import Mechanism, Stage
-from fl_core.client import Batch, GradientRule
-from fl_core.errors import InputError
-from fl_core.models import layer_input
-from fl_core.rng import Random, normal
-from fl_core.server import FederationConfig
-from fl_core.threat import Fact, PrunedRepresentation
-from fl_core.types import ModelState, require
+from fl_core.base.errors import InputError
+from fl_core.base.rng import Random, normal
+from fl_core.base.types import ModelState, require
+from fl_core.federation.client import Batch, GradientRule
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import layer_input
+from fl_core.threat.observe import Fact, PrunedRepresentation
 
 Representation = Callable[[Tensor], Tensor]
 """From images (B, 3, S, S) to a layer's inputs (B, I)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import parse_qsl
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 
 PASSWORD = "GRADSWEEP_STORAGE_PASSWORD"
 """The environment variable that holds the password of `study.storage`."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from defenses.accounting import replaced_epsilon
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator import store
 from orchestrator.files import write_atomically
 from orchestrator.folder import claimed

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, create_model
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, initial_state
-from fl_core.types import ClientUpdate, EarlierUpdate, ModelState, OpenedSum, RoundRecord, Tensors, Truth
+from fl_core.base.errors import InputError
+from fl_core.base.types import ClientUpdate, EarlierUpdate, ModelState, OpenedSum, RoundRecord, Tensors, Truth
+from fl_core.models.zoo import ModelConfig, initial_state
 from orchestrator.files import (
     CHECKSUM,
     Damaged,

@@ -14,13 +14,13 @@ import torch
 from attack_core.families import matching_part
 from defenses.chain import Chain
 from defenses.secure_mean import dropouts
-from fl_core.capture import Victim
-from fl_core.celeba import FaceDataset
-from fl_core.errors import InputError
-from fl_core.models import check_batch
-from fl_core.rng import derive_seed, generator
-from fl_core.server import Federation, count_correct
-from fl_core.threat import View, published_noise_db
+from fl_core.base.errors import InputError
+from fl_core.base.rng import derive_seed, generator
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.rounds import Federation, count_correct
+from fl_core.models.zoo import check_batch
+from fl_core.threat.capture import Victim
+from fl_core.threat.observe import View, published_noise_db
 from orchestrator.capture import (
     Capture,
     CaptureSource,

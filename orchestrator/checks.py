@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from attack_core.families import AnyAttack, matching_part
 from defenses.chain import Chain
-from fl_core.errors import InputError
-from fl_core.models import build_model, check_batch
+from fl_core.base.errors import InputError
+from fl_core.models.zoo import build_model, check_batch
 from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
 from orchestrator.parse import cell_settings
 

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import Progress, track
 from typer.exceptions import TyperException
 
-from fl_core.celeba import check_celeba
-from fl_core.celeba_folder import expanded
-from fl_core.errors import InputError, first_line, one_line
-from fl_core.faces import write_faces
+from fl_core.base.errors import InputError, first_line, one_line
+from fl_core.data.celeba import check_celeba
+from fl_core.data.celeba_folder import expanded
+from fl_core.data.synthetic.faces import write_faces
 from orchestrator import cli_cluster, experiment
 from orchestrator import doctor as health
 from orchestrator.analysis import summarize

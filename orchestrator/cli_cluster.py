@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.datasets import check_data
 from orchestrator.files import write_atomically
 from orchestrator.parse import load_sweep

@@ -11,11 +11,11 @@ from typing import Literal
 from attack_core.families import AnyAttack
 from attack_core.matching import Matching
 from defenses.chain import AnyDefense, Chain
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig
-from fl_core.server import FederationConfig
-from fl_core.threat import ThreatModel
-from fl_core.types import Config, Signal, require
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config, Signal, require
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import ModelConfig
+from fl_core.threat.observe import ThreatModel
 from orchestrator.address import check_address
 from orchestrator.scale import Strength
 from orchestrator.space import Parameter, Space

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fl_core.celeba import FaceDataset, open_celeba
-from fl_core.celeba_folder import Layout, check_folder, expanded, has_images, is_there
-from fl_core.errors import InputError
-from fl_core.faces import unwritten_faces, write_faces
+from fl_core.base.errors import InputError
+from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.data.celeba_folder import Layout, check_folder, expanded, has_images, is_there
+from fl_core.data.synthetic.faces import unwritten_faces, write_faces
 from orchestrator.config import CellConfig, DataConfig, SweepConfig
 from orchestrator.parse import build, cell_settings, put
 

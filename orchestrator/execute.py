@@ -41,7 +41,7 @@ from tenacity import (
 )
 
 import orchestrator.trial  # noqa: F401 - actors load what trials need while they start, not in their first trial
-from fl_core.errors import InputError, unknown_name
+from fl_core.base.errors import InputError, unknown_name
 from orchestrator.lifelines import PATIENCE_SECONDS, Lifelines, connected
 from orchestrator.ray_folder import scratch_folder
 from orchestrator.retries import TRIES, patiently

@@ -24,12 +24,12 @@ from attack_core.objectives import L2, Both, Cosine, LayerMode, Objective, Simil
 from attack_core.optimizers import OptimizerName, Schedule
 from defenses.dp import DPUpdate
 from defenses.encryption import CKKS, INSECURE, InsecureKey, Paillier
-from fl_core.client import LocalTraining
-from fl_core.device import DEVICES
-from fl_core.errors import InputError, hint, natural, unknown_name
-from fl_core.models import ModelConfig, ModelName
-from fl_core.server import FederationConfig
-from fl_core.threat import ThreatModel
+from fl_core.base.device import DEVICES
+from fl_core.base.errors import InputError, hint, natural, unknown_name
+from fl_core.federation.client import LocalTraining
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import ModelConfig, ModelName
+from fl_core.threat.observe import ThreatModel
 from orchestrator.analysis import summarize, write_summary
 from orchestrator.config import (
     AttackerConfig,

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from fl_core.errors import InputError, hint, listed
+from fl_core.base.errors import InputError, hint, listed
 
 _WORDS = {
     "int_type": "a whole number",

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from fl_core.errors import InputError, first_line
+from fl_core.base.errors import InputError, first_line
 from orchestrator.retries import patiently
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.config import SweepConfig
 from orchestrator.files import RESTORE, Damaged, read_json, write_json
 from orchestrator.parse import build, to_plain

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 
 
 def refuse_links(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fl_core.types import Tensors
+from fl_core.base.types import Tensors
 
 
 def canonical(value: object) -> str:

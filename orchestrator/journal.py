@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from fl_core.errors import InputError, first_line
+from fl_core.base.errors import InputError, first_line
 from orchestrator import schema
 from orchestrator.files import Damaged, append_line, read_bytes, sealed, typed, unsealed, write_atomically
 from orchestrator.space import Params, Scalar

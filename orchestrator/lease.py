@@ -24,7 +24,7 @@ from threading import Event, Thread
 
 from filelock import FileLock, Timeout
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.files import clearly, persistently, unsealed
 
 log = logging.getLogger(__name__)

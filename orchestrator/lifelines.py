@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterable
 
-from fl_core.errors import natural
+from fl_core.base.errors import natural
 
 PATIENCE_SECONDS = 120.0
 """How long a cluster may have no node that fits, and how long one that was lost is waited for."""

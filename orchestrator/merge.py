@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator import schema
 from orchestrator.config import SweepConfig
 from orchestrator.files import write_atomically

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.address import PASSWORD
 from orchestrator.cell_study import CellStudy
 from orchestrator.config import JOURNAL

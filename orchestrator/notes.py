@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from fl_core.types import clipped_to_zeros
+from fl_core.base.types import clipped_to_zeros
 from orchestrator.analysis import records
 from orchestrator.intervals import FEWEST, share_interval
 from orchestrator.tables import adjacencies, labels, mark, parameters, percent, preselected

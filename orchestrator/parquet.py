@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fl_core.errors import first_line
+from fl_core.base.errors import first_line
 from orchestrator.files import CHECKSUM, Damaged, read_bytes
 
 _BLANK = b"0" * 64

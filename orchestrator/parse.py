@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from attack_core.families import NAMED, AnyAttack
-from fl_core.errors import InputError, hint, listed, natural, unknown_name
+from fl_core.base.errors import InputError, hint, listed, natural, unknown_name
 from orchestrator.config import AttackerConfig, CellConfig, Json, SweepConfig, ThresholdConfig
 from orchestrator.explain import UnknownKey, explain
 from orchestrator.plain_yaml import read_yaml

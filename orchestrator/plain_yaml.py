@@ -10,7 +10,7 @@ from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from fl_core.errors import InputError, first_line
+from fl_core.base.errors import InputError, first_line
 
 MOST_CHARACTERS = 500_000
 """A longer text is no sweep file; reading one takes a minute."""

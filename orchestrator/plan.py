@@ -12,8 +12,8 @@ from attack_core.analytic import Analytic
 from attack_core.auto import Auto
 from attack_core.families import AnyAttack, matching_part
 from defenses.chain import Chain
-from fl_core.celeba import FaceDataset
-from fl_core.models import ModelConfig, build_model
+from fl_core.data.celeba import FaceDataset
+from fl_core.models.zoo import ModelConfig, build_model
 from orchestrator.cells import check_cell
 from orchestrator.checks import check_sweep
 from orchestrator.config import AttackerConfig, FamilyConfig, SweepConfig

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 
 MOST_BYTES = 103 if sys.platform == "darwin" else 107
 """The longest path of a Unix socket."""

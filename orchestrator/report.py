@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fl_core.types import clipped_to_zeros
+from fl_core.base.types import clipped_to_zeros
 from orchestrator.analysis import SUCCESS_DB, differs_in_threat_alone, records, write_summary
 from orchestrator.comparison import attackers, by_cell, is_hidden
 from orchestrator.exhibits import figures, gallery

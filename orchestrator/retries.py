@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from fl_core.errors import first_line
+from fl_core.base.errors import first_line
 
 T = TypeVar("T")
 

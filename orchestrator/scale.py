@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from fl_core.types import Config, require
+from fl_core.base.types import Config, require
 
 MOST_POINTS = 1000
 LARGEST = 1e15

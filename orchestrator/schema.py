@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.space import Choice, FloatRange, IntRange, Parameter, Scalar
 
 VERSION = "4"

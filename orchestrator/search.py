@@ -15,8 +15,8 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
-from fl_core.errors import InputError
-from fl_core.rng import derive_seed
+from fl_core.base.errors import InputError
+from fl_core.base.rng import derive_seed
 from orchestrator.config import StudyConfig
 from orchestrator.evaluation import Outcome
 from orchestrator.space import Params, Space

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from fl_core.types import ModelState
+from fl_core.base.types import ModelState
 from orchestrator.cells import Cell, Released
 from orchestrator.execute import Executor
 from orchestrator.stop import Stop

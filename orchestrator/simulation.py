@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from fl_core.clients import Chunk, ClientWork, InProcess, Reduced, Simulator
-from fl_core.hooks import ClientMemory
-from fl_core.server import EVALUATION_BATCH
-from fl_core.types import ModelState
+from fl_core.base.types import ModelState
+from fl_core.federation.hooks import ClientMemory
+from fl_core.federation.rounds import EVALUATION_BATCH
+from fl_core.federation.simulator import Chunk, ClientWork, InProcess, Reduced, Simulator
 from orchestrator.execute import Executor
 
 AHEAD = 2

@@ -7,8 +7,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_core.errors import InputError
-from fl_core.types import Config, require
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config, require
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,@+-]*")
 _TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d{1,2}(:\d\d){0,2}")

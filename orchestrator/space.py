@@ -15,8 +15,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from fl_core.errors import InputError
-from fl_core.types import Config, require
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config, require
 
 Scalar = float | int | str | bool | None
 Params = dict[str, Scalar]

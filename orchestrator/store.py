@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator import schema
 from orchestrator.files import Damaged, clearly, read_json, typed, write_atomically, write_json
 from orchestrator.journal import FinishedTrial, Journal, Row, StudyRow

@@ -23,7 +23,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from fl_core.errors import InputError, first_line
+from fl_core.base.errors import InputError, first_line
 from orchestrator.parse import load_sweep
 from orchestrator.provenance import provenance
 from orchestrator.stop import EXIT_CODE

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from fl_core.celeba import FaceDataset
-from fl_core.device import pick_device
-from fl_core.errors import InputError, NotSummable
+from fl_core.base.device import pick_device
+from fl_core.base.errors import InputError, NotSummable
+from fl_core.data.celeba import FaceDataset
 from orchestrator.capture import CaptureStore
 from orchestrator.cell_study import CellStudy, mean_of
 from orchestrator.cells import Cell, Released, rows_of

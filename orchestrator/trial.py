@@ -31,18 +31,12 @@ from attack_core.metrics import (
     to_unit,
 )
 from attack_core.types import AttackFailed, Progress, Reconstruction
-from fl_core.device import (
-    blanket_fallback,
-    peak_mb,
-    pick_device,
-    reset_peak,
-    synchronise,
-)
-from fl_core.errors import InputError, first_line
-from fl_core.models import build_model
-from fl_core.rng import generator
-from fl_core.threat import NotObservable, Observation, ThreatModel, observe, truth_behind
-from fl_core.types import ModelState, RoundRecord, Truth, clipped_to_zeros
+from fl_core.base.device import blanket_fallback, peak_mb, pick_device, reset_peak, synchronise
+from fl_core.base.errors import InputError, first_line
+from fl_core.base.rng import generator
+from fl_core.base.types import ModelState, RoundRecord, Truth, clipped_to_zeros
+from fl_core.models.zoo import build_model
+from fl_core.threat.observe import NotObservable, Observation, ThreatModel, observe, truth_behind
 from orchestrator.identity import content_hash
 from orchestrator.public import PublicAnswers
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fl_core.celeba import FaceDataset, Picture, SplitName
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
+from fl_core.data.celeba import FaceDataset, Picture, SplitName
 from orchestrator.config import DataConfig, SweepConfig
 from orchestrator.datasets import own_settings
 from orchestrator.files import RESTORE, Damaged

@@ -9,12 +9,12 @@ import torch
 from scipy.stats import binomtest
 
 from defenses.chain import Chain
-from fl_core.celeba import FaceDataset
-from fl_core.clients import ClientWork, InProcess, Simulator
-from fl_core.errors import NotSummable
-from fl_core.models import ModelConfig, initial_state
-from fl_core.rng import derive_seed, generator
-from fl_core.server import Federation, FederationConfig, train
+from fl_core.base.errors import NotSummable
+from fl_core.base.rng import derive_seed, generator
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.rounds import Federation, FederationConfig, train
+from fl_core.federation.simulator import ClientWork, InProcess, Simulator
+from fl_core.models.zoo import ModelConfig, initial_state
 from orchestrator.config import SweepConfig, UtilityConfig
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fl_core.server import FederationConfig
+from fl_core.federation.rounds import FederationConfig
 from orchestrator.cell_study import mean_of
 from orchestrator.cells import Cell
 from orchestrator.execute import Done, Executor

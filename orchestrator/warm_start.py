@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.analysis import winners
 from orchestrator.config import AttackerConfig, SweepConfig
 from orchestrator.files import RESTORE, read_json, write_json

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl_core.celeba import FaceDataset, open_celeba
-from fl_core.client import LocalTraining
-from fl_core.faces import write_faces
-from fl_core.models import ModelConfig
-from fl_core.server import Federation, FederationConfig
+from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.data.synthetic.faces import write_faces
+from fl_core.federation.client import LocalTraining
+from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.models.zoo import ModelConfig
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,14 +10,14 @@ import torch
 from attack_core.families import AnyAttack
 from attack_core.metrics import assign, psnr
 from defenses.chain import AnyDefense, Chain
-from fl_core.capture import Victim, capture
-from fl_core.celeba import FaceDataset
-from fl_core.client import LocalTraining
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
-from fl_core.server import Federation, FederationConfig
-from fl_core.threat import Observation, ThreatModel, observe
-from fl_core.types import Signal, Truth
+from fl_core.base.rng import generator
+from fl_core.base.types import Signal, Truth
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.client import LocalTraining
+from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.threat.capture import Victim, capture
+from fl_core.threat.observe import Observation, ThreatModel, observe
 
 CNN = ModelConfig(kind="cnn64", image_size=16)
 

@@ -12,8 +12,8 @@ from defenses.accounting import noise_multiplier, replaced_epsilon
 from defenses.budget import Budgeted
 from defenses.dp import DPUpdate
 from defenses.dp_sgd import DPSGD
-from fl_core.client import LocalTraining
-from fl_core.server import FederationConfig
+from fl_core.federation.client import LocalTraining
+from fl_core.federation.rounds import FederationConfig
 from orchestrator.analysis import summarize
 from orchestrator.notes import notes
 from orchestrator.report import write_report

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator import analysis
 from orchestrator.analysis import records, summarize, write_summary
 from orchestrator.config import AttackerConfig, CellConfig, SweepConfig

@@ -20,15 +20,15 @@ from attack_core.tail import find_tail
 from attack_core.targets import gradient_estimate
 from attack_core.trajectory import find_order
 from attack_core.types import Reconstruction
-from fl_core.capture import Victim, capture
-from fl_core.celeba import FaceDataset
-from fl_core.client import LocalTraining, loss_gradient
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
-from fl_core.server import FederationConfig
-from fl_core.threat import Clip, Noise, Observation, ThreatModel, observe
-from fl_core.types import Truth
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import Truth
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.client import LocalTraining, loss_gradient
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.threat.capture import Victim, capture
+from fl_core.threat.observe import Clip, Noise, Observation, ThreatModel, observe
 from tests.conftest import make_federation
 from tests.test_matching import MLP, NoFloat64, score
 from tests.test_simulation import CNN, LENET

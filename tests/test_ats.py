@@ -27,15 +27,15 @@ from defenses.dp_sgd import DPSGD
 from defenses.mixing import MixUp
 from defenses.precode import Precode
 from defenses.soteria import Soteria
-from fl_core.celeba import FaceDataset, open_celeba
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig
-from fl_core.policies import PUBLISHED, Published
-from fl_core.rng import generator, stream
-from fl_core.server import FederationConfig
-from fl_core.threat import Augmented
-from fl_core.transforms import Transform, draws_of, loses, taken_back, transformed
-from fl_core.types import Signal
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator, stream
+from fl_core.base.types import Signal
+from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.data.policies import PUBLISHED, Published
+from fl_core.data.transforms import Transform, draws_of, loses, taken_back, transformed
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import ModelConfig
+from fl_core.threat.observe import Augmented
 from orchestrator.identity import canonical
 from tests.defended import attacked, of_mean, public_mean, seen
 from tests.small import both, run_quietly, sweep

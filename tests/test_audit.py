@@ -19,12 +19,12 @@ from defenses.dp_central import DPCentral
 from defenses.dp_distributed import DPDistributed
 from defenses.dp_sgd import DPSGD
 from defenses.masking import Masking
-from fl_core.celeba import FaceDataset
-from fl_core.client import LocalTraining, batch_gradient, trainable
-from fl_core.errors import InputError
-from fl_core.rng import generator, stream
-from fl_core.server import FederationConfig
-from fl_core.types import ClientUpdate, ModelState, Tensors
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator, stream
+from fl_core.base.types import ClientUpdate, ModelState, Tensors
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.client import LocalTraining, batch_gradient, trainable
+from fl_core.federation.rounds import FederationConfig
 from tests.conftest import make_federation
 
 DELTA = 0.01

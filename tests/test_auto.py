@@ -17,13 +17,13 @@ from attack_core.families import NAMED
 from attack_core.matching import Matching
 from attack_core.simulation import Averaged, Simulated
 from attack_core.types import Reconstruction
-from fl_core.celeba import FaceDataset, open_celeba
-from fl_core.client import LocalTraining, weight_update
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
-from fl_core.threat import Noise, Observation, ThreatModel, observe
-from fl_core.types import RoundRecord, Truth
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import RoundRecord, Truth
+from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.federation.client import LocalTraining, weight_update
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.threat.observe import Noise, Observation, ThreatModel, observe
 from tests.test_matching import grey, observed, score
 
 QUICK = Analytic(inversion=Descent(evaluations=60), refinement=Descent(evaluations=60))

@@ -15,9 +15,16 @@ import torch
 from PIL import ExifTags, Image
 from torchvision.transforms import v2
 
-from fl_core.celeba import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV, FaceDataset, check_celeba, open_celeba
-from fl_core.errors import InputError
-from fl_core.faces import write_faces
+from fl_core.base.errors import InputError
+from fl_core.data.celeba import (
+    ATTRIBUTE_CSV,
+    IMAGE_FOLDER,
+    PARTITION_CSV,
+    FaceDataset,
+    check_celeba,
+    open_celeba,
+)
+from fl_core.data.synthetic.faces import write_faces
 
 NUM = 8
 # 4 train, 2 valid, 2 test.

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from fl_core.celeba import open_celeba
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, check_batch
+from fl_core.base.errors import InputError
+from fl_core.data.celeba import open_celeba
+from fl_core.models.zoo import ModelConfig, check_batch
 from orchestrator.analysis import summarize
 from orchestrator.capture import CaptureStore
 from orchestrator.cells import Cell

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from fl_core.celeba import open_celeba
-from fl_core.device import pick_device
-from fl_core.errors import InputError
+from fl_core.base.device import pick_device
+from fl_core.base.errors import InputError
+from fl_core.data.celeba import open_celeba
 from orchestrator.config import CellConfig, DataConfig, SweepConfig
 from orchestrator.datasets import check_data, open_faces, resolve_kind
 

@@ -16,7 +16,7 @@ from defenses.encrypted_exchange import EncryptedExchange
 from defenses.encryption import CKKS, load_public, load_secret, save_public, save_secret
 from defenses.estimate import estimate
 from defenses.secure_mean import SecureMean
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from tests.updates import as_updates, small_tensors
 
 

@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 
 from defenses.chain import Chain
 from defenses.dp import DPUpdate
-from fl_core.celeba import FaceDataset, open_celeba
-from fl_core.client import LocalTraining
-from fl_core.clients import ClientWork, InProcess, Simulator
-from fl_core.errors import InputError
-from fl_core.hooks import Undefended
-from fl_core.models import ModelConfig, initial_state
-from fl_core.reduction import Change, FedAvg, Unprepared, WeightedSum
-from fl_core.rng import Random, generator
-from fl_core.server import Federation, FederationConfig, train
-from fl_core.types import ClientUpdate, Tensors
+from fl_core.base.errors import InputError
+from fl_core.base.rng import Random, generator
+from fl_core.base.types import ClientUpdate, Tensors
+from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.federation.aggregation import Change, FedAvg, Unprepared, WeightedSum
+from fl_core.federation.client import LocalTraining
+from fl_core.federation.hooks import Undefended
+from fl_core.federation.rounds import Federation, FederationConfig, train
+from fl_core.federation.simulator import ClientWork, InProcess, Simulator
+from fl_core.models.zoo import ModelConfig, initial_state
 from orchestrator.execute import Done, Executor, SerialExecutor, make_executor
 from orchestrator.identity import tensor_hash
 from orchestrator.simulation import AHEAD, PooledSimulator, simulate

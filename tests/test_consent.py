@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from defenses.encryption import Paillier
-from fl_core.celeba import open_celeba
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
+from fl_core.data.celeba import open_celeba
 from orchestrator.capture import CaptureStore
 from orchestrator.cells import Cell
 from orchestrator.config import CellConfig

@@ -17,7 +17,7 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator import cells, lease, report, utility_runs
 from orchestrator.analysis import summarize
 from orchestrator.capture import Capture, CaptureSource, CaptureStore

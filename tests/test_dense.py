@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attack_core.dense import Estimate, estimate_error, input_estimate
 from attack_core.disaggregation import Inseparable
-from fl_core.rng import generator
+from fl_core.base.rng import generator
 
 ESTIMATES: tuple[Estimate, ...] = get_args(Estimate)
 OUTPUTS, INPUTS = 40, 60

@@ -13,8 +13,8 @@ from attack_core.coordinates import CosineCoordinates
 from attack_core.descent import Descent, Mismatch
 from attack_core.opponent import opponent_axes, opponent_variation
 from attack_core.types import AttackFailed
-from fl_core.errors import InputError
-from fl_core.rng import generator
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
 
 SIZE = 6
 PIXELS = 3 * SIZE * SIZE

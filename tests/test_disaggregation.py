@@ -12,10 +12,10 @@ from torch.nn import functional
 from attack_core.dense import Shares, recover_shares
 from attack_core.disaggregation import Inseparable, Mixture, disaggregate
 from attack_core.tail import Tail, find_tail
-from fl_core.client import loss_gradient
-from fl_core.models import ModelConfig, build_model, initial_state, predict
-from fl_core.rng import generator
-from fl_core.types import ModelState
+from fl_core.base.rng import generator
+from fl_core.base.types import ModelState
+from fl_core.federation.client import loss_gradient
+from fl_core.models.zoo import ModelConfig, build_model, initial_state, predict
 from tests.test_simulation import CNN, LENET, some_images
 
 MLP = ModelConfig(kind="mlp", image_size=16)

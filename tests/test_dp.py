@@ -20,12 +20,12 @@ from defenses.dp_central import DPCentral
 from defenses.dp_distributed import DPDistributed
 from defenses.dp_sgd import DPSGD
 from defenses.draws import add_noise
-from fl_core.client import LocalTraining
-from fl_core.errors import InputError
-from fl_core.rng import stream
-from fl_core.server import FederationConfig
-from fl_core.threat import Clip, Noise
-from fl_core.types import ClientUpdate
+from fl_core.base.errors import InputError
+from fl_core.base.rng import stream
+from fl_core.base.types import ClientUpdate
+from fl_core.federation.client import LocalTraining
+from fl_core.federation.rounds import FederationConfig
+from fl_core.threat.observe import Clip, Noise
 
 
 def update(*values: float) -> ClientUpdate:

@@ -23,12 +23,12 @@ from attack_core.metrics import assign, psnr
 from attack_core.targets import gradient_estimate
 from defenses.dp_sgd import DPSGD
 from defenses.per_example import example_gradients
-from fl_core.celeba import FaceDataset
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
-from fl_core.server import FederationConfig
-from fl_core.threat import ExampleClip, Noise, Observation, StepNoise
-from fl_core.types import Signal, Truth
+from fl_core.base.rng import generator
+from fl_core.base.types import Signal, Truth
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.threat.observe import ExampleClip, Noise, Observation, StepNoise
 from orchestrator.progress import Silent
 from orchestrator.sweep import run_sweep
 from tests import defended

@@ -22,17 +22,17 @@ from defenses.encryption import CKKS
 from defenses.masking import Masking
 from defenses.noise import ClipOnly
 from defenses.selective import Selective
-from fl_core.capture import Victim, capture
-from fl_core.celeba import FaceDataset
-from fl_core.client import LocalTraining
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, initial_state
-from fl_core.partition import Dirichlet
-from fl_core.reduction import FedAvg, FixedMean, mean_change
-from fl_core.rng import generator
-from fl_core.server import Federation, FederationConfig
-from fl_core.threat import Clip, MeanNoise, Noise, ThreatModel, observe
-from fl_core.types import ClientUpdate, RoundRecord, Tensors
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import ClientUpdate, RoundRecord, Tensors
+from fl_core.data.celeba import FaceDataset
+from fl_core.data.partition import Dirichlet
+from fl_core.federation.aggregation import FedAvg, FixedMean, mean_change
+from fl_core.federation.client import LocalTraining
+from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.models.zoo import ModelConfig, initial_state
+from fl_core.threat.capture import Victim, capture
+from fl_core.threat.observe import Clip, MeanNoise, Noise, ThreatModel, observe
 from orchestrator.parse import cell_settings
 from orchestrator.progress import Silent
 from orchestrator.sweep import run_sweep

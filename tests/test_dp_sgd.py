@@ -19,7 +19,10 @@ from defenses.dp import DPUpdate
 from defenses.dp_sgd import DPSGD, participations
 from defenses.noise import ClipOnly, NoiseOnly
 from defenses.per_example import bounded_sum, example_gradients
-from fl_core.client import (
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator, stream
+from fl_core.base.types import ClientUpdate, ModelState, Tensors
+from fl_core.federation.client import (
     Batch,
     GradientRule,
     LocalTraining,
@@ -29,12 +32,9 @@ from fl_core.client import (
     trainable,
     weight_update,
 )
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator, stream
-from fl_core.server import FederationConfig
-from fl_core.threat import ExampleClip, StepNoise
-from fl_core.types import ClientUpdate, ModelState, Tensors
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.threat.observe import ExampleClip, StepNoise
 
 LENET = ModelConfig(kind="lenet", image_size=16)
 HUGE = DPSGD(epsilon=1e9, max_norm=1e6)

@@ -10,13 +10,13 @@ import torch
 from defenses.chain import Chain
 from defenses.compression import Prune, Quantise, SignOnly
 from defenses.noise import ClipOnly
-from fl_core.capture import Victim, capture
-from fl_core.celeba import FaceDataset
-from fl_core.client import LocalTraining
-from fl_core.models import ModelConfig, initial_state
-from fl_core.rng import generator
-from fl_core.server import Federation, FederationConfig
-from fl_core.types import ClientUpdate, ModelState, Tensors
+from fl_core.base.rng import generator
+from fl_core.base.types import ClientUpdate, ModelState, Tensors
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.client import LocalTraining
+from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.models.zoo import ModelConfig, initial_state
+from fl_core.threat.capture import Victim, capture
 
 LENET = ModelConfig(kind="lenet", image_size=16)
 

@@ -18,8 +18,8 @@ from attack_core.matching import Matching
 from attack_core.objectives import Both, Cosine, Similarity
 from defenses.dp import DPUpdate
 from defenses.encryption import CKKS, Paillier
-from fl_core.errors import InputError
-from fl_core.server import FederationConfig
+from fl_core.base.errors import InputError
+from fl_core.federation.rounds import FederationConfig
 from orchestrator.cli import execute
 from orchestrator.experiment import Experiment, parse
 

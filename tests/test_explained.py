@@ -13,11 +13,11 @@ from attack_core.auto import Auto
 from attack_core.descent import Descent
 from attack_core.types import Reconstruction
 from defenses.mixing import InstaHide
-from fl_core.celeba import FaceDataset
-from fl_core.client import loss_gradient
-from fl_core.models import ModelConfig, build_model
-from fl_core.rng import generator
-from fl_core.threat import Observation
+from fl_core.base.rng import generator
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.client import loss_gradient
+from fl_core.models.zoo import ModelConfig, build_model
+from fl_core.threat.observe import Observation
 from tests.defended import CNN, seen
 
 UNEXPLAINED = "the answer does not explain the features"

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fl_core.celeba import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV, check_celeba, open_celeba
-from fl_core.errors import InputError
-from fl_core.faces import ATTRIBUTES, render_face, write_faces
+from fl_core.base.errors import InputError
+from fl_core.data.celeba import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV, check_celeba, open_celeba
+from fl_core.data.synthetic.faces import ATTRIBUTES, render_face, write_faces
 
 Pixels = npt.NDArray[np.floating[Any]]
 NUM = 1000

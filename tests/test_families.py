@@ -20,9 +20,9 @@ from torch import nn
 from attack_core.families import NAMED, matching_part
 from attack_core.matching import Matching
 from attack_core.types import Reconstruction
-from fl_core.errors import InputError
-from fl_core.threat import Observation
-from fl_core.types import Config
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config
+from fl_core.threat.observe import Observation
 from orchestrator import config as settings
 from orchestrator import parse
 from orchestrator.analysis import summarize

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator import sweep as driver
 from orchestrator.analysis import summarize
 from orchestrator.files import typed, unsealed, write_json

@@ -8,17 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_core.capture import Victim, capture, victims
-from fl_core.celeba import FaceDataset
-from fl_core.client import LocalTraining, loss_gradient, train_locally
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model, initial_state, predict
-from fl_core.partition import IID, Dirichlet, partition
-from fl_core.reduction import mean_change
-from fl_core.rng import derive_seed, generator
-from fl_core.server import FederationConfig, apply_change, count_correct
-from fl_core.threat import ThreatModel, observe
-from fl_core.types import ClientUpdate, ModelState
+from fl_core.base.errors import InputError
+from fl_core.base.rng import derive_seed, generator
+from fl_core.base.types import ClientUpdate, ModelState
+from fl_core.data.celeba import FaceDataset
+from fl_core.data.partition import IID, Dirichlet, partition
+from fl_core.federation.aggregation import mean_change
+from fl_core.federation.client import LocalTraining, loss_gradient, train_locally
+from fl_core.federation.rounds import FederationConfig, apply_change, count_correct
+from fl_core.models.zoo import ModelConfig, build_model, initial_state, predict
+from fl_core.threat.capture import Victim, capture, victims
+from fl_core.threat.observe import ThreatModel, observe
 from tests.conftest import make_federation
 
 MODELS = [
@@ -135,7 +135,7 @@ def test_fedavg_weighs_by_examples_by_hand() -> None:
 def test_captured_gradient_is_the_truths_gradient_at_the_captured_weights(
     faces_root: object, config: ModelConfig
 ) -> None:
-    from fl_core.celeba import open_celeba
+    from fl_core.data.celeba import open_celeba
 
     dataset = open_celeba(faces_root, image_size=config.image_size)  # type: ignore[arg-type]
     federation = make_federation(dataset, model=config)
@@ -233,7 +233,7 @@ def test_flips_are_in_the_truth(faces: FaceDataset) -> None:
 
 
 def test_training_learns_and_majority_is_beaten(faces_root: object) -> None:
-    from fl_core.celeba import open_celeba
+    from fl_core.data.celeba import open_celeba
 
     dataset = open_celeba(faces_root, attribute="Eyeglasses", image_size=16)  # type: ignore[arg-type]
     train = dataset.split("train")
@@ -251,7 +251,7 @@ def test_training_learns_and_majority_is_beaten(faces_root: object) -> None:
 
 
 def test_batch_norm_modes_differ_in_their_buffers(faces_root: object) -> None:
-    from fl_core.celeba import open_celeba
+    from fl_core.data.celeba import open_celeba
 
     dataset = open_celeba(faces_root, image_size=32)  # type: ignore[arg-type]
     for mode, moves in (("eval", False), ("train", True)):

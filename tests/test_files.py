@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tenacity
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.files import (
     Damaged,
     append_line,

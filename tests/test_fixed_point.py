@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from defenses.fixed_point import FixedPoint, Lanes, guard_bits
 from defenses.packing import Layout
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from tests.updates import small_tensors
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.config import SweepConfig
 from orchestrator.folder import check_folder, claim_folder, first_difference
 from orchestrator.store import ResultStore

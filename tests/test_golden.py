@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from attack_core.objectives import Cosine
-from fl_core.celeba import open_celeba
-from fl_core.models import ModelConfig
+from fl_core.data.celeba import open_celeba
+from fl_core.models.zoo import ModelConfig
 from tests.test_matching import attacked, observed, score
 
 TOLERANCE_DB = 0.3

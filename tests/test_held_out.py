@@ -18,9 +18,9 @@ from attack_core.targets import gradient_estimate
 from defenses.chain import AnyDefense
 from defenses.compression import Quantise
 from defenses.noise import ClipOnly, NoiseOnly
-from fl_core.celeba import FaceDataset
-from fl_core.models import ModelConfig, build_model
-from fl_core.rng import generator
+from fl_core.base.rng import generator
+from fl_core.data.celeba import FaceDataset
+from fl_core.models.zoo import ModelConfig, build_model
 from tests.defended import attacked, of_mean, seen
 
 ATTACK = Auto(analytic=Analytic(inversion=Descent(evaluations=120)))

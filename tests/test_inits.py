@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from attack_core.inits import Init, initial_images
-from fl_core.errors import InputError
-from fl_core.rng import generator
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
 
 SHAPE = (2, 3, 3, 24, 24)
 MEAN = torch.linspace(-1.0, 1.0, 3 * 24 * 24).view(3, 24, 24)

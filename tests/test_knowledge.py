@@ -23,12 +23,12 @@ from attack_core.objectives import L2, Matched
 from defenses.chain import AnyDefense
 from defenses.compression import Prune, Quantise
 from defenses.noise import ClipOnly, NoiseOnly
-from fl_core.celeba import FaceDataset
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator, stream
-from fl_core.server import FederationConfig
-from fl_core.threat import Clip, Noise, Observation, Quantiser, Sparsity
-from fl_core.types import Truth
+from fl_core.base.rng import generator, stream
+from fl_core.base.types import Truth
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.threat.observe import Clip, Noise, Observation, Quantiser, Sparsity
 from tests import defended
 
 CNN = ModelConfig(kind="cnn64", image_size=16)
@@ -194,7 +194,7 @@ def test_knowing_the_defense_helps(
 
 
 def _update(values: torch.Tensor):
-    from fl_core.types import ClientUpdate
+    from fl_core.base.types import ClientUpdate
 
     return ClientUpdate(client=0, tensors={"a": values}, examples=1, steps=1, lr=1.0, momentum=0.0)
 

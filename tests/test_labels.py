@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from attack_core.labels import bias_corrected, counted, idlg, resolve_labels, rounded_counts
 from attack_core.metrics import label_accuracy
-from fl_core.celeba import FaceDataset
-from fl_core.client import loss_gradient
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
-from fl_core.threat import Observation
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.client import loss_gradient
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.threat.observe import Observation
 from tests.test_matching import observed
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fl_core.faces import write_faces
+from fl_core.data.synthetic.faces import write_faces
 from orchestrator.progress import Silent
 from orchestrator.sweep import run_sweep
 from tests.small import comparable, sweep

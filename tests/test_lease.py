@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator import lease
 from orchestrator.lease import Lease
 from orchestrator.schema import trials_schema
@@ -25,7 +25,7 @@ SILENCE = 1.5
 OWNER = f"""
 import sys
 from pathlib import Path
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator import lease
 from orchestrator.files import append_line
 

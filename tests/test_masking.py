@@ -25,7 +25,7 @@ from defenses.masking_parties import (
     pair_mask,
     roster_digest,
 )
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 
 VALUES = 40_000
 

@@ -23,15 +23,15 @@ from attack_core.targets import gradient_estimate
 from attack_core.types import AttackFailed
 from defenses.chain import Chain
 from defenses.dp import DPUpdate
-from fl_core.capture import Victim, capture
-from fl_core.celeba import FaceDataset
-from fl_core.client import LocalTraining
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
-from fl_core.server import FederationConfig
-from fl_core.threat import Observation, ThreatModel, observe
-from fl_core.types import Truth
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import Truth
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.client import LocalTraining
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.threat.capture import Victim, capture
+from fl_core.threat.observe import Observation, ThreatModel, observe
 from tests.conftest import make_federation
 
 MLP = ModelConfig(kind="mlp", image_size=16)
@@ -84,7 +84,7 @@ def grey(truth: Tensor) -> float:
 def test_attack_beats_grey_and_its_own_prior_on_every_model(
     faces_root: Any, kind: str, size: int, margin: float, options: dict[str, Any]
 ) -> None:
-    from fl_core.celeba import open_celeba
+    from fl_core.data.celeba import open_celeba
 
     dataset = open_celeba(faces_root, image_size=size)
     observation, truth = observed(dataset, ModelConfig(kind=kind, image_size=size))  # type: ignore[arg-type]
@@ -311,7 +311,7 @@ class NoFloat64(TorchDispatchMode):
 @pytest.mark.parametrize("kind", ["cnn64", "lenet", "mlp", "resnet18"])
 @pytest.mark.parametrize("defended", [False, True])
 def test_nothing_on_the_attack_path_is_float64(faces_root: Any, kind: str, defended: bool) -> None:
-    from fl_core.celeba import open_celeba
+    from fl_core.data.celeba import open_celeba
 
     dataset = open_celeba(faces_root, image_size=32)
     with NoFloat64():

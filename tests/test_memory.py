@@ -16,7 +16,7 @@ import torch
 from attack_core.auto import Auto
 from attack_core.families import AnyAttack
 from attack_core.matching import Matching
-from fl_core.celeba import FaceDataset
+from fl_core.data.celeba import FaceDataset
 from orchestrator import sweep as driver
 from orchestrator.progress import Silent
 from orchestrator.trial import TrialResult, TrialSpec, out_of_memory, packings, trial_job

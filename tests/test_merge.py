@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.analysis import summarize
 from orchestrator.config import SweepConfig
 from orchestrator.files import unsealed, write_json

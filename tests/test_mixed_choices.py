@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.config import AttackerConfig
 from orchestrator.parse import build
 from orchestrator.progress import Silent

@@ -25,14 +25,14 @@ from defenses.dp_sgd import DPSGD
 from defenses.mixing import InstaHide, MixUp, mixed
 from defenses.noise import ClipOnly, NoiseOnly
 from defenses.soteria import Soteria
-from fl_core.celeba import FaceDataset, open_celeba
-from fl_core.client import LocalTraining
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model
-from fl_core.rng import generator, stream
-from fl_core.server import FederationConfig
-from fl_core.threat import HiddenMixture, Mixture
-from fl_core.types import Signal
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator, stream
+from fl_core.base.types import Signal
+from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.federation.client import LocalTraining
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import ModelConfig, build_model
+from fl_core.threat.observe import HiddenMixture, Mixture
 from tests.defended import attacked, of_mean, public_mean, quality, seen
 from tests.small import both, run_quietly, sweep
 

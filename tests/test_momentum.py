@@ -14,16 +14,16 @@ from torch import Tensor
 from attack_core.controls import norm_matched_noise
 from attack_core.targets import check_observation, geometric, gradient_estimate, travelled, velocity_estimate
 from defenses.chain import Chain
-from fl_core.capture import Victim, capture
-from fl_core.celeba import FaceDataset, open_celeba
-from fl_core.client import LocalTraining, loss_gradient, train_locally
-from fl_core.errors import InputError
-from fl_core.hooks import Undefended
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
-from fl_core.server import Federation, FederationConfig
-from fl_core.threat import Observation, ThreatModel, observe
-from fl_core.types import EarlierUpdate, ModelState, RoundRecord, Truth
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import EarlierUpdate, ModelState, RoundRecord, Truth
+from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.federation.client import LocalTraining, loss_gradient, train_locally
+from fl_core.federation.hooks import Undefended
+from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.threat.capture import Victim, capture
+from fl_core.threat.observe import Observation, ThreatModel, observe
 from orchestrator.capture import CaptureStore
 from tests.conftest import make_federation
 from tests.small import sweep

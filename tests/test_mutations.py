@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_core.errors import LONGEST, InputError
+from fl_core.base.errors import LONGEST, InputError
 from orchestrator.experiment import Experiment, parse, parser
 from orchestrator.parse import load_sweep
 from orchestrator.plan import plan_table

@@ -22,10 +22,10 @@ from attack_core.priors import (
     TotalVariation,
     Wavelet,
 )
-from fl_core.celeba import FaceDataset
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model
-from fl_core.rng import generator
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.data.celeba import FaceDataset
+from fl_core.models.zoo import ModelConfig, build_model
 from tests.test_matching import NoFloat64, attacked, grey, observed, score
 
 CLAIMS: dict[str, tuple[str, ...]] = {

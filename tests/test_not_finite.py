@@ -22,13 +22,13 @@ from defenses.dp_sgd import DPSGD
 from defenses.masking import Masking
 from defenses.noise import ClipOnly, NoiseOnly
 from defenses.per_example import bounded_sum
-from fl_core.client import LocalTraining, batch_gradient, gradient_update, trainable
-from fl_core.clients import ClientWork, InProcess
-from fl_core.energy import decibels, energy
-from fl_core.models import initial_state
-from fl_core.rng import generator, stream
-from fl_core.server import FederationConfig, train
-from fl_core.types import ClientUpdate, ModelState, clipped_to_zeros
+from fl_core.base.decibels import decibels, energy
+from fl_core.base.rng import generator, stream
+from fl_core.base.types import ClientUpdate, ModelState, clipped_to_zeros
+from fl_core.federation.client import LocalTraining, batch_gradient, gradient_update, trainable
+from fl_core.federation.rounds import FederationConfig, train
+from fl_core.federation.simulator import ClientWork, InProcess
+from fl_core.models.zoo import initial_state
 from orchestrator.analysis import summarize
 from orchestrator.notes import notes
 from orchestrator.report import write_report

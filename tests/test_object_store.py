@@ -13,7 +13,7 @@ import ray
 import tenacity
 from ray.exceptions import GetTimeoutError, ObjectFreedError, ObjectLostError, ObjectStoreFullError
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.execute import DEATHS, Done, RayExecutor
 from orchestrator.retries import TRIES
 

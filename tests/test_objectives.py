@@ -15,11 +15,11 @@ from torch.nn import functional
 from attack_core.layers import DenseHandle, GhostHandle, gradient_handles
 from attack_core.objectives import L2, Both, Cosine, Matched, Signs, Similarity, choose, layer_weights
 from attack_core.priors import total_variation
-from fl_core.client import loss_gradient
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
-from fl_core.types import ModelState
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import ModelState
+from fl_core.federation.client import loss_gradient
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from tests.test_federation import MODELS
 
 OBJECTIVES = (L2(), Cosine(), Similarity(), Both(l2_weight=0.5, cos_weight=2.0), Signs())

@@ -50,15 +50,15 @@ from defenses.chain import AnyDefense, Chain
 from defenses.dp import DPUpdate
 from defenses.mixing import InstaHide, MixUp
 from defenses.precode import Precode
-from fl_core.capture import Victim, capture
-from fl_core.celeba import FaceDataset, open_celeba
-from fl_core.client import LocalTraining
-from fl_core.device import _announce
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator, stream
-from fl_core.server import Federation, FederationConfig, count_correct
-from fl_core.threat import Clip, Noise, Observation, ThreatModel, observe
-from fl_core.types import ClientUpdate
+from fl_core.base.device import _announce
+from fl_core.base.rng import generator, stream
+from fl_core.base.types import ClientUpdate
+from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.federation.client import LocalTraining
+from fl_core.federation.rounds import Federation, FederationConfig, count_correct
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.threat.capture import Victim, capture
+from fl_core.threat.observe import Clip, Noise, Observation, ThreatModel, observe
 from orchestrator import doctor
 from orchestrator.progress import Silent
 from orchestrator.sweep import run_sweep
@@ -256,7 +256,7 @@ def test_batches_of_every_signal_are_taken_apart(
     steps = 1 if signal == "local_update" else 2
     observation, _ = observed(faces, model, signal=signal, batch=steps, images=2, lr=0.01, momentum=0.0)
     _announce.cache_clear()
-    with caplog.at_level(logging.WARNING, logger="fl_core.device"):
+    with caplog.at_level(logging.WARNING, logger="fl_core.base.device"):
         found, _ = on_gpu(brief(NAMED["analytic"]), observation, close=0.05)
     assert found.method.startswith("analytic")
     assert "(in float64 on the CPU)" in found.notes[0]

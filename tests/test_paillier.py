@@ -15,9 +15,9 @@ from defenses.estimate import Estimate, estimate
 from defenses.fixed_point import FixedPoint
 from defenses.paillier import PaillierPublic, PaillierSecret
 from defenses.secure_mean import SecureMean
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, initial_state
-from fl_core.rng import generator
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.models.zoo import ModelConfig, initial_state
 from tests.updates import as_updates, exact_mean
 
 phe = pytest.importorskip("phe", reason="the extra paillier is not installed: Paillier is not checked")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from attack_core.matching import Matching
 from attack_core.objectives import Both, Cosine
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.config import SweepConfig
 from orchestrator.parse import build, cell_settings, load_sweep, to_plain, with_params
 

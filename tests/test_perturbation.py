@@ -14,11 +14,11 @@ from defenses.chain import Chain
 from defenses.compression import Prune, Quantise, SignOnly
 from defenses.dp import DPUpdate
 from defenses.noise import ClipOnly, NoiseOnly
-from fl_core.errors import InputError
-from fl_core.rng import generator, stream
-from fl_core.server import FederationConfig
-from fl_core.threat import Clip, Noise, Quantiser, Sparsity
-from fl_core.types import ClientUpdate
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator, stream
+from fl_core.base.types import ClientUpdate
+from fl_core.federation.rounds import FederationConfig
+from fl_core.threat.observe import Clip, Noise, Quantiser, Sparsity
 
 
 def update(**tensors: torch.Tensor) -> ClientUpdate:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fl_core.errors import LONGEST, InputError
+from fl_core.base.errors import LONGEST, InputError
 from orchestrator.parse import load_sweep
 from orchestrator.plain_yaml import MOST_CHARACTERS, read_yaml
 

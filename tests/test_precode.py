@@ -25,15 +25,22 @@ from defenses.dp_sgd import DPSGD
 from defenses.noise import ClipOnly, NoiseOnly
 from defenses.precode import Precode
 from defenses.soteria import Soteria
-from fl_core.bottleneck import Bottleneck, code_of, divergence, draw_code_noise, find_bottleneck, with_noise
-from fl_core.celeba import FaceDataset
-from fl_core.client import batch_gradient, trainable
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, ModelName, build_model, initial_state, predict
-from fl_core.rng import generator, normal, stream
-from fl_core.server import FederationConfig
-from fl_core.threat import RandomCode
-from fl_core.types import Signal
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator, normal, stream
+from fl_core.base.types import Signal
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.client import batch_gradient, trainable
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.bottleneck import (
+    Bottleneck,
+    code_of,
+    divergence,
+    draw_code_noise,
+    find_bottleneck,
+    with_noise,
+)
+from fl_core.models.zoo import ModelConfig, ModelName, build_model, initial_state, predict
+from fl_core.threat.observe import RandomCode
 from tests.defended import attacked, of_mean, quality, seen
 from tests.small import both, run_quietly, sweep
 

@@ -23,9 +23,9 @@ from defenses.mixing import InstaHide, MixUp
 from defenses.noise import ClipOnly, NoiseOnly
 from defenses.precode import Precode
 from defenses.soteria import Soteria
-from fl_core.celeba import FaceDataset
-from fl_core.models import ModelConfig
-from fl_core.threat import InTheClear
+from fl_core.data.celeba import FaceDataset
+from fl_core.models.zoo import ModelConfig
+from fl_core.threat.observe import InTheClear
 from tests.defended import attacked, of_mean, seen
 
 AUTO = Auto(

@@ -25,11 +25,11 @@ from attack_core.priors import (
     haar,
     total_variation,
 )
-from fl_core.celeba import FaceDataset
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
-from fl_core.types import ModelState
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import ModelState
+from fl_core.data.celeba import FaceDataset
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from tests.test_matching import attacked, observed
 
 RESNET = ModelConfig(kind="resnet18", image_size=16)

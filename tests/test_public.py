@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from attack_core.metrics import assign, psnr
-from fl_core.celeba import open_celeba
-from fl_core.rng import generator
+from fl_core.base.rng import generator
+from fl_core.data.celeba import open_celeba
 from orchestrator.public import public_answers
 from tests.small import run_quietly, sweep
 

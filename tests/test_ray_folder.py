@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator import ray_folder
 from orchestrator.ray_folder import BELOW, MOST_BYTES, scratch_folder
 

@@ -16,9 +16,9 @@ import defenses.draws
 from defenses.chain import Chain
 from defenses.draws import draw_noise
 from defenses.noise import NoiseOnly
-from fl_core.celeba import FaceDataset
-from fl_core.rng import Random, derive_key, generator, normal, stream, uniform
-from fl_core.server import FederationConfig
+from fl_core.base.rng import Random, derive_key, generator, normal, stream, uniform
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.rounds import FederationConfig
 from orchestrator.capture import CaptureStore
 from orchestrator.parse import cell_settings
 from tests.small import sweep

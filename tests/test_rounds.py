@@ -13,10 +13,10 @@ import torch
 from rich.console import Console
 
 from defenses.chain import Chain
-from fl_core.celeba import open_celeba
-from fl_core.models import initial_state
-from fl_core.rng import generator
-from fl_core.server import Federation, count_correct
+from fl_core.base.rng import generator
+from fl_core.data.celeba import open_celeba
+from fl_core.federation.rounds import Federation, count_correct
+from fl_core.models.zoo import initial_state
 from orchestrator.analysis import records, summarize
 from orchestrator.capture import CaptureStore
 from orchestrator.cli import execute

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.config import StudyConfig
 from orchestrator.evaluation import Evaluation, Outcome
 from orchestrator.search import Study, Suggestion

@@ -16,16 +16,16 @@ from defenses.encryption import CKKS, Paillier
 from defenses.masking import Masking
 from defenses.noise import NoiseOnly
 from defenses.secure_mean import SecureMean, SumProtection, dropouts
-from fl_core.celeba import FaceDataset
-from fl_core.client import LocalTraining
-from fl_core.clients import ClientWork, InProcess
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, initial_state
-from fl_core.reduction import FedAvg, mean_change
-from fl_core.rng import generator
-from fl_core.server import Federation, FederationConfig, train
-from fl_core.threat import Noise
-from fl_core.types import ClientUpdate, ModelState
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import ClientUpdate, ModelState
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.aggregation import FedAvg, mean_change
+from fl_core.federation.client import LocalTraining
+from fl_core.federation.rounds import Federation, FederationConfig, train
+from fl_core.federation.simulator import ClientWork, InProcess
+from fl_core.models.zoo import ModelConfig, initial_state
+from fl_core.threat.observe import Noise
 from orchestrator.execute import make_executor
 from orchestrator.identity import tensor_hash
 from orchestrator.simulation import PooledSimulator

@@ -21,10 +21,10 @@ from defenses.encryption import CKKS, InsecureKey, Paillier
 from defenses.masking import Masking
 from defenses.masking_parties import Participant
 from defenses.secure_mean import SecureMean, SumProtection
-from fl_core.errors import InputError
-from fl_core.rng import stream
-from fl_core.server import FederationConfig
-from fl_core.types import OpenedSum, Tensors
+from fl_core.base.errors import InputError
+from fl_core.base.rng import stream
+from fl_core.base.types import OpenedSum, Tensors
+from fl_core.federation.rounds import FederationConfig
 from tests.updates import as_updates, exact_mean, small_tensors
 
 GPL = pytest.mark.skipif(

@@ -16,15 +16,15 @@ from defenses.chain import AnyDefense, Chain
 from defenses.encrypted_noise import EncryptedNoise
 from defenses.encryption import CKKS
 from defenses.masking import Masking
-from fl_core.capture import Victim, accompanied, capture, victims
-from fl_core.celeba import FaceDataset
-from fl_core.client import LocalTraining, loss_gradient
-from fl_core.errors import InputError
-from fl_core.models import build_model, initial_state
-from fl_core.rng import generator
-from fl_core.server import Federation, FederationConfig
-from fl_core.threat import NotObservable, ThreatModel, observe, truth_behind
-from fl_core.types import RoundRecord, Signal, Truth
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import RoundRecord, Signal, Truth
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.client import LocalTraining, loss_gradient
+from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.models.zoo import build_model, initial_state
+from fl_core.threat.capture import Victim, accompanied, capture, victims
+from fl_core.threat.observe import NotObservable, ThreatModel, observe, truth_behind
 from orchestrator.analysis import summarize
 from orchestrator.capture import CaptureStore
 from orchestrator.progress import Silent

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.analysis import summarize
 from orchestrator.cli import execute
 from orchestrator.config import SweepConfig

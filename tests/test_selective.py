@@ -11,11 +11,11 @@ from defenses.encryption import CKKS
 from defenses.masking import Masking
 from defenses.secure_mean import SecureMean, SumProtection
 from defenses.selective import most_sensitive, sensitivity
-from fl_core.client import loss_gradient
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
-from fl_core.types import OpenedSum, Tensors
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import OpenedSum, Tensors
+from fl_core.federation.client import loss_gradient
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from tests.updates import as_updates, exact_mean, small_tensors
 
 

@@ -20,16 +20,16 @@ from attack_core.unscaled import scaled_input
 from defenses.chain import Chain
 from defenses.encryption import CKKS
 from defenses.selective import Selective, most_sensitive, sensitivity
-from fl_core.capture import Victim, capture
-from fl_core.celeba import FaceDataset
-from fl_core.client import LocalTraining, loss_gradient
-from fl_core.clients import ClientWork, InProcess
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator
-from fl_core.server import Federation, FederationConfig, train
-from fl_core.threat import InTheClear, NotObservable, ThreatModel, observe, truth_behind
-from fl_core.types import RoundRecord, Truth
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import RoundRecord, Truth
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.client import LocalTraining, loss_gradient
+from fl_core.federation.rounds import Federation, FederationConfig, train
+from fl_core.federation.simulator import ClientWork, InProcess
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.threat.capture import Victim, capture
+from fl_core.threat.observe import InTheClear, NotObservable, ThreatModel, observe, truth_behind
 from orchestrator.analysis import summarize
 from orchestrator.report import write_report
 from orchestrator.tables import sum_costs, sum_costs_table, summed_cells

@@ -14,9 +14,9 @@ from attack_core.layers import DenseHandle
 from attack_core.objectives import Matched, Signs
 from attack_core.presets import soft_matching
 from defenses.compression import SignOnly
-from fl_core.celeba import FaceDataset
-from fl_core.models import build_model
-from fl_core.rng import generator
+from fl_core.base.rng import generator
+from fl_core.data.celeba import FaceDataset
+from fl_core.models.zoo import build_model
 from tests.defended import attacked, of_mean, seen
 
 ATTACK = Auto(fallback=dataclasses.replace(soft_matching(), iterations=40))

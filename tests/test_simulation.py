@@ -17,12 +17,12 @@ from attack_core.simulation import Averaged, Count, LocalModel, Simulated, Surro
 from attack_core.simulation_steps import soft_loss
 from attack_core.targets import geometric, gradient_estimate, travelled
 from attack_core.types import Reconstruction
-from fl_core.client import LocalTraining, weight_update
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model, initial_state, predict
-from fl_core.rng import generator
-from fl_core.threat import Observation, ThreatModel, observe
-from fl_core.types import EarlierUpdate, ModelState, RoundRecord, Tensors
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import EarlierUpdate, ModelState, RoundRecord, Tensors
+from fl_core.federation.client import LocalTraining, weight_update
+from fl_core.models.zoo import ModelConfig, build_model, initial_state, predict
+from fl_core.threat.observe import Observation, ThreatModel, observe
 
 LENET = ModelConfig(kind="lenet", image_size=16)
 CNN = ModelConfig(kind="cnn64", image_size=16)

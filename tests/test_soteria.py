@@ -18,14 +18,14 @@ from defenses.chain import AnyDefense, Chain
 from defenses.compression import Prune
 from defenses.noise import ClipOnly, NoiseOnly
 from defenses.soteria import Soteria, fully_connected, jacobian_norms, probed_norms, representation
-from fl_core.celeba import FaceDataset
-from fl_core.client import batch_gradient, trainable
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model, initial_state
-from fl_core.rng import generator, stream
-from fl_core.server import FederationConfig
-from fl_core.threat import PrunedRepresentation
-from fl_core.types import Signal
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator, stream
+from fl_core.base.types import Signal
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.client import batch_gradient, trainable
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.threat.observe import PrunedRepresentation
 from tests.defended import attacked, of_mean, quality, seen
 from tests.small import both, run_quietly, sweep
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator import journal, schema
 from orchestrator import store as module
 from orchestrator.schema import hp_column, trials_schema

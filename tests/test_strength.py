@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from defenses.compression import Prune, Quantise
 from defenses.noise import ClipOnly, NoiseOnly
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.config import ThresholdConfig
 from orchestrator.crossing import Crossing, Ends, crossing
 from orchestrator.parse import threshold_cell, threshold_cells

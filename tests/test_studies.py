@@ -29,8 +29,8 @@ from optuna.trial import TrialState
 from rich.console import Console
 from ruamel.yaml import YAML
 
-from fl_core.celeba import open_celeba
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
+from fl_core.data.celeba import open_celeba
 from orchestrator import mirror as module
 from orchestrator import sweep as driver
 from orchestrator import trial as trial_module

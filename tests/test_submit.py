@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator import submit
 from orchestrator.submit import Jobs, find_token
 from tests.small import tree

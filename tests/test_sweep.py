@@ -18,8 +18,8 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from attack_core.types import AttackFailed
-from fl_core.celeba import FaceDataset
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
+from fl_core.data.celeba import FaceDataset
 from orchestrator import sweep as driver
 from orchestrator import trial as trial_module
 from orchestrator import utility_runs
@@ -105,7 +105,7 @@ def test_values_of_suggestions_are_means_over_tuning_victims_and_the_best_is_tes
 def test_pictures_are_the_truth_and_the_reconstruction(undisturbed: Path, faces_root: Path) -> None:
     import io
 
-    from fl_core.celeba import open_celeba
+    from fl_core.data.celeba import open_celeba
 
     table = read_images(undisturbed).to_pylist()
     assert len(table) == 6
@@ -334,7 +334,7 @@ def test_accuracy_of_several_trainings_is_their_mean(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each training has a seed of its own; the first is the one of a sweep without `seeds`."""
-    from fl_core.faces import write_faces
+    from fl_core.data.synthetic.faces import write_faces
 
     root = tmp_path_factory.mktemp("seeds") / "set"
     write_faces(root, num=1344, seed=2)
@@ -369,7 +369,7 @@ def test_accuracy_of_several_trainings_is_their_mean(
 
 
 def test_accuracy_is_measured_once_and_stands_in_the_test_rows(tmp_path: Path, tmp_path_factory: Any) -> None:
-    from fl_core.faces import write_faces
+    from fl_core.data.synthetic.faces import write_faces
 
     root = tmp_path_factory.mktemp("many") / "set"
     write_faces(root, num=1344, seed=2)

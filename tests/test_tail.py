@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attack_core.tail import Prefix, find_tail
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig, build_model, initial_state, predict
-from fl_core.rng import generator
-from fl_core.types import ModelState
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import ModelState
+from fl_core.models.zoo import ModelConfig, build_model, initial_state, predict
 from tests.test_simulation import CNN, LENET, RESNET, some_images
 
 MLP = ModelConfig(kind="mlp", image_size=16)

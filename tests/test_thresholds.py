@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator.analysis import summarize
 from orchestrator.config import SweepConfig
 from orchestrator.folder import check_folder, claim_folder

@@ -12,12 +12,12 @@ from attack_core.dense import Shares, recover_shares
 from attack_core.tail import Prefix, Tail, find_tail
 from attack_core.targets import gradient_estimate, travelled
 from attack_core.trajectory import Order, even_states, find_order, simulate
-from fl_core.celeba import FaceDataset
-from fl_core.client import LocalTraining, train_locally, weight_update
-from fl_core.models import build_model, initial_state
-from fl_core.rng import generator
-from fl_core.threat import Observation
-from fl_core.types import EarlierUpdate, ModelState, Tensors
+from fl_core.base.rng import generator
+from fl_core.base.types import EarlierUpdate, ModelState, Tensors
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.client import LocalTraining, train_locally, weight_update
+from fl_core.models.zoo import build_model, initial_state
+from fl_core.threat.observe import Observation
 from tests.test_simulation import CNN
 
 SETTINGS = [(momentum, size) for momentum in (0.0, 0.9) for size in (1, 2)]

@@ -13,9 +13,9 @@ from attack_core.matching import Matching
 from attack_core.objectives import L2, Both, Cosine, Matched, Objective, Signs, Similarity, layer_weights
 from attack_core.presets import soft_matching
 from defenses.compression import Prune
-from fl_core.celeba import FaceDataset
-from fl_core.models import build_model
-from fl_core.rng import generator
+from fl_core.base.rng import generator
+from fl_core.data.celeba import FaceDataset
+from fl_core.models.zoo import build_model
 from tests.defended import attacked, of_mean, seen
 
 OBJECTIVES: tuple[Objective, ...] = (L2(), Cosine(), Similarity(), Both(), Signs())

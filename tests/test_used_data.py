@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from PIL import ExifTags, Image
 
-from fl_core.celeba import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
+from fl_core.data.celeba import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV
 from orchestrator.analysis import summarize
 from orchestrator.config import SweepConfig
 from orchestrator.files import unsealed
@@ -207,7 +207,7 @@ def test_a_folder_without_a_note_may_name_lists_by_their_ends_of_lines(faces: Pa
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     out, config = tmp_path / "out", small(faces)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("fl_core.celeba._canonical", Path.read_bytes)
+        patched.setattr("fl_core.data.celeba._canonical", Path.read_bytes)
         assert run(config, out).fresh == 6
     without_note(out)
     for _ in range(2):

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 
 import torch
 
-from fl_core.rng import generator
-from fl_core.types import ClientUpdate, Tensors
+from fl_core.base.rng import generator
+from fl_core.base.types import ClientUpdate, Tensors
 
 SHAPES = {"conv.weight": (3, 2, 3, 3), "fc.bias": (7,), "bn.running_mean": (), "empty": (0, 4)}
 

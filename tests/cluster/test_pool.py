@@ -15,7 +15,7 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 from orchestrator import execute
 from orchestrator.config import ExecutionConfig
 from orchestrator.execute import Done, RayExecutor, WorkerLost, slots

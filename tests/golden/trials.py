@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.parse import load_sweep
-from orchestrator.sweep import run_sweep
 from orchestrator.progress import Silent
+from orchestrator.sweep import run_sweep
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures.json"
@@ -27,9 +27,7 @@ def measured(folder: Path) -> dict[str, dict[str, Any]]:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        run_sweep(
-            load_sweep(HERE / "golden.yaml"), folder / "results", address="serial", reporter=Silent()
-        )
+        run_sweep(load_sweep(HERE / "golden.yaml"), folder / "results", address="serial", reporter=Silent())
     finally:
         os.chdir(before)
     rows = pd.read_parquet(folder / "results" / "trials")

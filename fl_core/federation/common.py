@@ -8,10 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from fl_core.celeba import FaceDataset
-from fl_core.client import Batch
-from fl_core.reduction import Reduction
-from fl_core.types import ModelState
+from fl_core.base.types import ModelState
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.aggregation import Reduction
+from fl_core.federation.client import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

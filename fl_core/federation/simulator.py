@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from fl_core.hooks import ClientDefense, ClientMemory
-from fl_core.reduction import FedAvg, Reduction
-from fl_core.types import ClientUpdate, ModelState
+from fl_core.base.types import ClientUpdate, ModelState
+from fl_core.federation.aggregation import FedAvg, Reduction
+from fl_core.federation.hooks import ClientDefense, ClientMemory
 
 if TYPE_CHECKING:
-    from fl_core.server import Federation
+    from fl_core.federation.rounds import Federation
 
 
 @dataclass(frozen=True, kw_only=True)

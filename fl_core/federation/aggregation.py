@@ -13,7 +13,7 @@ from typing import Protocol, Self, TypeVar
 
 from torch import Tensor
 
-from fl_core.types import ClientUpdate, Tensors
+from fl_core.base.types import ClientUpdate, Tensors
 
 P = TypeVar("P")
 

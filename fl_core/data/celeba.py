@@ -25,8 +25,9 @@ import numpy.typing as npt
 import torch
 from PIL import ExifTags, Image, ImageOps
 
-from fl_core.celeba_folder import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV, Layout
-from fl_core.celeba_lists import (
+from fl_core.base.errors import InputError, unknown_name
+from fl_core.data.celeba_folder import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV, Layout
+from fl_core.data.celeba_lists import (
     ID_COLUMN,
     LABELS,
     PARTITION_COLUMN,
@@ -36,7 +37,6 @@ from fl_core.celeba_lists import (
     Report,
     read_column,
 )
-from fl_core.errors import InputError, unknown_name
 
 __all__ = [
     "ATTRIBUTE_CSV",

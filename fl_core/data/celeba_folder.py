@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 
 IMAGE_FOLDER = "img_align_celeba"
 ATTRIBUTE_CSV = "list_attr_celeba.csv"

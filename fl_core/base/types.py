@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from fl_core.errors import InputError
+from fl_core.base.errors import InputError
 
 if TYPE_CHECKING:
-    from fl_core.models import ModelConfig
-    from fl_core.threat import Fact
+    from fl_core.models.zoo import ModelConfig
+    from fl_core.threat.observe import Fact
 
 Tensors = Mapping[str, Tensor]
 Protection = Literal["encrypted", "masked"]

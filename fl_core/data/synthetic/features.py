@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fl_core.portrait_canvas import (
+from fl_core.data.synthetic.canvas import (
     Array,
     Region,
     between,
@@ -19,7 +19,7 @@ from fl_core.portrait_canvas import (
     soft,
     tint,
 )
-from fl_core.portrait_scene import Scene
+from fl_core.data.synthetic.scene import Scene
 
 _EYE_X = 9.75
 

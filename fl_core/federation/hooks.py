@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 
-from fl_core.client import Batch, GradientRule
-from fl_core.rng import Random, stream
-from fl_core.types import ClientUpdate, OpenedSum, Tensors
+from fl_core.base.rng import Random, stream
+from fl_core.base.types import ClientUpdate, OpenedSum, Tensors
+from fl_core.federation.client import Batch, GradientRule
 
 if TYPE_CHECKING:
-    from fl_core.common import Common
+    from fl_core.federation.common import Common
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class ClientDefense(Protocol):
 
 
 class SecureSum(Protocol):
-    """Adds updates so that nobody sees a single one; see `fl_core.types.OpenedSum`."""
+    """Adds updates so that nobody sees a single one; see `fl_core.base.types.OpenedSum`."""
 
     def agree(self, common: Common) -> Self:
         """The same with what its clients settle before the round, which of each update to hide for one."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from fl_core.portrait_canvas import HEIGHT, WIDTH, Array, between, coordinates, textures, tint
+from fl_core.data.synthetic.canvas import HEIGHT, WIDTH, Array, between, coordinates, textures, tint
 
 HairTone = Literal["black", "brown", "blond", "gray", "red"]
 Beard = Literal["none", "stubble", "goatee", "full"]

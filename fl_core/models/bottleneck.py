@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_core.rng import Random, normal
-from fl_core.types import ModelState
+from fl_core.base.rng import Random, normal
+from fl_core.base.types import ModelState
 
 
 class Bottleneck(nn.Module):

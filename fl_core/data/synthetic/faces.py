@@ -1,7 +1,7 @@
 """Synthetic portraits in CelebA's layout: the stand-in where CelebA itself is not at hand.
 
 Sex, age and expression come at about CelebA's rates, and what an attribute says is painted. Spectrum,
-contrast and total variation are near those of CelebA (`fl_core.portrait` paints), so attacks and defenses
+contrast and total variation are near those of CelebA (`fl_core.data.synthetic.portrait` paints), so attacks and defenses
 can be run end to end; a number that is to be quoted needs the real images.
 """
 
@@ -15,11 +15,11 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from fl_core.celeba import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV, FaceDataset
-from fl_core.errors import InputError, unknown_name
-from fl_core.portrait import paint
-from fl_core.portrait_scene import Beard, HairTone, Traits
-from fl_core.rng import derive_seed
+from fl_core.base.errors import InputError, unknown_name
+from fl_core.base.rng import derive_seed
+from fl_core.data.celeba import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV, FaceDataset
+from fl_core.data.synthetic.portrait import paint
+from fl_core.data.synthetic.scene import Beard, HairTone, Traits
 
 ATTRIBUTES: tuple[str, ...] = (
     "5_o_Clock_Shadow",

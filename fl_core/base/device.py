@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fl_core.errors import InputError, unknown_name
+from fl_core.base.errors import InputError, unknown_name
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 

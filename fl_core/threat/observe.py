@@ -13,12 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fl_core.energy import decibels, energy
-from fl_core.errors import InputError
-from fl_core.models import ModelConfig
-from fl_core.reduction import FedAvg, FixedMean, mean_change
-from fl_core.transforms import Transform
-from fl_core.types import (
+from fl_core.base.decibels import decibels, energy
+from fl_core.base.errors import InputError
+from fl_core.base.types import (
     ClientUpdate,
     Config,
     EarlierUpdate,
@@ -30,6 +27,9 @@ from fl_core.types import (
     Truth,
     require,
 )
+from fl_core.data.transforms import Transform
+from fl_core.federation.aggregation import FedAvg, FixedMean, mean_change
+from fl_core.models.zoo import ModelConfig
 
 View = Literal["individual", "aggregate", "key_holder", "ciphertext", "public"]
 

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from fl_core.errors import InputError
-from fl_core.rng import derive_seed
-from fl_core.types import Config, require
+from fl_core.base.errors import InputError
+from fl_core.base.rng import derive_seed
+from fl_core.base.types import Config, require
 
 
 @dataclass(frozen=True, kw_only=True)

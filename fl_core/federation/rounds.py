@@ -12,17 +12,17 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fl_core.celeba import FaceDataset
-from fl_core.client import Batch, LocalTraining, batch_gradient, gradient_update, weight_update
-from fl_core.clients import Chunk, ClientWork, InProcess, Simulator
-from fl_core.common import Agreeing, Common
-from fl_core.errors import InputError
-from fl_core.hooks import ClientDefense, ClientMemory, Undefended
-from fl_core.models import ModelConfig, build_model, predict
-from fl_core.partition import IID, Partition, partition
-from fl_core.reduction import Change
-from fl_core.rng import generator
-from fl_core.types import ClientUpdate, Config, ModelState, require
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import ClientUpdate, Config, ModelState, require
+from fl_core.data.celeba import FaceDataset
+from fl_core.data.partition import IID, Partition, partition
+from fl_core.federation.aggregation import Change
+from fl_core.federation.client import Batch, LocalTraining, batch_gradient, gradient_update, weight_update
+from fl_core.federation.common import Agreeing, Common
+from fl_core.federation.hooks import ClientDefense, ClientMemory, Undefended
+from fl_core.federation.simulator import Chunk, ClientWork, InProcess, Simulator
+from fl_core.models.zoo import ModelConfig, build_model, predict
 
 MOST_CLIENTS = 10_000_000
 """More clients than this are a slip of the keyboard: a list of them would fill the memory."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_core.errors import InputError, natural
+from fl_core.base.errors import InputError, natural
 
 ID_COLUMN = "image_id"
 PARTITION_COLUMN = "partition"

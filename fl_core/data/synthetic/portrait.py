@@ -1,6 +1,6 @@
 """Painting one synthetic portrait: background, body, head, hair and hat under one light, then the camera.
 
-A portrait is painted upright on the canvas of `fl_core.portrait_canvas`, so that most shapes are products
+A portrait is painted upright on the canvas of `fl_core.data.synthetic.canvas`, so that most shapes are products
 of a row profile and a column profile, which keeps painting fast; the camera then turns and crops it.
 Texture is noise with a power-law amplitude spectrum, as photographs have it (Field, "Relations between the
 statistics of natural images and the response properties of cortical cells", J. Opt. Soc. Am. A 4, 1987).
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from fl_core.portrait_canvas import (
+from fl_core.data.synthetic.canvas import (
     CENTER_X,
     CENTER_Y,
     HEIGHT,
@@ -34,8 +34,8 @@ from fl_core.portrait_canvas import (
     soft,
     tint,
 )
-from fl_core.portrait_features import paint_earrings, paint_features
-from fl_core.portrait_scene import Scene, Traits
+from fl_core.data.synthetic.features import paint_earrings, paint_features
+from fl_core.data.synthetic.scene import Scene, Traits
 
 PICTURE_HEIGHT, PICTURE_WIDTH = 109, 89
 

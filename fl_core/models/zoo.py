@@ -12,9 +12,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fl_core.bottleneck import Bottleneck
-from fl_core.errors import InputError
-from fl_core.types import Config, ModelState, require
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config, ModelState, require
+from fl_core.models.bottleneck import Bottleneck
 
 ModelName = Literal["cnn64", "lenet", "mlp", "resnet18"]
 

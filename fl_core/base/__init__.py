@@ -1,0 +1,1 @@
+"""What everything rests on: errors, randomness, shared types, devices, decibels."""

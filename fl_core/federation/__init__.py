@@ -1,0 +1,1 @@
+"""Federated learning: clients, rounds, aggregation, training, and where clients are simulated."""

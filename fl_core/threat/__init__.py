@@ -1,0 +1,1 @@
+"""What an adversary sees: facts, threat models, captured records, observations."""
