@@ -20,11 +20,11 @@ import result_line
 import torch
 from torch import Tensor
 
-from defenses.encryption import CKKS, Paillier
-from defenses.estimate import estimate, local_cores
-from defenses.masking import Masking
-from defenses.secure_mean import ProtectedSum, SecureMean, SumProtection
-from defenses.selective import most_sensitive, sensitivity
+from defenses.he.encryption import CKKS, Paillier
+from defenses.he.estimate import estimate, local_cores
+from defenses.masking.masking import Masking
+from defenses.secure.mean import ProtectedSum, SecureMean, SumProtection
+from defenses.secure.selective import most_sensitive, sensitivity
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ClientUpdate, Tensors

@@ -9,20 +9,20 @@ from typing import Any
 
 from torch import Tensor
 
-from defenses.ats import ATS
-from defenses.base import STAGES, Privacy, Stage
-from defenses.compression import Prune, Quantise, SignOnly
-from defenses.dp import DPUpdate
-from defenses.dp_central import DPCentral
-from defenses.dp_distributed import DPDistributed
-from defenses.dp_sgd import DPSGD
-from defenses.encryption import CKKS, Paillier
-from defenses.masking import Masking
-from defenses.mixing import InstaHide, MixUp
-from defenses.noise import ClipOnly, NoiseOnly
-from defenses.precode import Precode
-from defenses.secure_mean import SecureMean, SumProtection
-from defenses.soteria import Soteria
+from defenses.compression.compression import Prune, Quantise, SignOnly
+from defenses.compression.soteria import Soteria
+from defenses.dp.central import DPCentral
+from defenses.dp.distributed import DPDistributed
+from defenses.dp.local import DPUpdate
+from defenses.dp.sgd import DPSGD
+from defenses.he.encryption import CKKS, Paillier
+from defenses.inputs.ats import ATS
+from defenses.inputs.mixing import InstaHide, MixUp
+from defenses.inputs.precode import Precode
+from defenses.masking.masking import Masking
+from defenses.mechanism.base import STAGES, Privacy, Stage
+from defenses.mechanism.noise import ClipOnly, NoiseOnly
+from defenses.secure.mean import SecureMean, SumProtection
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random, stream
 from fl_core.base.types import ClientUpdate, Protection, Tensors
@@ -79,7 +79,7 @@ _LATE: dict[Stage, str] = {
 class Chain:
     """Defenses in the order in which they are applied; empty means none.
 
-    Their stages come in the order of `defenses.base.STAGES`, each at most once. Raises `InputError` for any other
+    Their stages come in the order of `defenses.mechanism.base.STAGES`, each at most once. Raises `InputError` for any other
     order, with the reason.
     """
 

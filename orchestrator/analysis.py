@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from defenses.accounting import replaced_epsilon
+from defenses.dp.accounting import replaced_epsilon
 from fl_core.base.errors import InputError
 from orchestrator import store
 from orchestrator.files import write_atomically

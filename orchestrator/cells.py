@@ -13,7 +13,7 @@ import torch
 
 from attack_core.families import matching_part
 from defenses.chain import Chain
-from defenses.secure_mean import dropouts
+from defenses.secure.mean import dropouts
 from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed, generator
 from fl_core.data.celeba import FaceDataset

@@ -22,8 +22,8 @@ from attack_core.labels import LabelStrategy
 from attack_core.matching import Matching, Preset
 from attack_core.objectives import L2, Both, Cosine, LayerMode, Objective, Similarity
 from attack_core.optimizers import OptimizerName, Schedule
-from defenses.dp import DPUpdate
-from defenses.encryption import CKKS, INSECURE, InsecureKey, Paillier
+from defenses.dp.local import DPUpdate
+from defenses.he.encryption import CKKS, INSECURE, InsecureKey, Paillier
 from fl_core.base.device import DEVICES
 from fl_core.base.errors import InputError, hint, natural, unknown_name
 from fl_core.federation.client import LocalTraining

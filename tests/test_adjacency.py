@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defenses.accounting import noise_multiplier, replaced_epsilon
-from defenses.budget import Budgeted
-from defenses.dp import DPUpdate
-from defenses.dp_sgd import DPSGD
+from defenses.dp.accounting import noise_multiplier, replaced_epsilon
+from defenses.dp.budget import Budgeted
+from defenses.dp.local import DPUpdate
+from defenses.dp.sgd import DPSGD
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
 from orchestrator.analysis import summarize

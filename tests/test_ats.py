@@ -20,13 +20,13 @@ from attack_core.descent import Descent
 from attack_core.matching import Matching
 from attack_core.metrics import psnr
 from attack_core.presets import soft_matching
-from defenses.ats import ATS
 from defenses.chain import AnyDefense, Chain
-from defenses.compression import Prune
-from defenses.dp_sgd import DPSGD
-from defenses.mixing import MixUp
-from defenses.precode import Precode
-from defenses.soteria import Soteria
+from defenses.compression.compression import Prune
+from defenses.compression.soteria import Soteria
+from defenses.dp.sgd import DPSGD
+from defenses.inputs.ats import ATS
+from defenses.inputs.mixing import MixUp
+from defenses.inputs.precode import Precode
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator, stream
 from fl_core.base.types import Signal

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from defenses.accounting import epsilon_spent
-from defenses.audit import Audit, Release, lower_bound
-from defenses.budget import Budgeted
 from defenses.chain import Chain
-from defenses.dp import DPUpdate
-from defenses.dp_central import DPCentral
-from defenses.dp_distributed import DPDistributed
-from defenses.dp_sgd import DPSGD
-from defenses.masking import Masking
+from defenses.dp.accounting import epsilon_spent
+from defenses.dp.audit import Audit, Release, lower_bound
+from defenses.dp.budget import Budgeted
+from defenses.dp.central import DPCentral
+from defenses.dp.distributed import DPDistributed
+from defenses.dp.local import DPUpdate
+from defenses.dp.sgd import DPSGD
+from defenses.masking.masking import Masking
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator, stream
 from fl_core.base.types import ClientUpdate, ModelState, Tensors

@@ -11,11 +11,11 @@ import pytest
 import tenseal
 import torch
 
-from defenses.ckks import SLOT_NOISE, SLOTS, CKKSPublic, CKKSSecret, noise_clears
-from defenses.encrypted_exchange import EncryptedExchange
-from defenses.encryption import CKKS, load_public, load_secret, save_public, save_secret
-from defenses.estimate import estimate
-from defenses.secure_mean import SecureMean
+from defenses.he.ckks import SLOT_NOISE, SLOTS, CKKSPublic, CKKSSecret, noise_clears
+from defenses.he.encryption import CKKS, load_public, load_secret, save_public, save_secret
+from defenses.he.estimate import estimate
+from defenses.he.exchange import EncryptedExchange
+from defenses.secure.mean import SecureMean
 from fl_core.base.errors import InputError
 from tests.updates import as_updates, small_tensors
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from defenses.chain import Chain
-from defenses.dp import DPUpdate
+from defenses.dp.local import DPUpdate
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random, generator
 from fl_core.base.types import ClientUpdate, Tensors

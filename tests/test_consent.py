@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from defenses.encryption import Paillier
+from defenses.he.encryption import Paillier
 from fl_core.base.errors import InputError
 from fl_core.data.celeba import open_celeba
 from orchestrator.capture import CaptureStore

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from defenses.noise import NoiseOnly
+from defenses.mechanism.noise import NoiseOnly
 from orchestrator import schema
 from orchestrator.analysis import summarize
 from orchestrator.config import StudyConfig, ThresholdConfig

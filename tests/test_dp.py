@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from defenses.accounting import epsilon_spent, noise_multiplier
-from defenses.budget import Budgeted
 from defenses.chain import Chain
-from defenses.dp import DPUpdate, clip
-from defenses.dp_central import DPCentral
-from defenses.dp_distributed import DPDistributed
-from defenses.dp_sgd import DPSGD
-from defenses.draws import add_noise
+from defenses.dp.accounting import epsilon_spent, noise_multiplier
+from defenses.dp.budget import Budgeted
+from defenses.dp.central import DPCentral
+from defenses.dp.distributed import DPDistributed
+from defenses.dp.local import DPUpdate, clip
+from defenses.dp.sgd import DPSGD
+from defenses.mechanism.draws import add_noise
 from fl_core.base.errors import InputError
 from fl_core.base.rng import stream
 from fl_core.base.types import ClientUpdate

@@ -21,8 +21,8 @@ from attack_core.layers import gradient_handles
 from attack_core.matching import Matching
 from attack_core.metrics import assign, psnr
 from attack_core.targets import gradient_estimate
-from defenses.dp_sgd import DPSGD
-from defenses.per_example import example_gradients
+from defenses.dp.per_example import example_gradients
+from defenses.dp.sgd import DPSGD
 from fl_core.base.rng import generator
 from fl_core.base.types import Signal, Truth
 from fl_core.data.celeba import FaceDataset

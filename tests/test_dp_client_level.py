@@ -11,17 +11,17 @@ import torch
 from scipy.stats import kstest
 
 from attack_core.knowledge import deviations
-from defenses.accounting import epsilon_spent, noise_multiplier
 from defenses.chain import AnyDefense, Chain
-from defenses.compression import Prune
-from defenses.dp import DPUpdate, bounded
-from defenses.dp_central import DPCentral, NoisyMean
-from defenses.dp_distributed import DPDistributed
-from defenses.dp_sgd import DPSGD
-from defenses.encryption import CKKS
-from defenses.masking import Masking
-from defenses.noise import ClipOnly
-from defenses.selective import Selective
+from defenses.compression.compression import Prune
+from defenses.dp.accounting import epsilon_spent, noise_multiplier
+from defenses.dp.central import DPCentral, NoisyMean
+from defenses.dp.distributed import DPDistributed
+from defenses.dp.local import DPUpdate, bounded
+from defenses.dp.sgd import DPSGD
+from defenses.he.encryption import CKKS
+from defenses.masking.masking import Masking
+from defenses.mechanism.noise import ClipOnly
+from defenses.secure.selective import Selective
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ClientUpdate, RoundRecord, Tensors

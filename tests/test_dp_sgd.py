@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp, kstest
 from torch import nn
 
-import defenses.per_example
+import defenses.dp.per_example
 from defenses.chain import Chain
-from defenses.compression import Prune
-from defenses.dp import DPUpdate
-from defenses.dp_sgd import DPSGD, participations
-from defenses.noise import ClipOnly, NoiseOnly
-from defenses.per_example import bounded_sum, example_gradients
+from defenses.compression.compression import Prune
+from defenses.dp.local import DPUpdate
+from defenses.dp.per_example import bounded_sum, example_gradients
+from defenses.dp.sgd import DPSGD, participations
+from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator, stream
 from fl_core.base.types import ClientUpdate, ModelState, Tensors

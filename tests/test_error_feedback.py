@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from defenses.chain import Chain
-from defenses.compression import Prune, Quantise, SignOnly
-from defenses.noise import ClipOnly
+from defenses.compression.compression import Prune, Quantise, SignOnly
+from defenses.mechanism.noise import ClipOnly
 from fl_core.base.rng import generator
 from fl_core.base.types import ClientUpdate, ModelState, Tensors
 from fl_core.data.celeba import FaceDataset

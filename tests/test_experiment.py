@@ -16,8 +16,8 @@ from attack_core.candidates import EarlyStop
 from attack_core.families import NAMED
 from attack_core.matching import Matching
 from attack_core.objectives import Both, Cosine, Similarity
-from defenses.dp import DPUpdate
-from defenses.encryption import CKKS, Paillier
+from defenses.dp.local import DPUpdate
+from defenses.he.encryption import CKKS, Paillier
 from fl_core.base.errors import InputError
 from fl_core.federation.rounds import FederationConfig
 from orchestrator.cli import execute

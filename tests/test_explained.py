@@ -12,7 +12,7 @@ from attack_core.analytic import Analytic
 from attack_core.auto import Auto
 from attack_core.descent import Descent
 from attack_core.types import Reconstruction
-from defenses.mixing import InstaHide
+from defenses.inputs.mixing import InstaHide
 from fl_core.base.rng import generator
 from fl_core.data.celeba import FaceDataset
 from fl_core.federation.client import loss_gradient

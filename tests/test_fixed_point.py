@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defenses.fixed_point import FixedPoint, Lanes, guard_bits
-from defenses.packing import Layout
+from defenses.secure.fixed_point import FixedPoint, Lanes, guard_bits
+from defenses.secure.packing import Layout
 from fl_core.base.errors import InputError
 from tests.updates import small_tensors
 

@@ -16,8 +16,8 @@ from attack_core.layers import DenseHandle, GhostHandle, GradientHandle
 from attack_core.objectives import L2, Matched
 from attack_core.targets import gradient_estimate
 from defenses.chain import AnyDefense
-from defenses.compression import Quantise
-from defenses.noise import ClipOnly, NoiseOnly
+from defenses.compression.compression import Quantise
+from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.rng import generator
 from fl_core.data.celeba import FaceDataset
 from fl_core.models.zoo import ModelConfig, build_model

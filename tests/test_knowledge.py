@@ -21,8 +21,8 @@ from attack_core.matching import Matching
 from attack_core.metrics import psnr
 from attack_core.objectives import L2, Matched
 from defenses.chain import AnyDefense
-from defenses.compression import Prune, Quantise
-from defenses.noise import ClipOnly, NoiseOnly
+from defenses.compression.compression import Prune, Quantise
+from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.rng import generator, stream
 from fl_core.base.types import Truth
 from fl_core.data.celeba import FaceDataset

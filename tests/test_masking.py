@@ -10,9 +10,8 @@ import pytest
 from Crypto.Protocol.SecretSharing import Shamir
 from scipy.stats import chisquare, kstest
 
-from defenses.fixed_point import Integers
-from defenses.masking import Masking
-from defenses.masking_parties import (
+from defenses.masking.masking import Masking
+from defenses.masking.parties import (
     Advertisement,
     Answer,
     Participant,
@@ -25,6 +24,7 @@ from defenses.masking_parties import (
     pair_mask,
     roster_digest,
 )
+from defenses.secure.fixed_point import Integers
 from fl_core.base.errors import InputError
 
 VALUES = 40_000

@@ -22,7 +22,7 @@ from attack_core.optimizers import rate_factor
 from attack_core.targets import gradient_estimate
 from attack_core.types import AttackFailed
 from defenses.chain import Chain
-from defenses.dp import DPUpdate
+from defenses.dp.local import DPUpdate
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import Truth

@@ -20,11 +20,11 @@ from attack_core.metrics import assign, psnr
 from attack_core.mixtures import unmixed, unsigned
 from attack_core.presets import soft_matching
 from defenses.chain import AnyDefense, Chain
-from defenses.compression import Quantise
-from defenses.dp_sgd import DPSGD
-from defenses.mixing import InstaHide, MixUp, mixed
-from defenses.noise import ClipOnly, NoiseOnly
-from defenses.soteria import Soteria
+from defenses.compression.compression import Quantise
+from defenses.compression.soteria import Soteria
+from defenses.dp.sgd import DPSGD
+from defenses.inputs.mixing import InstaHide, MixUp, mixed
+from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator, stream
 from fl_core.base.types import Signal

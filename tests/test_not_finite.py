@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from defenses.base import Mechanism
 from defenses.chain import AnyDefense, Chain
-from defenses.compression import Prune, Quantise, SignOnly
-from defenses.dp import DPUpdate, clip
-from defenses.dp_central import DPCentral
-from defenses.dp_distributed import DPDistributed
-from defenses.dp_sgd import DPSGD
-from defenses.masking import Masking
-from defenses.noise import ClipOnly, NoiseOnly
-from defenses.per_example import bounded_sum
+from defenses.compression.compression import Prune, Quantise, SignOnly
+from defenses.dp.central import DPCentral
+from defenses.dp.distributed import DPDistributed
+from defenses.dp.local import DPUpdate, clip
+from defenses.dp.per_example import bounded_sum
+from defenses.dp.sgd import DPSGD
+from defenses.masking.masking import Masking
+from defenses.mechanism.base import Mechanism
+from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.decibels import decibels, energy
 from fl_core.base.rng import generator, stream
 from fl_core.base.types import ClientUpdate, ModelState, clipped_to_zeros

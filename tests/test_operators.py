@@ -45,11 +45,11 @@ from attack_core.priors import (
 )
 from attack_core.simulation import LocalModel, Simulated, Surrogate
 from attack_core.types import Reconstruction
-from defenses.ats import ATS
 from defenses.chain import AnyDefense, Chain
-from defenses.dp import DPUpdate
-from defenses.mixing import InstaHide, MixUp
-from defenses.precode import Precode
+from defenses.dp.local import DPUpdate
+from defenses.inputs.ats import ATS
+from defenses.inputs.mixing import InstaHide, MixUp
+from defenses.inputs.precode import Precode
 from fl_core.base.device import _announce
 from fl_core.base.rng import generator, stream
 from fl_core.base.types import ClientUpdate

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from defenses.encrypted_exchange import EncryptedExchange
-from defenses.encryption import Paillier, load_public, load_secret, save_public, save_secret
-from defenses.estimate import Estimate, estimate
-from defenses.fixed_point import FixedPoint
-from defenses.paillier import PaillierPublic, PaillierSecret
-from defenses.secure_mean import SecureMean
+from defenses.he.encryption import Paillier, load_public, load_secret, save_public, save_secret
+from defenses.he.estimate import Estimate, estimate
+from defenses.he.exchange import EncryptedExchange
+from defenses.he.paillier import PaillierPublic, PaillierSecret
+from defenses.secure.fixed_point import FixedPoint
+from defenses.secure.mean import SecureMean
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.models.zoo import ModelConfig, initial_state

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from defenses.chain import Chain
-from defenses.compression import Prune, Quantise, SignOnly
-from defenses.dp import DPUpdate
-from defenses.noise import ClipOnly, NoiseOnly
+from defenses.compression.compression import Prune, Quantise, SignOnly
+from defenses.dp.local import DPUpdate
+from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator, stream
 from fl_core.base.types import ClientUpdate

@@ -20,11 +20,11 @@ from attack_core.presets import soft_matching
 from attack_core.tail import observed_tail
 from attack_core.targets import gradient_estimate
 from defenses.chain import AnyDefense, Chain
-from defenses.compression import Prune
-from defenses.dp_sgd import DPSGD
-from defenses.noise import ClipOnly, NoiseOnly
-from defenses.precode import Precode
-from defenses.soteria import Soteria
+from defenses.compression.compression import Prune
+from defenses.compression.soteria import Soteria
+from defenses.dp.sgd import DPSGD
+from defenses.inputs.precode import Precode
+from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator, normal, stream
 from fl_core.base.types import Signal

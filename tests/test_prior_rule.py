@@ -14,15 +14,15 @@ from attack_core.auto import Auto
 from attack_core.credibility import explains_more
 from attack_core.descent import Descent
 from attack_core.presets import soft_matching
-from defenses.ats import ATS
 from defenses.chain import AnyDefense
-from defenses.compression import Prune, Quantise, SignOnly
-from defenses.dp import DPUpdate
-from defenses.dp_sgd import DPSGD
-from defenses.mixing import InstaHide, MixUp
-from defenses.noise import ClipOnly, NoiseOnly
-from defenses.precode import Precode
-from defenses.soteria import Soteria
+from defenses.compression.compression import Prune, Quantise, SignOnly
+from defenses.compression.soteria import Soteria
+from defenses.dp.local import DPUpdate
+from defenses.dp.sgd import DPSGD
+from defenses.inputs.ats import ATS
+from defenses.inputs.mixing import InstaHide, MixUp
+from defenses.inputs.precode import Precode
+from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.data.celeba import FaceDataset
 from fl_core.models.zoo import ModelConfig
 from fl_core.threat.observe import InTheClear

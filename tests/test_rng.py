@@ -12,10 +12,10 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-import defenses.draws
+import defenses.mechanism.draws
 from defenses.chain import Chain
-from defenses.draws import draw_noise
-from defenses.noise import NoiseOnly
+from defenses.mechanism.draws import draw_noise
+from defenses.mechanism.noise import NoiseOnly
 from fl_core.base.rng import Random, derive_key, generator, normal, stream, uniform
 from fl_core.data.celeba import FaceDataset
 from fl_core.federation.rounds import FederationConfig

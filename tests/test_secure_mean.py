@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from defenses.chain import Chain
-from defenses.dp import DPUpdate
-from defenses.encrypted_noise import EncryptedNoise
-from defenses.encryption import CKKS, Paillier
-from defenses.masking import Masking
-from defenses.noise import NoiseOnly
-from defenses.secure_mean import SecureMean, SumProtection, dropouts
+from defenses.dp.local import DPUpdate
+from defenses.he.encrypted_noise import EncryptedNoise
+from defenses.he.encryption import CKKS, Paillier
+from defenses.masking.masking import Masking
+from defenses.mechanism.noise import NoiseOnly
+from defenses.secure.mean import SecureMean, SumProtection, dropouts
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ClientUpdate, ModelState
@@ -32,7 +32,7 @@ from orchestrator.simulation import PooledSimulator
 from tests.conftest import make_federation
 from tests.updates import small_tensors
 
-pytestmark = pytest.mark.filterwarnings("ignore::defenses.encryption.InsecureKey")
+pytestmark = pytest.mark.filterwarnings("ignore::defenses.he.encryption.InsecureKey")
 GPL = pytest.mark.skipif(
     importlib.util.find_spec("phe") is None,
     reason="the extra paillier is not installed: Paillier is not checked",

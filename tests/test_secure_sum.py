@@ -16,11 +16,11 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from defenses.encrypted_noise import EncryptedNoise
-from defenses.encryption import CKKS, InsecureKey, Paillier
-from defenses.masking import Masking
-from defenses.masking_parties import Participant
-from defenses.secure_mean import SecureMean, SumProtection
+from defenses.he.encrypted_noise import EncryptedNoise
+from defenses.he.encryption import CKKS, InsecureKey, Paillier
+from defenses.masking.masking import Masking
+from defenses.masking.parties import Participant
+from defenses.secure.mean import SecureMean, SumProtection
 from fl_core.base.errors import InputError
 from fl_core.base.rng import stream
 from fl_core.base.types import OpenedSum, Tensors
@@ -37,7 +37,7 @@ SCHEMES = [
     pytest.param(
         SHORT,
         id="paillier",
-        marks=[GPL, pytest.mark.filterwarnings("ignore::defenses.encryption.InsecureKey")],
+        marks=[GPL, pytest.mark.filterwarnings("ignore::defenses.he.encryption.InsecureKey")],
     ),
     pytest.param(Masking(), id="masking"),
     pytest.param(Masking(word_bits=64, precision=2**30), id="masking64"),
@@ -172,15 +172,15 @@ def test_libraries_load_when_they_are_used() -> None:
     """Settings load no cryptography, and what workers run loads no PyTorch."""
     code = """
 import sys
-import defenses.encryption, defenses.masking, defenses.selective
+import defenses.he.encryption, defenses.masking.masking, defenses.secure.selective
 loaded = {"tenseal", "phe", "Crypto", "cryptography"} & sys.modules.keys()
 assert not loaded, loaded
-defenses.encryption.CKKS().exchange([0])
+defenses.he.encryption.CKKS().exchange([0])
 assert "tenseal" in sys.modules and "phe" not in sys.modules
 """
     light = """
 import sys
-import defenses.ckks, defenses.paillier, defenses.keys, defenses.masking_parties
+import defenses.he.ckks, defenses.he.paillier, defenses.secure.keys, defenses.masking.parties
 assert "torch" not in sys.modules
 """
     for program in (code, light):

@@ -13,9 +13,9 @@ import torch
 
 from attack_core.targets import check_observation, gradient_estimate
 from defenses.chain import AnyDefense, Chain
-from defenses.encrypted_noise import EncryptedNoise
-from defenses.encryption import CKKS
-from defenses.masking import Masking
+from defenses.he.encrypted_noise import EncryptedNoise
+from defenses.he.encryption import CKKS
+from defenses.masking.masking import Masking
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import RoundRecord, Signal, Truth

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from defenses.encryption import CKKS
-from defenses.masking import Masking
-from defenses.secure_mean import SecureMean, SumProtection
-from defenses.selective import most_sensitive, sensitivity
+from defenses.he.encryption import CKKS
+from defenses.masking.masking import Masking
+from defenses.secure.mean import SecureMean, SumProtection
+from defenses.secure.selective import most_sensitive, sensitivity
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import OpenedSum, Tensors

@@ -18,8 +18,8 @@ from attack_core.metrics import psnr
 from attack_core.tail import Tail, find_tail
 from attack_core.unscaled import scaled_input
 from defenses.chain import Chain
-from defenses.encryption import CKKS
-from defenses.selective import Selective, most_sensitive, sensitivity
+from defenses.he.encryption import CKKS
+from defenses.secure.selective import Selective, most_sensitive, sensitivity
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import RoundRecord, Truth

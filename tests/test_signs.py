@@ -13,7 +13,7 @@ from attack_core.credibility import is_credible, prior_answer, too_weak
 from attack_core.layers import DenseHandle
 from attack_core.objectives import Matched, Signs
 from attack_core.presets import soft_matching
-from defenses.compression import SignOnly
+from defenses.compression.compression import SignOnly
 from fl_core.base.rng import generator
 from fl_core.data.celeba import FaceDataset
 from fl_core.models.zoo import build_model

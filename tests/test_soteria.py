@@ -15,9 +15,15 @@ from attack_core.descent import Descent
 from attack_core.knowledge import cut_columns, sent_numbers
 from attack_core.presets import soft_matching
 from defenses.chain import AnyDefense, Chain
-from defenses.compression import Prune
-from defenses.noise import ClipOnly, NoiseOnly
-from defenses.soteria import Soteria, fully_connected, jacobian_norms, probed_norms, representation
+from defenses.compression.compression import Prune
+from defenses.compression.soteria import (
+    Soteria,
+    fully_connected,
+    jacobian_norms,
+    probed_norms,
+    representation,
+)
+from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator, stream
 from fl_core.base.types import Signal

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defenses.compression import Prune, Quantise
-from defenses.noise import ClipOnly, NoiseOnly
+from defenses.compression.compression import Prune, Quantise
+from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.errors import InputError
 from orchestrator.config import ThresholdConfig
 from orchestrator.crossing import Crossing, Ends, crossing

@@ -12,7 +12,7 @@ from attack_core.layers import DenseHandle, GhostHandle, GradientHandle
 from attack_core.matching import Matching
 from attack_core.objectives import L2, Both, Cosine, Matched, Objective, Signs, Similarity, layer_weights
 from attack_core.presets import soft_matching
-from defenses.compression import Prune
+from defenses.compression.compression import Prune
 from fl_core.base.rng import generator
 from fl_core.data.celeba import FaceDataset
 from fl_core.models.zoo import build_model

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from defenses.exchange import Opened
-from defenses.fixed_point import FixedPoint, Integers
-from defenses.keys import Ciphertexts, PublicKey, SecretKey
+from defenses.secure.exchange import Opened
+from defenses.secure.fixed_point import FixedPoint, Integers
+from defenses.secure.keys import Ciphertexts, PublicKey, SecretKey
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from defenses.base import Mechanism, Privacy, Stage, Unit
-from defenses.budget import Budgeted
-from defenses.dp import bounded
-from defenses.draws import add_noise
+from defenses.dp.budget import Budgeted
+from defenses.dp.local import bounded
+from defenses.mechanism.base import Mechanism, Privacy, Stage, Unit
+from defenses.mechanism.draws import add_noise
 from fl_core.base.rng import Random, stream
 from fl_core.base.types import ClientUpdate
 from fl_core.federation.aggregation import Change, FixedMean, Reduction

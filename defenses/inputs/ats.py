@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from defenses.base import Mechanism, Stage
+from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.rng import Random
 from fl_core.base.types import require
 from fl_core.data.transforms import Transform, draws_of, transformed

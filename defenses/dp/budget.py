@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from defenses.accounting import epsilon_spent, noise_multiplier
-from defenses.base import Adversary, Mechanism, Privacy
+from defenses.dp.accounting import epsilon_spent, noise_multiplier
+from defenses.mechanism.base import Adversary, Mechanism, Privacy
 from fl_core.base.errors import InputError
 from fl_core.base.types import require
 

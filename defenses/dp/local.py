@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 
 import torch
 
-from defenses.base import Privacy, Stage, Unit
-from defenses.budget import Budgeted
-from defenses.draws import perturb
+from defenses.dp.budget import Budgeted
+from defenses.mechanism.base import Privacy, Stage, Unit
+from defenses.mechanism.draws import perturb
 from fl_core.base.decibels import energy, scaled
 from fl_core.base.rng import Random
 from fl_core.base.types import ClientUpdate
@@ -23,7 +23,7 @@ class DPUpdate(Budgeted):
     """Local differential privacy for a client's whole update (the unit is the client).
 
     The update is scaled to an L2 norm of at most `max_norm` over all its tensors, in units of the released
-    signal, and every number gets Gaussian noise, as much as the budget needs (`defenses.budget`). A client makes one
+    signal, and every number gets Gaussian noise, as much as the budget needs (`defenses.dp.budget`). A client makes one
     release a round. No amplification by sampling is claimed, since the server knows who took part. Buffers are not
     released.
     """

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from defenses.base import Mechanism, Privacy, Stage, Unit
-from defenses.budget import Budgeted
-from defenses.dp import bounded
-from defenses.dp_central import unbounded
-from defenses.draws import perturb
-from defenses.secure_mean import SumProtection
+from defenses.dp.budget import Budgeted
+from defenses.dp.central import unbounded
+from defenses.dp.local import bounded
+from defenses.mechanism.base import Mechanism, Privacy, Stage, Unit
+from defenses.mechanism.draws import perturb
+from defenses.secure.mean import SumProtection
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random
 from fl_core.base.types import ClientUpdate, require

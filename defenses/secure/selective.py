@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from defenses.packing import Layout
+from defenses.secure.packing import Layout
 from fl_core.base.errors import InputError
 from fl_core.base.types import Config, ModelState, Tensors, require
 from fl_core.federation.client import Batch, loss_gradient

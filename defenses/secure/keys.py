@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from defenses.fixed_point import FixedPoint, Integers
+from defenses.secure.fixed_point import FixedPoint, Integers
 
 Ciphertexts = tuple[bytes, ...]
 """One block of an update, encrypted, as it travels."""

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from defenses.fixed_point import FixedPoint, Integers
-from defenses.keys import Ciphertexts
-from defenses.libraries import library
+from defenses.mechanism.libraries import library
+from defenses.secure.fixed_point import FixedPoint, Integers
+from defenses.secure.keys import Ciphertexts
 
 DEGREE = 8192
 MODULI = (60, 60)
@@ -35,7 +35,7 @@ polynomials, one of them times a ternary secret) outweighs everything else; a sl
 
 @dataclass(frozen=True, kw_only=True)
 class CKKSPublic:
-    """Encrypts and adds; see `defenses.keys.PublicKey`.
+    """Encrypts and adds; see `defenses.secure.keys.PublicKey`.
 
     Numbers are multiples of 1 / `precision`, coarse enough that rounding an opened sum removes CKKS's noise:
     what comes out is the exact sum of the fixed-point numbers.
@@ -76,7 +76,7 @@ class CKKSPublic:
 
 @dataclass(frozen=True, kw_only=True)
 class CKKSSecret:
-    """Opens sums; see `defenses.keys.SecretKey`."""
+    """Opens sums; see `defenses.secure.keys.SecretKey`."""
 
     context: bytes = field(repr=False)
     precision: int

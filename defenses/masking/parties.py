@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
-from defenses.fixed_point import Integers
+from defenses.secure.fixed_point import Integers
 from fl_core.base.errors import InputError
 
 Words = NDArray[np.unsignedinteger]

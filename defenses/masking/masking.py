@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from defenses.fixed_point import FixedPoint
-from defenses.libraries import library
-from defenses.masked_exchange import MaskedExchange, Met
-from defenses.secure_mean import SumProtection, dropouts
+from defenses.masking.exchange import MaskedExchange, Met
+from defenses.mechanism.libraries import library
+from defenses.secure.fixed_point import FixedPoint
+from defenses.secure.mean import SumProtection, dropouts
 from fl_core.base.errors import InputError
 from fl_core.base.types import Protection, require
 
@@ -70,7 +70,7 @@ class Masking(SumProtection):
                 f"Clients {list(clients)}: secure aggregation needs at least two, and each once."
             )
         self.check_library()
-        from defenses.masking_parties import meet
+        from defenses.masking.parties import meet
 
         started, needed = time.process_time(), self.needed(len(clients))
         parties, roster, sent = meet(sorted(clients), threshold=needed, word_bits=self.word_bits)

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from defenses.base import Mechanism, Stage
+from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.rng import Random, uniform
 from fl_core.base.types import ClientUpdate, require
 from fl_core.federation.rounds import FederationConfig

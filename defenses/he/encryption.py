@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from defenses import ckks, paillier
-from defenses.ckks import CKKSPublic, CKKSSecret
-from defenses.encrypted_exchange import EncryptedExchange
-from defenses.encrypted_noise import EncryptedNoise
-from defenses.fixed_point import guard_bits
-from defenses.keys import PublicKey, SecretKey
-from defenses.paillier import PaillierPublic, PaillierSecret
-from defenses.secure_mean import SumProtection
-from defenses.selective import Selective
+from defenses.he import ckks, paillier
+from defenses.he.ckks import CKKSPublic, CKKSSecret
+from defenses.he.encrypted_noise import EncryptedNoise
+from defenses.he.exchange import EncryptedExchange
+from defenses.he.paillier import PaillierPublic, PaillierSecret
+from defenses.secure.fixed_point import guard_bits
+from defenses.secure.keys import PublicKey, SecretKey
+from defenses.secure.mean import SumProtection
+from defenses.secure.selective import Selective
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random
 from fl_core.base.types import ClientUpdate, Protection, require

@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from defenses.base import Mechanism, Privacy, Stage, Unit
-from defenses.budget import Budgeted
-from defenses.draws import draw_noise
-from defenses.per_example import bounded_sum, check_examples_apart
+from defenses.dp.budget import Budgeted
+from defenses.dp.per_example import bounded_sum, check_examples_apart
+from defenses.mechanism.base import Mechanism, Privacy, Stage, Unit
+from defenses.mechanism.draws import draw_noise
 from fl_core.base.decibels import decibels, energy
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random

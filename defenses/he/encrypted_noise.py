@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from defenses.draws import Distribution, add_noise
+from defenses.mechanism.draws import Distribution, add_noise
 from fl_core.base.rng import Random
 from fl_core.base.types import Config, Tensors, require
 from fl_core.threat.observe import Noise

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from defenses.base import Mechanism, Stage
+from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random, uniform
 from fl_core.base.types import require

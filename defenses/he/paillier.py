@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar, Literal
 
-from defenses.fixed_point import FixedPoint, Integers, Lanes, guard_bits
-from defenses.keys import Ciphertexts
-from defenses.libraries import library
+from defenses.mechanism.libraries import library
+from defenses.secure.fixed_point import FixedPoint, Integers, Lanes, guard_bits
+from defenses.secure.keys import Ciphertexts
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaillierPublic:
-    """Encrypts and adds; see `defenses.keys.PublicKey`.
+    """Encrypts and adds; see `defenses.secure.keys.PublicKey`.
 
     A plaintext packs as many lanes of `lane_bits` bits as the key has room for. A lane has guard bits for the sum
     of `clients` numbers. Fixed-point numbers have no exponent, so a ciphertext tells nothing of their size.
@@ -79,7 +79,7 @@ class PaillierPublic:
 
 @dataclass(frozen=True, kw_only=True)
 class PaillierSecret:
-    """Opens sums; see `defenses.keys.SecretKey`."""
+    """Opens sums; see `defenses.secure.keys.SecretKey`."""
 
     public: PaillierPublic
     p: int = field(repr=False)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from defenses.fixed_point import FixedPoint, Integers
-from defenses.keys import Ciphertexts
+from defenses.secure.fixed_point import FixedPoint, Integers
+from defenses.secure.keys import Ciphertexts
 
 
 @dataclass(frozen=True, kw_only=True)

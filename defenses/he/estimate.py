@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from defenses.encrypted_exchange import EncryptedExchange
+from defenses.he.exchange import EncryptedExchange
 from fl_core.base.errors import InputError
 
 

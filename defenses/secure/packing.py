@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from defenses.fixed_point import Reals
+from defenses.secure.fixed_point import Reals
 from fl_core.base.types import Tensors
 
 

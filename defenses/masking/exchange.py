@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from defenses.exchange import Opened
-from defenses.fixed_point import FixedPoint, Integers
-from defenses.keys import Ciphertexts
+from defenses.secure.exchange import Opened
+from defenses.secure.fixed_point import FixedPoint, Integers
+from defenses.secure.keys import Ciphertexts
 
 if TYPE_CHECKING:
-    from defenses.masking_parties import Advertisement, Masker, Participant, WordBits
+    from defenses.masking.parties import Advertisement, Masker, Participant, WordBits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class MaskedExchange:
 
     def reveal(self, total: Sequence[Ciphertexts], *, numbers: int, clients: Sequence[int]) -> Opened:
         """See `Exchange.reveal`: fewer clients than the threshold give no sum."""
-        from defenses.masking_parties import Server
+        from defenses.masking.parties import Server
 
         met = self.met
         if met is None:

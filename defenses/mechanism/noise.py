@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from defenses.base import Mechanism, Stage
-from defenses.dp import clip
-from defenses.draws import Distribution, perturb
+from defenses.dp.local import clip
+from defenses.mechanism.base import Mechanism, Stage
+from defenses.mechanism.draws import Distribution, perturb
 from fl_core.base.rng import Random
 from fl_core.base.types import ClientUpdate, require
 from fl_core.federation.rounds import FederationConfig

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from defenses.base import Mechanism, Stage
-from defenses.exchange import Exchange
-from defenses.fixed_point import Integers, Reals
-from defenses.keys import Ciphertexts
-from defenses.packing import Layout
-from defenses.selective import Selective
+from defenses.mechanism.base import Mechanism, Stage
+from defenses.secure.exchange import Exchange
+from defenses.secure.fixed_point import Integers, Reals
+from defenses.secure.keys import Ciphertexts
+from defenses.secure.packing import Layout
+from defenses.secure.selective import Selective
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ClientUpdate, OpenedSum, Protection, Tensors

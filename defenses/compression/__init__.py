@@ -1,0 +1,1 @@
+"""Defenses that send less of an update: pruning, sign and quantisation, representation pruning (Soteria)."""

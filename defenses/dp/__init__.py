@@ -1,0 +1,1 @@
+"""Differential privacy: accounting, local, central and distributed noise, DP-SGD, an empirical audit."""

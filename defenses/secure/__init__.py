@@ -1,0 +1,1 @@
+"""Secure sums, whatever the scheme: fixed point, the exchange of a round, the mean of protected updates."""
