@@ -34,8 +34,8 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from attack_core.families import NAMED
-from attack_core.metrics import assign, psnr
+from attack_core.attacks.registry import NAMED
+from attack_core.metrics.metrics import assign, psnr
 from fl_core.base.errors import InputError, unknown_name
 from fl_core.base.rng import derive_seed, generator
 from fl_core.base.types import ModelState, RoundRecord

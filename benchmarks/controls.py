@@ -19,7 +19,7 @@ import result_line
 import torch
 from torch import Tensor
 
-from attack_core.metrics import assign, psnr
+from attack_core.metrics.metrics import assign, psnr
 from fl_core.base.rng import generator
 from fl_core.data.celeba import open_celeba
 from orchestrator.analysis import SUCCESS_DB

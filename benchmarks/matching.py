@@ -17,8 +17,8 @@ from result_line import line
 from torch import Tensor
 from torch.nn import functional
 
-from attack_core.layers import gradient_handles
-from attack_core.objectives import L2, Matched
+from attack_core.gradients.handles import gradient_handles
+from attack_core.gradients.objectives import L2, Matched
 from fl_core.base.device import pick_device, synchronise
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from attack_core.matching import Matching
-from attack_core.types import Progress, Reconstruction
+from attack_core.base.types import Progress, Reconstruction
+from attack_core.matching.matching import Matching
 from fl_core.threat.observe import Observation
 from orchestrator.trial import TrialResult, TrialSpec, trial_job
 
@@ -27,7 +27,7 @@ class NoOp(Matching):
         *,
         progress: Progress | None = None,  # noqa: ARG002
     ) -> Reconstruction:
-        """See `attack_core.types.Attack`."""
+        """See `attack_core.base.types.Attack`."""
         mean = observation.public_mean
         assert mean is not None
         images = mean[None].cpu() * quality(self.lr, self.init_std)

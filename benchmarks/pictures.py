@@ -33,11 +33,11 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from result_line import line
 from torch import Tensor
 
-from attack_core.analytic import Analytic
-from attack_core.auto import Auto
-from attack_core.descent import Descent
-from attack_core.metrics import psnr
-from attack_core.tail import Prefix, find_tail
+from attack_core.attacks.analytic import Analytic
+from attack_core.attacks.auto import Auto
+from attack_core.fc.head import Prefix, find_tail
+from attack_core.inversion.continuation import Descent
+from attack_core.metrics.metrics import psnr
 from fl_core.base.errors import InputError, unknown_name
 from fl_core.base.rng import generator
 from fl_core.base.types import RoundRecord

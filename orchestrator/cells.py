@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from attack_core.families import matching_part
+from attack_core.attacks.registry import matching_part
 from defenses.chain import Chain
 from defenses.secure.mean import dropouts
 from fl_core.base.errors import InputError

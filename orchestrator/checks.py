@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attack_core.families import AnyAttack, matching_part
+from attack_core.attacks.registry import AnyAttack, matching_part
 from defenses.chain import Chain
 from fl_core.base.errors import InputError
 from fl_core.models.zoo import build_model, check_batch

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from attack_core.families import AnyAttack
-from attack_core.matching import Matching
+from attack_core.attacks.registry import AnyAttack
+from attack_core.matching.matching import Matching
 from defenses.chain import AnyDefense, Chain
 from fl_core.base.errors import InputError
 from fl_core.base.types import Config, Signal, require

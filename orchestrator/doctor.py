@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from attack_core.metrics import load_lpips
+from attack_core.metrics.metrics import load_lpips
 from fl_core.base.device import blanket_fallback, pick_device
 from fl_core.data.celeba_folder import has_images
 from orchestrator.provenance import provenance

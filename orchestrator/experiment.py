@@ -15,13 +15,13 @@ from typing import Any, NoReturn, get_args
 
 from rich.console import Console
 
-from attack_core.candidates import EarlyStop
-from attack_core.families import NAMED, AnyAttack, matching_part, with_matching_part
-from attack_core.inits import Init
-from attack_core.labels import LabelStrategy
-from attack_core.matching import Matching, Preset
-from attack_core.objectives import L2, Both, Cosine, LayerMode, Objective, Similarity
-from attack_core.optimizers import OptimizerName, Schedule
+from attack_core.attacks.registry import NAMED, AnyAttack, matching_part, with_matching_part
+from attack_core.gradients.objectives import L2, Both, Cosine, LayerMode, Objective, Similarity
+from attack_core.matching.candidates import EarlyStop
+from attack_core.matching.matching import Matching, Preset
+from attack_core.matching.optimizers import OptimizerName, Schedule
+from attack_core.signal.inits import Init
+from attack_core.signal.labels import LabelStrategy
 from defenses.dp.local import DPUpdate
 from defenses.he.encryption import CKKS, INSECURE, InsecureKey, Paillier
 from fl_core.base.device import DEVICES

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from attack_core.metrics import SSIM_WINDOW, load_lpips
+from attack_core.metrics.metrics import SSIM_WINDOW, load_lpips
 from orchestrator.analysis import records
 from orchestrator.files import write_atomically
 from orchestrator.intervals import FEWEST

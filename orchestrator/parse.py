@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from attack_core.families import NAMED, AnyAttack
+from attack_core.attacks.registry import NAMED, AnyAttack
 from fl_core.base.errors import InputError, hint, listed, natural, unknown_name
 from orchestrator.config import AttackerConfig, CellConfig, Json, SweepConfig, ThresholdConfig
 from orchestrator.explain import UnknownKey, explain

@@ -8,9 +8,9 @@ import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from attack_core.analytic import Analytic
-from attack_core.auto import Auto
-from attack_core.families import AnyAttack, matching_part
+from attack_core.attacks.analytic import Analytic
+from attack_core.attacks.auto import Auto
+from attack_core.attacks.registry import AnyAttack, matching_part
 from defenses.chain import Chain
 from fl_core.data.celeba import FaceDataset
 from fl_core.models.zoo import ModelConfig, build_model

@@ -16,9 +16,10 @@ from typing import Literal
 import torch
 from PIL import Image
 
-from attack_core.controls import norm_matched_noise
-from attack_core.families import AnyAttack, matching_part, with_matching_part
-from attack_core.metrics import (
+from attack_core.attacks.registry import AnyAttack, matching_part, with_matching_part
+from attack_core.base.types import AttackFailed, Progress, Reconstruction
+from attack_core.metrics.controls import norm_matched_noise
+from attack_core.metrics.metrics import (
     SSIM_WINDOW,
     Lpips,
     assign,
@@ -30,7 +31,6 @@ from attack_core.metrics import (
     ssim,
     to_unit,
 )
-from attack_core.types import AttackFailed, Progress, Reconstruction
 from fl_core.base.device import blanket_fallback, peak_mb, pick_device, reset_peak, synchronise
 from fl_core.base.errors import InputError, first_line
 from fl_core.base.rng import generator

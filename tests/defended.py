@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from attack_core.families import AnyAttack
-from attack_core.metrics import assign, psnr
+from attack_core.attacks.registry import AnyAttack
+from attack_core.metrics.metrics import assign, psnr
 from defenses.chain import AnyDefense, Chain
 from fl_core.base.rng import generator
 from fl_core.base.types import Signal, Truth

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from attack_core.analytic import Analytic, gradient_mismatch
-from attack_core.dense import input_estimate, recover_shares
-from attack_core.descent import Descent
-from attack_core.inversion import FeatureInverter, along_path
-from attack_core.matching import Matching
-from attack_core.metrics import assign, psnr
-from attack_core.tail import find_tail
-from attack_core.targets import gradient_estimate
-from attack_core.trajectory import find_order
-from attack_core.types import Reconstruction
+from attack_core.attacks.analytic import Analytic, gradient_mismatch
+from attack_core.base.types import Reconstruction
+from attack_core.fc.head import find_tail
+from attack_core.fc.inversion import input_estimate, recover_shares
+from attack_core.fc.step_order import find_order
+from attack_core.gradients.targets import gradient_estimate
+from attack_core.inversion.continuation import Descent
+from attack_core.inversion.features import FeatureInverter, along_path
+from attack_core.matching.matching import Matching
+from attack_core.metrics.metrics import assign, psnr
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import Truth
@@ -407,7 +407,7 @@ def test_a_batch_that_was_taken_apart_wrongly_is_tried_again_and_then_refused(
         swapped = dataclasses.replace(shares, inputs=shares.inputs.roll(1, 0))
         return swapped if len(calls) < fails else shares
 
-    monkeypatch.setattr("attack_core.layer_inputs.recover_shares", wrong)
+    monkeypatch.setattr("attack_core.fc.layer_inputs.recover_shares", wrong)
     fails = 2
     assert attacked(observation).method == "analytic: features"
     assert len(calls) == 2

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from attack_core.analytic import Analytic
-from attack_core.augmented import straightened
-from attack_core.auto import Auto
-from attack_core.descent import Descent
-from attack_core.matching import Matching
-from attack_core.metrics import psnr
-from attack_core.presets import soft_matching
+from attack_core.attacks.analytic import Analytic
+from attack_core.attacks.auto import Auto
+from attack_core.input_inversion.augmented import straightened
+from attack_core.inversion.continuation import Descent
+from attack_core.matching.matching import Matching
+from attack_core.matching.presets import soft_matching
+from attack_core.metrics.metrics import psnr
 from defenses.chain import AnyDefense, Chain
 from defenses.compression.compression import Prune
 from defenses.compression.soteria import Soteria

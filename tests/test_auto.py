@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from attack_core.analytic import Analytic
-from attack_core.auto import Auto, obstacle_to_analytic
-from attack_core.controls import norm_matched_noise
-from attack_core.descent import Descent
-from attack_core.families import NAMED
-from attack_core.matching import Matching
-from attack_core.simulation import Averaged, Simulated
-from attack_core.types import Reconstruction
+from attack_core.attacks.analytic import Analytic
+from attack_core.attacks.auto import Auto, obstacle_to_analytic
+from attack_core.attacks.registry import NAMED
+from attack_core.base.types import Reconstruction
+from attack_core.inversion.continuation import Descent
+from attack_core.local_sgd.simulation import Averaged, Simulated
+from attack_core.matching.matching import Matching
+from attack_core.metrics.controls import norm_matched_noise
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import RoundRecord, Truth

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attack_core.dense import Estimate, estimate_error, input_estimate
-from attack_core.disaggregation import Inseparable
+from attack_core.fc.inversion import Estimate, estimate_error, input_estimate
+from attack_core.fc.spear import Inseparable
 from fl_core.base.rng import generator
 
 ESTIMATES: tuple[Estimate, ...] = get_args(Estimate)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from attack_core.coordinates import CosineCoordinates
-from attack_core.descent import Descent, Mismatch
-from attack_core.opponent import opponent_axes, opponent_variation
-from attack_core.types import AttackFailed
+from attack_core.base.types import AttackFailed
+from attack_core.inversion.continuation import Descent, Mismatch
+from attack_core.inversion.preconditioner import CosineCoordinates
+from attack_core.priors.colour_tv import opponent_axes, opponent_variation
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attack_core.dense import Shares, recover_shares
-from attack_core.disaggregation import Inseparable, Mixture, disaggregate
-from attack_core.tail import Tail, find_tail
+from attack_core.fc.head import Tail, find_tail
+from attack_core.fc.inversion import Shares, recover_shares
+from attack_core.fc.spear import Inseparable, Mixture, disaggregate
 from fl_core.base.rng import generator
 from fl_core.base.types import ModelState
 from fl_core.federation.client import loss_gradient

@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 import torch
 
-from attack_core.auto import Auto
-from attack_core.credibility import too_weak
-from attack_core.knowledge import deviations, hides_the_scale, knows_errors, scales_examples
-from attack_core.labels import resolve_labels
-from attack_core.layers import gradient_handles
-from attack_core.matching import Matching
-from attack_core.metrics import assign, psnr
-from attack_core.targets import gradient_estimate
+from attack_core.attacks.auto import Auto
+from attack_core.evidence.likelihood_ratio import too_weak
+from attack_core.gradients.handles import gradient_handles
+from attack_core.gradients.targets import gradient_estimate
+from attack_core.matching.matching import Matching
+from attack_core.metrics.metrics import assign, psnr
+from attack_core.signal.labels import resolve_labels
+from attack_core.signal.signal_model import deviations, hides_the_scale, knows_errors, scales_examples
 from defenses.dp.per_example import example_gradients
 from defenses.dp.sgd import DPSGD
 from fl_core.base.rng import generator

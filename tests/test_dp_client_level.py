@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from attack_core.knowledge import deviations
+from attack_core.signal.signal_model import deviations
 from defenses.chain import AnyDefense, Chain
 from defenses.compression.compression import Prune
 from defenses.dp.accounting import epsilon_spent, noise_multiplier

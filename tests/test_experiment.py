@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from attack_core.candidates import EarlyStop
-from attack_core.families import NAMED
-from attack_core.matching import Matching
-from attack_core.objectives import Both, Cosine, Similarity
+from attack_core.attacks.registry import NAMED
+from attack_core.gradients.objectives import Both, Cosine, Similarity
+from attack_core.matching.candidates import EarlyStop
+from attack_core.matching.matching import Matching
 from defenses.dp.local import DPUpdate
 from defenses.he.encryption import CKKS, Paillier
 from fl_core.base.errors import InputError

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from attack_core.analytic import Analytic
-from attack_core.auto import Auto
-from attack_core.descent import Descent
-from attack_core.types import Reconstruction
+from attack_core.attacks.analytic import Analytic
+from attack_core.attacks.auto import Auto
+from attack_core.base.types import Reconstruction
+from attack_core.inversion.continuation import Descent
 from defenses.inputs.mixing import InstaHide
 from fl_core.base.rng import generator
 from fl_core.data.celeba import FaceDataset

@@ -17,9 +17,9 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from torch import nn
 
-from attack_core.families import NAMED, matching_part
-from attack_core.matching import Matching
-from attack_core.types import Reconstruction
+from attack_core.attacks.registry import NAMED, matching_part
+from attack_core.base.types import Reconstruction
+from attack_core.matching.matching import Matching
 from fl_core.base.errors import InputError
 from fl_core.base.types import Config
 from fl_core.threat.observe import Observation

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from attack_core.objectives import Cosine
+from attack_core.gradients.objectives import Cosine
 from fl_core.data.celeba import open_celeba
 from fl_core.models.zoo import ModelConfig
 from tests.test_matching import attacked, observed, score

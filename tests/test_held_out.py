@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from attack_core.analytic import Analytic
-from attack_core.auto import Auto
-from attack_core.descent import Descent
-from attack_core.held_out import chosen, evidence, residuals_elsewhere
-from attack_core.layers import DenseHandle, GhostHandle, GradientHandle
-from attack_core.objectives import L2, Matched
-from attack_core.targets import gradient_estimate
+from attack_core.attacks.analytic import Analytic
+from attack_core.attacks.auto import Auto
+from attack_core.evidence.cross_validation import chosen, evidence, residuals_elsewhere
+from attack_core.gradients.handles import DenseHandle, GhostHandle, GradientHandle
+from attack_core.gradients.objectives import L2, Matched
+from attack_core.gradients.targets import gradient_estimate
+from attack_core.inversion.continuation import Descent
 from defenses.chain import AnyDefense
 from defenses.compression.compression import Quantise
 from defenses.mechanism.noise import ClipOnly, NoiseOnly

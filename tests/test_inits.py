@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from attack_core.inits import Init, initial_images
+from attack_core.signal.inits import Init, initial_images
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 

@@ -11,15 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attack_core.analytic import Analytic
-from attack_core.dense import completed_input
-from attack_core.descent import Descent
-from attack_core.disaggregation import Inseparable
-from attack_core.knowledge import deviations, largest_withheld, sent_numbers, signal_energy
-from attack_core.layers import DenseHandle, GhostHandle
-from attack_core.matching import Matching
-from attack_core.metrics import psnr
-from attack_core.objectives import L2, Matched
+from attack_core.attacks.analytic import Analytic
+from attack_core.fc.inversion import completed_input
+from attack_core.fc.spear import Inseparable
+from attack_core.gradients.handles import DenseHandle, GhostHandle
+from attack_core.gradients.objectives import L2, Matched
+from attack_core.inversion.continuation import Descent
+from attack_core.matching.matching import Matching
+from attack_core.metrics.metrics import psnr
+from attack_core.signal.signal_model import deviations, largest_withheld, sent_numbers, signal_energy
 from defenses.chain import AnyDefense
 from defenses.compression.compression import Prune, Quantise
 from defenses.mechanism.noise import ClipOnly, NoiseOnly

@@ -10,8 +10,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from attack_core.labels import bias_corrected, counted, idlg, resolve_labels, rounded_counts
-from attack_core.metrics import label_accuracy
+from attack_core.metrics.metrics import label_accuracy
+from attack_core.signal.labels import bias_corrected, counted, idlg, resolve_labels, rounded_counts
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.data.celeba import FaceDataset

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attack_core.candidates import EarlyStop
-from attack_core.controls import norm_matched_noise
-from attack_core.inits import initial_images
-from attack_core.labels import idlg
-from attack_core.matching import Matching
-from attack_core.metrics import assign, psnr
-from attack_core.objectives import L2, Both, Cosine, Similarity
-from attack_core.optimizers import rate_factor
-from attack_core.targets import gradient_estimate
-from attack_core.types import AttackFailed
+from attack_core.base.types import AttackFailed
+from attack_core.gradients.objectives import L2, Both, Cosine, Similarity
+from attack_core.gradients.targets import gradient_estimate
+from attack_core.matching.candidates import EarlyStop
+from attack_core.matching.matching import Matching
+from attack_core.matching.optimizers import rate_factor
+from attack_core.metrics.controls import norm_matched_noise
+from attack_core.metrics.metrics import assign, psnr
+from attack_core.signal.inits import initial_images
+from attack_core.signal.labels import idlg
 from defenses.chain import Chain
 from defenses.dp.local import DPUpdate
 from fl_core.base.errors import InputError
@@ -165,7 +165,7 @@ def test_restarts_run_together_as_they_would_alone(faces: FaceDataset) -> None:
 
 
 def _from_start(observation: Observation, start: Tensor, *, lr: float) -> Any:
-    import attack_core.matching as module
+    import attack_core.matching.matching as module
 
     original = module.initial_images
     try:
@@ -209,7 +209,7 @@ def test_early_stop_ends_a_stalled_candidate(faces: FaceDataset) -> None:
     ("preset", "bound"), [("default", 2.0), ("soft", 3.0), ("tight", 1.5), ("none", None)]
 )
 def test_presets_bound_the_pixels(faces: FaceDataset, preset: str, bound: float | None) -> None:
-    from attack_core.matching import Problem, start
+    from attack_core.matching.matching import Problem, start
 
     observation, _ = observed(faces)
     attack = Matching(preset=preset, iterations=1)  # type: ignore[arg-type]

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import torch
 
-from attack_core.auto import Auto
-from attack_core.families import AnyAttack
-from attack_core.matching import Matching
+from attack_core.attacks.auto import Auto
+from attack_core.attacks.registry import AnyAttack
+from attack_core.matching.matching import Matching
 from fl_core.data.celeba import FaceDataset
 from orchestrator import sweep as driver
 from orchestrator.progress import Silent

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from attack_core.metrics import assign, load_lpips, mse, psnr, psnr_range4, ssim
+from attack_core.metrics.metrics import assign, load_lpips, mse, psnr, psnr_range4, ssim
 
 
 def test_psnr_by_hand() -> None:

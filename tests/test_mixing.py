@@ -10,15 +10,15 @@ import torch
 from scipy.stats import kstest
 from torch.nn import functional
 
-from attack_core.analytic import Analytic
-from attack_core.auto import Auto
-from attack_core.descent import Descent
-from attack_core.knowledge import mixes_labels
-from attack_core.labels import resolve_labels
-from attack_core.matching import Matching
-from attack_core.metrics import assign, psnr
-from attack_core.mixtures import unmixed, unsigned
-from attack_core.presets import soft_matching
+from attack_core.attacks.analytic import Analytic
+from attack_core.attacks.auto import Auto
+from attack_core.input_inversion.mixtures import unmixed, unsigned
+from attack_core.inversion.continuation import Descent
+from attack_core.matching.matching import Matching
+from attack_core.matching.presets import soft_matching
+from attack_core.metrics.metrics import assign, psnr
+from attack_core.signal.labels import resolve_labels
+from attack_core.signal.signal_model import mixes_labels
 from defenses.chain import AnyDefense, Chain
 from defenses.compression.compression import Quantise
 from defenses.compression.soteria import Soteria

@@ -11,8 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from attack_core.controls import norm_matched_noise
-from attack_core.targets import check_observation, geometric, gradient_estimate, travelled, velocity_estimate
+from attack_core.gradients.targets import (
+    check_observation,
+    geometric,
+    gradient_estimate,
+    travelled,
+    velocity_estimate,
+)
+from attack_core.metrics.controls import norm_matched_noise
 from defenses.chain import Chain
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from attack_core.deep_prior import DeepPrior
-from attack_core.families import NAMED
-from attack_core.matching import Matching
-from attack_core.objectives import Cosine
-from attack_core.optimizers import FirstOrder, make_stepper, rate_factor, signed
-from attack_core.priors import (
+from attack_core.attacks.registry import NAMED
+from attack_core.gradients.objectives import Cosine
+from attack_core.matching.matching import Matching
+from attack_core.matching.optimizers import FirstOrder, make_stepper, rate_factor, signed
+from attack_core.priors.deep_prior import DeepPrior
+from attack_core.priors.priors import (
     BatchNormStatistics,
     GroupConsistency,
     L2Norm,

@@ -12,9 +12,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from attack_core.layers import DenseHandle, GhostHandle, gradient_handles
-from attack_core.objectives import L2, Both, Cosine, Matched, Signs, Similarity, choose, layer_weights
-from attack_core.priors import total_variation
+from attack_core.gradients.handles import DenseHandle, GhostHandle, gradient_handles
+from attack_core.gradients.objectives import (
+    L2,
+    Both,
+    Cosine,
+    Matched,
+    Signs,
+    Similarity,
+    choose,
+    layer_weights,
+)
+from attack_core.priors.priors import total_variation
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ModelState

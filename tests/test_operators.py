@@ -20,20 +20,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attack_core.analytic import Analytic
-from attack_core.auto import Auto
-from attack_core.candidates import EarlyStop, Parametrisation
-from attack_core.controls import norm_matched_noise
-from attack_core.dense import Estimate
-from attack_core.descent import Descent
-from attack_core.families import NAMED, AnyAttack
-from attack_core.inits import Init
-from attack_core.labels import LabelStrategy
-from attack_core.matching import Matching
-from attack_core.metrics import psnr, ssim
-from attack_core.objectives import Both, Cosine, LayerMode, Objective, Signs, Similarity
-from attack_core.optimizers import OptimizerName, Schedule, Sign
-from attack_core.priors import (
+from attack_core.attacks.analytic import Analytic
+from attack_core.attacks.auto import Auto
+from attack_core.attacks.registry import NAMED, AnyAttack
+from attack_core.base.types import Reconstruction
+from attack_core.fc.inversion import Estimate
+from attack_core.gradients.objectives import Both, Cosine, LayerMode, Objective, Signs, Similarity
+from attack_core.inversion.continuation import Descent
+from attack_core.local_sgd.simulation import LocalModel, Simulated, Surrogate
+from attack_core.matching.candidates import EarlyStop, Parametrisation
+from attack_core.matching.matching import Matching
+from attack_core.matching.optimizers import OptimizerName, Schedule, Sign
+from attack_core.metrics.controls import norm_matched_noise
+from attack_core.metrics.metrics import psnr, ssim
+from attack_core.priors.priors import (
     BatchNormStatistics,
     GroupConsistency,
     L2Norm,
@@ -43,8 +43,8 @@ from attack_core.priors import (
     TotalVariation,
     Wavelet,
 )
-from attack_core.simulation import LocalModel, Simulated, Surrogate
-from attack_core.types import Reconstruction
+from attack_core.signal.inits import Init
+from attack_core.signal.labels import LabelStrategy
 from defenses.chain import AnyDefense, Chain
 from defenses.dp.local import DPUpdate
 from defenses.inputs.ats import ATS

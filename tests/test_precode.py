@@ -11,14 +11,14 @@ from scipy.stats import kstest
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
-from attack_core.analytic import Analytic
-from attack_core.auto import Auto
-from attack_core.code import solved_noise
-from attack_core.descent import Descent
-from attack_core.matching import Matching, Problem
-from attack_core.presets import soft_matching
-from attack_core.tail import observed_tail
-from attack_core.targets import gradient_estimate
+from attack_core.attacks.analytic import Analytic
+from attack_core.attacks.auto import Auto
+from attack_core.fc.head import observed_tail
+from attack_core.gradients.targets import gradient_estimate
+from attack_core.inversion.continuation import Descent
+from attack_core.local_sgd.vib_noise import solved_noise
+from attack_core.matching.matching import Matching, Problem
+from attack_core.matching.presets import soft_matching
 from defenses.chain import AnyDefense, Chain
 from defenses.compression.compression import Prune
 from defenses.compression.soteria import Soteria

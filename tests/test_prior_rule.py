@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attack_core.analytic import Analytic
-from attack_core.auto import Auto
-from attack_core.credibility import explains_more
-from attack_core.descent import Descent
-from attack_core.presets import soft_matching
+from attack_core.attacks.analytic import Analytic
+from attack_core.attacks.auto import Auto
+from attack_core.evidence.likelihood_ratio import explains_more
+from attack_core.inversion.continuation import Descent
+from attack_core.matching.presets import soft_matching
 from defenses.chain import AnyDefense
 from defenses.compression.compression import Prune, Quantise, SignOnly
 from defenses.compression.soteria import Soteria

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack_core.batchnorm import statistics_distance
-from attack_core.matching import Matching, Problem
-from attack_core.priors import (
+from attack_core.gradients.batchnorm import statistics_distance
+from attack_core.matching.matching import Matching, Problem
+from attack_core.priors.priors import (
     BatchNormStatistics,
     GroupConsistency,
     L2Norm,

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from attack_core.metrics import assign, psnr
+from attack_core.metrics.metrics import assign, psnr
 from fl_core.base.rng import generator
 from fl_core.data.celeba import open_celeba
 from orchestrator.public import public_answers

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from attack_core.targets import check_observation, gradient_estimate
+from attack_core.gradients.targets import check_observation, gradient_estimate
 from defenses.chain import AnyDefense, Chain
 from defenses.he.encrypted_noise import EncryptedNoise
 from defenses.he.encryption import CKKS

@@ -12,11 +12,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from attack_core.auto import Auto
-from attack_core.matching import Matching
-from attack_core.metrics import psnr
-from attack_core.tail import Tail, find_tail
-from attack_core.unscaled import scaled_input
+from attack_core.attacks.auto import Auto
+from attack_core.fc.head import Tail, find_tail
+from attack_core.fc.rank_one import scaled_input
+from attack_core.matching.matching import Matching
+from attack_core.metrics.metrics import psnr
 from defenses.chain import Chain
 from defenses.he.encryption import CKKS
 from defenses.secure.selective import Selective, most_sensitive, sensitivity

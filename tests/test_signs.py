@@ -8,11 +8,11 @@ import math
 import pytest
 import torch
 
-from attack_core.auto import Auto
-from attack_core.credibility import is_credible, prior_answer, too_weak
-from attack_core.layers import DenseHandle
-from attack_core.objectives import Matched, Signs
-from attack_core.presets import soft_matching
+from attack_core.attacks.auto import Auto
+from attack_core.evidence.likelihood_ratio import is_credible, prior_answer, too_weak
+from attack_core.gradients.handles import DenseHandle
+from attack_core.gradients.objectives import Matched, Signs
+from attack_core.matching.presets import soft_matching
 from defenses.compression.compression import SignOnly
 from fl_core.base.rng import generator
 from fl_core.data.celeba import FaceDataset

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attack_core.layers import GradientHandle, gradient_handles
-from attack_core.matching import Matching
-from attack_core.objectives import Cosine
-from attack_core.simulation import Averaged, Count, LocalModel, Simulated, Surrogate, merge_copies
-from attack_core.simulation_steps import soft_loss
-from attack_core.targets import geometric, gradient_estimate, travelled
-from attack_core.types import Reconstruction
+from attack_core.base.types import Reconstruction
+from attack_core.gradients.handles import GradientHandle, gradient_handles
+from attack_core.gradients.local_steps import soft_loss
+from attack_core.gradients.objectives import Cosine
+from attack_core.gradients.targets import geometric, gradient_estimate, travelled
+from attack_core.local_sgd.simulation import Averaged, Count, LocalModel, Simulated, Surrogate, merge_copies
+from attack_core.matching.matching import Matching
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import EarlierUpdate, ModelState, RoundRecord, Tensors

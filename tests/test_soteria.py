@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from attack_core.analytic import Analytic
-from attack_core.auto import Auto
-from attack_core.descent import Descent
-from attack_core.knowledge import cut_columns, sent_numbers
-from attack_core.presets import soft_matching
+from attack_core.attacks.analytic import Analytic
+from attack_core.attacks.auto import Auto
+from attack_core.inversion.continuation import Descent
+from attack_core.matching.presets import soft_matching
+from attack_core.signal.signal_model import cut_columns, sent_numbers
 from defenses.chain import AnyDefense, Chain
 from defenses.compression.compression import Prune
 from defenses.compression.soteria import (

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from attack_core.types import AttackFailed
+from attack_core.base.types import AttackFailed
 from fl_core.base.errors import InputError
 from fl_core.data.celeba import FaceDataset
 from orchestrator import sweep as driver

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack_core.dense import Shares, recover_shares
-from attack_core.tail import Prefix, Tail, find_tail
-from attack_core.targets import gradient_estimate, travelled
-from attack_core.trajectory import Order, even_states, find_order, simulate
+from attack_core.fc.head import Prefix, Tail, find_tail
+from attack_core.fc.inversion import Shares, recover_shares
+from attack_core.fc.step_order import Order, even_states, find_order, simulate
+from attack_core.gradients.targets import gradient_estimate, travelled
 from fl_core.base.rng import generator
 from fl_core.base.types import EarlierUpdate, ModelState, Tensors
 from fl_core.data.celeba import FaceDataset

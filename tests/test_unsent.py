@@ -7,11 +7,20 @@ import dataclasses
 import pytest
 import torch
 
-from attack_core.auto import Auto
-from attack_core.layers import DenseHandle, GhostHandle, GradientHandle
-from attack_core.matching import Matching
-from attack_core.objectives import L2, Both, Cosine, Matched, Objective, Signs, Similarity, layer_weights
-from attack_core.presets import soft_matching
+from attack_core.attacks.auto import Auto
+from attack_core.gradients.handles import DenseHandle, GhostHandle, GradientHandle
+from attack_core.gradients.objectives import (
+    L2,
+    Both,
+    Cosine,
+    Matched,
+    Objective,
+    Signs,
+    Similarity,
+    layer_weights,
+)
+from attack_core.matching.matching import Matching
+from attack_core.matching.presets import soft_matching
 from defenses.compression.compression import Prune
 from fl_core.base.rng import generator
 from fl_core.data.celeba import FaceDataset

@@ -1,0 +1,1 @@
+"""The attacks that users name, and their registry."""

@@ -1,0 +1,335 @@
+"""The analytic attack: solve the fully connected layers exactly, then invert the features.
+
+No double backward, no label, no restarts: the layer inputs follow from linear algebra (`dense`, `disaggregation`), and
+the image is found whose features they are (the inversion of Mahendran and Vedaldi 2015, arXiv:1412.0035, with exact
+features). Where the network has fewer features than pixels, the gradients of the layers in front refine the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from attack_core.base.types import PRIOR_ALONE, Progress, Reconstruction
+from attack_core.evidence.cross_validation import Residuals, residuals_elsewhere
+from attack_core.evidence.likelihood_ratio import credible, prior_instead
+from attack_core.fc.inversion import Estimate, input_estimate
+from attack_core.fc.layer_inputs import LayerInputs, Reading, magnitude
+from attack_core.fc.spear import Inseparable
+from attack_core.fc.step_order import Order
+from attack_core.gradients.objectives import Matched, squared_distance
+from attack_core.gradients.targets import check_observation
+from attack_core.inversion.continuation import Descent, Mismatch
+from attack_core.inversion.explained import UNEXPLAINED, Explained
+from attack_core.inversion.features import FeatureInverter, along_path, drift_errors
+from attack_core.inversion.refinement import NextLayer, equations_mismatch
+from attack_core.matching.matching import Matching
+from attack_core.signal.inits import initial_images
+from attack_core.signal.signal_model import is_sparse, matched_numbers, sent_numbers
+from fl_core.base.types import Config, ModelState, Tensors, require
+from fl_core.threat.observe import Observation
+
+_GREY = 0.01
+"""Standard deviation of the start where there is no mean image."""
+_TINY = 1e-30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analytic(Config):
+    """Layer inputs by linear algebra, images by feature inversion, one after the other.
+
+    `estimate` is how one image's layer input is read: `auto` takes `rank_one` where the noise is known and
+    `weighted` otherwise. `inversion` starts at the mean public image, or near grey where there is none. `refine`
+    says whether the earlier layers' gradients follow with `refinement`: `auto` where features are fewer than pixels
+    and no noise is known. Batches are taken apart in at most `rounds` rounds, to a relative residual of `tolerance`,
+    or of `drift_tolerance` where the weights moved between the images. Then the weights of each local step follow in
+    turn with the images, `passes` times. Where taking apart fails, `fallback` runs on the same observation and the
+    notes say why.
+    """
+
+    kind: Literal["analytic"] = "analytic"
+    estimate: Literal["auto"] | Estimate = "auto"
+    inversion: Descent = field(default_factory=Descent)
+    refine: Literal["auto", "always", "never"] = "auto"
+    refinement: Descent = field(default_factory=partial(Descent, evaluations=300))
+    rounds: int = 100
+    tolerance: float = 1e-3
+    drift_tolerance: float = 0.1
+    passes: int = 3
+    fallback: Matching = field(default_factory=Matching)
+
+    def __post_init__(self) -> None:
+        require(self.rounds >= 1, self, "rounds", "at least 1")
+        require(0 < self.tolerance < 1, self, "tolerance", "in (0, 1)")
+        require(0 < self.drift_tolerance < 1, self, "drift_tolerance", "in (0, 1)")
+        require(self.passes >= 1, self, "passes", "at least 1")
+
+    @property
+    def reading(self) -> Reading:
+        """How layer inputs are read."""
+        return Reading(
+            estimate=self.estimate,
+            rounds=self.rounds,
+            tolerance=self.tolerance,
+            drift_tolerance=self.drift_tolerance,
+        )
+
+    def __call__(
+        self,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+        *,
+        progress: Progress | None = None,
+    ) -> Reconstruction:
+        """Run the attack; see `attack_core.base.types.Attack`.
+
+        The loss is the relative squared L2 distance between the observed gradient, or delta, and that of the answer.
+        Raises `InputError` for a signal that does not fit the model, and `AttackFailed` as `fallback` does.
+        """
+        check_observation(observation)
+        try:
+            read = LayerInputs.of(self.reading, observation, model, generator)
+        except Inseparable as reason:
+            found = self.fallback(observation, model, generator, progress=progress)
+            return replace(found, notes=(f"analytic: {reason}; fell back to matching", *found.notes))
+        problem = _Problem(
+            attack=self,
+            model=model,
+            observation=observation,
+            read=read,
+            generator=generator,
+            progress=progress,
+        )
+        return problem.solve()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Problem:
+    """What is to be inverted, and what the descent has reported so far."""
+
+    attack: Analytic
+    model: nn.Module
+    observation: Observation
+    read: LayerInputs
+    generator: torch.Generator
+    progress: Progress | None
+    seen: list[float] = field(default_factory=list)
+
+    def solve(self) -> Reconstruction:
+        """Images from the layer inputs."""
+        read, size, count = self.read, self.observation.model.image_size, self.count
+        if math.isinf(read.error):
+            note = f"the known noise hides the layer input: the answer is {self._prior_name}"
+            return self._result(f"analytic: {PRIOR_ALONE}", self._start().expand(count, -1, -1, -1), [note])
+        if read.tail.pixels and read.complete:
+            images = read.shares.inputs.view(-1, 3, size, size)
+            return self._result("analytic: layer input", images, [read.note()])
+        if read.order is not None:
+            return self._along(read.order)
+        notes, start = [read.note()], self._start().expand(count, -1, -1, -1)
+        inverter = self._inverter(self.attack.inversion.evaluations)
+        # Over the square of an estimate that the error is part of.
+        errors = [read.error / (1.0 + read.error)] * count
+        if self.observation.steps > 1:
+            notes.append(
+                "the weights moved meanwhile and nothing tells how: features taken where they started"
+            )
+            drift = drift_errors(inverter, self.observation, start)
+            errors = [max(pair) for pair in zip(errors, drift, strict=True)]
+        images = inverter.invert([self.observation.state] * count, start, errors)
+        if read.error:
+            return self._judged(images, start, notes)
+        found = (
+            self._refine(inverter, images, notes)
+            if self.refined
+            else self._result("analytic: features", images, notes)
+        )
+        return self._explaining(found, start)
+
+    @property
+    def count(self) -> int:
+        """How many images there are."""
+        return len(self.read.shares.inputs)
+
+    @property
+    def pixels(self) -> int:
+        """How many numbers one image has."""
+        return 3 * self.observation.model.image_size**2
+
+    @property
+    def scarce(self) -> bool:
+        """Whether exact features are too few for the image, and the layers in front say more."""
+        whole = not is_sparse(self.observation) and not self.read.tail.pixels
+        return self.read.known < self.pixels and self.read.error == 0 and whole
+
+    @property
+    def refined(self) -> bool:
+        """Whether the earlier layers' gradients follow."""
+        return self.attack.refine == "always" or (self.attack.refine == "auto" and self.scarce)
+
+    def _inverter(self, evaluations: int) -> FeatureInverter:
+        """The inversion of each image's features, at so many evaluations each."""
+        planned = evaluations * self.count + (self.attack.refinement.evaluations if self.refined else 0)
+        shares = self.read.shares
+        return FeatureInverter(
+            model=self.model,
+            layer=self.read.tail.first,
+            targets=shares.inputs,
+            descent=self.attack.inversion,
+            # Fewer equations than unknowns: the prior has to decide more.
+            stiffness=max(1.0, self.pixels / self.read.known) ** 2,
+            generator=self.generator,
+            report=_reporter(self.seen, planned, self.progress),
+            unknown=shares.unknown,
+            ceiling=shares.ceiling,
+            following=self._following(),
+            held_out=self._held_out(),
+        )
+
+    def _along(self, order: Order) -> Reconstruction:
+        """One client's images of several steps, with the weights that each was seen at."""
+        attack, start = self.attack, self._start()
+        note = f"one epoch of {len(order.batches)} steps, in an order that the errors tell"
+        inverter = self._inverter(attack.inversion.evaluations * attack.passes)
+        images, missed = along_path(
+            inverter, self.observation, order, self.read.shares.labels, start, attack.passes
+        )
+        notes = [self.read.note(), note]
+        return self._result("analytic: features along the steps", images, notes, missed)
+
+    def _refine(self, inverter: FeatureInverter, images: Tensor, notes: list[str]) -> Reconstruction:
+        """Images that explain the earlier layers' gradients besides the features."""
+        read = self.read
+        if self.scarce:
+            few = f"{read.known} features for {self.pixels} pixels"
+            notes = [*notes, f"{few}: refined by the earlier layers' gradients"]
+        mismatch: Mismatch = equations_mismatch(
+            self.model,
+            self.observation.state,
+            read.tail,
+            read.gradients,
+            inverter.known(read.shares.inputs),
+            read.shares.errors,
+        )
+        images = self.attack.refinement.minimise(
+            mismatch, images, stiffness=inverter.stiffness, report=inverter.report
+        )
+        return self._result("analytic: features, refined", images, notes)
+
+    def _held_out(self) -> Residuals | None:
+        """How a single noisy image is judged: by all numbers but those that its features were read from."""
+        read = self.read
+        if not read.error or self.count > 1:
+            return None
+        return residuals_elsewhere(self.observation, self.model, read.gradients, read.own, read.shares.labels)
+
+    def _judged(self, images: Tensor, start: Tensor, notes: list[str]) -> Reconstruction:
+        """What was found from noisy features, or the prior where the rest of the signal is not for it."""
+        found = self._result("analytic: features", images, notes)
+        reason = "the image explains the signal no better than a fit to the known noise would"
+        if self.count > 1:
+            answer = credible(found, self.observation, self.model, reason)
+        else:
+            answer = prior_instead(found, self.observation, reason) if torch.equal(images, start) else found
+        return answer if answer is found else replace(answer, method=f"analytic: {PRIOR_ALONE}")
+
+    def _explaining(self, found: Reconstruction, prior: Tensor) -> Reconstruction:
+        """`found` with a note where it leaves exact features unexplained; `prior` where it is worth no more."""
+        exact = self.read.complete and self.read.shares.residual <= self.attack.tolerance
+        if not exact or self.observation.steps > 1:
+            return found
+        judge = Explained(observation=self.observation, model=self.model, read=self.read)
+        images = found.images.to(prior.device)
+        mismatch = judge.mismatch(images)
+        if mismatch <= UNEXPLAINED:
+            return found
+        note = f"the answer does not explain the features: relative mismatch {magnitude(mismatch)}"
+        found = replace(found, notes=(*found.notes, note))
+        if not judge.worthless(images, prior):
+            return found
+        reason = (
+            "what was trained on was not recovered: the answer explains the first layer's gradient hardly better "
+            f"than {self._prior_name}, which is taken instead"
+        )
+        answer = prior_instead(found, self.observation, reason)
+        return replace(answer, method=f"analytic: {PRIOR_ALONE}")
+
+    def _following(self) -> NextLayer | None:
+        """What the second layer's gradients say of the first one's outputs, where some of its inputs are unknown."""
+        read = self.read
+        if read.shares.unknown is None or not read.tail.rectified:
+            return None
+        first, second = read.tail.layers[:2]
+        weight, bias = (f"{second}.{kind}" for kind in ("weight", "bias"))
+        if sent_numbers(self.observation).keys() & {weight, bias} or not bool(read.gradients[bias].any()):
+            return None
+        parameters = self.observation.state.parameters
+        outputs = input_estimate(read.gradients[weight], read.gradients[bias], "weighted")
+        return NextLayer(parameters[f"{first}.weight"], parameters[f"{first}.bias"], outputs)
+
+    @property
+    def _prior_name(self) -> str:
+        return "near grey" if self.observation.public_mean is None else "the mean public image"
+
+    def _start(self) -> Tensor:
+        """The image (1, 3, S, S) that is known before the signal."""
+        mean = self.observation.public_mean
+        if mean is not None:
+            return mean[None]
+        size = self.observation.model.image_size
+        # Not quite grey: networks without biases have no slope there.
+        noise = initial_images("fourier", (1, 1, 3, size, size), std=_GREY, generator=self.generator)
+        return noise[0].to(self.read.shares.inputs.device)
+
+    def _result(
+        self, method: str, images: Tensor, notes: list[str], loss: float | None = None
+    ) -> Reconstruction:
+        images, labels = images.detach().clamp(-1.0, 1.0), self.read.shares.labels
+        if loss is None:
+            gradients = self.read.gradients
+            known = matched_numbers(self.observation, gradients, dict.fromkeys(gradients, 1.0))
+            loss = relative_distance(known, self.model, self.observation.state, images, labels)
+        return Reconstruction(
+            images=images.cpu(),
+            labels=labels.cpu(),
+            loss=loss,
+            candidates=images.cpu()[None],
+            history=torch.tensor(self.seen or [0.0])[:, None],
+            iterations=len(self.seen),
+            failed=0,
+            method=method,
+            notes=tuple(notes),
+        )
+
+
+def gradient_mismatch(
+    model: nn.Module, state: ModelState, gradients: Tensors, images: Tensor, labels: Tensor
+) -> float:
+    """`relative_distance` from all numbers of `gradients` (by parameter name)."""
+    matched = Matched.of(gradients, dict.fromkeys(gradients, 1.0))
+    return relative_distance(matched, model, state, images, labels)
+
+
+def relative_distance(
+    matched: Matched, model: nn.Module, state: ModelState, images: Tensor, labels: Tensor
+) -> float:
+    """Squared L2 distance of the gradient of `images` (B, 3, S, S) with `labels` (B,), over the target's square."""
+    # The expansion of squares cancels where the match is nearly exact.
+    distance = squared_distance(matched, model, state, images, labels)
+    return max(float(distance / matched.squares.sum().clamp_min(_TINY)), 0.0)
+
+
+def _reporter(seen: list[float], planned: int, progress: Progress | None) -> Callable[[float], None]:
+    def report(mismatch: float) -> None:
+        seen.append(mismatch)
+        if progress is not None:
+            progress(len(seen), max(planned, len(seen)), min(seen))
+
+    return report

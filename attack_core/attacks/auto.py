@@ -1,0 +1,201 @@
+"""The attack that looks at the observation first: analytic where it can work, matching where it cannot.
+
+What decides: the network's fully connected end, the number of images, the signal and its steps, and the noise that
+the threat model lets the attacker know of. The reason is a note of the answer. Where the known error of the signal
+drowns what the images could say, the answer is the mean public image (`credibility`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import nn
+
+from attack_core.attacks.analytic import Analytic
+from attack_core.base.types import Progress, Reconstruction
+from attack_core.evidence.likelihood_ratio import (
+    credible,
+    explains_more,
+    prior_answer,
+    prior_instead,
+    says_nothing,
+    too_weak,
+)
+from attack_core.fc.head import solvable_tail
+from attack_core.gradients.objectives import Signs
+from attack_core.gradients.targets import check_observation, gradient_estimate
+from attack_core.input_inversion.inversion import undone
+from attack_core.local_sgd.simulation import Averaged, Simulated
+from attack_core.matching.features import FeatureTarget
+from attack_core.matching.matching import Matching, at_the_mean
+from attack_core.matching.presets import soft_matching
+from attack_core.signal.inits import Init
+from attack_core.signal.labels import resolve_labels
+from attack_core.signal.signal_model import (
+    code_of_images,
+    cut_columns,
+    knows_errors,
+    mixes_labels,
+    rounds_fairly,
+    sends_signs,
+    withholds,
+)
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config, require
+from fl_core.threat.observe import Observation
+
+MOST_IMAGES = 16
+"""Batches up to this size are taken apart; the search for larger ones takes minutes and mostly fails."""
+LEAST_FEATURES = 1 / 5
+"""Fewer features than this share of the pixels leave the image to the prior: matching does better (docs/attacks.md)."""
+LEAST_UNCUT = 1 / 2
+"""The same where features were cut and the gradients of the layers in front, which matching uses, were not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto(Config):
+    """`analytic` where the observation allows it, `fallback` elsewhere and where taking a batch apart fails.
+
+    `fallback` takes the place of `analytic.fallback`. For one image it also matches the known features, with
+    `feature_weight`; it simulates the local steps where the signal has several of one client and its own `local` is
+    the plain one.
+    """
+
+    kind: Literal["auto"] = "auto"
+    analytic: Analytic = field(default_factory=Analytic)
+    fallback: Matching = field(default_factory=soft_matching)
+    feature_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.feature_weight >= 0, self, "feature_weight", "at least 0")
+
+    def __call__(
+        self,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+        *,
+        progress: Progress | None = None,
+    ) -> Reconstruction:
+        """Run the attack; see `attack_core.base.types.Attack`. Raises what the chosen attack raises."""
+        found = self._trained_on(observation, model, generator, progress)
+        return found if found.is_prior else undone(found, observation)
+
+    def _trained_on(
+        self,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+        progress: Progress | None,
+    ) -> Reconstruction:
+        """The images that the client trained on, whatever a defense had made of those that it holds."""
+        check_observation(observation)
+        nothing = says_nothing(observation)
+        obstacle = obstacle_to_analytic(observation, model) if nothing is None else None
+        if obstacle is not None and too_weak(observation):
+            nothing = "the known error drowns what the images could say"
+        if nothing is not None:
+            labels = resolve_labels("auto", observation, model, observation.examples, generator)
+            return prior_answer(observation, labels, f"auto: {nothing}")
+        fallback = self._fallback(observation, model)
+        if obstacle is None:
+            attack = replace(self.analytic, fallback=fallback)
+            found = attack(observation, model, generator, progress=progress)
+            return self._weighed(found, fallback, observation, model, generator)
+        found = fallback(observation, model, generator, progress=progress)
+        found = replace(found, notes=(f"auto: matching, because {obstacle}", *found.notes))
+        if len(found.images) != observation.examples:
+            return found
+        if not knows_errors(observation):
+            return self._weighed(found, fallback, observation, model, generator)
+        reason = "auto: what matching found explains the signal no better than a fit to the known error would"
+        return credible(found, observation, model, reason)
+
+    def _weighed(
+        self,
+        found: Reconstruction,
+        fallback: Matching,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+    ) -> Reconstruction:
+        """What matching found where it explains a defended signal more than a fit to nothing would, else the prior.
+
+        Who knows of no defense takes the signal as it is.
+        """
+        if found.method != "matching" or not observation.facts or observation.public_mean is None:
+            return found
+        of_mean = float(at_the_mean(fallback)(observation, model, generator).history[0, 0])
+        if explains_more(found.loss, of_mean, observation):
+            return found
+        reason = "auto: what matching found explains the signal hardly better than the mean public image does"
+        return prior_instead(found, observation, reason)
+
+    def _fallback(self, observation: Observation, model: nn.Module) -> Matching:
+        several = observation.steps > 1 and observation.clients == 1
+        plain = self.fallback.local == Averaged() and self.fallback.images in (None, observation.examples)
+        # A simulation knows nothing of draws; the mean gradient is taken at draws that are optimised.
+        drawn = code_of_images(observation) is not None
+        local = Simulated() if several and plain and not drawn else self.fallback.local
+        known = observation.examples == 1 and knows_features(observation, model)
+        weight = self.feature_weight if known else self.fallback.feature_weight
+        # What a known error, a draw, a mixture or withheld numbers leave open, the prior decides: the search starts
+        # from it.
+        open_ends = knows_errors(observation) or drawn or mixes_labels(observation)
+        lossy = open_ends or any(withholds(observation, name) for name in observation.state.parameters)
+        pixels = self.fallback.parametrisation == "pixels"
+        prior = lossy and observation.public_mean is not None and pixels
+        init: Init = "mean" if prior else self.fallback.init
+        if sends_signs(observation):
+            # Features are read off sizes, which signs have none of.
+            return replace(self.fallback, local=local, objective=Signs(), init=init, feature_weight=0.0)
+        return replace(self.fallback, local=local, feature_weight=weight, init=init)
+
+
+def knows_features(observation: Observation, model: nn.Module) -> bool:
+    """Whether the network has a fully connected end whose gradients determine one image's features."""
+    try:
+        solvable_tail(model, observation)
+        FeatureTarget.of(1.0, observation, model, gradient_estimate(observation))
+    except InputError:
+        return False
+    return True
+
+
+def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | None:
+    """Why the analytic attack would not do well on this observation; None where it should."""
+    size, images = observation.model.image_size, observation.examples
+    try:
+        tail = solvable_tail(model, observation)
+    except InputError as reason:
+        return str(reason).removesuffix(".")
+    if sends_signs(observation) and not rounds_fairly(observation):
+        return "signs of numbers tell nothing of their sizes"
+    features = observation.state.parameters[f"{tail.first}.weight"].shape[1]
+    pixels = 3 * size * size
+    if features < LEAST_FEATURES * pixels:
+        return f"layer {tail.first} has {features} features for {pixels} pixels"
+    cut = cut_columns(observation, f"{tail.first}.weight")
+    if cut and features - cut < LEAST_UNCUT * pixels:
+        return f"{features - cut} features of layer {tail.first} are left for {pixels} pixels"
+    if images == 1:
+        return None
+    if mixes_labels(observation) and observation.steps > 1:
+        return f"labels were mixed, which hides how the weights moved between {images} images"
+    if tail.random and observation.steps > 1:
+        return f"the codes that were drawn hide how the weights moved between {images} images"
+    if not tail.rectified:
+        return f"no ReLU between fully connected layers tells {images} images apart"
+    if images > MOST_IMAGES:
+        return f"{images} images are too many to tell apart"
+    if withholds(observation, f"{tail.first}.weight"):
+        return f"numbers were withheld, so {images} images do not come apart"
+    if knows_errors(observation):
+        return f"the known noise hides which units {images} images leave off"
+    steps = -(-images // (observation.batch_size * observation.clients))
+    alone = observation.signal == "local_update" and observation.clients == 1
+    if alone and observation.steps > steps:
+        return f"{observation.steps} local steps see each of {images} images more than once"
+    return None

@@ -1,0 +1,57 @@
+"""Evidence for an image in the numbers that it was not read from.
+
+An image that is fitted to a few noisy numbers explains these better and better while it turns into noise. What tells is
+how well it explains the others, whose noise it has not seen: cross-validation (Stone 1974), here along a path of priors
+that give way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from attack_core.gradients.objectives import residuals_at
+from attack_core.signal.signal_model import matched_numbers, precisions
+from fl_core.base.types import Tensors
+from fl_core.threat.observe import Observation
+
+Residuals = Callable[[Tensor], Tensor]
+"""From images (B, 3, S, S) to what they leave unexplained of the numbers held out (N,), each in units of the known
+error's standard deviation."""
+
+
+def residuals_elsewhere(
+    observation: Observation, model: nn.Module, gradients: Tensors, used: Collection[str], labels: Tensor
+) -> Residuals:
+    """What images with these `labels` (B,) leave of all `gradients` but the parameters `used`."""
+    known = precisions(observation, gradients)
+    rest = {name: weight for name, weight in known.items() if name not in used}
+    if not rest:
+        return lambda images: images.new_zeros(0)
+    matched = matched_numbers(observation, gradients, rest)
+    return lambda images: residuals_at(matched, model, observation.state, images.clamp(-1.0, 1.0), labels)
+
+
+def evidence(start: Tensor, point: Tensor) -> float:
+    """How much better the residuals `point` (N,) are than those of the `start`: the decrease of their squared norm."""
+    # Of two large squares that hardly differ float32 would keep nothing of the difference.
+    return float(torch.dot(start - point, start + point))
+
+
+def chosen(residuals: Sequence[Tensor]) -> int:
+    """Which point of a path to take, from the residuals of each, the start's first.
+
+    The earliest whose evidence is within two standard errors of the best: the rule of Breiman et al. (1984), with the
+    error of this difference. The error is 2 d for points whose predictions are d deviations apart, as noise moves the
+    difference of two squared distances to it by twice its part along the line between them. So the start, which is
+    the prior, is left only for evidence that noise would hardly make.
+    """
+    best = max(residuals, key=partial(evidence, residuals[0]))
+    return next(
+        point
+        for point, left in enumerate(residuals)
+        if evidence(left, best) <= 4.0 * float(torch.linalg.vector_norm(left - best))
+    )

@@ -1,0 +1,252 @@
+"""The inputs of a fully connected layer, from its gradients alone.
+
+For one image the weight gradient of a layer y = W x + b is the outer product of the error at y and the input x, and
+the bias gradient is that error: every row of one over the other is x (Phong et al. 2018, arXiv:1706.04340; Geiping et
+al. 2020, arXiv:2003.14053, prop. 3.1). For several images both are sums, which `disaggregation` takes apart.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from attack_core.fc.head import Tail
+from attack_core.fc.spear import Inseparable, disaggregate
+from fl_core.base.device import exact
+from fl_core.base.types import Tensors
+
+Estimate = Literal["ratio", "weighted", "rank_one"]
+
+_PURPOSE = "reading layer inputs off a gradient"
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Each image's part in the gradient of the tail's first layer.
+
+    `inputs` (B, I) and `errors` (B, O) are that layer's; `logit_errors` (B, K) are those at the network's output, up
+    to a positive factor for each image. `residual` is the relative L2 distance between the observed weight gradient
+    and the one that the shares give, over the numbers that were sent. `unknown` (I,) marks inputs about which nothing
+    was sent but that they are at most `ceiling` in absolute value; None where all are known.
+    """
+
+    inputs: Tensor
+    errors: Tensor
+    logit_errors: Tensor
+    residual: float
+    unknown: Tensor | None = None
+    ceiling: float = 0.0
+
+    @property
+    def labels(self) -> Tensor:
+        """The class (B,) whose logit the loss wants higher: softmax minus one-hot is negative there alone."""
+        return self.logit_errors.argmin(dim=1)
+
+
+def input_estimate(weight: Tensor, bias: Tensor, estimate: Estimate, *, balance: float = 1.0) -> Tensor:
+    """A single image's layer input (I,) from its weight gradient (O, I) and bias gradient (O,).
+
+    - `ratio`: the row of the largest bias gradient, divided by it.
+    - `weighted`: the mean of all rows' ratios weighted by the squared bias gradient, W^T b / |b|^2: the least squares
+      solution where b is exact.
+    - `rank_one`: from the leading singular pair of [W cb], the best fit where W and cb carry the same noise; c is
+      `balance`.
+
+    Raises `Inseparable` where the bias gradient is zero (the layer is dead for this image) or the weight gradient is.
+    """
+    if not float(bias.abs().max()) > 0:
+        raise Inseparable("the bias gradient is zero: no unit of the layer reacts to the image")
+    if not bool(weight.any()):
+        raise Inseparable("the weight gradient is zero: it tells nothing of the layer's input")
+    if estimate == "ratio":
+        row = int(bias.abs().argmax())
+        return weight[row] / bias[row]
+    if estimate == "weighted":
+        # Divided first: a network that is sure of its answer has gradients whose squares float32 does not hold.
+        largest = bias.abs().max()
+        shares = bias / largest
+        return (weight / largest).mT @ shares / shares.square().sum()
+    unit = torch.linalg.eigh(_gram(weight, balance * bias)).eigenvectors[:, -1].float().to(weight)
+    found: Tensor = weight.mT @ unit / (bias @ unit)
+    return found
+
+
+def completed_input(weight: Tensor, bias: Tensor, sent: Tensor, sent_bias: Tensor) -> tuple[Tensor, Tensor]:
+    """A single image's layer input (I,) from gradients of which only some numbers were sent, and which of it is known.
+
+    `weight` (O, I) and `bias` (O,) are 0 where the masks `sent` and `sent_bias` are False. [W b] has rank one, so the
+    errors b and the inputs x that explain the numbers sent follow from each other by least squares in turn; inputs
+    none of whose numbers was sent are left at 0. Raises `Inseparable` where no bias gradient was sent.
+    """
+    if not bool(sent_bias.any()):
+        raise Inseparable("no bias gradient of the layer was sent, so the scale of its input is not known")
+    mask = sent.to(weight)
+    errors, inputs = bias.clone(), torch.zeros_like(weight[0])
+    for _ in range(_MOST_TURNS):
+        before = inputs
+        weight_of_input = errors.square() @ mask
+        inputs = (errors @ weight) / weight_of_input.clamp_min(_TINY)
+        seen = mask @ inputs.square() + sent_bias.to(weight)
+        errors = (weight @ inputs + bias) / seen.clamp_min(_TINY)
+        if float((inputs - before).norm()) <= _SETTLED * float(inputs.norm()):
+            break
+    return inputs, weight_of_input > 0
+
+
+_MOST_TURNS, _SETTLED, _TINY = 100, 1e-6, 1e-30
+"""How long errors and inputs are found from each other: until inputs change, relatively, by less."""
+
+
+def estimate_error(weight: Tensor, bias: Tensor, sigma: float) -> float:
+    """The expected relative squared error of `rank_one`'s estimate where every number has noise of deviation `sigma`.
+
+    From weight gradient (O, I) and bias gradient (O,): by how much noise turns the leading singular vector
+    (Benaych-Georges and Nadakuditi 2012), and by how much it rescales what the bias gives along that vector. Infinite
+    where noise alone has singular values as large.
+    """
+    rows, columns = weight.shape[0], weight.shape[1] + 1
+    values, vectors = torch.linalg.eigh(_gram(weight, bias))
+    top = float(values[-1]) / sigma**2
+    inner = top - rows - columns
+    if top <= (math.sqrt(rows) + math.sqrt(columns)) ** 2 or inner**2 <= 4 * rows * columns:
+        return math.inf
+    signal = (inner + math.sqrt(inner**2 - 4 * rows * columns)) / 2
+    aligned = 1 - columns * (rows + signal) / (signal * (signal + columns))
+    size = float(bias @ vectors[:, -1].float().to(bias)) ** 2 / sigma**2 - 1
+    return math.inf if aligned <= 0 or size <= 0 else 1 / aligned - 1 + 1 / size
+
+
+def _gram(weight: Tensor, bias: Tensor) -> Tensor:
+    """Inner products (O, O) of the rows of [W b], in float64 on the CPU: some accelerators have none."""
+    both = torch.cat([weight, bias[:, None]], dim=1)
+    return exact(both @ both.mT, _PURPOSE)
+
+
+def recover_shares(
+    gradients: Tensors,
+    weights: Tensors,
+    tail: Tail,
+    count: int,
+    generator: torch.Generator,
+    *,
+    estimate: Estimate,
+    rounds: int,
+    tolerance: float,
+    after: Tensors | None = None,
+    balance: float = 1.0,
+) -> Shares:
+    """The shares of `count` images in `gradients` taken at `weights` (both by parameter name).
+
+    Where the weights moved between the images, `weights` are those before and `after` those after.
+
+    Several images are told apart at the last hidden layer, whose errors the output layer's weights explain, and
+    followed down from there: a layer's inputs, known, say which units below are on, so the errors there are known
+    too and the inputs are the solution of linear equations. `rounds` and `tolerance` are `disaggregate`'s,
+    `balance` is `input_estimate`'s for a single image. Raises `Inseparable`.
+    """
+    if count == 1:
+        weight, bias = (gradients[f"{tail.first}.{kind}"] for kind in ("weight", "bias"))
+        inputs = input_estimate(weight, bias, estimate, balance=balance)[None]
+        residual = _distance(bias[:, None] * inputs, weight)
+        return Shares(inputs, bias[None], gradients[f"{tail.layers[-1]}.bias"][None], residual)
+    if tail.random:
+        return _in_front(gradients, weights, tail, count, generator, rounds=rounds, tolerance=tolerance)
+    if len(tail.layers) < 2:
+        raise Inseparable(
+            f"one fully connected layer of {len(gradients[f'{tail.first}.bias'])} outputs holds no ReLU pattern "
+            f"that tells {count} images apart"
+        )
+    hidden, last = tail.layers[-2:]
+    ends = [weights] if after is None else [weights, after]
+    middle = weights if after is None else {name: (weights[name] + after[name]) / 2 for name in weights}
+    outgoing = middle[f"{last}.weight"]
+    mixture = disaggregate(
+        gradients[f"{hidden}.weight"],
+        gradients[f"{hidden}.bias"],
+        count,
+        generator,
+        layers=tuple((end[f"{hidden}.weight"], end[f"{hidden}.bias"]) for end in ends),
+        outgoing=tuple(end[f"{last}.weight"] for end in ends),
+        rounds=rounds,
+        tolerance=tolerance,
+    )
+    logit_errors = _logit_errors(mixture.errors, outgoing)
+    errors, inputs = mixture.errors, mixture.inputs
+    for lower, upper in reversed(list(zip(tail.layers[:-2], tail.layers[1:-1], strict=True))):
+        errors = (errors @ middle[f"{upper}.weight"]) * _switched_on(inputs)
+        observed = exact(gradients[f"{lower}.weight"], _PURPOSE)
+        inputs = torch.linalg.lstsq(exact(errors.mT, _PURPOSE), observed).solution.to(errors)
+    weight = gradients[f"{tail.first}.weight"]
+    residual = _distance(errors.mT @ inputs, weight)
+    if not residual <= tolerance:
+        raise Inseparable(
+            f"the errors followed down to {tail.first} leave {residual:.1e} of its gradient unexplained"
+        )
+    return Shares(inputs, errors, logit_errors, residual)
+
+
+def _in_front(
+    gradients: Tensors,
+    weights: Tensors,
+    tail: Tail,
+    count: int,
+    generator: torch.Generator,
+    *,
+    rounds: int,
+    tolerance: float,
+) -> Shares:
+    """The shares of `count` images in front of a bottleneck that draws.
+
+    What its layers hand back depends on the draws, so the zeros of the ReLU in front alone tell images apart, and
+    labels stay those of the whole. Raises `Inseparable`.
+    """
+    if not tail.rectified:
+        raise Inseparable(f"no ReLU in front of the bottleneck tells {count} images apart")
+    weight, bias = (f"{tail.first}.{kind}" for kind in ("weight", "bias"))
+    mixture = disaggregate(
+        gradients[weight],
+        gradients[bias],
+        count,
+        generator,
+        layers=((weights[weight], weights[bias]),),
+        rounds=rounds,
+        tolerance=tolerance,
+    )
+    whole = gradients[f"{tail.layers[-1]}.bias"].expand(count, -1)
+    return Shares(mixture.inputs, mixture.errors, whole, mixture.residual)
+
+
+def _distance(found: Tensor, wanted: Tensor) -> float:
+    """The L2 norm of the difference over that of `wanted`."""
+    largest = wanted.abs().max()
+    return float(vector_norm((found - wanted) / largest) / vector_norm(wanted / largest))
+
+
+def _switched_on(outputs: Tensor) -> Tensor:
+    """Which recovered outputs of a ReLU (B, O) are above 0; the negative ones show how large the error is."""
+    largest = outputs.amax(dim=1, keepdim=True)
+    error = (-outputs).amax().maximum(_ROUNDING * largest)
+    return outputs > 2.0 * error
+
+
+_ROUNDING = 1e-6
+"""Float32 arithmetic leaves at least this relative error."""
+
+
+def _logit_errors(errors: Tensor, outgoing: Tensor) -> Tensor:
+    """Errors at the output (B, K) from those at the last hidden layer (B, O): least squares over units that are on.
+
+    Softmax minus one-hot sums to zero over classes, so each is a combination of differences to the first class.
+    """
+    differences = exact(outgoing[1:] - outgoing[:1], _PURPOSE)
+    found = []
+    for error in exact(errors, _PURPOSE):
+        on = error.abs() > 1e-4 * error.abs().max()
+        rest = torch.linalg.lstsq(differences[:, on].mT, error[on][:, None]).solution[:, 0]
+        found.append(torch.cat([-rest.sum()[None], rest]))
+    return torch.stack(found).to(errors)

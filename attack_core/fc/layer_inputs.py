@@ -1,0 +1,206 @@
+"""The inputs of a network's first fully connected layer, from one observation: by linear algebra, with their error.
+
+Exact gradients give them exactly; of noisy, rounded or withheld numbers the facts say how far off they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import nn
+
+from attack_core.fc.head import Tail, solvable_tail
+from attack_core.fc.inversion import Estimate, Shares, completed_input, estimate_error, recover_shares
+from attack_core.fc.rank_one import scaled_input
+from attack_core.fc.spear import Inseparable
+from attack_core.fc.step_order import Order, find_order
+from attack_core.gradients.targets import gradient_estimate, weights_along
+from attack_core.signal.signal_model import (
+    deviations,
+    largest_withheld,
+    layer_numbers,
+    sees_a_part,
+    withholds,
+)
+from fl_core.base.errors import InputError
+from fl_core.base.types import Tensors
+from fl_core.threat.observe import Observation
+
+_ATTEMPTS = 3
+"""How often a batch is taken apart before a wrong answer is given up on."""
+_MISFIT = 1e-2
+"""How far, relatively, an image's errors may be from what the network makes of its recovered input."""
+_TINY = 1e-30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How layer inputs are read; the fields are those of `Analytic`."""
+
+    estimate: Literal["auto"] | Estimate
+    rounds: int
+    tolerance: float
+    drift_tolerance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerInputs:
+    """What one observation says of the layer's inputs, in `shares`, from `gradients` (by parameter name).
+
+    `order` is there where one client took several steps. `error` is the relative squared error that known noise alone
+    leaves; infinite where noise hides them.
+    """
+
+    gradients: Tensors
+    tail: Tail
+    shares: Shares
+    order: Order | None
+    error: float
+
+    @classmethod
+    def of(
+        cls, reading: Reading, observation: Observation, model: nn.Module, generator: torch.Generator
+    ) -> LayerInputs:
+        """Solve the fully connected layers; raises `Inseparable`."""
+        try:
+            tail = solvable_tail(model, observation)
+        except InputError as reason:
+            raise Inseparable(str(reason).removesuffix(".")) from None
+        gradients = gradient_estimate(observation)
+        if withholds(observation, f"{tail.first}.weight"):
+            shares, order, error = _completed(observation, gradients, tail)
+        else:
+            shares, order, error = _separated(reading, observation, gradients, tail, generator)
+        return cls(gradients=gradients, tail=tail, shares=shares, order=order, error=error)
+
+    @property
+    def own(self) -> tuple[str, str]:
+        """The names of the parameters that the inputs were read from."""
+        return f"{self.tail.first}.weight", f"{self.tail.first}.bias"
+
+    @property
+    def known(self) -> int:
+        """How many of one image's inputs the numbers that were sent determine."""
+        unknown = self.shares.unknown
+        return self.shares.inputs.shape[1] - (0 if unknown is None else int(unknown.sum()))
+
+    @property
+    def complete(self) -> bool:
+        """Whether all inputs are known, and exactly."""
+        return self.shares.unknown is None and self.error == 0
+
+    def note(self) -> str:
+        """In words what was read, and how well."""
+        images = len(self.shares.inputs)
+        layer = self.tail.layers[-2] if images > 1 and not self.tail.random else self.tail.first
+        what = "the input" if images == 1 else f"the inputs of {images} images"
+        note = f"{what} of layer {layer} from its gradients"
+        if self.shares.unknown is not None:
+            share = float((~self.shares.unknown).float().mean())
+            note += f", of which the numbers sent determine {share:.0%}"
+        if self.shares.inputs.device.type != "cpu" and (images > 1 or self.error):
+            note = f"{note} (in float64 on the CPU)"
+        if self.error:
+            return f"{note}, known noise: relative error about {magnitude(self.error)}"
+        return f"{note}, residual below {magnitude(self.shares.residual)}"
+
+
+def _separated(
+    reading: Reading, observation: Observation, gradients: Tensors, tail: Tail, generator: torch.Generator
+) -> tuple[Shares, Order | None, float]:
+    """The images' shares, with the order of several steps, and the relative squared error that known noise leaves.
+
+    Raises `Inseparable`.
+    """
+    moved = observation.steps > 1
+    weight, bias = (f"{tail.first}.{kind}" for kind in ("weight", "bias"))
+    known = deviations(observation, gradients)
+    sigma, bias_sigma = known[weight], known[bias]
+    # As if both had the same noise, which is what one estimate and that of its error take.
+    balance = sigma / bias_sigma if sigma > 0 and bias_sigma > 0 else 1.0
+    chosen: Estimate = "rank_one" if sigma > 0 else "weighted"
+    recover = partial(
+        recover_shares,
+        gradients,
+        observation.state.parameters,
+        tail,
+        observation.examples,
+        generator,
+        estimate=chosen if reading.estimate == "auto" else reading.estimate,
+        rounds=reading.rounds,
+        tolerance=reading.drift_tolerance if moved else reading.tolerance,
+        after=weights_along(observation, 1.0).parameters if moved else None,
+        balance=balance,
+    )
+    shares, order = _checked(recover, observation, tail)
+    error = 0.0
+    if sigma > 0:
+        error = estimate_error(gradients[weight], gradients[bias] * balance, sigma)
+    return shares, order if moved else None, error
+
+
+def _checked(
+    recover: Callable[[], Shares], observation: Observation, tail: Tail
+) -> tuple[Shares, Order | None]:
+    """Shares that the network's own fully connected end confirms, with the order of several steps.
+
+    A wrong separation can explain the gradient as well as the right one does, but its errors are not those that its
+    inputs cause. Unchecked are single images, several clients' several steps, and images that moved weights below
+    the last hidden layer explain only roughly. Raises `Inseparable`.
+    """
+    several = observation.steps > 1
+    if observation.examples == 1 or tail.random or (several and (observation.clients > 1 or tail.pixels)):
+        return recover(), None
+    misfit = math.inf
+    for _ in range(_ATTEMPTS):
+        shares = recover()
+        order = find_order(observation, tail, shares)
+        if order.misfit <= _MISFIT:
+            return shares, order
+        misfit = min(misfit, order.misfit)
+    raise Inseparable(f"the recovered inputs do not cause the recovered errors (misfit {misfit:.2f})")
+
+
+def _completed(observation: Observation, gradients: Tensors, tail: Tail) -> tuple[Shares, None, float]:
+    """What `_separated` gives, where numbers were withheld.
+
+    Raises `Inseparable` for several images, and where too little was sent.
+    """
+    if observation.examples > 1:
+        raise Inseparable(f"numbers were withheld, so {observation.examples} images do not come apart")
+    name = f"{tail.first}.weight"
+    weight, bias, mask, sent_bias = layer_numbers(observation, gradients, tail.first)
+    logit_errors = gradients[f"{tail.layers[-1]}.bias"]
+    if sees_a_part(observation) and not bool((sent_bias & (bias != 0)).any()):
+        found = scaled_input(weight, mask, tail, observation.state.parameters)
+        inputs, known, errors, logit_errors = found.inputs, found.known, found.errors, found.logit_errors
+    else:
+        inputs, known = completed_input(weight, bias, mask, sent_bias)
+        errors = bias
+    if not bool(known.any()):
+        raise Inseparable(f"no number of {name} was sent")
+    fitted = errors[:, None] * inputs * mask
+    shares = Shares(
+        inputs=inputs[None],
+        errors=errors[None],
+        logit_errors=logit_errors[None],
+        residual=float((fitted - weight).norm() / weight.norm().clamp_min(_TINY)),
+        unknown=None if bool(known.all()) else ~known,
+        ceiling=largest_withheld(observation, name) / float(errors.abs().max()),
+    )
+    sigma = deviations(observation, gradients)[name]
+    if sigma == 0:
+        return shares, None, 0.0
+    evidence = errors.square() @ mask.to(errors)
+    error = sigma**2 * float((1.0 / evidence[known]).sum()) / float(inputs.square().sum())
+    return shares, None, error
+
+
+def magnitude(value: float) -> str:
+    """The power of ten at or above a positive value: notes of different victims then agree."""
+    return f"{10.0 ** math.ceil(math.log10(max(value, 1e-12))):.0e}"

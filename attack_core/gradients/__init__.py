@@ -1,0 +1,1 @@
+"""Candidate gradients: handles on layers, what they are compared with, and how."""

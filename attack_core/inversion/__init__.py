@@ -1,0 +1,1 @@
+"""Feature inversion: images from layer inputs, by continuation in preconditioned coordinates."""

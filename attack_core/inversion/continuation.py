@@ -1,0 +1,194 @@
+"""L-BFGS under an image prior that gives way in stages: the engine of the analytic attack.
+
+The prior leads while the images are far off and the data have the last word, as in graduated non-convexity (Blake and
+Zisserman 1987). Where the data's error is known, the prior stops giving way once the images explain the data as well
+as the truth does: going on would fit the error (Morozov's discrepancy principle). Where other data are at hand, they
+say where to stop (`held_out`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attack_core.base.types import AttackFailed
+from attack_core.evidence.cross_validation import Residuals, chosen, evidence
+from attack_core.inversion.preconditioner import CosineCoordinates
+from attack_core.priors.colour_tv import opponent_variation
+from fl_core.base.types import Config, require
+
+Mismatch = Callable[[Tensor], Tensor]
+"""From images (B, 3, S, S) to how badly they explain the data, relative to the data's own square, ()."""
+Measure = Callable[[Tensor], CosineCoordinates]
+"""From images (B, 3, S, S) to the coordinates that suit the data there."""
+
+
+class _Diverged(Exception):
+    """A line search has left the numbers that are finite; the best point so far stands."""
+
+
+_SCALE = 1e6
+"""The library's L-BFGS compares curvatures with absolute bounds; mismatches of 1e-9 would stall it."""
+_LARGEST_STEP = 10.0
+"""By which factor at most the prior gives way from stage to stage where the data's error is known."""
+_SMALL_STEP = math.sqrt(10.0)
+_STRONGEST = 2e-3
+_FEW = 4
+_PATIENCE = 2
+"""Where held-out data decide: the factor from stage to stage, the first prior's weight over the expected mismatch, by
+how many stages at most the evaluations are divided (by more, images stay far from what their prior allows, and 2 dB
+behind), and how many stages in turn may be no better than the best before them. Seven or so run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent(Config):
+    """Minimise mismatch + weight * variation, with `opponent_variation` of `chroma` and `edge` as the prior.
+
+    About `evaluations` of mismatch and gradient in all (a line search ends what it began), spread evenly over
+    `stages` whose weight falls geometrically from `prior_start` to `prior_end`. `memory` is how many pairs L-BFGS
+    keeps. The first stage moves pixels, later ones move coordinates in which the data are equally sensitive
+    everywhere, where the caller can measure them.
+    """
+
+    evaluations: int = 600
+    stages: int = 3
+    prior_start: float = 1e-8
+    prior_end: float = 1e-9
+    chroma: float = 3.0
+    edge: float = 0.1
+    memory: int = 200
+
+    def __post_init__(self) -> None:
+        require(self.stages >= 1, self, "stages", "at least 1")
+        require(self.evaluations >= self.stages, self, "evaluations", f"at least stages = {self.stages}")
+        require(0 < self.prior_start < math.inf, self, "prior_start", "more than 0")
+        require(
+            0 < self.prior_end <= self.prior_start,
+            self,
+            "prior_end",
+            f"more than 0, at most prior_start = {self.prior_start}",
+        )
+        require(self.chroma >= 0, self, "chroma", "at least 0")
+        require(self.edge > 0, self, "edge", "more than 0")
+        require(self.memory >= 1, self, "memory", "at least 1")
+
+    def minimise(
+        self,
+        mismatch: Mismatch,
+        start: Tensor,
+        *,
+        measure: Measure | None = None,
+        stiffness: float = 1.0,
+        error: float = 0.0,
+        report: Callable[[float], None] = lambda _: None,
+    ) -> Tensor:
+        """Images (B, 3, S, S) from `start`; `report` is told each evaluation's mismatch.
+
+        `stiffness` multiplies the prior's weights. `error` is the mismatch that the truth itself is expected to have:
+        above 0, the prior starts as much stronger, gives way in as many more stages, and stops where it is reached.
+        Raises `AttackFailed` where the mismatch stops being finite.
+        """
+        weights = [stiffness * weight for weight in self._weights(error)]
+        images = start.detach()
+        for stage, weight in enumerate(weights):
+            coordinates = measure(images) if measure is not None and stage > 0 else None
+            images, reached = self._descend(
+                mismatch, images, coordinates, weight, self.evaluations // len(weights), report
+            )
+            if reached < error:
+                break
+        return images
+
+    def follow(
+        self,
+        mismatch: Mismatch,
+        start: Tensor,
+        residuals: Residuals,
+        *,
+        measure: Measure | None = None,
+        stiffness: float = 1.0,
+        error: float,
+        report: Callable[[float], None] = lambda _: None,
+    ) -> Tensor:
+        """Images (B, 3, S, S) from where on the prior's way the numbers held out say; `start` where they are for none.
+
+        As `minimise` for a known `error`, but no stage is the last one for the data's sake: the way ends soon after
+        the evidence in `residuals` stops growing. A stage takes a quarter of the evaluations, or more where there are
+        fewer.
+        """
+        strongest = max(self.prior_start, _STRONGEST * error)
+        stages = math.ceil(math.log(strongest / self.prior_end, _SMALL_STEP) + 1e-9) + 1
+        count = max(self.evaluations // min(stages, _FEW), 1)
+        path, left, found = [start], [residuals(start)], [0.0]
+        for stage in range(stages):
+            best = found.index(max(found))
+            if 0 < best <= stage - _PATIENCE:
+                break  # Before any evidence has been found the way goes on: faint signals show late.
+            coordinates = measure(path[-1]) if measure is not None and stage > 0 else None
+            weight = max(strongest / _SMALL_STEP**stage, self.prior_end)
+            images, _ = self._descend(mismatch, path[-1], coordinates, stiffness * weight, count, report)
+            path.append(images)
+            left.append(residuals(images))
+            found.append(evidence(left[0], left[-1]))
+        return path[chosen(left)]
+
+    def _weights(self, error: float) -> list[float]:
+        """One prior weight for each stage."""
+        start, stages = self.prior_start, self.stages
+        if error > 0:
+            start = max(start, error * 1e-2)
+            steps = math.ceil(math.log(start / self.prior_end, _LARGEST_STEP) - 1e-9)
+            stages = min(self.evaluations, max(stages, steps + 1))
+        if stages == 1:
+            return [self.prior_end]
+        ratio = (self.prior_end / start) ** (1.0 / (stages - 1))
+        return [start * ratio**i for i in range(stages)]
+
+    def _descend(
+        self,
+        mismatch: Mismatch,
+        start: Tensor,
+        coordinates: CosineCoordinates | None,
+        weight: float,
+        evaluations: int,
+        report: Callable[[float], None],
+    ) -> tuple[Tensor, float]:
+        """One stage: the images and their mismatch."""
+        moved = torch.zeros_like(start, requires_grad=True)
+        optimizer = torch.optim.LBFGS(
+            [moved],
+            max_iter=evaluations,
+            max_eval=evaluations,
+            history_size=self.memory,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
+        best = (math.inf, math.nan, start)
+
+        def evaluate() -> Tensor:
+            nonlocal best
+            optimizer.zero_grad(set_to_none=True)
+            candidate = start + (moved if coordinates is None else coordinates.images(moved))
+            data = mismatch(candidate)
+            variation = opponent_variation(candidate, chroma=self.chroma, edge=self.edge).sum()
+            loss = _SCALE * (data + weight * variation)
+            loss.backward()
+            total, match = float(loss.detach()), float(data.detach())
+            if not math.isfinite(total):
+                raise _Diverged
+            report(match)
+            if total < best[0]:
+                best = (total, match, candidate.detach())
+            return loss
+
+        try:
+            optimizer.step(evaluate)
+        except _Diverged:
+            if math.isinf(best[0]):
+                raise AttackFailed("The mismatch is not finite.") from None
+        return best[2], best[1]

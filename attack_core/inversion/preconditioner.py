@@ -1,0 +1,71 @@
+"""Coordinates in which the network passes all of an image's structure about equally strongly.
+
+Convolutions with pooling pass coarse structure a hundred to ten thousand times more strongly than fine structure, and
+a descent in pixels spends its steps on the coarse part. Cosine coefficients in opponent colours, each divided by the
+root of the network's gain at its frequency, even that out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attack_core.priors.colour_tv import opponent_axes
+from attack_core.priors.priors import cosine_matrix
+
+Features = Callable[[Tensor], Tensor]
+"""From images (B, 3, S, S) to a layer's inputs (B, I)."""
+
+_PROBES = 8
+_FLOOR = 1e-4
+"""Gains below this share of the largest count as it: they are noise."""
+
+
+@dataclass(frozen=True)
+class CosineCoordinates:
+    """Scaled cosine coefficients: `cosines` (S, S) and `colours` (3, 3) are orthonormal, `scale` (3, S, S) divides."""
+
+    cosines: Tensor
+    colours: Tensor
+    scale: Tensor
+
+    @classmethod
+    def measured(cls, features: Features, image: Tensor, generator: torch.Generator) -> CosineCoordinates:
+        """Scales from the gain at `image` (1, 3, S, S): white noise sent backwards has the power of J^T J."""
+        plain = cls(cosine_matrix(image.shape[-1]).to(image), opponent_axes(image), torch.ones_like(image[0]))
+        point = image.detach().clone().requires_grad_(True)
+        found = features(point)
+        power = torch.zeros_like(image[0])
+        for _ in range(_PROBES):
+            noise = torch.randn(found.shape, generator=generator).to(found)
+            (back,) = torch.autograd.grad(found, point, noise, retain_graph=True)
+            power += plain.coefficients(back)[0].square()
+        gain = _band_means(power).sqrt()
+        return cls(plain.cosines, plain.colours, (gain / gain.max()).clamp_min(_FLOOR).sqrt())
+
+    def coefficients(self, images: Tensor) -> Tensor:
+        """Unscaled coefficients of images, both (B, 3, S, S)."""
+        turned = torch.einsum("kc,nchw->nkhw", self.colours, images)
+        return self.cosines @ turned @ self.cosines.mT
+
+    def images(self, scaled: Tensor) -> Tensor:
+        """The images of scaled coefficients, both (B, 3, S, S)."""
+        planes = self.cosines.mT @ (scaled / self.scale) @ self.cosines
+        return torch.einsum("kc,nkhw->nchw", self.colours, planes)
+
+
+def _band_means(power: Tensor) -> Tensor:
+    """Each coefficient's power (3, S, S) replaced by the mean over its channel's half-octave of frequency."""
+    size, channels = power.shape[-1], power.shape[0]
+    step = torch.arange(size, device=power.device)
+    frequency = torch.maximum(step[:, None], step[None, :]).float()
+    band = (2.0 * torch.log2(frequency + 1.0)).round().long().expand(channels, -1, -1)
+    count = int(band.max()) + 1
+    index = (band + count * torch.arange(channels, device=power.device)[:, None, None]).flatten()
+    empty = torch.zeros(count * channels, device=power.device)
+    members = empty.index_add(0, index, torch.ones_like(power).flatten())
+    sums = empty.index_add(0, index, power.flatten())
+    return (sums / members.clamp_min(1.0))[index].view(power.shape)

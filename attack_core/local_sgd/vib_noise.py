@@ -1,0 +1,123 @@
+"""Matching through a bottleneck that draws: the draw is a part of what is reconstructed.
+
+A client with PRECODE takes the gradient at a code that nobody else knows. But its decoder's gradients give the code of
+one image exactly, its encoder's the features that the code was drawn for, and so the draw itself: matching is then the
+same as without noise. For several images each draw is optimised together with the images. Taking the noise as fixed or
+sampled is how Balunovic et al. (ICLR 2022, arXiv:2111.04706) attack it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attack_core.fc.inversion import input_estimate
+from attack_core.fc.spear import Inseparable
+from attack_core.gradients.handles import GradientHandle, LossOf, gradient_handles
+from attack_core.signal.signal_model import knows_errors, sent_numbers
+from fl_core.base.types import ModelState, Tensors
+from fl_core.models.bottleneck import Bottleneck, code_of, divergence, encoded, with_noise
+from fl_core.threat.observe import Observation, RandomCode
+
+_LARGEST = 6.0
+"""No standard normal draw is as large: beyond, what was read off is no draw."""
+_PLAUSIBLE = 1e-4
+"""The weight of a draw's log-density beside a relative matching loss: enough to keep it from wandering off."""
+
+
+@dataclass(frozen=True)
+class ThroughCode:
+    """The mean gradient at fixed weights of a network with a `bottleneck`, `name`d so in it; a `LocalProblem`.
+
+    `noise` (B, size) are the draws where they are known, else there is one of that size for each candidate in `free`.
+    """
+
+    model: nn.Module
+    state: ModelState
+    targets: dict[str, Tensor]
+    name: str
+    bottleneck: Bottleneck
+    fact: RandomCode
+    noise: Tensor | None
+    free: Sequence[Tensor]
+    copies: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        observation: Observation,
+        model: nn.Module,
+        targets: dict[str, Tensor],
+        named: tuple[str, Bottleneck],
+        fact: RandomCode,
+        *,
+        restarts: int,
+        images: int,
+    ) -> ThroughCode:
+        """The problem for so many candidates of so many images each."""
+        name, bottleneck = named
+        noise = solved_noise(observation, targets, name)
+        device = next(iter(targets.values())).device
+        shape = (images, bottleneck.decoder.in_features)
+        free = [torch.zeros(shape, device=device, requires_grad=True) for _ in range(restarts)]
+        return cls(
+            model, observation.state, targets, name, bottleneck, fact, noise, free if noise is None else ()
+        )
+
+    def leaves(self, candidate: int) -> list[Tensor]:
+        """See `LocalProblem`."""
+        return [self.free[candidate]] if self.free else []
+
+    def handles(self, images: Tensor, labels: Tensor, which: list[int]) -> dict[str, GradientHandle]:
+        """See `LocalProblem`."""
+        known = self.noise
+        noise = self._drawn(which).flatten(0, 1) if known is None else known.repeat(len(which), 1)
+        with encoded(self.bottleneck) as statistics:
+            loss = self._loss(labels, statistics)
+            return gradient_handles(self.model, with_noise(self.state, self.name, noise), images, loss)
+
+    def tie(self, images: Tensor, which: list[int]) -> Tensor:
+        """See `LocalProblem`: half the square of what was drawn, which is its negative log-density."""
+        if self.noise is not None:
+            return images.new_zeros(len(images))
+        halves: Tensor = 0.5 * self._drawn(which).square().flatten(1).mean(1)
+        return _PLAUSIBLE * halves
+
+    def _drawn(self, which: list[int]) -> Tensor:
+        return torch.stack([self.free[candidate] for candidate in which])
+
+    def _loss(self, labels: Tensor, statistics: Sequence[Tensor]) -> LossOf:
+        def loss(logits: Tensor) -> Tensor:
+            entropy = -(labels * logits.log_softmax(dim=-1)).sum(-1)
+            spread = divergence(statistics[0]).unflatten(0, entropy.shape)
+            scaled: Tensor = (entropy + self.fact.beta * spread).mean(1)
+            return scaled
+
+        return loss
+
+
+def solved_noise(observation: Observation, gradients: Tensors, name: str) -> Tensor | None:
+    """What the bottleneck `name` drew (1, size) for a single image in a single step; None where it can't be read off.
+
+    Every layer's gradients give its own input: those of the decoder the code, those of the encoder the features.
+    """
+    own = [f"{name}.{layer}.{kind}" for layer in ("encoder", "decoder") for kind in ("weight", "bias")]
+    single = observation.examples == observation.steps == 1
+    if not single or knows_errors(observation) or sent_numbers(observation).keys() & set(own):
+        return None
+    try:
+        features, code = (
+            input_estimate(gradients[w], gradients[b], "weighted") for w, b in (own[:2], own[2:])
+        )
+    except Inseparable:
+        return None
+    weight, bias = (observation.state.parameters[each] for each in own[:2])
+    mean, deviation = code_of(functional.linear(features.unsqueeze(0), weight, bias))
+    noise = (code - mean) / deviation
+    largest = float(noise.abs().max())
+    return noise if math.isfinite(largest) and largest < _LARGEST else None

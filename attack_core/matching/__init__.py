@@ -1,0 +1,1 @@
+"""Gradient matching: the one loop, its candidates and optimizers."""

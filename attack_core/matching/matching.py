@@ -1,0 +1,341 @@
+"""The one matching loop: find images whose gradient is the observed one.
+
+All restarts run together along a leading candidate axis, for one image or batches, with fixed or optimised
+labels. The published attacks of this kind are settings of it: `attack_core.attacks.registry`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attack_core.base.types import Progress, Reconstruction
+from attack_core.gradients.objectives import L2, LayerMode, Matched, Objective, choose, layer_weights
+from attack_core.gradients.targets import check_observation
+from attack_core.local_sgd.simulation import Averaged, Count, LocalModel, LocalProblem, merge_copies
+from attack_core.matching.candidates import Candidates, Canvas, EarlyStop, Parametrisation, Pixels, Score
+from attack_core.matching.features import FeatureTarget
+from attack_core.matching.optimizers import OptimizerName, Schedule, Sign, make_stepper, rate_factor, warmup
+from attack_core.priors.deep_prior import DeepPrior
+from attack_core.priors.priors import GroupConsistency, Prior, Scene, check_priors, total_variation
+from attack_core.signal.inits import Init, initial_images
+from attack_core.signal.labels import LabelStrategy, resolve_labels
+from attack_core.signal.signal_model import matched_numbers
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config, require
+from fl_core.threat.observe import Observation
+
+MOST = 10_000_000
+"""More iterations, restarts or images than this are a slip of the keyboard, and would fill any memory."""
+
+Preset = Literal["default", "soft", "tight", "none"]
+
+PRESETS: dict[Preset, tuple[float, float | None]] = {
+    "default": (1e-3, 2.0),
+    "soft": (3e-4, 3.0),
+    "tight": (1e-2, 1.5),
+    "none": (0.0, None),
+}
+"""TV weight and clamp of each preset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matching(Config):
+    """Gradient matching by gradient descent on the images.
+
+    The loss is `objective` + `tv_weight` * total variation + the sum of `priors`; `tv_weight` is the short form of
+    the plain prior. `lr` and `tv_weight` may be lists, one value for each restart. `sign` passes the gradient's
+    sign to a first-order optimizer. `clamp` bounds pixels to +-clamp in normalised units (None: unbounded);
+    `preset` replaces `tv_weight` and `clamp`. `layers` (indices) and `layer_names` (substrings) choose parameters.
+    `images` is how many images to reconstruct (None: as many as the signal holds). `local` says how images explain
+    the weight delta of several local steps. `feature_weight` adds for one image the relative squared distance of its
+    features to those that the gradients of the first fully connected layer determine (`attack_core.fc.inversion`).
+    `packing` is how many restarts are evaluated together (None: all): fewer take less memory, and the figures
+    agree to rounding.
+
+    What the attacker knows of a defense is used: numbers that were withheld are not matched, and under clipping
+    L2 distances are those at the scale that fits best.
+
+    `parametrisation` says what moves: the pixels, from `init` at standard deviation `init_std`, or with
+    `deep_prior` the weights of one small untrained network for each restart, which has no init and bounds its
+    pixels by itself.
+
+    With the cosine schedule `anneal_tv` lets the weights of all priors fall with the learning rate, so that they
+    lead early and the data has the last word; a restart's answer is then its last point, and its best point by
+    the loss otherwise. Among restarts the one of least loss is taken. Nothing is selected by the truth.
+    """
+
+    kind: Literal["matching"] = "matching"
+    iterations: int = 2000
+    restarts: int = 1
+    packing: int | None = None
+    optimizer: OptimizerName = "adam"
+    lr: float | tuple[float, ...] = 0.1
+    schedule: Schedule = "none"
+    sign: Sign = "none"
+    objective: Objective = field(default_factory=L2)
+    tv_weight: float | tuple[float, ...] = 1e-3
+    priors: tuple[Prior, ...] = ()
+    anneal_tv: bool = True
+    clamp: float | None = 2.0
+    preset: Preset | None = None
+    early_stop: EarlyStop | None = None
+    parametrisation: Parametrisation = "pixels"
+    init: Init = "normal"
+    init_std: float = 0.1
+    layers: tuple[int, ...] | None = None
+    layer_names: tuple[str, ...] | None = None
+    layer_weights: LayerMode | tuple[float, ...] = "uniform"
+    labels: LabelStrategy = "auto"
+    images: int | None = None
+    feature_weight: float = 0.0
+    local: LocalModel = field(default_factory=Averaged)
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "restarts"):
+            require(1 <= getattr(self, name) <= MOST, self, name, f"from 1 to {MOST:,}")
+        require(self.packing is None or self.packing >= 1, self, "packing", "at least 1, or null for all")
+        require(self.clamp is None or self.clamp > 0, self, "clamp", "more than 0, or null for none")
+        require(self.init_std > 0, self, "init_std", "more than 0")
+        require(self.feature_weight >= 0, self, "feature_weight", "at least 0")
+        require(self.images is None or 1 <= self.images <= MOST, self, "images", f"from 1 to {MOST:,}")
+        require(all(rate > 0 for rate in self._each(self.lr)), self, "lr", "more than 0")
+        require(all(weight >= 0 for weight in self._each(self.tv_weight)), self, "tv_weight", "at least 0")
+        for name, value in (("lr", self.lr), ("tv_weight", self.tv_weight)):
+            length_fits = not isinstance(value, tuple) or len(value) == self.restarts
+            require(length_fits, self, name, f"one number, or one for each of {self.restarts} restarts")
+        signs = self.sign == "none" or self.optimizer != "lbfgs"
+        require(signs, self, "sign", "'none' with the optimizer 'lbfgs', which needs the gradient itself")
+        starts = self.parametrisation == "pixels" or self.init == "normal"
+        require(starts, self, "init", "'normal', which is the default: a deep prior starts at random weights")
+        if any(isinstance(prior, GroupConsistency) for prior in self.priors):
+            require(
+                self.restarts > 1, self, "restarts", "at least 2 with the prior 'group', which compares them"
+            )
+            still = self.optimizer != "lbfgs"
+            require(still, self, "optimizer", "a first-order one with the prior 'group', whose centre moves")
+
+    def __call__(
+        self,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+        *,
+        progress: Progress | None = None,
+    ) -> Reconstruction:
+        """Run the attack; see `attack_core.base.types.Attack`.
+
+        Raises `InputError` for a signal that does not fit the model and `AttackFailed` where every candidate
+        ended in numbers that are not finite.
+        """
+        problem = Problem.of(self, observation, model, generator)
+        candidates = start(self, problem, observation, generator)
+        stepper = make_stepper(self.optimizer, candidates.parameters(), self.sign)
+        rates = self._each(self.lr)
+        history = torch.full((self.iterations, self.restarts), math.nan)
+        done = 0
+        for iteration in range(self.iterations):
+            active = candidates.active()
+            if not active:
+                break
+            factor = rate_factor(self.schedule, iteration, self.iterations)
+            seen = Recorder(problem, candidates, self._prior_factor(iteration), self.packed)
+            stepper.step(active, [rate * factor for rate in rates], seen)
+            candidates.settle(seen.first, iteration, self.early_stop)
+            candidates.clamp(problem.clamp)
+            for candidate, score in seen.first.items():
+                history[iteration, candidate] = score.match
+            done = iteration + 1
+            if progress is not None:
+                progress(done, self.iterations, min(best.total for best in candidates.best))
+        last = Recorder(problem, candidates, self._prior_factor(done), self.packed)
+        if candidates.active():
+            last(candidates.active())
+        candidates.settle(last.first, done, None)
+        return merge_copies(candidates.result(history[:done], done), problem.local.copies)
+
+    def check_network(self, model: nn.Module) -> None:
+        """Raise `InputError` for layers, weights or priors that this network does not have."""
+        parameters = dict(model.named_parameters())
+        choose(parameters, indices=self.layers, names=self.layer_names)
+        if isinstance(self.layer_weights, tuple):
+            layer_weights(parameters, self.layer_weights)
+        check_priors(self.priors, model)
+
+    def check_images(self, held: int) -> None:
+        """Raise `InputError` for more images than the signal holds."""
+        if self.images is not None and self.images > held:
+            raise InputError(f"Matching.images = {self.images}, but the signal holds {held} images at most.")
+
+    @property
+    def packed(self) -> int:
+        """How many restarts are evaluated together."""
+        return self.restarts if self.packing is None else min(self.packing, self.restarts)
+
+    @property
+    def _annealed(self) -> bool:
+        return self.schedule == "cosine" and self.anneal_tv
+
+    def _prior_factor(self, iteration: int) -> float:
+        if not self._annealed or iteration < warmup(self.iterations):
+            return 1.0
+        return rate_factor(self.schedule, iteration, self.iterations)
+
+    def _each(self, value: float | tuple[float, ...]) -> tuple[float, ...]:
+        return value if isinstance(value, tuple) else (value,) * self.restarts
+
+
+def at_the_mean(attack: Matching) -> Matching:
+    """The attack that only says, as its history's first value, what the mean public image's matching loss is."""
+    return replace(
+        attack,
+        iterations=1,
+        restarts=1,
+        packing=None,
+        parametrisation="pixels",
+        init="mean",
+        lr=0.1,
+        tv_weight=0.0,
+        priors=(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is minimised: fixed while the loop runs."""
+
+    model: nn.Module
+    observation: Observation
+    local: LocalProblem
+    matched: Matched
+    objective: Objective
+    tv_weight: Tensor
+    priors: tuple[Prior, ...]
+    clamp: float | None
+    labels: Tensor | None
+    images: int
+    features: FeatureTarget | None
+
+    @classmethod
+    def of(
+        cls, attack: Matching, observation: Observation, model: nn.Module, generator: torch.Generator
+    ) -> Problem:
+        """The problem that `attack` poses on `observation`; `generator` serves the inference of labels."""
+        check_observation(observation)
+        attack.check_images(observation.examples)
+        images = attack.images or observation.examples
+        local = attack.local.prepare(observation, model, Count(attack.restarts, images))
+        targets = local.targets
+        device = next(iter(targets.values())).device
+        labels = resolve_labels(attack.labels, observation, model, images, generator)
+        weights = layer_weights(targets, attack.layer_weights)
+        check_priors(attack.priors, model)
+        chosen = choose(targets, indices=attack.layers, names=attack.layer_names)
+        tv_weight, clamp = PRESETS[attack.preset] if attack.preset else (attack.tv_weight, attack.clamp)
+        return cls(
+            model=model,
+            observation=observation,
+            local=local,
+            matched=matched_numbers(observation, targets, {name: weights[name] for name in chosen}),
+            objective=attack.objective,
+            tv_weight=torch.tensor(attack._each(tv_weight), dtype=torch.float32, device=device),
+            priors=attack.priors,
+            clamp=clamp,
+            labels=None if labels is None else labels.to(device).repeat(local.copies),
+            images=images * local.copies,
+            features=FeatureTarget.of(attack.feature_weight, observation, model, targets)
+            if attack.feature_weight
+            else None,
+        )
+
+    @property
+    def compares_restarts(self) -> bool:
+        """Whether a prior asks for the images of all restarts."""
+        return any(isinstance(prior, GroupConsistency) for prior in self.priors)
+
+    def losses(self, images: Tensor, logits: Tensor | None, which: list[int]) -> Tensor:
+        """Matching losses (A,) of candidates `which`: images (A, B, 3, S, S), logits (A, B, K)."""
+        handles = self.local.handles(images, self._probabilities(images, logits), which)
+        loss = self.objective.loss(self.matched.terms(handles)) + self.local.tie(images, which)
+        return loss if self.features is None else loss + self.features.loss(handles)
+
+    def _probabilities(self, images: Tensor, logits: Tensor | None) -> Tensor:
+        """What each image's label is taken for, (A, B, K)."""
+        if logits is not None:
+            return logits.softmax(dim=-1)
+        if self.labels is None:
+            raise AssertionError("fixed labels or logits, one of them is there")
+        hard = functional.one_hot(self.labels, self.observation.model.classes).to(images.dtype)
+        return hard.expand(len(images), -1, -1)
+
+    def penalty(self, images: Tensor, which: list[int], restarts: Tensor | None) -> Tensor:
+        """The priors' sum (A,) for candidates `which`: images (A, B, 3, S, S); `restarts` as in `Scene`."""
+        scene = Scene(self.model, self.observation.state, restarts)
+        total = self.tv_weight[which] * total_variation(images)
+        for prior in self.priors:
+            total = total + prior.penalty(images, scene)
+        return total
+
+
+def start(
+    attack: Matching, problem: Problem, observation: Observation, generator: torch.Generator
+) -> Candidates:
+    """Random images and, where labels are optimised, random label logits, on the targets' device."""
+    device = problem.matched.squares.device
+    size, count = observation.model.image_size, problem.images
+    canvases: list[Canvas]
+    if attack.parametrisation == "deep_prior":
+        canvases = [DeepPrior(count, size, generator, device) for _ in range(attack.restarts)]
+    else:
+        shape = (attack.restarts, count, 3, size, size)
+        images = initial_images(
+            attack.init, shape, std=attack.init_std, generator=generator, mean=observation.public_mean
+        )
+        canvases = [Pixels(image.to(device)) for image in images]
+    extra = [problem.local.leaves(i) for i in range(attack.restarts)]
+    if problem.labels is not None:
+        return Candidates(canvases, problem.labels, keep_last=attack._annealed, extra=extra)
+    logits = torch.randn((attack.restarts, count, observation.model.classes), generator=generator)
+    soft = [logit.to(device).requires_grad_(True) for logit in logits]
+    return Candidates(canvases, soft, keep_last=attack._annealed, extra=extra)
+
+
+class Recorder:
+    """Evaluates candidates for a stepper and remembers each one's first score, the point before the step.
+
+    At most `packing` candidates are evaluated together.
+    """
+
+    def __init__(self, problem: Problem, candidates: Candidates, prior_factor: float, packing: int) -> None:
+        self.first: dict[int, Score] = {}
+        self._problem, self._candidates, self._prior_factor = problem, candidates, prior_factor
+        self._packing = packing
+        self._restarts = candidates.finite() if problem.compares_restarts else None
+
+    def __call__(self, which: list[int]) -> Tensor:
+        """See `attack_core.matching.optimizers.Evaluate`."""
+        packs = [which[i : i + self._packing] for i in range(0, len(which), self._packing)]
+        return torch.cat([self._together(pack) for pack in packs])
+
+    def _together(self, which: list[int]) -> Tensor:
+        canvases, logits = self._candidates.canvases, self._candidates.logits
+        images = torch.stack([canvases[i].image() for i in which])
+        soft = None if logits is None else torch.stack([logits[i] for i in which])
+        match = self._problem.losses(images, soft, which)
+        total = match + self._prior_factor * self._problem.penalty(images, which, self._restarts)
+        leaves = self._candidates.parameters()
+        parameters = [leaf for i in which for leaf in leaves[i]]
+        gradients = torch.autograd.grad(total.sum(), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        values = torch.stack([total.detach(), match.detach()]).tolist()
+        for row, i in enumerate(which):
+            if i not in self.first:
+                kept = None if soft is None else soft[row].detach()
+                self.first[i] = Score(values[0][row], values[1][row], images[row].detach(), kept)
+        return total.detach()

@@ -1,0 +1,249 @@
+"""What an image is expected to look like, as penalties that add up.
+
+Each is a sum over a candidate's images, pixels in normalised units. Axes: C candidates, B images each.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.linalg import vector_norm
+from torch.nn import functional
+
+from attack_core.gradients.batchnorm import has_batch_norm, statistics_distance
+from attack_core.priors.colour_tv import opponent_variation
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config, ModelState, require
+
+_SMOOTH = 1e-8
+"""Keeps roots of squared differences differentiable where neighbours are equal."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a prior may look at besides the images.
+
+    `restarts` (R, B, 3, S, S) are the images of all restarts before this step, without a graph; only
+    `GroupConsistency` asks for them.
+    """
+
+    model: nn.Module
+    state: ModelState
+    restarts: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TotalVariation(Config):
+    """`weight` * sum over pixels of (|dx|^inner + |dy|^inner)^outer, d being differences of neighbours.
+
+    1 and 1: anisotropic (Rudin et al. 1992; Geiping et al. 2020, arXiv:2003.14053); 2 and 0.5: isotropic.
+    `double_opponents` adds the same of the colour differences R-G, G-B and B-R.
+    """
+
+    kind: Literal["tv"] = "tv"
+    weight: float = 1e-5
+    inner: float = 1.0
+    outer: float = 1.0
+    double_opponents: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, self, "weight", "at least 0")
+        require(self.inner >= 1, self, "inner", "at least 1")
+        require(self.outer > 0, self, "outer", "more than 0")
+
+    def penalty(self, images: Tensor, scene: Scene) -> Tensor:  # noqa: ARG002
+        """(C,) from images (C, B, 3, S, S)."""
+        if self.double_opponents:
+            opponents = images - images.roll(-1, dims=2)
+            images = torch.cat([images, opponents], dim=2)
+        if self.inner == self.outer == 1:
+            return self.weight * total_variation(images)
+        vertical = functional.pad(images.diff(dim=-2).abs(), (0, 0, 0, 1))
+        horizontal = functional.pad(images.diff(dim=-1).abs(), (0, 1))
+        steps = vertical.pow(self.inner) + horizontal.pow(self.inner)
+        # An infinite slope at equal neighbours comes from the outer root alone.
+        rooted = steps if self.outer == 1 else (steps + _SMOOTH).pow(self.outer)
+        total: Tensor = rooted.flatten(1).sum(1)
+        return self.weight * total
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpponentVariation(Config):
+    """`weight` * smooth total variation in opponent colours: `attack_core.priors.colour_tv.opponent_variation`."""
+
+    kind: Literal["opponent"] = "opponent"
+    weight: float = 1e-5
+    chroma: float = 3.0
+    edge: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, self, "weight", "at least 0")
+        require(self.chroma >= 0, self, "chroma", "at least 0")
+        require(self.edge > 0, self, "edge", "more than 0")
+
+    def penalty(self, images: Tensor, scene: Scene) -> Tensor:  # noqa: ARG002
+        """See `TotalVariation.penalty`."""
+        each = opponent_variation(images.flatten(0, 1), chroma=self.chroma, edge=self.edge)
+        total: Tensor = each.unflatten(0, (len(images), -1)).sum(1)
+        return self.weight * total
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2Norm(Config):
+    """`weight` * sum over images of their L2 norm (Yin et al. 2021, arXiv:2104.07586)."""
+
+    kind: Literal["l2_norm"] = "l2_norm"
+    weight: float = 1e-6
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, self, "weight", "at least 0")
+
+    def penalty(self, images: Tensor, scene: Scene) -> Tensor:  # noqa: ARG002
+        """See `TotalVariation.penalty`."""
+        norms: Tensor = vector_norm(images.flatten(2), dim=2).sum(1)
+        return self.weight * norms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wavelet(Config):
+    """`weight` * L1 norm of the detail coefficients of an orthonormal Haar transform.
+
+    `levels` halvings, fewer where the size turns odd. Photographs are sparse there (Mallat 1989; Donoho 1995).
+    """
+
+    kind: Literal["wavelet"] = "wavelet"
+    weight: float = 1e-5
+    levels: int = 3
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, self, "weight", "at least 0")
+        require(self.levels >= 1, self, "levels", "at least 1")
+
+    def penalty(self, images: Tensor, scene: Scene) -> Tensor:  # noqa: ARG002
+        """See `TotalVariation.penalty`."""
+        total = torch.zeros_like(images[:, 0, 0, 0, 0])
+        for _ in range(self.levels):
+            if images.shape[-1] % 2:
+                break
+            images, details = haar(images)
+            total = total + sum(detail.abs().flatten(1).sum(1) for detail in details)
+        return self.weight * total
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchSparsity(Config):
+    """`weight` * L1 norm of the cosine coefficients of square patches, without their means.
+
+    Patches of `size` pixels every `stride`; the sum is scaled by stride^2 / size^2, so that overlap changes the
+    weight of nothing. Photographs' patches are sparse there (Ahmed et al. 1974; Yu & Sapiro 2011).
+    """
+
+    kind: Literal["patches"] = "patches"
+    weight: float = 1e-5
+    size: int = 8
+    stride: int = 4
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, self, "weight", "at least 0")
+        require(2 <= self.size <= 8, self, "size", "from 2 to 8: the smallest image has 8 pixels a side")
+        require(1 <= self.stride <= self.size, self, "stride", f"from 1 to size = {self.size}")
+
+    def penalty(self, images: Tensor, scene: Scene) -> Tensor:  # noqa: ARG002
+        """See `TotalVariation.penalty`."""
+        cosines = cosine_matrix(self.size)
+        filters = torch.einsum("ij,kl->ikjl", cosines, cosines).flatten(0, 1)[1:, None].to(images)
+        planes = images.flatten(0, 2)[:, None]
+        coefficients = functional.conv2d(planes, filters, stride=self.stride)
+        each: Tensor = coefficients.abs().unflatten(0, (len(images), -1)).flatten(1).sum(1)
+        return each * (self.weight * (self.stride / self.size) ** 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchNormStatistics(Config):
+    """`weight` * distance of the images' BatchNorm statistics to the running ones: `statistics_distance`.
+
+    Yin et al. 2021, arXiv:2104.07586 (GradInversion). Says something where the running statistics were learned;
+    at random weights they are zeros and ones.
+    """
+
+    kind: Literal["batch_norm"] = "batch_norm"
+    weight: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, self, "weight", "at least 0")
+
+    def penalty(self, images: Tensor, scene: Scene) -> Tensor:
+        """See `TotalVariation.penalty`."""
+        return self.weight * statistics_distance(scene.model, scene.state, images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupConsistency(Config):
+    """`weight` * sum over images of the L2 distance to the mean or median image of all restarts.
+
+    Yin et al. 2021, arXiv:2104.07586, without their registration: image b of one restart is compared with image b
+    of the others. The centre is taken before each step and stands still during it.
+    """
+
+    kind: Literal["group"] = "group"
+    weight: float = 1e-3
+    centre: Literal["mean", "median"] = "mean"
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, self, "weight", "at least 0")
+
+    def penalty(self, images: Tensor, scene: Scene) -> Tensor:
+        """See `TotalVariation.penalty`; `scene.restarts` must be there."""
+        if scene.restarts is None:
+            raise ValueError("GroupConsistency needs the images of all restarts in the scene.")
+        centre = scene.restarts.mean(0) if self.centre == "mean" else scene.restarts.median(0).values
+        distance: Tensor = vector_norm((images - centre).flatten(2), dim=2).sum(1)
+        return self.weight * distance
+
+
+Prior = (
+    TotalVariation
+    | OpponentVariation
+    | L2Norm
+    | Wavelet
+    | PatchSparsity
+    | BatchNormStatistics
+    | GroupConsistency
+)
+
+
+def check_priors(priors: tuple[Prior, ...], model: nn.Module) -> None:
+    """Refuse BatchNorm statistics for a model that has none (`InputError`)."""
+    if any(isinstance(prior, BatchNormStatistics) for prior in priors) and not has_batch_norm(model):
+        raise InputError("The prior 'batch_norm' needs a model with BatchNorm layers, such as resnet18.")
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Anisotropic total variation: the sum of absolute differences of neighbours; (C, B, 3, H, W) to (C,)."""
+    vertical = (images[..., 1:, :] - images[..., :-1, :]).abs().flatten(1).sum(1)
+    horizontal = (images[..., :, 1:] - images[..., :, :-1]).abs().flatten(1).sum(1)
+    return vertical + horizontal
+
+
+def haar(images: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """One level of the orthonormal Haar transform of (..., S, S), S even.
+
+    The coarse image and the three details, each (..., S/2, S/2).
+    """
+    rows = images[..., ::2, :], images[..., 1::2, :]
+    low, high = (rows[0] + rows[1]) / 2.0, (rows[0] - rows[1]) / 2.0
+    coarse = low[..., ::2] + low[..., 1::2]
+    vertical, horizontal = high[..., ::2] + high[..., 1::2], low[..., ::2] - low[..., 1::2]
+    return coarse, (vertical, horizontal, high[..., ::2] - high[..., 1::2])
+
+
+def cosine_matrix(size: int) -> Tensor:
+    """The orthonormal cosine transform (DCT-II) as a matrix (size, size), float32: row k is frequency k."""
+    step = torch.arange(size, dtype=torch.float32)
+    cosines = torch.cos(math.pi / size * step[:, None] * (step[None, :] + 0.5)) * math.sqrt(2.0 / size)
+    cosines[0] /= math.sqrt(2.0)
+    return cosines

@@ -1,0 +1,170 @@
+"""Which labels an attack matches with: given, inferred or optimised.
+
+At the last layer a batch's bias gradient is the mean of softmax minus one-hot, so for class k it is p_k - n_k / B,
+with the mean probability p_k and the count n_k. Inferred labels are multisets, in ascending order.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from attack_core.gradients.targets import gradient_estimate, weights_along
+from attack_core.signal.inits import initial_images
+from attack_core.signal.signal_model import code_of_images, mixes_labels, scales_examples
+from fl_core.base.errors import InputError
+from fl_core.base.types import ModelState
+from fl_core.models.zoo import predict
+from fl_core.threat.observe import Observation
+
+LabelStrategy = Literal["auto", "idlg", "bias_corrected", "counts", "optimize", "known"]
+
+_SURROGATES = 32
+"""How many stand-ins for training images the mean probabilities are estimated on."""
+
+
+def resolve_labels(
+    strategy: LabelStrategy,
+    observation: Observation,
+    model: nn.Module,
+    images: int,
+    generator: torch.Generator,
+) -> Tensor | None:
+    """Fixed labels (B,) for `images` reconstructions, or None where they are to be optimised as soft labels.
+
+    `auto` takes known labels where the threat model gives them, iDLG for one image unless the signal is
+    `agg_update` or the mean of several clients, counts where all images of the signal are reconstructed and none
+    was scaled by itself, and optimises otherwise. Raises `InputError` where a strategy asks for what is not there.
+    """
+    if strategy == "auto":
+        strategy = _choose(observation, images)
+    match strategy:
+        case "known":
+            return _known(observation, images)
+        case "idlg":
+            if images != 1:
+                raise InputError(
+                    f"label_strategy 'idlg' infers one label, but {images} images are reconstructed."
+                )
+            return idlg(observation)
+        case "bias_corrected":
+            return bias_corrected(observation, images)
+        case "counts":
+            return counted(observation, model, images, generator)
+        case _:
+            return None
+
+
+def _choose(observation: Observation, images: int) -> LabelStrategy:
+    if mixes_labels(observation):
+        return "optimize"
+    if observation.labels is not None and len(observation.labels) == images:
+        return "known"
+    if images == 1 and observation.signal != "agg_update" and observation.clients == 1:
+        # The code that a bottleneck hands on has negative numbers, so row sums say nothing; the bias does.
+        return "idlg" if code_of_images(observation) is None else "bias_corrected"
+    if scales_examples(observation):
+        return "optimize"
+    # Of some images among many the counts say only which label is the most frequent.
+    return "counts" if images == observation.examples else "optimize"
+
+
+def _known(observation: Observation, images: int) -> Tensor:
+    if observation.labels is None:
+        raise InputError("label_strategy 'known' needs a threat model with labels: known.")
+    if len(observation.labels) != images:
+        raise InputError(
+            f"label_strategy 'known' reconstructs as many images as there are labels "
+            f"({len(observation.labels)}), not {images}."
+        )
+    return observation.labels
+
+
+def idlg(observation: Observation) -> Tensor:
+    """The label of a single image, (1,): the class whose row of the last weight gradient has the smallest sum.
+
+    Zhao et al. 2020, arXiv:2001.02610: behind non-negative activations only the true class's row is negative.
+    """
+    weight, _ = _last_layer(observation)
+    return weight.sum(1).argmin().reshape(1)
+
+
+def bias_corrected(observation: Observation, images: int) -> Tensor:
+    """Labels (B,) of a batch, one by one: always the class whose gradient is most negative, which is then lifted.
+
+    A label's share is the sum of the negative entries over B; every class with a negative entry occurs at least
+    once (Wainakh et al. 2022, arXiv:2105.09369; the greedy form of the library breaching). Uses the last bias's
+    gradient, or the weight gradient's row sums where there is no bias. With two classes only one entry is
+    negative, so it sees only one of them.
+    """
+    weight, bias = _last_layer(observation)
+    left = (weight.sum(1) if bias is None else bias).detach().cpu().clone()
+    share = -left.clamp_max(0.0).sum() / images
+    order = left.argsort()
+    found = [int(k) for k in order if left[k] < 0][:images]
+    left[found] += share
+    while len(found) < images:
+        worst = int(left.argmin())
+        found.append(worst)
+        left[worst] += share
+    return torch.tensor(sorted(found))
+
+
+def counted(observation: Observation, model: nn.Module, images: int, generator: torch.Generator) -> Tensor:
+    """Labels (B,) of a batch by class counts: n_k = B (p_k - g_k), rounded to integers that sum to B.
+
+    g is the gradient of the last bias. The mean probabilities p come from stand-ins for the training images:
+    the public mean image where there is one, else grey, with photograph-like noise. For weight deltas they are
+    taken halfway between the weights before and after. After Wainakh et al. 2022, arXiv:2105.09369 (LLG), and Ma
+    et al. 2023, arXiv:2302.06000 (iLRG). Raises `InputError` where the last layer has no bias.
+    """
+    _, bias = _last_layer(observation)
+    if bias is None:
+        raise InputError(
+            "label_strategy 'counts' needs a last layer with a bias; use 'bias_corrected' or 'optimize'."
+        )
+    shares = _mean_probabilities(observation, model, generator) - bias.detach()
+    return torch.arange(len(shares)).repeat_interleave(rounded_counts(shares.cpu(), images))
+
+
+def rounded_counts(shares: Tensor, total: int) -> Tensor:
+    """Non-negative integers (K,) that sum to `total`, in proportion to `shares` (K,): largest remainders.
+
+    Negative shares count as 0; where none is positive all are equal. int64.
+    """
+    positive = shares.clamp_min(0.0)
+    if not bool((positive > 0).any()):
+        positive = torch.ones_like(shares)
+    # Divided first: `total` over a sum near the smallest number would overflow.
+    ideal = positive / positive.sum() * total
+    counts = ideal.floor().long()
+    counts[(ideal - counts).argsort(descending=True)[: total - int(counts.sum())]] += 1
+    return counts
+
+
+@torch.no_grad()
+def _mean_probabilities(observation: Observation, model: nn.Module, generator: torch.Generator) -> Tensor:
+    """(K,), on the device of the signal."""
+    size = observation.model.image_size
+    noise = initial_images("fourier", (1, _SURROGATES, 3, size, size), std=0.4, generator=generator)[0]
+    device = next(iter(observation.tensors.values())).device
+    images = noise.to(device) + (0.0 if observation.public_mean is None else observation.public_mean)
+    logits = predict(model, _halfway(observation), images.clamp(-1.0, 1.0))
+    return logits.softmax(dim=1).mean(0)
+
+
+def _halfway(observation: Observation) -> ModelState:
+    """Where on the way the mean of a multi-step update's gradients was taken, roughly; a copy."""
+    state = observation.state if observation.steps == 1 else weights_along(observation, 0.5)
+    return state.detached()
+
+
+def _last_layer(observation: Observation) -> tuple[Tensor, Tensor | None]:
+    """The last fully connected layer's gradients: weight (K, H) and bias (K,), if it has one."""
+    gradients = gradient_estimate(observation)
+    matrices = [name for name, tensor in gradients.items() if tensor.dim() == 2]
+    if not matrices:
+        raise InputError("Labels are inferred at a last fully connected layer, and this model has none.")
+    return gradients[matrices[-1]], gradients.get(matrices[-1].removesuffix("weight") + "bias")
