@@ -45,8 +45,8 @@ from fl_core.federation.client import LocalTraining, gradient_update, loss_gradi
 from fl_core.federation.rounds import count_correct
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.observe import Observation, ThreatModel, observe
-from orchestrator.intervals import mean_interval
-from orchestrator.parse import build, put, to_plain
+from orchestrator.analysis.intervals import mean_interval
+from orchestrator.config.parse import build, put, to_plain
 
 ACCURACY = 0.8
 """Validation accuracy from which a model counts as trained."""

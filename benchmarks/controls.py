@@ -22,9 +22,9 @@ from torch import Tensor
 from attack_core.metrics.metrics import assign, psnr
 from fl_core.base.rng import generator
 from fl_core.data.celeba import open_celeba
-from orchestrator.analysis import SUCCESS_DB
-from orchestrator.intervals import mean_interval
-from orchestrator.public import public_answers
+from orchestrator.analysis.intervals import mean_interval
+from orchestrator.analysis.summary import SUCCESS_DB
+from orchestrator.trial.public import public_answers
 
 PUBLIC = 200
 """Public faces, as many as a sweep takes by default."""

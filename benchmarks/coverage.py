@@ -22,7 +22,7 @@ import numpy.typing as npt
 import result_line
 from scipy.stats import bootstrap, t
 
-from orchestrator.intervals import mean_interval, share_interval
+from orchestrator.analysis.intervals import mean_interval, share_interval
 
 Array = npt.NDArray[np.float64]
 Bounds = tuple[Array, Array]

@@ -41,8 +41,8 @@ from result_line import line, missing
 from fl_core.data.synthetic.faces import write_faces
 from fl_core.federation.rounds import train
 from fl_core.federation.simulator import ClientWork
-from orchestrator.execute import make_executor
-from orchestrator.simulation import PooledSimulator
+from orchestrator.execute.execute import make_executor
+from orchestrator.execute.simulation import PooledSimulator
 
 ROOT = Path(__file__).parent.parent
 FLOWER = "flwr[simulation]==1.42.0"

@@ -12,7 +12,7 @@ import torch
 from attack_core.base.types import Progress, Reconstruction
 from attack_core.matching.matching import Matching
 from fl_core.threat.observe import Observation
-from orchestrator.trial import TrialResult, TrialSpec, trial_job
+from orchestrator.trial.trial import TrialResult, TrialSpec, trial_job
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,11 +35,11 @@ import ray
 
 from benchmarks.noop import noop_job, quality
 from fl_core.data.synthetic.faces import write_faces
-from orchestrator.config import SweepConfig
-from orchestrator.parse import build
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
-from orchestrator.trial import TrialResult
+from orchestrator.config.parse import build
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.runtime.progress import Silent
+from orchestrator.trial.trial import TrialResult
 
 RATE = 50.0
 """Trials a second that have to be reached with 200 trials."""

@@ -46,7 +46,7 @@ from fl_core.data.synthetic.faces import write_faces
 from fl_core.federation.client import LocalTraining, gradient_update
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.observe import ThreatModel, observe
-from orchestrator.intervals import mean_interval
+from orchestrator.analysis.intervals import mean_interval
 
 _FINER = 4
 """Logos and pages are drawn so many times larger and then shrunk, which smooths their edges."""

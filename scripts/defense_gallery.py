@@ -16,8 +16,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from orchestrator.pictures import decode
-from orchestrator.store import read_images, read_rows
+from orchestrator.results.pictures import decode
+from orchestrator.results.store import read_images, read_rows
 
 COLOURS = 128  # enough for small faces; a third of the bytes
 

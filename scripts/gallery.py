@@ -10,9 +10,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from orchestrator.analysis import records, summarize
-from orchestrator.pictures import decode
-from orchestrator.store import read_images, read_rows
+from orchestrator.analysis.summary import records, summarize
+from orchestrator.results.pictures import decode
+from orchestrator.results.store import read_images, read_rows
 
 SHOWN = 6
 

@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 from ruamel.yaml import YAML
 
-from orchestrator.analysis import summarize
-from orchestrator.config import SweepConfig
-from orchestrator.journal import FinishedTrial, Journal
-from orchestrator.parse import build
-from orchestrator.store import read_images
+from orchestrator.analysis.summary import summarize
+from orchestrator.config.parse import build
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.results.journal import FinishedTrial, Journal
+from orchestrator.results.store import read_images
 from tests.small import comparable, tree
 
 ROOT = Path(__file__).parent.parent

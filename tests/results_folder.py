@@ -11,11 +11,11 @@ from typing import Any
 
 from PIL import Image
 
-from orchestrator.config import SweepConfig
-from orchestrator.folder import claim_folder
-from orchestrator.schema import trials_schema
-from orchestrator.store import FinishedTrial, ResultStore, Row, StudyRow, picture_rows
-from orchestrator.utility_files import UTILITY, write_utility
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.results.folder import claim_folder
+from orchestrator.results.schema import trials_schema
+from orchestrator.results.store import FinishedTrial, ResultStore, Row, StudyRow, picture_rows
+from orchestrator.results.utility_files import UTILITY, write_utility
 
 
 def png(shade: int) -> bytes:

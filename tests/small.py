@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.config import SweepConfig
-from orchestrator.parse import build, put
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
+from orchestrator.config.parse import build, put
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.runtime.progress import Silent
 
 TREE: dict[str, Any] = {
     "name": "small",

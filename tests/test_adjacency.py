@@ -14,11 +14,11 @@ from defenses.dp.local import DPUpdate
 from defenses.dp.sgd import DPSGD
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
-from orchestrator.analysis import summarize
-from orchestrator.notes import notes
-from orchestrator.report import write_report
-from orchestrator.rounds import by_round
-from orchestrator.tables import adjacencies
+from orchestrator.analysis.rounds import by_round
+from orchestrator.analysis.summary import summarize
+from orchestrator.report.notes import notes
+from orchestrator.report.report import write_report
+from orchestrator.report.terminal import adjacencies
 from tests.results_folder import row, trial, write_folder
 
 

@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 
 from fl_core.base.errors import InputError
-from orchestrator import analysis
-from orchestrator.analysis import records, summarize, write_summary
-from orchestrator.config import AttackerConfig, CellConfig, SweepConfig
-from orchestrator.intervals import mean_interval, share_interval
-from orchestrator.notes import notes
-from orchestrator.store import FinishedTrial
-from orchestrator.tables import mark
-from orchestrator.trial import EXACT_DB
-from orchestrator.utility_files import write_utility
+from orchestrator.analysis import summary as analysis
+from orchestrator.analysis.intervals import mean_interval, share_interval
+from orchestrator.analysis.summary import records, summarize, write_summary
+from orchestrator.config.sweep import AttackerConfig, CellConfig, SweepConfig
+from orchestrator.report.notes import notes
+from orchestrator.report.terminal import mark
+from orchestrator.results.store import FinishedTrial
+from orchestrator.results.utility_files import write_utility
+from orchestrator.trial.trial import EXACT_DB
 from tests.results_folder import failed_row, row, suggestion, trial, write_folder
 
 

@@ -36,7 +36,7 @@ from fl_core.data.transforms import Transform, draws_of, loses, taken_back, tran
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig
 from fl_core.threat.observe import Augmented
-from orchestrator.identity import canonical
+from orchestrator.io.identity import canonical
 from tests.defended import attacked, of_mean, public_mean, seen
 from tests.small import both, run_quietly, sweep
 

@@ -14,12 +14,12 @@ import torch
 from fl_core.base.errors import InputError
 from fl_core.data.celeba import open_celeba
 from fl_core.models.zoo import ModelConfig, check_batch
-from orchestrator.analysis import summarize
-from orchestrator.capture import CaptureStore
-from orchestrator.cells import Cell
-from orchestrator.plan import check_plan
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
+from orchestrator.analysis.summary import summarize
+from orchestrator.capture.store import CaptureStore
+from orchestrator.driver.plan import check_plan
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.runtime.progress import Silent
+from orchestrator.trial.cells import Cell
 from tests.small import sweep
 from tests.test_cli import gradsweep, refused
 

@@ -13,8 +13,8 @@ import torch
 from fl_core.base.device import pick_device
 from fl_core.base.errors import InputError
 from fl_core.data.celeba import open_celeba
-from orchestrator.config import CellConfig, DataConfig, SweepConfig
-from orchestrator.datasets import check_data, open_faces, resolve_kind
+from orchestrator.capture.datasets import check_data, open_faces, resolve_kind
+from orchestrator.config.sweep import CellConfig, DataConfig, SweepConfig
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from orchestrator import cli
-from orchestrator.cli import execute
-from orchestrator.lifelines import RayLost
-from orchestrator.stop import EXIT_CODE
+from orchestrator.cli import main as cli
+from orchestrator.cli.main import execute
+from orchestrator.execute.lifelines import RayLost
+from orchestrator.runtime.stop import EXIT_CODE
 from tests.small import tree
 
 ROOT = Path(__file__).parent.parent
@@ -220,14 +220,14 @@ def test_a_machine_that_is_too_small_is_one_line_and_a_mistake_of_ours_is_not(
     def allocate(*_: object, **__: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 137 GB.")
 
-    monkeypatch.setattr("orchestrator.capture.initial_state", allocate)
+    monkeypatch.setattr("orchestrator.capture.store.initial_state", allocate)
     done = gradsweep("sweep", file, "--out", tmp_path / "out", "--address", "serial")
     refused(done, "Memory ran out", "137 GB", "take a smaller network")
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr("orchestrator.capture.initial_state", fail)
+    monkeypatch.setattr("orchestrator.capture.store.initial_state", fail)
     with pytest.raises(RuntimeError, match="shapes differ"):
         gradsweep("sweep", file, "--out", tmp_path / "out", "--address", "serial")
 

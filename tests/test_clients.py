@@ -28,9 +28,9 @@ from fl_core.federation.hooks import Undefended
 from fl_core.federation.rounds import Federation, FederationConfig, train
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
 from fl_core.models.zoo import ModelConfig, initial_state
-from orchestrator.execute import Done, Executor, SerialExecutor, make_executor
-from orchestrator.identity import tensor_hash
-from orchestrator.simulation import AHEAD, PooledSimulator, simulate
+from orchestrator.execute.execute import Done, Executor, SerialExecutor, make_executor
+from orchestrator.execute.simulation import AHEAD, PooledSimulator, simulate
+from orchestrator.io.identity import tensor_hash
 from tests.conftest import make_federation
 
 LENET = ModelConfig(kind="lenet", image_size=16)

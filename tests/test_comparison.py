@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from orchestrator.analysis import summarize
-from orchestrator.comparison import attackers, by_cell
-from orchestrator.exhibits import SCATTERED
-from orchestrator.intervals import mean_interval
-from orchestrator.store import FinishedTrial
-from orchestrator.tables import comparison_table
+from orchestrator.analysis.comparison import attackers, by_cell
+from orchestrator.analysis.intervals import mean_interval
+from orchestrator.analysis.summary import summarize
+from orchestrator.report.sections import SCATTERED
+from orchestrator.report.terminal import comparison_table
+from orchestrator.results.store import FinishedTrial
 from tests.results_folder import row, trial, write_folder
 from tests.test_report import write
 

@@ -10,10 +10,10 @@ import torch
 from defenses.he.encryption import Paillier
 from fl_core.base.errors import InputError
 from fl_core.data.celeba import open_celeba
-from orchestrator.capture import CaptureStore
-from orchestrator.cells import Cell
-from orchestrator.config import CellConfig
-from orchestrator.consent import require_consent
+from orchestrator.capture.store import CaptureStore
+from orchestrator.config.sweep import CellConfig
+from orchestrator.driver.consent import require_consent
+from orchestrator.trial.cells import Cell
 from tests.small import sweep
 
 pytest.importorskip("phe")

@@ -18,22 +18,25 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
 from fl_core.base.errors import InputError
-from orchestrator import cells, lease, report, utility_runs
-from orchestrator.analysis import summarize
-from orchestrator.capture import Capture, CaptureSource, CaptureStore
-from orchestrator.capture_files import RECORD
-from orchestrator.cells import Cell
-from orchestrator.cli import execute
-from orchestrator.datasets import open_faces
-from orchestrator.files import unsealed, write_json
-from orchestrator.journal import FinishedTrial, Journal
-from orchestrator.parquet import parquet_bytes
-from orchestrator.parse import load_sweep
-from orchestrator.progress import Silent
-from orchestrator.store import ResultStore, read_images, read_rows, read_studies
-from orchestrator.sweep import resolve, run_sweep
-from orchestrator.utility import UtilityResult
-from orchestrator.utility_files import utilities
+from orchestrator.analysis.summary import summarize
+from orchestrator.capture.datasets import open_faces
+from orchestrator.capture.files import RECORD
+from orchestrator.capture.store import Capture, CaptureSource, CaptureStore
+from orchestrator.cli.main import execute
+from orchestrator.config.parse import load_sweep
+from orchestrator.driver.sweep import resolve, run_sweep
+from orchestrator.io.files import unsealed, write_json
+from orchestrator.io.parquet import parquet_bytes
+from orchestrator.report import report
+from orchestrator.results import lease
+from orchestrator.results.journal import FinishedTrial, Journal
+from orchestrator.results.store import ResultStore, read_images, read_rows, read_studies
+from orchestrator.results.utility_files import utilities
+from orchestrator.runtime.progress import Silent
+from orchestrator.study import utility_runs
+from orchestrator.trial import cells
+from orchestrator.trial.cells import Cell
+from orchestrator.trial.utility import UtilityResult
 from tests.small import comparable, tree
 
 SETTINGS: dict[str, Any] = {

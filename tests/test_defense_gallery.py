@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from orchestrator.pictures import decode
+from orchestrator.results.pictures import decode
 from tests.results_folder import png, row, trial, write_folder
 
 SCRIPT = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "defense_gallery.py"))

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from defenses.mechanism.noise import NoiseOnly
-from orchestrator import schema
-from orchestrator.analysis import summarize
-from orchestrator.config import StudyConfig, ThresholdConfig
-from orchestrator.scale import Strength
-from orchestrator.strength import Curve, critical_strengths
-from orchestrator.utility import UtilityResult
+from orchestrator.analysis.strength import Curve, critical_strengths
+from orchestrator.analysis.summary import summarize
+from orchestrator.config.scale import Strength
+from orchestrator.config.sweep import StudyConfig, ThresholdConfig
+from orchestrator.results import schema
+from orchestrator.trial.utility import UtilityResult
 from tests.results_folder import row, suggestion, trial, write_folder
 
 ROOT = Path(__file__).parent.parent

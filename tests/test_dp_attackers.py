@@ -29,8 +29,8 @@ from fl_core.data.celeba import FaceDataset
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.observe import ExampleClip, Noise, Observation, StepNoise
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.runtime.progress import Silent
 from tests import defended
 from tests.small import comparable, sweep
 

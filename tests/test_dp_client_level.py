@@ -33,9 +33,9 @@ from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.models.zoo import ModelConfig, initial_state
 from fl_core.threat.capture import Victim, capture
 from fl_core.threat.observe import Clip, MeanNoise, Noise, ThreatModel, observe
-from orchestrator.parse import cell_settings
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
+from orchestrator.config.parse import cell_settings
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.runtime.progress import Silent
 from tests.defended import federation_of
 from tests.small import both, run_quietly, sweep
 

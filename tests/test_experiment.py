@@ -20,8 +20,8 @@ from defenses.dp.local import DPUpdate
 from defenses.he.encryption import CKKS, Paillier
 from fl_core.base.errors import InputError
 from fl_core.federation.rounds import FederationConfig
-from orchestrator.cli import execute
-from orchestrator.experiment import Experiment, parse
+from orchestrator.cli.experiment import Experiment, parse
+from orchestrator.cli.main import execute
 
 ROOT = Path(__file__).parent.parent
 
@@ -299,7 +299,7 @@ def test_too_few_images_for_the_victims_is_an_error(faces_root: Path, tmp_path: 
     flags = f"--data-root {faces_root} --data-subset 40 --victims 33 --out-dir {tmp_path}"
     assert execute(["run", *flags.split()]) == 2
     with pytest.raises(InputError, match="33 victims were asked for"):
-        from orchestrator.experiment import run
+        from orchestrator.cli.experiment import run
 
         run(parse(flags.split()), console=_quiet())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fl_core.base.errors import LONGEST, InputError, nearest, one_line
-from orchestrator.parse import load_sweep
+from orchestrator.config.parse import load_sweep
 
 TEXT = """
 name: demo

@@ -23,14 +23,14 @@ from attack_core.matching.matching import Matching
 from fl_core.base.errors import InputError
 from fl_core.base.types import Config
 from fl_core.threat.observe import Observation
-from orchestrator import config as settings
-from orchestrator import parse
-from orchestrator.analysis import summarize
-from orchestrator.config import AttackerConfig, SweepConfig
-from orchestrator.parse import build, load_sweep, spell_out, suggested_attack, to_plain
-from orchestrator.plan import plan_table
-from orchestrator.progress import Silent
-from orchestrator.sweep import Outcome, run_sweep
+from orchestrator.analysis.summary import summarize
+from orchestrator.config import parse
+from orchestrator.config import sweep as settings
+from orchestrator.config.parse import build, load_sweep, spell_out, suggested_attack, to_plain
+from orchestrator.config.sweep import AttackerConfig, SweepConfig
+from orchestrator.driver.plan import plan_table
+from orchestrator.driver.sweep import Outcome, run_sweep
+from orchestrator.runtime.progress import Silent
 from tests.small import comparable, sweep, tree
 
 

@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from fl_core.base.errors import InputError
-from orchestrator import sweep as driver
-from orchestrator.analysis import summarize
-from orchestrator.files import typed, unsealed, write_json
-from orchestrator.journal import FinishedTrial, Journal, StudyRow
-from orchestrator.progress import Silent
-from orchestrator.stop import EXIT_CODE
-from orchestrator.store import read_images, read_rows, read_studies
-from orchestrator.sweep import run_sweep
+from orchestrator.analysis.summary import summarize
+from orchestrator.driver import sweep as driver
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.io.files import typed, unsealed, write_json
+from orchestrator.results.journal import FinishedTrial, Journal, StudyRow
+from orchestrator.results.store import read_images, read_rows, read_studies
+from orchestrator.runtime.progress import Silent
+from orchestrator.runtime.stop import EXIT_CODE
 from tests import faults
 from tests.faults import TRIALS, assert_same_end, await_that, busy_workers, ended, finished
 

@@ -13,7 +13,7 @@ import pytest
 import tenacity
 
 from fl_core.base.errors import InputError
-from orchestrator.files import (
+from orchestrator.io.files import (
     Damaged,
     append_line,
     persistently,
@@ -22,7 +22,7 @@ from orchestrator.files import (
     write_atomically,
     write_json,
 )
-from orchestrator.retries import TRIES
+from orchestrator.io.retries import TRIES
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from fl_core.base.errors import InputError
-from orchestrator.config import SweepConfig
-from orchestrator.folder import check_folder, claim_folder, first_difference
-from orchestrator.store import ResultStore
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.results.folder import check_folder, claim_folder, first_difference
+from orchestrator.results.store import ResultStore
 from tests.small import comparable, run_quietly, sweep
 
 

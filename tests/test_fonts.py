@@ -9,10 +9,10 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager, get_font
 
-from orchestrator import fonts
-from orchestrator.analysis import summarize
-from orchestrator.fonts import fonts_for
-from orchestrator.report import write_report
+from orchestrator.analysis.summary import summarize
+from orchestrator.report import fonts
+from orchestrator.report.fonts import fonts_for
+from orchestrator.report.report import write_report
 from tests.results_folder import row, trial, write_folder
 
 DEFAULT = "DejaVu Sans"

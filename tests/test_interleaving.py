@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from orchestrator.config import StudyConfig
-from orchestrator.evaluation import Evaluation, Outcome
-from orchestrator.schedule import Schedule
-from orchestrator.search import Study
-from orchestrator.space import FloatRange, IntRange, Params, Space
+from orchestrator.config.space import FloatRange, IntRange, Params, Space
+from orchestrator.config.sweep import StudyConfig
+from orchestrator.study.schedule import Schedule
+from orchestrator.study.search import Study
+from orchestrator.study.suggestion_run import Evaluation, Outcome
 
 SPACE = Space(
     {

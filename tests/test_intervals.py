@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
-from orchestrator.intervals import FEWEST, mean_interval, share_interval
+from orchestrator.analysis.intervals import FEWEST, mean_interval, share_interval
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from fl_core.data.synthetic.faces import write_faces
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.runtime.progress import Silent
 from tests.small import comparable, sweep
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from fl_core.base.errors import InputError
-from orchestrator import lease
-from orchestrator.lease import Lease
-from orchestrator.schema import trials_schema
-from orchestrator.store import ResultStore
+from orchestrator.results import lease
+from orchestrator.results.lease import Lease
+from orchestrator.results.schema import trials_schema
+from orchestrator.results.store import ResultStore
 from tests.faults import ROOT
 from tests.results_folder import row, trial
 
@@ -27,7 +27,7 @@ import sys
 from pathlib import Path
 from fl_core.base.errors import InputError
 from orchestrator import lease
-from orchestrator.files import append_line
+from orchestrator.io.files import append_line
 
 lease.BEAT, lease.SILENCE = 0.2, {SILENCE}
 folder = Path(sys.argv[1])

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator import lifelines
-from orchestrator.lifelines import Lifelines, RayLost, await_return
+from orchestrator.execute import lifelines
+from orchestrator.execute.lifelines import Lifelines, RayLost, await_return
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from attack_core.attacks.auto import Auto
 from attack_core.attacks.registry import AnyAttack
 from attack_core.matching.matching import Matching
 from fl_core.data.celeba import FaceDataset
-from orchestrator import sweep as driver
-from orchestrator.progress import Silent
-from orchestrator.trial import TrialResult, TrialSpec, out_of_memory, packings, trial_job
+from orchestrator.driver import sweep as driver
+from orchestrator.runtime.progress import Silent
+from orchestrator.trial.trial import TrialResult, TrialSpec, out_of_memory, packings, trial_job
 from tests.small import sweep, tree
 from tests.test_matching import attacked, observed
 
@@ -27,10 +27,10 @@ from tests.test_matching import attacked, observed
 SCRIPT = """
 import json, resource, sys
 from pathlib import Path
-from orchestrator.config import SweepConfig
-from orchestrator.parse import build
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.parse import build
+from orchestrator.runtime.progress import Silent
+from orchestrator.driver.sweep import run_sweep
 
 def run(name, restarts):
     tree = json.loads(sys.argv[1])

@@ -14,16 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from fl_core.base.errors import InputError
-from orchestrator.analysis import summarize
-from orchestrator.config import SweepConfig
-from orchestrator.files import unsealed, write_json
-from orchestrator.merge import merge_folders
-from orchestrator.progress import Silent
-from orchestrator.report import write_report
-from orchestrator.schema import trials_schema
-from orchestrator.store import ResultStore, StudyRow, read_images
-from orchestrator.sweep import run_sweep
-from orchestrator.utility_files import write_utility
+from orchestrator.analysis.summary import summarize
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.driver.merge import merge_folders
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.io.files import unsealed, write_json
+from orchestrator.report.report import write_report
+from orchestrator.results.schema import trials_schema
+from orchestrator.results.store import ResultStore, StudyRow, read_images
+from orchestrator.results.utility_files import write_utility
+from orchestrator.runtime.progress import Silent
 from tests.results_folder import row, suggestion, trial, write_folder
 from tests.small import comparable, sweep
 

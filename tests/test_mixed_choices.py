@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 
 from fl_core.base.errors import InputError
-from orchestrator.config import AttackerConfig
-from orchestrator.parse import build
-from orchestrator.progress import Silent
-from orchestrator.schema import trials_schema, trials_table
-from orchestrator.space import Choice, IntRange, Parameter, Scalar
-from orchestrator.store import ResultStore, read_rows
-from orchestrator.sweep import run_sweep
+from orchestrator.config.parse import build
+from orchestrator.config.space import Choice, IntRange, Parameter, Scalar
+from orchestrator.config.sweep import AttackerConfig
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.results.schema import trials_schema, trials_table
+from orchestrator.results.store import ResultStore, read_rows
+from orchestrator.runtime.progress import Silent
 from tests.results_folder import row, trial
 from tests.small import run_quietly, sweep
 

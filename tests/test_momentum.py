@@ -30,7 +30,7 @@ from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.capture import Victim, capture
 from fl_core.threat.observe import Observation, ThreatModel, observe
-from orchestrator.capture import CaptureStore
+from orchestrator.capture.store import CaptureStore
 from tests.conftest import make_federation
 from tests.small import sweep
 

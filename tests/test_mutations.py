@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_core.base.errors import LONGEST, InputError
-from orchestrator.experiment import Experiment, parse, parser
-from orchestrator.parse import load_sweep
-from orchestrator.plan import plan_table
+from orchestrator.cli.experiment import Experiment, parse, parser
+from orchestrator.config.parse import load_sweep
+from orchestrator.driver.plan import plan_table
 
 TREE: dict[str, Any] = {
     "name": "demo",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.parse import cell_settings, threshold_value, with_thresholds
+from orchestrator.config.parse import cell_settings, threshold_value, with_thresholds
 from tests.small import sweep
 
 

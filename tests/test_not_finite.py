@@ -29,10 +29,10 @@ from fl_core.federation.client import LocalTraining, batch_gradient, gradient_up
 from fl_core.federation.rounds import FederationConfig, train
 from fl_core.federation.simulator import ClientWork, InProcess
 from fl_core.models.zoo import initial_state
-from orchestrator.analysis import summarize
-from orchestrator.notes import notes
-from orchestrator.report import write_report
-from orchestrator.utility import UtilityResult
+from orchestrator.analysis.summary import summarize
+from orchestrator.report.notes import notes
+from orchestrator.report.report import write_report
+from orchestrator.trial.utility import UtilityResult
 from tests.conftest import make_federation
 from tests.results_folder import row, trial, write_folder
 from tests.small import run_quietly, sweep

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.analysis import summarize
-from orchestrator.notes import LISTED, notes
-from orchestrator.tables import _folded, summary_table
+from orchestrator.analysis.summary import summarize
+from orchestrator.report.notes import LISTED, notes
+from orchestrator.report.terminal import _folded, summary_table
 from tests.results_folder import failed_row, row, trial, write_folder
 
 CELLS = ("none", *(f"noise-{strength}_adaptive" for strength in range(11)))

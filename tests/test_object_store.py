@@ -14,8 +14,8 @@ import tenacity
 from ray.exceptions import GetTimeoutError, ObjectFreedError, ObjectLostError, ObjectStoreFullError
 
 from fl_core.base.errors import InputError
-from orchestrator.execute import DEATHS, Done, RayExecutor
-from orchestrator.retries import TRIES
+from orchestrator.execute.execute import DEATHS, Done, RayExecutor
+from orchestrator.io.retries import TRIES
 
 
 @pytest.fixture(scope="module")

@@ -59,10 +59,10 @@ from fl_core.federation.rounds import Federation, FederationConfig, count_correc
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.capture import Victim, capture
 from fl_core.threat.observe import Clip, Noise, Observation, ThreatModel, observe
-from orchestrator import doctor
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
-from orchestrator.trial import TrialResult, TrialSpec, run_trial
+from orchestrator.cli import doctor
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.runtime.progress import Silent
+from orchestrator.trial.trial import TrialResult, TrialSpec, run_trial
 from tests.apple import HANDED_OVER, MPS, AppleGPU, NotOnMPS, apple_gpu, kernels
 from tests.defended import public_mean
 from tests.small import sweep

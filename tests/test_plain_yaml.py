@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fl_core.base.errors import LONGEST, InputError
-from orchestrator.parse import load_sweep
-from orchestrator.plain_yaml import MOST_CHARACTERS, read_yaml
+from orchestrator.config.parse import load_sweep
+from orchestrator.config.plain_yaml import MOST_CHARACTERS, read_yaml
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.progress import progress_line
+from orchestrator.runtime.progress import progress_line
 
 
 def left(line: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import orchestrator
-from orchestrator.provenance import provenance
+from orchestrator.io.provenance import provenance
 
 PACKAGE = Path(orchestrator.__file__).parent
 SOURCE = Path(inspect.getfile(provenance))

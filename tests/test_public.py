@@ -15,7 +15,7 @@ import torch
 from attack_core.metrics.metrics import assign, psnr
 from fl_core.base.rng import generator
 from fl_core.data.celeba import open_celeba
-from orchestrator.public import public_answers
+from orchestrator.trial.public import public_answers
 from tests.small import run_quietly, sweep
 
 ROOT = Path(__file__).parent.parent

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fl_core.base.errors import InputError
-from orchestrator import ray_folder
-from orchestrator.ray_folder import BELOW, MOST_BYTES, scratch_folder
+from orchestrator.execute import ray_folder
+from orchestrator.execute.ray_folder import BELOW, MOST_BYTES, scratch_folder
 
 MOST = MOST_BYTES - BELOW
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.analysis import records, summarize
-from orchestrator.config import CellConfig, SweepConfig, VictimsConfig
-from orchestrator.exhibits import GALLERY
-from orchestrator.report import write_report
-from orchestrator.tables import number
-from orchestrator.verdicts import Level, utility_verdict, verdict
+from orchestrator.analysis.summary import records, summarize
+from orchestrator.config.sweep import CellConfig, SweepConfig, VictimsConfig
+from orchestrator.report.conclusions import Level, utility_verdict, verdict
+from orchestrator.report.report import write_report
+from orchestrator.report.sections import GALLERY
+from orchestrator.report.terminal import number
 from tests.results_folder import failed_row, row, suggestion, trial, write_folder
 
 _VOID = {"meta", "link", "img", "source", "br"}

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.analysis import summarize
-from orchestrator.config import CellConfig, SweepConfig, VictimsConfig
-from orchestrator.report import write_report
+from orchestrator.analysis.summary import summarize
+from orchestrator.config.sweep import CellConfig, SweepConfig, VictimsConfig
+from orchestrator.report.report import write_report
 from tests.results_folder import failed_row, row, suggestion, trial, write_folder
 
 CHROMIUM = shutil.which("chromium")

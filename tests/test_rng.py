@@ -19,8 +19,8 @@ from defenses.mechanism.noise import NoiseOnly
 from fl_core.base.rng import Random, derive_key, generator, normal, stream, uniform
 from fl_core.data.celeba import FaceDataset
 from fl_core.federation.rounds import FederationConfig
-from orchestrator.capture import CaptureStore
-from orchestrator.parse import cell_settings
+from orchestrator.capture.store import CaptureStore
+from orchestrator.config.parse import cell_settings
 from tests.small import sweep
 
 

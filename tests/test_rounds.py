@@ -17,15 +17,15 @@ from fl_core.base.rng import generator
 from fl_core.data.celeba import open_celeba
 from fl_core.federation.rounds import Federation, count_correct
 from fl_core.models.zoo import initial_state
-from orchestrator.analysis import records, summarize
-from orchestrator.capture import CaptureStore
-from orchestrator.cli import execute
-from orchestrator.notes import notes
-from orchestrator.progress import Silent
-from orchestrator.rounds import by_round
-from orchestrator.store import FinishedTrial
-from orchestrator.sweep import resolve, run_sweep
-from orchestrator.tables import interval, labels, percent, rounds_table
+from orchestrator.analysis.rounds import by_round
+from orchestrator.analysis.summary import records, summarize
+from orchestrator.capture.store import CaptureStore
+from orchestrator.cli.main import execute
+from orchestrator.driver.sweep import resolve, run_sweep
+from orchestrator.report.notes import notes
+from orchestrator.report.terminal import interval, labels, percent, rounds_table
+from orchestrator.results.store import FinishedTrial
+from orchestrator.runtime.progress import Silent
 from tests.results_folder import row, trial, write_folder
 from tests.small import sweep
 from tests.test_report import write

@@ -7,10 +7,10 @@ import random
 import pytest
 
 from fl_core.base.errors import InputError
-from orchestrator.config import StudyConfig
-from orchestrator.evaluation import Evaluation, Outcome
-from orchestrator.search import Study, Suggestion
-from orchestrator.space import Choice, FloatRange, IntRange, Params, Space, of_family
+from orchestrator.config.space import Choice, FloatRange, IntRange, Params, Space, of_family
+from orchestrator.config.sweep import StudyConfig
+from orchestrator.study.search import Study, Suggestion
+from orchestrator.study.suggestion_run import Evaluation, Outcome
 
 SPACE = Space(
     {

@@ -26,9 +26,9 @@ from fl_core.federation.rounds import Federation, FederationConfig, train
 from fl_core.federation.simulator import ClientWork, InProcess
 from fl_core.models.zoo import ModelConfig, initial_state
 from fl_core.threat.observe import Noise
-from orchestrator.execute import make_executor
-from orchestrator.identity import tensor_hash
-from orchestrator.simulation import PooledSimulator
+from orchestrator.execute.execute import make_executor
+from orchestrator.execute.simulation import PooledSimulator
+from orchestrator.io.identity import tensor_hash
 from tests.conftest import make_federation
 from tests.updates import small_tensors
 

@@ -25,10 +25,10 @@ from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.models.zoo import build_model, initial_state
 from fl_core.threat.capture import Victim, accompanied, capture, victims
 from fl_core.threat.observe import NotObservable, ThreatModel, observe, truth_behind
-from orchestrator.analysis import summarize
-from orchestrator.capture import CaptureStore
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
+from orchestrator.analysis.summary import summarize
+from orchestrator.capture.store import CaptureStore
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.runtime.progress import Silent
 from tests.conftest import make_federation
 from tests.small import comparable, sweep
 

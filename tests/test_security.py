@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_core.base.errors import InputError
-from orchestrator.analysis import summarize
-from orchestrator.cli import execute
-from orchestrator.config import SweepConfig
-from orchestrator.parse import build, load_sweep
-from orchestrator.progress import Silent
-from orchestrator.report import write_report
-from orchestrator.sweep import run_sweep
+from orchestrator.analysis.summary import summarize
+from orchestrator.cli.main import execute
+from orchestrator.config.parse import build, load_sweep
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.report.report import write_report
+from orchestrator.runtime.progress import Silent
 from tests.results_folder import failed_row, row, trial, write_folder
 from tests.small import sweep, tree
 
@@ -292,7 +292,7 @@ def test_no_environment_value_reaches_results_or_terminal(
 
 LISTENING = """
 import json, os
-from orchestrator.execute import make_executor
+from orchestrator.execute.execute import make_executor
 executor = make_executor("local", workers=1, threads=1)
 import ray, psutil
 family = [psutil.Process(), *psutil.Process().children(recursive=True)]

@@ -30,9 +30,9 @@ from fl_core.federation.simulator import ClientWork, InProcess
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.capture import Victim, capture
 from fl_core.threat.observe import InTheClear, NotObservable, ThreatModel, observe, truth_behind
-from orchestrator.analysis import summarize
-from orchestrator.report import write_report
-from orchestrator.tables import sum_costs, sum_costs_table, summed_cells
+from orchestrator.analysis.summary import summarize
+from orchestrator.report.report import write_report
+from orchestrator.report.terminal import sum_costs, sum_costs_table, summed_cells
 from tests.small import sweep
 from tests.test_secure_views import run
 

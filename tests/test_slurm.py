@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from orchestrator.slurm import SlurmJob, render
+from orchestrator.cluster.slurm import SlurmJob, render
 from tests.small import tree
 from tests.test_cli import gradsweep, refused
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator import experiment
-from orchestrator.stop import EXIT_CODE, Stop, Stopped
+from orchestrator.cli import experiment
+from orchestrator.runtime.stop import EXIT_CODE, Stop, Stopped
 from tests.faults import ROOT
 
 # A program that no polite request reaches: it is never in a window and never checks.

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from fl_core.base.errors import InputError
-from orchestrator import journal, schema
-from orchestrator import store as module
-from orchestrator.schema import hp_column, trials_schema
-from orchestrator.space import Choice, FloatRange, IntRange
-from orchestrator.store import FinishedTrial, ResultStore, StudyRow, read_images, read_rows
+from orchestrator.config.space import Choice, FloatRange, IntRange
+from orchestrator.results import journal, schema
+from orchestrator.results import store as module
+from orchestrator.results.schema import hp_column, trials_schema
+from orchestrator.results.store import FinishedTrial, ResultStore, StudyRow, read_images, read_rows
 
 SPACE = {
     "lr": FloatRange(kind="float", low=0.1, high=1.0),

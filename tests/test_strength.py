@@ -14,16 +14,12 @@ from hypothesis import strategies as st
 from defenses.compression.compression import Prune, Quantise
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.errors import InputError
-from orchestrator.config import ThresholdConfig
-from orchestrator.crossing import Crossing, Ends, crossing
-from orchestrator.parse import threshold_cell, threshold_cells
-from orchestrator.scale import Strength
-from orchestrator.strength import (
-    critical_strengths,
-    curves,
-    refinements,
-)
-from orchestrator.tables import critical_notes
+from orchestrator.analysis.crossing import Crossing, Ends, crossing
+from orchestrator.analysis.strength import critical_strengths, curves, refinements
+from orchestrator.config.parse import threshold_cell, threshold_cells
+from orchestrator.config.scale import Strength
+from orchestrator.config.sweep import ThresholdConfig
+from orchestrator.report.terminal import critical_notes
 
 NOISE = ThresholdConfig(
     name="noise",

@@ -31,24 +31,24 @@ from ruamel.yaml import YAML
 
 from fl_core.base.errors import InputError
 from fl_core.data.celeba import open_celeba
-from orchestrator import mirror as module
-from orchestrator import sweep as driver
-from orchestrator import trial as trial_module
-from orchestrator.address import PASSWORD
-from orchestrator.analysis import summarize
-from orchestrator.capture import CaptureStore
-from orchestrator.cell_study import CellStudy
-from orchestrator.cells import Cell, Released, rows_of
-from orchestrator.config import SweepConfig
-from orchestrator.execute import Done, SerialExecutor
-from orchestrator.plan import plan_table
-from orchestrator.progress import Silent
-from orchestrator.report import write_report
-from orchestrator.schema import trials_schema
-from orchestrator.search import Study
-from orchestrator.store import ResultStore
-from orchestrator.sweep import run_sweep
-from orchestrator.trial import TrialResult, unfinished
+from orchestrator.analysis.summary import summarize
+from orchestrator.capture.store import CaptureStore
+from orchestrator.config.address import PASSWORD
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.driver import sweep as driver
+from orchestrator.driver.plan import plan_table
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.execute.execute import Done, SerialExecutor
+from orchestrator.report.report import write_report
+from orchestrator.results.schema import trials_schema
+from orchestrator.results.store import ResultStore
+from orchestrator.runtime.progress import Silent
+from orchestrator.study import dashboard_copy as module
+from orchestrator.study.cell_study import CellStudy
+from orchestrator.study.search import Study
+from orchestrator.trial import trial as trial_module
+from orchestrator.trial.cells import Cell, Released, rows_of
+from orchestrator.trial.trial import TrialResult, unfinished
 from tests.small import comparable, sweep, tree
 
 SMALL: dict[str, Any] = {

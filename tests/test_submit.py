@@ -8,8 +8,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from fl_core.base.errors import InputError
-from orchestrator import submit
-from orchestrator.submit import Jobs, find_token
+from orchestrator.cluster import submit
+from orchestrator.cluster.submit import Jobs, find_token
 from tests.small import tree
 from tests.test_cli import gradsweep, refused
 

@@ -20,16 +20,16 @@ from ruamel.yaml import YAML
 from attack_core.base.types import AttackFailed
 from fl_core.base.errors import InputError
 from fl_core.data.celeba import FaceDataset
-from orchestrator import sweep as driver
-from orchestrator import trial as trial_module
-from orchestrator import utility_runs
-from orchestrator.analysis import summarize
-from orchestrator.capture import CaptureSource
-from orchestrator.config import SweepConfig
-from orchestrator.progress import Silent
-from orchestrator.store import read_images
-from orchestrator.sweep import run_sweep
-from orchestrator.utility import UtilityResult, UtilitySpec
+from orchestrator.analysis.summary import summarize
+from orchestrator.capture.store import CaptureSource
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.driver import sweep as driver
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.results.store import read_images
+from orchestrator.runtime.progress import Silent
+from orchestrator.study import utility_runs
+from orchestrator.trial import trial as trial_module
+from orchestrator.trial.utility import UtilityResult, UtilitySpec
 from tests.small import both, comparable, sweep, tree
 
 TRIALS = 2 * (5 * 2 + 3)
@@ -392,8 +392,8 @@ def test_accuracy_is_measured_once_and_stands_in_the_test_rows(tmp_path: Path, t
 
 
 def test_two_drivers_on_one_folder_are_refused(faces_root: Path, tmp_path: Path) -> None:
-    from orchestrator.schema import trials_schema
-    from orchestrator.store import ResultStore
+    from orchestrator.results.schema import trials_schema
+    from orchestrator.results.store import ResultStore
 
     with (
         ResultStore(tmp_path, trials_schema([])),

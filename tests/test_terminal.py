@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from orchestrator.terminal import Outlet, console
+from orchestrator.runtime.terminal import Outlet, console
 from tests.results_folder import row, trial, write_folder
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +49,7 @@ def test_an_outlet_drops_what_is_not_taken_and_says_why() -> None:
 
 COMMANDS = """
 import os, sys
-from orchestrator.cli import main
+from orchestrator.cli.main import main
 
 def code(command, descriptor, encoding):
     sys.stdout, sys.argv = None, ["gradsweep", *command]

@@ -11,16 +11,21 @@ import pytest
 from rich.console import Console
 
 from fl_core.base.errors import InputError
-from orchestrator.analysis import summarize
-from orchestrator.config import SweepConfig
-from orchestrator.folder import check_folder, claim_folder
-from orchestrator.parse import build, load_sweep, threshold_value, with_thresholds
-from orchestrator.progress import Silent
-from orchestrator.refine import run_refined
-from orchestrator.report import write_report
-from orchestrator.strength import critical_table
-from orchestrator.sweep import Outcome, run_sweep
-from orchestrator.tables import critical_bracket, critical_interval, critical_strengths_table, critical_value
+from orchestrator.analysis.strength import critical_table
+from orchestrator.analysis.summary import summarize
+from orchestrator.config.parse import build, load_sweep, threshold_value, with_thresholds
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.driver.refine import run_refined
+from orchestrator.driver.sweep import Outcome, run_sweep
+from orchestrator.report.report import write_report
+from orchestrator.report.terminal import (
+    critical_bracket,
+    critical_interval,
+    critical_strengths_table,
+    critical_value,
+)
+from orchestrator.results.folder import check_folder, claim_folder
+from orchestrator.runtime.progress import Silent
 from tests.small import sweep, tree
 
 NOISE = {

@@ -14,13 +14,13 @@ from PIL import ExifTags, Image
 
 from fl_core.base.errors import InputError
 from fl_core.data.celeba import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV
-from orchestrator.analysis import summarize
-from orchestrator.config import SweepConfig
-from orchestrator.files import unsealed
-from orchestrator.folder import CLAIM
-from orchestrator.merge import merge_folders
-from orchestrator.progress import Reporter, Silent
-from orchestrator.sweep import Outcome, run_sweep
+from orchestrator.analysis.summary import summarize
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.driver.merge import merge_folders
+from orchestrator.driver.sweep import Outcome, run_sweep
+from orchestrator.io.files import unsealed
+from orchestrator.results.folder import CLAIM
+from orchestrator.runtime.progress import Reporter, Silent
 from tests.results_folder import row, trial, write_folder
 from tests.small import sweep
 

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from ray.cluster_utils import Cluster
 
-from orchestrator import lifelines
-from orchestrator.lifelines import RayLost
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.execute import lifelines
+from orchestrator.execute.lifelines import RayLost
+from orchestrator.runtime.progress import Silent
 from tests.faults import named
 from tests.small import comparable, sweep
 

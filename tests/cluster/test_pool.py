@@ -16,11 +16,11 @@ import torch
 from ray.cluster_utils import Cluster
 
 from fl_core.base.errors import InputError
-from orchestrator import execute
-from orchestrator.config import ExecutionConfig
-from orchestrator.execute import Done, RayExecutor, WorkerLost, slots
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
+from orchestrator.config.sweep import ExecutionConfig
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.execute import execute
+from orchestrator.execute.execute import Done, RayExecutor, WorkerLost, slots
+from orchestrator.runtime.progress import Silent
 from tests.small import comparable, sweep
 
 pytestmark = pytest.mark.timeout(900)

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from orchestrator.analysis import summarize
-from orchestrator.merge import merge_folders
-from orchestrator.parse import load_sweep
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
+from orchestrator.analysis.summary import summarize
+from orchestrator.config.parse import load_sweep
+from orchestrator.driver.merge import merge_folders
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.runtime.progress import Silent
 from tests.cluster import emulated
 from tests.cluster.emulated import Cluster, until
 from tests.small import comparable, tree

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from orchestrator.analysis import summarize
-from orchestrator.parse import load_sweep
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
+from orchestrator.analysis.summary import summarize
+from orchestrator.config.parse import load_sweep
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.runtime.progress import Silent
 
 HERE = Path(__file__).parent
 

@@ -225,7 +225,7 @@ def test_no_layer_holds_secrets_caches_or_history(engine: Engine, image: str) ->
             if inner is not None:
                 names += _names(inner)
     ours = [name for name in names if "dist-info" not in name]
-    assert any(name.endswith("orchestrator/sweep.py") for name in ours)
+    assert any(name.endswith("orchestrator/driver/sweep.py") for name in ours)
     forbidden = [
         name for name in ours for part in NEVER_IN_A_LAYER if part in f"{name}/" and not name.endswith(".py")
     ]

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.parse import load_sweep
-from orchestrator.progress import Silent
-from orchestrator.sweep import run_sweep
+from orchestrator.config.parse import load_sweep
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.runtime.progress import Silent
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures.json"

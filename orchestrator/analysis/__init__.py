@@ -1,0 +1,1 @@
+"""From rows to statistics: summaries, comparisons, critical strengths."""

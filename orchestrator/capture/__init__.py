@@ -1,0 +1,1 @@
+"""Captures: the data sets that they are made of, and their store."""

@@ -1,0 +1,1 @@
+"""Beyond this machine: Ray jobs and Slurm scripts."""

@@ -1,0 +1,278 @@
+"""Sweeps as jobs of a Ray cluster, through its dashboard's Jobs API."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus, JobSubmissionClient
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+from fl_core.base.errors import InputError, first_line
+from orchestrator.config.parse import load_sweep
+from orchestrator.io.provenance import provenance
+from orchestrator.runtime.stop import EXIT_CODE
+
+T = TypeVar("T")
+
+_PACKAGES = ("fl_core", "attack_core", "defenses", "orchestrator")
+_ATTEMPTS = 4
+_STOP_SECONDS = 30
+"""How long a stopped sweep has to write down what is finished."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Token:
+    """A cluster's secret, and where it came from in words that may be shown."""
+
+    secret: str
+    source: str
+
+    def __repr__(self) -> str:
+        return f"Token(from {self.source})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobState:
+    """What the cluster says of a job: `exit_code` is None while it runs."""
+
+    status: str
+    message: str
+    exit_code: int | None
+
+
+def find_token(environment: Mapping[str, str]) -> Token:
+    """The token where Ray looks for it: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, `~/.ray/auth_token`.
+
+    Raises `InputError` where there is none, and for a named file that others can read.
+    """
+    if secret := environment.get("RAY_AUTH_TOKEN", "").strip():
+        return Token(secret, "RAY_AUTH_TOKEN")
+    named = environment.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+        others = stat.S_IMODE(path.stat().st_mode) & 0o077
+    except OSError as error:
+        if named:
+            raise InputError(f"Cannot read the token file {path} ({error.strerror}). {_HOW}") from error
+        raise InputError(f"There is no token for the cluster. {_HOW}") from error
+    if others and named:
+        raise InputError(f"The token file {path} can be read by others; chmod 600 {shlex.quote(str(path))}.")
+    if not secret:
+        raise InputError(f"The token file {path} is empty. {_HOW}")
+    return Token(secret, str(path))
+
+
+_HOW = (
+    "Ask whoever runs the cluster for its token, keep it in a file of mode 600 and name that with "
+    "RAY_AUTH_TOKEN_PATH; for a cluster of your own, `ray get-auth-token --generate` makes one. "
+    "A cluster without tokens needs --no-token."
+)
+
+
+class Jobs:
+    """The jobs of one cluster. Every call raises `InputError` where the cluster cannot be reached or refuses."""
+
+    def __init__(self, address: str, token: Token | None) -> None:
+        """Connect to the dashboard at `address`, such as http://127.0.0.1:8265; try again where it is busy."""
+        self._address, self._token = address.rstrip("/"), token
+        try:
+            parts = urlsplit(self._address)
+            host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:  # A port that is none, or half a bracket.
+            parts, host, port = urlsplit(""), None, 0
+        if parts.scheme not in ("http", "https") or not host:
+            raise InputError(
+                f"--address {address!r}: must be a dashboard's address, such as http://127.0.0.1:8265."
+            )
+        if token and parts.scheme == "http" and host not in ("127.0.0.1", "::1", "localhost"):
+            _log.warning(
+                "the token travels unencrypted to %s; a tunnel (ssh -L 8265:127.0.0.1:8265 HOST) hides it",
+                host,
+            )
+        # Ray lets these win over the address that it is given.
+        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+            os.environ.pop(name, None)
+        headers = {"Authorization": f"Bearer {token.secret}"} if token else {}
+
+        def connect() -> JobSubmissionClient:
+            # Without this, an address that swallows packets would be waited for without end.
+            socket.create_connection((host, port), timeout=5.0).close()
+            return JobSubmissionClient(self._address, headers=headers)
+
+        self._client = self._call(connect)
+
+    def submit(
+        self, sweep: Path, *, out: str, overrides: Sequence[str], cells: Sequence[str], python: str
+    ) -> str:
+        """Submit the sweep file with this code, and return the job's id.
+
+        `out` is the results folder as the cluster's head sees it, `python` the command of its Python. What is sent
+        is the sweep file and the four packages, nothing else. Raises `InputError` for a bad sweep or paths
+        that mean nothing on the cluster.
+        """
+        config = load_sweep(sweep, overrides)
+        if not PurePosixPath(out).is_absolute():
+            raise InputError(
+                f"--out {out!r}: must be a full path, on the cluster, where results are to stay."
+            )
+        if not PurePosixPath(config.data.root).is_absolute():
+            raise InputError(
+                f"data.root = {config.data.root!r} is a folder of this machine; name the one that every node of the "
+                "cluster sees with --set data.root=/FULL/PATH."
+            )
+        job = f"gradsweep-{config.name}-{secrets.token_hex(4)}"
+        words = [
+            "-m",
+            "orchestrator",
+            "sweep",
+            "sweep.yaml",
+            "--address",
+            "auto",
+            "--out",
+            out,
+        ]
+        words += [word for pattern in cells for word in ("--cells", pattern)]
+        words += [word for override in overrides for word in ("--set", override)]
+        variables = {"COLUMNS": "120", "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}
+        if commit := provenance()["git_commit"]:
+            variables["GIT_COMMIT"] = commit
+        with tempfile.TemporaryDirectory() as folder:
+            _stage(sweep, Path(folder))
+
+            def send() -> None:
+                try:
+                    self._client.submit_job(
+                        entrypoint=f"exec {shlex.quote(python)} {shlex.join(words)}",
+                        submission_id=job,
+                        runtime_env={"working_dir": folder, "env_vars": variables},
+                        metadata={"sweep": config.name, "out": out},
+                    )
+                except RuntimeError as error:
+                    # An answer that was lost: the job is there, and a second one must not be.
+                    if "already exists" not in str(error):
+                        raise
+
+            self._call(send)
+        return job
+
+    def state(self, job: str) -> JobState:
+        """How the job stands; `InputError` where the cluster does not know it."""
+        info = self._call(lambda: self._client.get_job_info(job))
+        code = info.driver_exit_code
+        match info.status:
+            case JobStatus.SUCCEEDED:
+                code = 0
+            case JobStatus.FAILED:
+                code = 1 if code is None else code if code >= 0 else 128 - code
+            case JobStatus.STOPPED:
+                code = EXIT_CODE
+            case _:
+                code = None
+        return JobState(status=str(info.status.value), message=info.message or "", exit_code=code)
+
+    def follow(self, job: str, write: Callable[[str], None]) -> JobState:
+        """Pass the job's output to `write` until it ends; a lost connection is taken up where it broke off."""
+        written = 0
+
+        async def tail() -> None:
+            nonlocal written
+            seen = 0  # Every connection begins with the first line again.
+            try:
+                async for text in self._client.tail_job_logs(job):
+                    seen += len(text)
+                    if seen > written:
+                        write(text[written - seen :])
+                        written = seen
+            except (OSError, RuntimeError, aiohttp.ClientError) as error:
+                if not seen or not _transient(error):
+                    raise
+
+        while True:
+            self._call(lambda: asyncio.run(tail()))
+            state = self.state(job)
+            if state.exit_code is not None:
+                return state
+            time.sleep(0.5)
+
+    def stop(self, job: str) -> JobState:
+        """Ask the job to stop, and wait until it has; what is finished stays, and the same sweep resumes it."""
+        self._call(lambda: self._client.stop_job(job))
+        deadline = time.monotonic() + 2 * _STOP_SECONDS
+        while (state := self.state(job)).exit_code is None and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return state
+
+    def _call(self, call: Callable[[], T]) -> T:
+        """Call the cluster; what is transient is tried again, what is not becomes one line."""
+        retrying = Retrying(
+            retry=retry_if_exception(_transient),
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=wait_exponential(0.5, max=8.0),
+            before_sleep=_say_retry,
+            reraise=True,
+        )
+        try:
+            return retrying(call)
+        except AuthenticationError as error:
+            if self._token is None:
+                raise InputError(f"The cluster at {self._address} wants a token. {_HOW}") from error
+            raise InputError(
+                f"The cluster at {self._address} refuses the token of {self._token.source}. {_HOW}"
+            ) from error
+        except (OSError, aiohttp.ClientError) as error:
+            raise InputError(
+                f"No Ray dashboard answers at {self._address} ({_line(error)}); is the cluster up, and the tunnel?"
+            ) from error
+        except RuntimeError as error:
+            raise InputError(f"The cluster at {self._address} refuses: {_line(error)}") from error
+
+
+def _transient(error: BaseException) -> bool:
+    """Whether a later try may help: lost connections, and errors that the server blames on itself."""
+    if isinstance(error, RuntimeError):
+        return "status code 5" in str(error) or "closed unexpectedly" in str(error)
+    return isinstance(error, OSError | aiohttp.ClientError)
+
+
+def _say_retry(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    wait = state.next_action.sleep if state.next_action else 0.0
+    _log.warning(
+        "the cluster did not answer (%s); try %d of %d in %.1f s",
+        _line(error) if error else "?",
+        state.attempt_number + 1,
+        _ATTEMPTS,
+        wait,
+    )
+
+
+def _line(error: BaseException) -> str:
+    return first_line(error)[:300]
+
+
+def _stage(sweep: Path, folder: Path) -> None:
+    """What the job needs and nothing else: no repository, no data, no results."""
+    root = Path(__file__).parent.parent
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+    for package in _PACKAGES:
+        shutil.copytree(root / package, folder / package, ignore=ignored)
+    shutil.copy(sweep, folder / "sweep.yaml")

@@ -1,0 +1,1 @@
+"""Sweep files: their schema, parsing, search spaces, scales of strength, addresses."""

@@ -1,0 +1,291 @@
+"""From YAML text to a validated sweep, with errors that name the place and the nearest valid name."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from attack_core.attacks.registry import NAMED, AnyAttack
+from fl_core.base.errors import InputError, hint, listed, natural, unknown_name
+from orchestrator.config.explain import UnknownKey, explain
+from orchestrator.config.plain_yaml import read_yaml
+from orchestrator.config.space import FAMILY, Params, of_family
+from orchestrator.config.sweep import AttackerConfig, CellConfig, Json, SweepConfig, ThresholdConfig
+
+T = TypeVar("T")
+
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+"""What pydantic knows of a type: some 10 ms to find out, and needed several times for every trial."""
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
+    """The sweep in a YAML 1.2 file, after `key=value` overrides with dotted keys and YAML values.
+
+    A file may hold smaller or larger forms of itself: `scales` maps a name to dotted keys and their values, and `scale`
+    says which of them is put in, before the other overrides. The cells of its thresholds' grids are among its cells.
+    Raises `InputError` for a missing file, bad YAML, unknown keys, wrong types, values out of range, and search spaces
+    that do not fit their attack.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"Cannot read the sweep file {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"Cannot read the sweep file {path}: {error}.") from error
+    tree = read_yaml(text, where=str(path))
+    if not isinstance(tree, dict):
+        held = "empty" if tree is None else "a list" if isinstance(tree, list) else "a single value"
+        raise InputError(
+            f"{path}: a sweep file is a mapping of settings such as `name: first`; this one is {held}."
+        )
+    spell_out(tree, where=str(path))
+    chosen = [_override(text) for text in overrides]
+    _scale(tree, [value for key, value in chosen if key == "scale"], where=str(path))
+    for key, value in chosen:
+        if key != "scale":
+            put(tree, key, value, where="--set")
+    spell_out(tree, where="--set")
+    sweep = with_thresholds(build(SweepConfig, tree, where=str(path)))
+    for cell in sweep.cells:
+        cell_settings(sweep, cell)
+    for attacker in sweep.attackers:
+        place = f"{path}: attackers.{attacker.name}"
+        _check_search(attacker.attack, attacker.search, where=f"{place}.search")
+        for name, family in attacker.families.items():
+            _check_search(family.attack, family.search, where=f"{place}.families.{name}.search")
+    return sweep
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {text!r}: must be key=value, such as study.suggestions=8.")
+    return key, read_yaml(value, where=f"--set {key}")
+
+
+def _scale(tree: dict[str, Any], wanted: Sequence[Any], *, where: str) -> None:
+    """Put the wanted scale's values in, the file's own where none is asked for; `scale` and `scales` are taken out."""
+    scales, name = tree.pop("scales", None) or {}, tree.pop("scale", None)
+    name = wanted[-1] if wanted else name
+    if not isinstance(scales, dict) or not all(isinstance(values, dict) for values in scales.values()):
+        raise InputError(f"{where}: scales must map each name to dotted keys and their values.")
+    if name is None:
+        return
+    if not isinstance(name, str | int):
+        raise InputError(f"{where}: scale must be the name of one of the file's scales.")
+    if not scales:
+        raise InputError(
+            f"{where}: scale = {str(name)!r}: this file has no scales to choose from; leave it out."
+        )
+    if str(name) not in scales:
+        raise InputError(f"{where}: {unknown_name('scale', str(name), scales)}")
+    for key, value in scales[str(name)].items():
+        put(tree, key, copy.deepcopy(value), where=f"{where}: scales.{name}")
+
+
+def spell_out(tree: dict[str, Any], *, where: str) -> None:
+    """Replace every attack that is given by name by all of its settings, in place.
+
+    An attack is `NAME`, or a mapping with `name: NAME` and the settings that differ from it, or one with a `kind`,
+    which is `matching` where it is left out. Raises `InputError` for names that there are not; other mistakes
+    are left to `build`.
+    """
+    attackers = tree.get("attackers")
+    for i, attacker in enumerate(attackers if isinstance(attackers, list) else []):
+        if isinstance(attacker, str):
+            shape = "{name: NAME, attack: ATTACK}"
+            shape = f"{{name: {attacker}, attack: {attacker}}}" if attacker in NAMED else shape
+            raise InputError(f"{where}: attackers.{i} = {attacker!r}: must be a mapping, such as {shape}.")
+        families = attacker.get("families") if isinstance(attacker, dict) else None
+        owners = {f"attackers.{i}": attacker}
+        for name, family in (families if isinstance(families, dict) else {}).items():
+            owners[f"attackers.{i}.families.{name}"] = family
+        for place, owner in owners.items():
+            if isinstance(owner, dict) and "attack" in owner:
+                owner["attack"] = _spelled(owner["attack"], where=f"{where}: {place}.attack")
+
+
+def build(kind: type[T], tree: object, *, where: str) -> T:
+    """`tree` (plain data) as a `kind`; raises `InputError` with the first thing that is wrong in it."""
+    _check_numbers(tree, (), where)
+    try:
+        built: T = _adapter(kind).validate_json(json.dumps(tree))
+        return built
+    except ValidationError as error:
+        raise explain(kind, tree, error, where=where) from error
+
+
+def to_plain(config: object) -> Any:
+    """A config dataclass as plain JSON data, such that `build` gives it back."""
+    return json.loads(_adapter(type(config)).dump_json(config))
+
+
+def put(tree: dict[str, Any], dotted: str, value: object, *, where: str) -> None:
+    """Set `tree[a][b]` for the key `a.b`; numbers index lists; missing mappings are made."""
+    *parents, last = dotted.split(".")
+    node: Any = tree
+    for part in parents:
+        if isinstance(node, list):
+            node = node[_index(node, part, dotted, where)]
+        elif isinstance(node, dict):
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+    if isinstance(node, list):
+        node[_index(node, last, dotted, where)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise InputError(f"{where} {dotted}: {'.'.join(parents)} is a value, not a group of settings.")
+
+
+def cell_settings(sweep: SweepConfig, cell: CellConfig) -> SweepConfig:
+    """The sweep as this one cell has it: its `differs` applied to the common settings."""
+    if not cell.differs:
+        return sweep
+    tree = to_plain(sweep)
+    for path, value in cell.differs.items():
+        put(tree, path, copy.deepcopy(value), where=f"cells.{cell.name}.differs")
+    return build(SweepConfig, tree, where=f"cells.{cell.name}.differs")
+
+
+def with_thresholds(sweep: SweepConfig) -> SweepConfig:
+    """The sweep with the cells of its thresholds' grids behind its own."""
+    grids = [threshold_cells(threshold, threshold.strength.grid()) for threshold in sweep.thresholds]
+    return dataclasses.replace(sweep, cells=(*sweep.cells, *(cell for grid in grids for cell in grid)))
+
+
+def threshold_cell(threshold: ThresholdConfig, value: float) -> CellConfig:
+    """The cell of one strength; raises `InputError` where the path leads nowhere or the value is refused."""
+    where, path = f"thresholds.{threshold.name}", threshold.strength.path
+    number: Json = int(value) if threshold.strength.integer else value
+    name = threshold.cell_name(value)
+    tree = to_plain(CellConfig(name=name, defense=threshold.defense, differs=threshold.differs))
+    first, _, rest = path.partition(".")
+    if first != "defense":
+        tree["differs"] = {**tree["differs"], path: number}
+        return build(CellConfig, tree, where=where)
+    index, _, field = rest.partition(".")
+    at = natural(index)
+    if at is None or at >= len(threshold.defense) or field not in tree["defense"][at]:
+        raise InputError(
+            f"{where}.strength.path = {path!r}: must lead to a number of one of the {len(threshold.defense)} "
+            "defenses, such as defense.0.sigma."
+        )
+    put(tree, path, number, where=where)
+    return build(CellConfig, tree, where=where)
+
+
+def threshold_value(threshold: ThresholdConfig, cell: CellConfig) -> float | None:
+    """The strength of a cell of this threshold; None for any other cell."""
+    first, _, rest = threshold.strength.path.partition(".")
+    if not cell.name.startswith(f"{threshold.name}_"):
+        return None
+    if first == "defense":
+        index, _, field = rest.partition(".")
+        defenses = to_plain(cell)["defense"]
+        value = defenses[int(index)].get(field) if int(index) < len(defenses) else None
+    else:
+        value = cell.differs.get(threshold.strength.path)
+    number = float(value) if isinstance(value, int | float) else None
+    return number if number is not None and threshold.cell_name(number) == cell.name else None
+
+
+def threshold_cells(threshold: ThresholdConfig, values: Iterable[float]) -> list[CellConfig]:
+    """The cells of several strengths, weakest first."""
+    return [threshold_cell(threshold, value) for value in sorted(values, key=threshold.strength.position)]
+
+
+def with_params(attack: AnyAttack, params: Params) -> AnyAttack:
+    """The attack with these parameters put in at their dotted paths."""
+    if not params:
+        return attack
+    tree = to_plain(attack)
+    for path, value in params.items():
+        put(tree, path, value, where="search")
+    return build(type(attack), tree, where="search")
+
+
+def suggested_attack(attacker: AttackerConfig, params: Params) -> AnyAttack:
+    """The attack that one suggestion of the attacker's study stands for."""
+    if not attacker.families:
+        return with_params(attacker.attack, params)
+    return with_params(attacker.families[str(params[FAMILY])].attack, of_family(params))
+
+
+def _spelled(attack: object, *, where: str) -> object:
+    if isinstance(attack, str):
+        attack = {"name": attack}
+    if not isinstance(attack, dict):
+        return attack
+    if "name" not in attack:
+        return {"kind": "matching"} | attack
+    own = {key: value for key, value in attack.items() if key != "name"}
+    name = str(attack["name"])
+    if name not in NAMED:
+        raise InputError(f"{where}: {unknown_name('attack', name, NAMED)}")
+    if "kind" in own:
+        raise InputError(f"{where}: must have a name or a kind, not both; {name!r} says the kind.")
+    return _merged(to_plain(NAMED[name]), own)
+
+
+def _merged(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `own` put over it, level by level; a mapping of another kind replaces the one that was there."""
+    merged = dict(base)
+    for key, value in own.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("kind") in (None, old.get("kind")):
+            value = _merged(old, value)
+        merged[key] = value
+    return merged
+
+
+def _check_search(attack: AnyAttack, space: Mapping[str, Any], *, where: str) -> None:
+    base: Params = {name: parameter.examples()[0] for name, parameter in space.items()}
+    for name, parameter in space.items():
+        for value in parameter.examples():
+            try:
+                with_params(attack, base | {name: value})
+            except InputError as error:
+                known = [path for path in _settings(to_plain(attack)) if path != "kind"]
+                if isinstance(error, UnknownKey) and error.key not in known:
+                    raise InputError(
+                        f"{where}: unknown key {error.key!r}.{hint(error.key, known)} This attack has {listed(known)}."
+                    ) from error
+                raise InputError(f"{where}.{name} = {value!r} does not fit the attack: {error}") from error
+
+
+def _settings(node: object, path: str = "") -> list[str]:
+    """The dotted paths to every single value in plain data."""
+    if not isinstance(node, dict | list):
+        return [path]
+    entries = node.items() if isinstance(node, dict) else enumerate(node)
+    return [
+        found for key, value in entries for found in _settings(value, f"{path}.{key}" if path else str(key))
+    ]
+
+
+def _check_numbers(node: object, place: tuple[str, ...], where: str) -> None:
+    """Raise `InputError` for a number that is not finite, or takes more than 64 bits: no setting can be one."""
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            _check_numbers(value, (*place, str(key)), where)
+    elif isinstance(node, float) and not math.isfinite(node):
+        raise InputError(f"{where}: {'.'.join(place)} = {node}: must be a finite number.")
+    elif isinstance(node, int) and abs(node) >= 2**63:
+        raise InputError(f"{where}: {'.'.join(place)}: must be a whole number of less than 19 digits.")
+
+
+def _index(items: list[Any], part: str, dotted: str, where: str) -> int:
+    index = natural(part)
+    if index is not None and index < len(items):
+        return index
+    raise InputError(f"{where} {dotted}: {part!r} must be a list position from 0 to {len(items) - 1}.")

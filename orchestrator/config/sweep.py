@@ -1,0 +1,333 @@
+"""What a sweep file says: typed, validated, every unknown key refused by name."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from attack_core.attacks.registry import AnyAttack
+from attack_core.matching.matching import Matching
+from defenses.chain import AnyDefense, Chain
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config, Signal, require
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import ModelConfig
+from fl_core.threat.observe import ThreatModel
+from orchestrator.config.address import check_address
+from orchestrator.config.scale import Strength
+from orchestrator.config.space import Parameter, Space
+
+Json = dict[str, object] | list[object] | str | float | int | bool | None
+
+LONGEST_NAME = 200
+"""So many bytes may the name of a sweep, a cell or an attacker have: folders and table columns have it."""
+
+JOURNAL = "journal"
+"""The storage that is a file in the results folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Config):
+    """Where the faces come from.
+
+    `auto` takes CelebA where it lies under `root`; where that is the default and holds none, synthetic faces, written
+    once under `root/synthetic_faces`. A root that is named must hold the data; `~` is a home folder in it. Clients
+    hold the first `train` images of the train split, accuracy is measured on the first `valid` of the validation
+    split, and the mean public image is that of at most `public` of the test
+    split: three disjoint sets. null means all.
+    """
+
+    kind: Literal["auto", "celeba", "synthetic"] = "auto"
+    root: str = "data"
+    attribute: str = "Male"
+    train: int | None = 160
+    valid: int | None = 200
+    public: int | None = 200
+    synthetic_images: int = 2000
+    synthetic_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("train", "valid", "public"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, self, name, "at least 1, or null for all")
+        require(self.synthetic_images >= 8, self, "synthetic_images", "at least 8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureConfig(Config):
+    """Which signal is captured, at the weights of which round, starting from which client.
+
+    `weights: undefended` captures on the trajectory without defenses, the same for all cells; `defended`
+    trains with the cell's own defense, and the table says so.
+    """
+
+    signal: Signal = "gradients"
+    round: int = 0
+    client: int = 0
+    weights: Literal["undefended", "defended"] = "undefended"
+
+    def __post_init__(self) -> None:
+        require(self.round >= 0, self, "round", "at least 0")
+        require(self.client >= 0, self, "client", "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VictimsConfig(Config):
+    """How many victims tune an attacker, and how many others conclusions rest on."""
+
+    tuning: int = 4
+    test: int = 16
+
+    def __post_init__(self) -> None:
+        require(self.tuning >= 0, self, "tuning", "at least 0")
+        require(self.test >= 1, self, "test", "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(Config):
+    """The budget of every study, who makes its suggestions, and the lag that keeps them reproducible.
+
+    Suggestion n is asked when exactly the results up to n - `lag` are known. A study makes `suggestions` of them,
+    or as many as fit into `seconds` or `gpu_seconds` of its attacks' time, where one of these is set. `grid` tries
+    every combination of choices instead and ignores `suggestions`. `prune` leaves out the other victims of a
+    suggestion that is so many dB behind the best one, `warm_start` names a results folder whose best parameters are
+    tried first, and `storage` says where Optuna's copy goes: `journal` (in the results folder), the address of a
+    database, or null for nowhere.
+    """
+
+    suggestions: int = 24
+    seconds: float | None = None
+    gpu_seconds: float | None = None
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    lag: int = 4
+    startup: int = 10
+    prune: float | None = None
+    warm_start: str | None = None
+    storage: str | None = JOURNAL
+
+    def __post_init__(self) -> None:
+        require(self.suggestions >= 1, self, "suggestions", "at least 1")
+        for name in ("seconds", "gpu_seconds"):
+            value = getattr(self, name)
+            require(
+                value is None or value > 0, self, name, "more than 0, or null for a budget of suggestions"
+            )
+        require(self.seconds is None or self.gpu_seconds is None, self, "seconds", "null beside gpu_seconds")
+        require(self.lag >= 1, self, "lag", "at least 1")
+        require(self.startup >= 0, self, "startup", "at least 0")
+        require(self.prune is None or self.prune >= 0, self, "prune", "at least 0 dB, or null")
+        if self.sampler == "grid":
+            for name in ("seconds", "gpu_seconds", "warm_start"):
+                require(getattr(self, name) is None, self, name, "null with a grid, which tries everything")
+        if self.storage not in (None, JOURNAL):
+            check_address(self.storage)
+
+    @property
+    def time(self) -> float | None:
+        """The budget of time, in seconds or GPU-seconds; None where suggestions are counted."""
+        return self.seconds if self.seconds is not None else self.gpu_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyConfig(Config):
+    """One attack of a search over families, with what is searched of it, by dotted path."""
+
+    attack: AnyAttack = field(default_factory=Matching)
+    search: dict[str, Parameter] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackerConfig(Config):
+    """An attack and which of its parameters Optuna searches, by dotted path; an empty search runs it as it is.
+
+    With `families` Optuna chooses one of them first and then that family's parameters alone; they take the place
+    of `attack` and `search`. `uses_facts: false` makes an attacker that ignores what the threat model lets it know of
+    the defense: the generic one beside the adaptive.
+    """
+
+    name: str = "generic"
+    attack: AnyAttack = field(default_factory=Matching)
+    search: dict[str, Parameter] = field(default_factory=dict)
+    families: dict[str, FamilyConfig] = field(default_factory=dict)
+    uses_facts: bool = True
+
+    def __post_init__(self) -> None:
+        alone = not self.families or (self.attack == Matching() and not self.search)
+        require(alone, self, "families", "without 'attack' and 'search' beside it: each family has its own")
+        simple = all(name and all(ch.isalnum() or ch in "_-" for ch in name) for name in self.families)
+        require(simple, self, "families", "named with letters, digits, _ and -")
+
+    @property
+    def space(self) -> Space:
+        """What a study of this attacker searches."""
+        return Space(self.search, {name: family.search for name, family in self.families.items()})
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is anything to search."""
+        return bool(self.search or self.families)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UtilityConfig(Config):
+    """The separate training run that gives a cell's accuracy: its own images, local batch size and rate.
+
+    The other settings are the federation's, its planned rounds above all, so that a privacy budget means the
+    same noise. At least 1,000 training images, or the figure would be noise. `seeds` is how many trainings there are,
+    each from a seed of its own: the accuracy is their mean.
+    """
+
+    train: int = 1000
+    batch_size: int = 10
+    lr: float | None = None
+    seeds: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.train >= 1000, self, "train", "at least 1000")
+        require(self.seeds >= 1, self, "seeds", "at least 1")
+        require(self.batch_size >= 1, self, "batch_size", "at least 1")
+        require(self.lr is None or self.lr > 0, self, "lr", "more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionConfig(Config):
+    """How trials run: device, threads of one trial, processes, and what is kept.
+
+    `workers: null` fills the cluster. `threads` changes rounding and so is part of every trial's identity. On Ray a
+    trial takes `threads` CPUs and `gpus_per_trial` GPUs: 0.25 lets four trials share one. null means a whole one
+    where `device` is a GPU (a Mac's counts as one), and none on the CPU. `allow_slow` starts sums under Paillier that
+    will take more than ten minutes; without it they are refused with the estimate.
+    """
+
+    device: str = "auto"
+    threads: int = 1
+    workers: int | None = None
+    gpus_per_trial: float | None = None
+    controls: bool = True
+    lpips: bool = False
+    images: Literal["test", "all", "none"] = "test"
+    keep_captures: bool = True
+    allow_slow: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.threads >= 1, self, "threads", "at least 1")
+        require(self.workers is None or self.workers >= 1, self, "workers", "at least 1, or null")
+        share = self.gpus_per_trial
+        whole = share is None or 0 <= share <= 1 or share.is_integer()
+        require(whole, self, "gpus_per_trial", "from 0 to 1, or a whole number, or null")
+
+    @property
+    def gpus(self) -> float:
+        """How many GPUs a trial takes on Ray, once `device` is definite."""
+        if self.gpus_per_trial is not None:
+            return self.gpus_per_trial
+        return 0.0 if self.device == "cpu" else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellConfig(Config):
+    """One row of the comparison: a name, a defense chain, and openly whatever else differs from the rest.
+
+    `differs` maps dotted paths of the sweep file (`federation.rounds`, `capture.signal`, ...) to this cell's
+    own values. The table marks such cells: they are compared with care.
+    """
+
+    name: str
+    defense: tuple[AnyDefense, ...] = ()
+    differs: dict[str, Json] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        Chain(defenses=self.defense)
+        allowed = ("data", "model", "federation", "capture", "threat", "utility")
+        for path in self.differs:
+            require(path.split(".")[0] in allowed, self, "differs", f"paths into {', '.join(allowed)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdConfig(Config):
+    """A search for the strength at which a defense begins to work.
+
+    Its cells have `defense` and `differs` with each strength put in. After the grid, at most `refine` times, cells are
+    added halfway inside the gaps in which an attacker's curve crosses a criterion, for every attacker and criterion,
+    until the gaps widen its interval less than the choice of victims does.
+    """
+
+    name: str
+    defense: tuple[AnyDefense, ...] = ()
+    differs: dict[str, Json] = field(default_factory=dict)
+    strength: Strength
+    refine: int = 5
+
+    def __post_init__(self) -> None:
+        require(_plain(self.name), self, "name", "of letters, digits, . _ and -")
+        require(self.refine >= 0, self, "refine", "at least 0")
+        Chain(defenses=self.defense)
+
+    def cell_name(self, value: float) -> str:
+        """The name of the cell of one strength."""
+        return f"{self.name}_{value:g}".replace("+", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(Config):
+    """A whole experiment. Everything but `cells`, `thresholds` and `attackers` is common to all cells."""
+
+    name: str
+    seed: int = 42
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    capture: CaptureConfig = field(default_factory=CaptureConfig)
+    threat: ThreatModel = field(default_factory=ThreatModel)
+    victims: VictimsConfig = field(default_factory=VictimsConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
+    utility: UtilityConfig | None = None
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    cells: tuple[CellConfig, ...] = (CellConfig(name="none"),)
+    thresholds: tuple[ThresholdConfig, ...] = ()
+    attackers: tuple[AttackerConfig, ...] = field(default_factory=lambda: (AttackerConfig(),))
+
+    def __post_init__(self) -> None:
+        require(_plain(self.name), self, "name", "of letters, digits, . _ and -, not beginning with .")
+        for field_name in ("cells", "attackers"):
+            names = [entry.name for entry in getattr(self, field_name)]
+            require(bool(names), self, field_name, "at least one")
+            _check_names(field_name, names)
+        tuned = any(attacker.searches for attacker in self.attackers)
+        require(
+            not tuned or self.victims.tuning >= 1, self, "victims", "with tuning >= 1 where a search is given"
+        )
+
+    def matching_cells(self, patterns: Sequence[str]) -> list[CellConfig]:
+        """The cells whose name matches a shell pattern; raises `InputError` for one that matches none."""
+        found: set[str] = set()
+        for pattern in patterns:
+            matching = {cell.name for cell in self.cells if fnmatch.fnmatchcase(cell.name, pattern)}
+            if not matching:
+                raise InputError(
+                    f"--cells {pattern!r} matches none of {', '.join(cell.name for cell in self.cells)}."
+                )
+            found |= matching
+        return [cell for cell in self.cells if cell.name in found]
+
+
+def _check_names(what: str, names: Sequence[str]) -> None:
+    """Raise `InputError` for a name that comes twice, and for one that is none."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(
+                f"{what}: {count} entries have the name {name!r}; must be entries with different names."
+            )
+        if not _plain(name):
+            raise InputError(
+                f"{what}: {name!r}: must be names of letters, digits, . _ and -, not beginning with . and of at "
+                f"most {LONGEST_NAME} bytes."
+            )
+
+
+def _plain(name: str) -> bool:
+    fits = 0 < len(name.encode()) <= LONGEST_NAME
+    return fits and name[0] != "." and all(ch.isalnum() or ch in "._-" for ch in name)

@@ -1,0 +1,1 @@
+"""The driver of a sweep, its refinement of thresholds, and its plan."""

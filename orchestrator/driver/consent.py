@@ -1,0 +1,31 @@
+"""Nobody waits for hours unasked: a sweep whose encryption is slow says so before it begins, and needs a yes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from defenses.he.encryption import Paillier
+from defenses.he.estimate import estimate, local_cores
+from orchestrator.trial.cells import Cell
+
+
+def require_consent(cells: Sequence[Cell], *, allow_slow: bool) -> None:
+    """Raise `InputError` for a cell whose Paillier sums would take more than ten minutes, unless `allow_slow`.
+
+    Time and bytes are extrapolated from a real block of the cell's own key size; counted are a sum for each victim and,
+    with a utility run, one for each round. CKKS is hundreds of times faster and not asked about.
+    """
+    for cell in cells:
+        scheme = cell.chain.summing
+        if not isinstance(scheme, Paillier) or allow_slow:
+            continue
+        federation, weights = cell.settings.federation, cell.source.weights.state
+        exchange = scheme.exchange(range(federation.per_round))
+        parameters, buffers = (
+            sum(tensor.numel() for tensor in each.values()) for each in (weights.parameters, weights.buffers)
+        )
+        values = scheme.protected_numbers(parameters, buffers)
+        sums = len(cell.victims) + federation.rounds * len(cell.utility())
+        one = estimate(exchange, values, clients=federation.per_round, workers=local_cores())
+        dataclasses.replace(one, seconds=one.seconds * sums).require_consent(allow_slow=False)

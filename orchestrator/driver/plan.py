@@ -1,0 +1,130 @@
+"""What a sweep would do: cells, trials, disk, CPU-hours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from attack_core.attacks.analytic import Analytic
+from attack_core.attacks.auto import Auto
+from attack_core.attacks.registry import AnyAttack, matching_part
+from defenses.chain import Chain
+from fl_core.data.celeba import FaceDataset
+from fl_core.models.zoo import ModelConfig, build_model
+from orchestrator.capture.datasets import check_data, planned_faces
+from orchestrator.config.parse import cell_settings
+from orchestrator.config.space import IntRange, Parameter
+from orchestrator.config.sweep import AttackerConfig, FamilyConfig, SweepConfig
+from orchestrator.driver.checks import check_sweep
+from orchestrator.driver.sweep import resolve
+from orchestrator.io.identity import content_hash
+from orchestrator.report.terminal import WIDTH, figure_table
+from orchestrator.trial.cells import check_cell
+
+_SECONDS_PER_GFLOP = 1 / 25.0
+"""One CPU core's measured pace on the matching loop (cnn64: 60 ms an iteration); good to a factor of 2."""
+
+
+def check_plan(config: SweepConfig, cells: Sequence[str]) -> None:
+    """Raise `InputError` for what the sweep would be refused for, as far as reading the data's tables tells."""
+    chosen = config.matching_cells(cells)
+    check_sweep(config, chosen)
+    check_data(config, chosen)
+    there = resolve(config)
+    opened: dict[str, FaceDataset] = {}
+    for cell in chosen:
+        settings = cell_settings(there, cell)
+        size = settings.model.image_size
+        key = content_hash({"data": settings.data, "size": size})
+        if key not in opened:
+            opened[key] = planned_faces(settings.data, image_size=size)
+        check_cell(settings, Chain(defenses=cell.defense), opened[key])
+
+
+def plan_table(config: SweepConfig, cells: Sequence[str], *, width: int = WIDTH) -> Table:
+    """One line for each cell and attacker, and the totals.
+
+    CPU-hours are an estimate from operation counts, not a promise. A trial is one attack on one victim; a cell's
+    attackers share its captures.
+    """
+    chosen = config.matching_cells(cells)
+    names: list[str] = []
+    figures: list[tuple[str, ...]] = []
+    trials, timed, total_hours, total_megabytes = 0, False, 0.0, 0.0
+    for cell in chosen:
+        settings = cell_settings(config, cell)
+        tests = settings.victims.test
+        megabytes = (settings.victims.tuning + tests) * 4e-6 * _parameters(settings.model)
+        total_megabytes += megabytes
+        for attacker in config.attackers:
+            time = settings.study.time if attacker.searches else None
+            trial = _trial_seconds(settings, attacker)
+            budget = _budget(settings, attacker) if time is None else None
+            tuning = budget * settings.victims.tuning if budget is not None else None
+            runs = tests * (2 if settings.execution.controls else 1)
+            hours = (runs * trial + (tuning * trial if tuning is not None else time or 0.0)) / 3600
+            names.append(f"{cell.name} / {attacker.name}")
+            figures.append(
+                (
+                    f"{time:g} s" if budget is None else str(budget),
+                    "?" if tuning is None else str(tuning + tests),
+                    f"{hours:.2f}",
+                    f"{megabytes:.0f}",
+                )
+            )
+            trials, timed = trials + (tuning or 0) + tests, timed or tuning is None
+            total_hours += hours
+    names.append(f"{len(chosen)} cells x {len(config.attackers)} attackers")
+    known = f"{trials} and tuning" if timed else str(trials)
+    figures.append(("", known, f"{total_hours:.2f}", f"{total_megabytes:.0f}"))
+    columns = dict(zip(_COLUMNS, zip(*figures, strict=True), strict=True))
+    counts = config.victims
+    title = f"Planned: {counts.tuning} tuning victims and {counts.test} test victims in each cell"
+    return figure_table(title, "cell / attacker", names, columns, width=width)
+
+
+_COLUMNS = ("suggestions", "trials", "CPU-hours\n(estimate)", "captures\nMB")
+
+
+def _budget(settings: SweepConfig, attacker: AttackerConfig) -> int:
+    if not attacker.searches:
+        return 0
+    return len(attacker.space.grid()) if settings.study.sampler == "grid" else settings.study.suggestions
+
+
+def _trial_seconds(settings: SweepConfig, attacker: AttackerConfig) -> float:
+    """The mean over families, which may all be chosen; that the analytic attack need not fall back is assumed."""
+    # About nine passes of a forward's cost: forward, backward, weight gradients, and the second backward.
+    gflops = 9 * 2e-9 * _multiplications(settings.model)
+    batch = settings.federation.local.batch_size
+    families: Sequence[FamilyConfig | AttackerConfig] = list(attacker.families.values()) or [attacker]
+    passes = [_passes(family.attack, family.search, batch) for family in families]
+    return sum(passes) / len(passes) * gflops * _SECONDS_PER_GFLOP
+
+
+def _passes(attack: AnyAttack, search: Mapping[str, Parameter], batch: int) -> float:
+    """How many images an attack differentiates twice in all its iterations."""
+    if isinstance(attack, Analytic | Auto):
+        analytic = attack.analytic if isinstance(attack, Auto) else attack
+        # One backward pass instead of two, and no weight gradients.
+        return analytic.inversion.evaluations * batch / 3
+    loop = matching_part(attack)
+    restarts: float = loop.restarts
+    searched = search.get("restarts")
+    if isinstance(searched, IntRange):
+        restarts = (searched.low + searched.high) / 2
+    return loop.iterations * restarts * (loop.images or batch)
+
+
+def _parameters(model: ModelConfig) -> int:
+    return sum(parameter.numel() for parameter in build_model(model).parameters())
+
+
+def _multiplications(model: ModelConfig) -> float:
+    """Multiplications of one forward pass on one image, from a pass on the meta device."""
+    with FlopCounterMode(display=False) as counter:
+        build_model(model).eval()(torch.empty(1, 3, model.image_size, model.image_size, device="meta"))
+    return float(counter.get_total_flops()) / 2

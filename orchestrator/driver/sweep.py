@@ -1,0 +1,444 @@
+"""The driver: asks studies, keeps workers busy, records what comes back."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fl_core.base.device import pick_device
+from fl_core.base.errors import InputError, NotSummable
+from fl_core.data.celeba import FaceDataset
+from orchestrator.capture.datasets import check_data, open_faces, resolve_kind
+from orchestrator.capture.store import CaptureStore
+from orchestrator.capture.used_data import DataCheck
+from orchestrator.config.parse import cell_settings
+from orchestrator.config.space import Params
+from orchestrator.config.sweep import AttackerConfig, SweepConfig
+from orchestrator.driver.checks import check_sweep
+from orchestrator.driver.consent import require_consent
+from orchestrator.execute.execute import (
+    Done,
+    Executor,
+    SerialExecutor,
+    Unreachable,
+    check_address,
+    make_executor,
+)
+from orchestrator.execute.lifelines import RayLost, await_return
+from orchestrator.execute.simulation import simulate
+from orchestrator.io.guard import refuse_links
+from orchestrator.io.identity import content_hash
+from orchestrator.io.provenance import provenance
+from orchestrator.results.folder import check_folder, claim_folder, read_claim
+from orchestrator.results.schema import trials_schema
+from orchestrator.results.store import FinishedTrial, ResultStore, Row, picture_rows
+from orchestrator.results.utility_files import utility_paths
+from orchestrator.runtime.progress import Reporter
+from orchestrator.runtime.stop import Stop, Stopped
+from orchestrator.study.cell_study import CellStudy, mean_of
+from orchestrator.study.dashboard_copy import Mirror
+from orchestrator.study.schedule import Schedule
+from orchestrator.study.search import Study
+from orchestrator.study.utility_runs import UtilityRuns
+from orchestrator.study.warm_start import note_warm_starts, warm_starts
+from orchestrator.trial.cells import Cell, Released, rows_of
+from orchestrator.trial.shared_captures import SharedCaptures
+from orchestrator.trial.trial import TrialResult, TrialSpec, packings, ran_out, trial_job, unfinished
+
+_SPARE = 8
+"""How many trials at most wait for a free worker at the executor, so that none idles while the driver is busy."""
+
+GRACE = 5.0
+"""Seconds that trials on workers have to end in when the sweep is told to stop."""
+
+LOSSES = 3
+"""How often in a row Ray may be lost without a trial finished in between."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended: trials with a row in all, how many of them this run did, how many failed."""
+
+    trials: int
+    fresh: int
+    failed: int
+
+
+def resolve(config: SweepConfig) -> SweepConfig:
+    """The config with what depends on this machine made definite: kind of data, device.
+
+    Raises `InputError` for a budget of GPU time where there is no GPU.
+    """
+    device = pick_device(config.execution.device).type
+    if config.study.gpu_seconds is not None and device == "cpu":
+        raise InputError(
+            f"study.gpu_seconds = {config.study.gpu_seconds}: this sweep runs on the cpu; give study.seconds instead."
+        )
+    return dataclasses.replace(
+        config,
+        data=resolve_kind(config.data),
+        execution=dataclasses.replace(config.execution, device=device),
+    )
+
+
+def run_sweep(
+    config: SweepConfig,
+    out: Path,
+    *,
+    address: str,
+    reporter: Reporter,
+    cells: Sequence[str] = ("*",),
+    stop: Stop | None = None,
+    job: Callable[..., TrialResult] | None = None,
+) -> Outcome:
+    """Run or resume the sweep in the folder `out`; `cells` are patterns of cell names, `job` see `Driver`.
+
+    A local Ray that dies is started again, a cluster that is lost is waited for, and the sweep resumes. Raises
+    `InputError` for bad input, `Stopped` when `stop` was told to, `RayLost` where Ray does not come back or is lost
+    `LOSSES` times without a trial in between. Finished trials are on disk whatever happens.
+    """
+    stop = stop or Stop()
+    fresh = fruitless = 0
+    while True:
+        try:
+            outcome = _run(config, out, address=address, reporter=reporter, cells=cells, stop=stop, job=job)
+            return dataclasses.replace(outcome, fresh=fresh + outcome.fresh)
+        except RayLost as lost:
+            fresh, fruitless = fresh + lost.fresh, 1 if lost.fresh else fruitless + 1
+            if fruitless >= LOSSES:
+                raise
+            what = "it is started again" if lost.cluster is None else "waiting for the cluster"
+            reporter.message(f"{lost}; {what}.")
+            with stop.window():
+                await_return(lost)
+        except Unreachable as error:
+            if not fruitless:
+                raise
+            raise RayLost(str(error).rstrip("."), cluster=address) from error
+
+
+def _run(
+    config: SweepConfig,
+    out: Path,
+    *,
+    address: str,
+    reporter: Reporter,
+    cells: Sequence[str],
+    stop: Stop,
+    job: Callable[..., TrialResult] | None,
+) -> Outcome:
+    """`run_sweep` with one Ray; raises `RayLost` with it."""
+    chosen = config.matching_cells(cells)
+    check_sweep(config, chosen)
+    address = check_address(address)
+    check_data(config, chosen)
+    config = resolve(config)
+    # Captures are computed here and rounding follows the threads: not this machine's cores, but the config's.
+    torch.set_num_threads(config.execution.threads)
+    spaces = [attacker.space.every() for attacker in config.attackers]
+    refuse_links(out)
+    with ResultStore(out, trials_schema(spaces)) as store, ExitStack() as started:
+
+        @cache
+        def executor() -> Executor:
+            execution = config.execution
+            with stop.starting():
+                made = make_executor(
+                    address, workers=execution.workers, threads=execution.threads, gpus=execution.gpus
+                )
+            started.callback(made.close)
+            return made
+
+        if address == "auto":
+            executor()  # Nothing but connecting says whether there is a cluster: better now than after the captures.
+        finished = not store.empty or bool(utility_paths(out))
+        ours = check_folder(out, config, finished=finished)
+        start = warm_starts(config, out, claimed=ours, say=reporter.message)
+        claim = read_claim(out) if ours else None
+        faces, check = _FaceCache(reporter), DataCheck(out, config, claim, store.data, reporter.message)
+        with stop.window():
+            sets = {
+                cell.name: check.admit(cell.name, faces.of(cell_settings(config, cell))) for cell in chosen
+            }
+        device = torch.device(config.execution.device)
+        captures = CaptureStore(
+            out / "captures",
+            device=device,
+            progress=reporter.message,
+            simulator=partial(simulate, executor=executor, threads=config.execution.threads),
+        )
+        with stop.window():
+            prepared = [
+                Cell.prepare(config, cell, sets[cell.name], captures, weights=store.weights_of(cell.name))
+                for cell in chosen
+            ]
+        if not finished:
+            with stop.window():
+                _check_images(
+                    prepared
+                )  # Before the folder is claimed: a picture that is mended is not another one.
+        if not ours:
+            store.forget_suggestions()
+            note_warm_starts(config, out, start)
+        claim_folder(out, config, check.note(), ours=ours)
+        mirror = Mirror(config.study.storage, out, sweep=config.name, say=reporter.message)
+        driver = Driver(prepared, config, store, reporter, stop=stop, mirror=mirror, start=start, job=job)
+        driver.plan()
+        if driver.unfinished:
+            with stop.window():
+                require_consent(prepared, allow_slow=config.execution.allow_slow)
+                _check_images(prepared)
+            driver.run(executor())
+        mirror.close()
+        store.compact()
+        if not config.execution.keep_captures:
+            captures.drop()
+        return driver.outcome()
+
+
+def _check_images(cells: Sequence[Cell]) -> None:
+    """Decode every image that a victim's capture has yet to be made of: a broken one is found now, not hours later."""
+    wanted: dict[FaceDataset, set[int]] = {}
+    for cell in cells:
+        wanted.setdefault(cell.dataset, set()).update(cell.source.missing_images())
+    for dataset, indices in wanted.items():
+        for index in sorted(indices):
+            dataset.image(index)
+
+
+class _FaceCache:
+    """Opens each data set once."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._open: dict[str, FaceDataset] = {}
+
+    def of(self, settings: SweepConfig) -> FaceDataset:
+        """The data set of a cell with these settings."""
+        key = content_hash({"data": settings.data, "size": settings.model.image_size})
+        if key not in self._open:
+            self._open[key] = open_faces(
+                settings.data, image_size=settings.model.image_size, progress=self._reporter.message
+            )
+        return self._open[key]
+
+
+class Driver:
+    """Keeps studies moving: what is in the store already is taken from there, the rest goes to the executor.
+
+    `job` is what a worker does for a trial: `trial_job`, or what a measurement puts in its place.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        config: SweepConfig,
+        store: ResultStore,
+        reporter: Reporter,
+        *,
+        stop: Stop,
+        mirror: Mirror,
+        start: Mapping[str, Sequence[Params]],
+        job: Callable[..., TrialResult] | None = None,
+    ) -> None:
+        self._config, self._store, self._reporter, self._mirror = config, store, reporter, mirror
+        self._stop, self._job = stop, job or trial_job
+        self._start = start
+        self._studies = [self._study(cell, attacker) for cell in cells for attacker in config.attackers]
+        self._cells = list(cells)
+        self._utility = UtilityRuns(cells, store.folder, reporter, stop)
+        self._waiting: Schedule[tuple[CellStudy, TrialSpec]] = Schedule()
+        self._running: dict[str, tuple[CellStudy, TrialSpec, Released]] = {}
+        self._attempts: Counter[str] = Counter()
+        self._captures = SharedCaptures(
+            stop,
+            attacked=chain.from_iterable(study.test_captures for study in self._studies),
+            keep=config.execution.keep_captures,
+        )
+        self._accuracies: dict[str, float | None] = {}
+        self._best: dict[str, float] = {}
+        self._resumed = self._fresh = self._failed = self._other_jobs = 0
+        self._gpu_share = 0.0
+        self._provenance = provenance()
+
+    def plan(self) -> None:
+        """Take what the folder holds already; afterwards `unfinished` says whether work is left."""
+        found = self._utility.load()
+        for study in self._studies:
+            self._mirror.begin(study, self._store.suggestions(study.name))
+        self._advance()
+        self._other_jobs = found + self._utility.left
+        self._reporter.start(self._jobs(), self._resumed + found, self._best)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether anything is left to run."""
+        return bool(self._waiting or self._utility.left)
+
+    def run(self, executor: Executor) -> None:
+        """Work until every study has its test results.
+
+        When told to stop, what runs on workers has `GRACE` seconds to end, what runs in this process none.
+        """
+        try:
+            self._utility.train_large(executor)
+            self._gpu_share = executor.gpu_share
+            while self._waiting or self._running or self._utility.left:
+                self._stop.check()
+                self._fill(executor)
+                self._utility.start(executor, partial(self._breakable, executor=executor))
+                self._reporter.tick(executor.capacity)
+                done = executor.next_done(1.0)
+                if done is not None:
+                    self._finish(done)
+                    self._advance()
+        except RayLost as lost:
+            lost.fresh = self._fresh
+            raise
+        except Stopped:
+            if not isinstance(executor, SerialExecutor):
+                with suppress(RayLost):
+                    self._await_running(executor)
+            raise
+
+    def outcome(self) -> Outcome:
+        """Counts for the exit code."""
+        return Outcome(trials=self._resumed + self._fresh, fresh=self._fresh, failed=self._failed)
+
+    def _await_running(self, executor: Executor) -> None:
+        end = time.monotonic() + GRACE
+        while executor.in_flight and (left := end - time.monotonic()) > 0:
+            done = executor.next_done(left)
+            # A worker that the same signal ended is no failed trial, and a chunk of clients alone is no result.
+            known = done is not None and (done.key in self._running or self._utility.owns(done))
+            if done is not None and known and done.error is None:
+                self._finish(done)
+
+    def _study(self, cell: Cell, attacker: AttackerConfig) -> CellStudy:
+        study = None
+        if attacker.searches:
+            name = f"{cell.config.name}/{attacker.name}"
+            study = Study(
+                name,
+                attacker.space,
+                cell.settings.study,
+                seed=self._config.seed,
+                recorded=self._store.suggestions(name),
+                start=self._start.get(name, ()),
+            )
+        return CellStudy(cell, attacker, study)
+
+    def _advance(self) -> None:
+        """Ask all studies for trials until only work that is not in the store is left waiting."""
+        moved = True
+        while moved:
+            moved = False
+            for study in self._studies:
+                for spec in study.advance(self._store):
+                    rows = self._store.rows(spec.trial_id)
+                    if rows is None:
+                        self._waiting.add(study.name, (study, spec), urgent=spec.phase != "test")
+                        continue
+                    moved = True
+                    self._resumed += 1
+                    psnr = mean_of([row["psnr"] for row in rows])
+                    if psnr is not None:
+                        self._best[study.name] = max(psnr, self._best.get(study.name, psnr))
+                    self._settle(study, spec, rows)
+                self._mirror.update(study)
+
+    def _jobs(self) -> int:
+        """How many jobs there are in all, as far as is known yet."""
+        return sum(study.jobs for study in self._studies) + self._other_jobs
+
+    def _fill(self, executor: Executor) -> None:
+        # Spare jobs hide the time between results and the next submissions.
+        most = executor.capacity + min(executor.capacity, _SPARE)
+        while executor.in_flight < most and (job := self._waiting.take(self._may_start)):
+            study, spec = job
+            try:
+                *shared, released = self._captures.of(study.cell, spec, executor)
+            except NotSummable as refused:
+                # One victim's update that no sum can hold ends its trials and not the others'.
+                self._running[spec.trial_id] = (study, spec, Released(client=None, bytes_up=0))
+                self._finish(Done(spec.trial_id, error=refused))
+                self._advance()
+                continue
+            self._running[spec.trial_id] = (study, spec, released)
+            work = partial(self._job, attempt=self._attempts[spec.trial_id])
+            if isinstance(executor, SerialExecutor):
+                work = partial(work, progress=self._reporter.iteration)
+            executor.submit(spec.trial_id, self._breakable(work, executor), spec, *shared)
+
+    def _may_start(self, job: tuple[CellStudy, TrialSpec]) -> bool:
+        """Not a test trial whose rows name an accuracy that is still being measured."""
+        study, spec = job
+        return spec.phase != "test" or not self._utility.awaited_by(study.cell)
+
+    def _breakable(self, job: Callable[..., Any], executor: Executor) -> Callable[..., Any]:
+        """A job in this process may be broken off when the sweep is told to stop; a worker's goes on elsewhere."""
+        return self._stop.breakable(job) if isinstance(executor, SerialExecutor) else job
+
+    def _finish(self, done: Done) -> None:
+        if self._utility.owns(done):
+            self._utility.finish(done)
+            return
+        if done.error is not None:
+            self._stop.check()  # The signal may have ended the worker too; its trial has not failed.
+        study, spec, released = self._running.pop(done.key)
+        tries = packings(spec.attack)[: self._attempts[spec.trial_id] + 1]
+        if isinstance(done.error, MemoryError) and tries != packings(spec.attack):
+            self._attempts[spec.trial_id] += 1
+            self._waiting.add(study.name, (study, spec), urgent=True)
+            return
+        result: TrialResult = done.result if done.error is None else _lost(spec, tries, done.error)
+        rows = rows_of(
+            study.cell,
+            spec,
+            result,
+            params=study.params(spec.suggestion),
+            released=released,
+            accuracy=self._utility.accuracy(study.cell) if spec.phase == "test" else None,
+            weights_accuracy=self._weights_accuracy(study.cell),
+            gpu_share=self._gpu_share,
+            provenance=self._provenance,
+        )
+        pictures = picture_rows(
+            spec.trial_id, [(score.image_id, score.original, score.reconstruction) for score in result.scores]
+        )
+        self._store.add_trial(FinishedTrial(spec.trial_id, rows, pictures))
+        self._fresh += 1
+        self._settle(study, spec, rows)
+        self._reporter.expect(self._jobs())
+        self._reporter.job_done(study.name, mean_of([row["psnr"] for row in rows]))
+
+    def _settle(self, study: CellStudy, spec: TrialSpec, rows: Sequence[Row]) -> None:
+        """Take a trial that is in the store, from this run or an earlier one."""
+        self._failed += rows[0]["status"] == "failed"
+        if spec.phase == "test":
+            self._captures.tested(study.cell, spec)
+        study.settle(self._store, spec, rows)
+
+    def _weights_accuracy(self, cell: Cell) -> float | None:
+        """Measured once for all cells that attack the same weights on the same images."""
+        key = f"{cell.dataset.fingerprint}:{cell.settings.data.valid}:{cell.source.weights.hash}"
+        if key not in self._accuracies:
+            self._accuracies[key] = cell.weights_accuracy()
+        return self._accuracies[key]
+
+
+def _lost(spec: TrialSpec, tries: Sequence[int], error: BaseException) -> TrialResult:
+    """The result of a trial whose job raised, or whose process is gone, after these packings."""
+    line = next(iter(str(error).splitlines()), "")
+    what = ran_out(tries) if isinstance(error, MemoryError) else type(error).__name__
+    return unfinished(spec, f"{what}: {line}", packing=tries[-1])

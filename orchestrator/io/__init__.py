@@ -1,0 +1,1 @@
+"""Files and identities: whole writes, retries, content hashes, provenance."""

@@ -1,0 +1,1 @@
+"""What people read: conclusions, tables, figures, the page."""

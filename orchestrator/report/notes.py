@@ -1,0 +1,139 @@
+"""What the terminal's table has no room for: how to read it, what sets its rows apart, and what went wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from fl_core.base.types import clipped_to_zeros
+from orchestrator.analysis.intervals import FEWEST, share_interval
+from orchestrator.analysis.summary import records
+from orchestrator.report.terminal import adjacencies, labels, mark, parameters, percent, preselected
+
+NAMED = 3
+"""Rows that a line names; the others are counted."""
+LISTED = 6
+"""Lines of one kind of note; the others are in the report."""
+
+Line = Mapping[str, Any]
+
+
+def notes(table: pd.DataFrame) -> list[str]:
+    """How to read the table; what ran, once for all rows that share it; warnings, each of them."""
+    lines = records(table)
+    scored = [line for line in lines if line["method"]]
+    kinds = (
+        [(_name(line), f"by {line['method']}", line["method"]) for line in scored],
+        [(_name(line), f"labels right: {labels(line)}", labels(line)) for line in scored],
+        [(_name(line), note, _shape(note)) for line in lines for note in json.loads(line["notes"])],
+        [(_name(line), preselected(line), _name(line)) for line in lines if line["images"] > line["n"]],
+        [(_name(line), _winner(line), _name(line)) for line in lines if line["suggestions"]],
+    )
+    said = [text for kind in kinds for text in _limited(_grouped(kind, rows=len(lines)))]
+    return [*_legend(table), *said, *_marks(lines), *_majority(table), *_warnings(lines)]
+
+
+def _legend(table: pd.DataFrame) -> list[str]:
+    said = [
+        f"n: test victims. Brackets: 95% interval over them, none below {FEWEST}. worst: the most exposed image.",
+        *controls(table),
+        *(said for said in (exposed(table), chance(table)) if said),
+    ]
+    if table["drop"].notna().any():
+        said.append("loss: PSNR below the same attacker's in the cell without a defense, paired by victim.")
+    return [*said, *adjacencies(table)]
+
+
+def controls(table: pd.DataFrame) -> list[str]:
+    """What the gains of a summary are over."""
+    names = " or the ".join(table.loc[table["n"] > 0, "control"].unique())
+    return [f"control: PSNR of the {names}, no attack at all; gain: PSNR above that."] if names else []
+
+
+def exposed(table: pd.DataFrame) -> str:
+    """What the share of recovered images is, and how much of it the fewest victims leave open."""
+    fewest = int(table.loc[table["n"] > 0, "n"].min()) if (table["n"] > 0).any() else 0
+    share = ">=20 dB: share of images reconstructed that well"
+    left = percent(share_interval(0.0, fewest).high)
+    return f"{share}; none of {fewest} victims leaves up to {left} open." if fewest else ""
+
+
+def chance(table: pd.DataFrame) -> str:
+    """How many of a summary's intervals of the gain are to be expected to miss; nothing for a single one."""
+    count = int(table["gain_low"].notna().sum())
+    if count < 2:
+        return ""
+    about = f", here about {count / 20:.0f}" if count >= 20 else ""
+    return f"{count} comparisons, each at 95%: one interval in 20 may miss by chance{about}."
+
+
+def _shape(note: str) -> str:
+    """What notes have in common that differ in numbers alone."""
+    return re.sub(r"\d[\d.,e+-]*", "0", note)
+
+
+def _grouped(told: Iterable[tuple[str, str, str]], *, rows: int) -> list[str]:
+    """A line for each key, with the names of its rows and the first text; `told` has name, text and key."""
+    groups: dict[str, dict[str, str]] = {}
+    for name, text, key in told:
+        groups.setdefault(key, {}).setdefault(name, text)
+    said = []
+    for texts in groups.values():
+        first, *others = dict.fromkeys(texts.values())
+        differing = " (its numbers differ between rows)" if others else ""
+        said.append(f"{_names(list(texts), rows=rows)}: {first}{differing}")
+    return said
+
+
+def _names(names: Sequence[str], *, rows: int) -> str:
+    if len(names) == rows > 1:
+        return "all rows"
+    others = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {others} more" if others > 0 else "")
+
+
+def _limited(said: Sequence[str]) -> list[str]:
+    left = len(said) - LISTED
+    return [*said[:LISTED], *([f"... {left} more like these in the report"] if left > 0 else [])]
+
+
+def _warnings(lines: Iterable[Line]) -> list[str]:
+    said = []
+    for line in lines:
+        if line["diverged"] is True:
+            said.append(f"{_name(line)}: ! training with this defense diverged")
+        if (line["not_finite"] or 0) > 0:
+            said.append(f"{_name(line)}: in training, {clipped_to_zeros(int(line['not_finite']))}")
+        if line["trials_failed"] or line["not_observable"]:
+            said.append(
+                f"{_name(line)}: {line['trials_failed']} of {line['trials']} trials failed, "
+                f"{line['not_observable']} not observable"
+            )
+    return said
+
+
+def _majority(table: pd.DataFrame) -> list[str]:
+    shares = {percent(share) for share in table["majority"]} - {"-"}
+    return [f"The majority class alone has accuracy {' / '.join(sorted(shares))}."] if shares else []
+
+
+def _marks(lines: Iterable[Line]) -> list[str]:
+    meaning = {
+        " +": "+ has another threat model than the other cells; see the report.",
+        " *": "* differs from the other cells in more than the defense; see the report.",
+    }
+    found = Counter(mark(line) for line in lines)
+    return [text for sign, text in meaning.items() if sign in found]
+
+
+def _winner(line: Line) -> str:
+    return f"won by suggestion {line['suggestion']:.0f}: {parameters(line['hyperparameters'])}"
+
+
+def _name(line: Line) -> str:
+    return f"{line['cell']} / {line['attacker']}"

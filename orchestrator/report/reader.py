@@ -1,0 +1,69 @@
+"""A results folder as the report reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from orchestrator.analysis.summary import read_studies, records, test_rows
+from orchestrator.capture.datasets import data_line
+from orchestrator.config.parse import to_plain
+from orchestrator.results.folder import claimed
+from orchestrator.results.store import read_rows
+
+
+@dataclass(frozen=True)
+class Results:
+    """A folder with its summary; the config is empty where `sweep.json` is missing."""
+
+    folder: Path
+    table: pd.DataFrame
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """All rows of all trials."""
+        rows: pd.DataFrame = read_rows(self.folder).to_pandas()
+        return rows
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The sweep's config as it was run."""
+        found = claimed(self.folder)
+        return dict(to_plain(found)) if found else {}
+
+    @property
+    def data(self) -> str:
+        """Which data the figures are about, in one line."""
+        if self.config:
+            return data_line(self.config)
+        return f"Data: {', '.join(sorted(set(self.rows['data'])))}"
+
+    @cached_property
+    def studies(self) -> pd.DataFrame:
+        """All suggestions."""
+        return read_studies(self.folder)
+
+    @cached_property
+    def name(self) -> str:
+        """The sweep's name."""
+        return str(self.config.get("name") or self.rows["sweep"].iloc[0])
+
+    @cached_property
+    def lines(self) -> list[dict[str, Any]]:
+        """The summary, line by line."""
+        return records(self.table)
+
+    @property
+    def planned(self) -> int | None:
+        """How many test victims the sweep asks for, where that is known."""
+        return self.config["victims"]["test"] if self.config else None
+
+    def tested(self, line: dict[str, Any]) -> pd.DataFrame:
+        """The rows that this line's figures come from."""
+        mine = (self.rows["cell"] == line["cell"]) & (self.rows["attacker"] == line["attacker"])
+        winner = None if pd.isna(line["suggestion"]) else int(line["suggestion"])
+        return test_rows(self.rows[mine], winner)

@@ -1,0 +1,90 @@
+"""What a results folder still lacks of the sweep that it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from orchestrator.config.parse import build
+from orchestrator.config.sweep import AttackerConfig
+from orchestrator.report.reader import Results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One cell and attacker: tuning trials and test victims that are done, and how many there will be.
+
+    `tuning_planned` is None while a study with a budget of time goes on.
+    """
+
+    name: str
+    tuning: int
+    tuning_planned: int | None
+    tests: int
+    tests_planned: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to run."""
+        return self.tests >= self.tests_planned and self.tuning >= (self.tuning_planned or 0)
+
+
+def pairs(results: Results) -> list[Pair]:
+    """Every cell and attacker of the sweep; none where `sweep.json` is missing."""
+    return list(_pairs(results)) if results.config else []
+
+
+def progress(results: Results) -> str | None:
+    """`n of N trials`, as far as N is known; None where nothing is left to run."""
+    found = pairs(results)
+    if all(pair.finished for pair in found):
+        return None
+    done = sum(pair.tuning + pair.tests for pair in found)
+    planned = [pair.tuning_planned for pair in found]
+    if None in planned:
+        return f"{done} trials so far"
+    total = sum(pair.tests_planned for pair in found) + sum(count or 0 for count in planned)
+    return f"{done} of {total} trials"
+
+
+def _pairs(results: Results) -> Iterator[Pair]:
+    rows = results.rows
+    tuned = rows[rows["phase"] != "test"].groupby(["cell", "attacker"])["trial_id"].nunique()
+    tests = {(line["cell"], line["attacker"]): int(line["tests"]) for line in results.lines}
+    studies = dict(iter(results.studies.groupby("study")))
+    for attacker in results.config["attackers"]:
+        searched = build(AttackerConfig, attacker, where="sweep.json")
+        planned = partial(_tuning, results.config, searched)
+        for cell in results.config["cells"]:
+            key = (cell["name"], attacker["name"])
+            name = "/".join(key)
+            study = studies.get(name)
+            failed = study is not None and bool((study["state"] == "failed").all())
+            yield Pair(
+                name=name.replace("/", " / "),
+                tuning=int(tuned.get(key, 0)),
+                tuning_planned=planned(study, tested=bool(tests.get(key))),
+                tests=tests.get(key, 0),
+                # With no suggestion that worked there is no attacker to test.
+                tests_planned=0 if failed else results.config["victims"]["test"],
+            )
+
+
+def _tuning(
+    config: dict[str, Any], attacker: AttackerConfig, study: pd.DataFrame | None, *, tested: bool
+) -> int | None:
+    """How many tuning trials a study takes in all: those of its suggestions, whole ones for those to come."""
+    settings, victims = config["study"], config["victims"]["tuning"]
+    if not attacker.searches:
+        return 0
+    asked = 0 if study is None else len(study)
+    known = 0 if study is None else int(study["trial_ids"].map(len).sum())
+    if settings.get("seconds") is not None or settings.get("gpu_seconds") is not None:
+        return known if tested else None
+    grid = settings["sampler"] == "grid"
+    suggestions = len(attacker.space.grid()) if grid else int(settings["suggestions"])
+    return known + max(0, suggestions - asked) * int(victims)

@@ -1,0 +1,1 @@
+"""The results folder: columns, the one writer, its log and lease, merging."""

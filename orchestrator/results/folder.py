@@ -1,0 +1,161 @@
+"""Whose results a folder holds: the resolved config in `sweep.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fl_core.base.errors import InputError
+from orchestrator.config.parse import build, to_plain
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.io.files import RESTORE, Damaged, read_json, write_json
+
+FORMAT = 2
+CLAIM = "sweep.json"
+
+_BUDGETS = ("suggestions", "seconds", "gpu_seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """What `sweep.json` holds."""
+
+    config: dict[str, Any]
+    data: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Whose a results folder is: the config, and as plain data the pictures that it was found to use."""
+
+    config: SweepConfig
+    data: tuple[Any, ...]
+
+
+def read_claim(out: Path) -> Claim | None:
+    """What a results folder notes of its sweep; None where it has no `sweep.json`. Raises `Damaged`."""
+    path = out / CLAIM
+    try:
+        found = read_json(_File, path, version=FORMAT)
+    except FileNotFoundError:
+        return None
+    try:
+        return Claim(config=build(SweepConfig, found.config, where="config"), data=tuple(found.data))
+    except InputError as error:
+        raise Damaged.of(path, error, RESTORE) from error
+
+
+def claimed(out: Path) -> SweepConfig | None:
+    """The config that is noted in a results folder, with all strengths that were added to it; None where none is."""
+    claim = read_claim(out)
+    return claim.config if claim else None
+
+
+def check_folder(out: Path, config: SweepConfig, *, finished: bool) -> bool:
+    """Whether the folder is this config's; False where it is free, which is so while nothing in it is `finished`.
+
+    A larger budget of its studies, more test victims, other refinements of its thresholds and other workers extend a
+    sweep. Raises `InputError` where the folder holds results of another sweep, or of one that is not known.
+    """
+    try:
+        there = claimed(out)
+    except Damaged:
+        if finished:
+            raise
+        return False
+    if there is None:
+        if finished:
+            raise InputError(
+                f"{out / CLAIM} is missing, and with it which sweep the trials there belong to; {RESTORE}."
+            )
+        return False
+    different = _difference(to_plain(there), to_plain(config))
+    if different and finished:
+        raise InputError(f"{out} holds another sweep: {different}; use another --out.")
+    return different is None
+
+
+def claim_folder(out: Path, config: SweepConfig, data: Sequence[object] = (), *, ours: bool = False) -> None:
+    """Note the config in the folder, and `data` with it.
+
+    Where it was `ours` before, strengths that a refinement added stay noted.
+    """
+    there = claimed(out) if ours else None
+    names = {cell.name for cell in config.cells}
+    further = [cell for cell in there.cells if cell.name not in names] if there else []
+    plain = to_plain(replace(config, cells=(*config.cells, *further)))
+    write_json(out / CLAIM, {"format": FORMAT, "config": plain} | ({"data": list(data)} if data else {}))
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """What makes `new` another sweep than `old`."""
+    changed = first_difference(_fixed(old), _fixed(new))
+    if changed:
+        return "{} was {} and is now {}".format(*changed)
+    return _smaller_budget(old["study"], new["study"])
+
+
+def _smaller_budget(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    for name in _BUDGETS:
+        before, now = old.get(name), new.get(name)
+        if (before is None) != (now is None):
+            return f"study.{name} was {json.dumps(before)} and is now {json.dumps(now)}"
+        if before is not None and now < before:
+            return f"study.{name} was {before} and may grow, not shrink to {now}"
+    return None
+
+
+def _fixed(plain: dict[str, Any]) -> dict[str, Any]:
+    copy: dict[str, Any] = json.loads(json.dumps(plain))
+    for name in (*_BUDGETS, "storage"):
+        copy["study"].pop(name, None)
+    searched = tuple(f"{threshold['name']}_" for threshold in copy.get("thresholds", ()))
+    copy["cells"] = [cell for cell in copy["cells"] if not cell["name"].startswith(searched)]
+    for threshold in copy.get("thresholds", ()):
+        threshold.pop("refine", None)
+    copy["data"].pop("root")  # A place: whether the same pictures lie there is checked by `used_data`.
+    copy["victims"].pop("test")
+    copy["execution"].pop("workers")
+    copy["execution"].pop("gpus_per_trial", None)
+    copy["execution"].pop("keep_captures")
+    return copy
+
+
+def first_difference(old: Any, new: Any, path: str = "") -> tuple[str, str, str] | None:
+    """Where two plain configs part first, in the order of their keys: dotted path, old and new value as JSON.
+
+    Entries of a list go by their names where they have any, else by their index; lists of other entries part whole.
+    """
+    if isinstance(old, list) and isinstance(new, list):
+        before, now = _labels(old), _labels(new)
+        if before != now:
+            return (
+                (path, json.dumps(before), json.dumps(now)) if _named(old + new) else _parted(old, new, path)
+            )
+        old, new = dict(zip(before, old, strict=True)), dict(zip(now, new, strict=True))
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            found = first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            if found:
+                return found
+        return None
+    return _parted(old, new, path)
+
+
+def _parted(old: Any, new: Any, path: str) -> tuple[str, str, str] | None:
+    return None if old == new else (path, json.dumps(old), json.dumps(new))
+
+
+def _named(entries: list[Any]) -> bool:
+    return all(isinstance(entry, dict) and "name" in entry for entry in entries)
+
+
+def _labels(entries: list[Any]) -> list[str]:
+    return (
+        [entry["name"] for entry in entries]
+        if _named(entries)
+        else [str(index) for index in range(len(entries))]
+    )

@@ -1,0 +1,1 @@
+"""A running process: stopping when told to, progress."""

@@ -1,0 +1,1 @@
+"""Studies: suggestions out, results in, in a fixed order."""

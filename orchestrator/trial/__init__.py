@@ -1,0 +1,1 @@
+"""One trial, the cell that it belongs to, and accuracy runs."""

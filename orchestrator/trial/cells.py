@@ -1,0 +1,340 @@
+"""One cell of a sweep: its settings, its captures, and the columns that all its rows share."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from attack_core.attacks.registry import matching_part
+from defenses.chain import Chain
+from defenses.secure.mean import dropouts
+from fl_core.base.errors import InputError
+from fl_core.base.rng import derive_seed, generator
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.rounds import Federation, count_correct
+from fl_core.models.zoo import check_batch
+from fl_core.threat.capture import Victim
+from fl_core.threat.observe import View, published_noise_db
+from orchestrator.capture.store import (
+    Capture,
+    CaptureSource,
+    CaptureStore,
+    captured_federation,
+    check_batches,
+    check_round,
+    victims_of,
+)
+from orchestrator.config.parse import cell_settings, suggested_attack, to_plain
+from orchestrator.config.space import Params
+from orchestrator.config.sweep import AttackerConfig, CellConfig, SweepConfig
+from orchestrator.io.identity import canonical
+from orchestrator.results.schema import SUM_COSTS, hp_column
+from orchestrator.results.store import Row
+from orchestrator.trial.public import PublicAnswers, public_answers
+from orchestrator.trial.trial import ImageScore, Phase, TrialResult, TrialSpec
+from orchestrator.trial.utility import UtilitySpec, federation_of, utility_specs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A cell that is ready to run."""
+
+    config: CellConfig
+    settings: SweepConfig
+    chain: Chain
+    dataset: FaceDataset
+    source: CaptureSource
+
+    @classmethod
+    def prepare(
+        cls,
+        sweep: SweepConfig,
+        config: CellConfig,
+        dataset: FaceDataset,
+        store: CaptureStore,
+        *,
+        weights: str | None = None,
+    ) -> Cell:
+        """Validate threat, labels and victims and fix the weights; nothing is captured yet.
+
+        `weights` is the hash of those that the cell's finished trials attacked, where there are any.
+        """
+        settings = cell_settings(sweep, config)
+        chain = Chain(defenses=config.defense)
+        check_cell(settings, chain, dataset)
+        source = store.source(settings, chain, dataset, weights=weights)
+        return cls(config=config, settings=settings, chain=chain, dataset=dataset, source=source)
+
+    @cached_property
+    def victims(self) -> list[Victim]:
+        """Tuning victims, then test victims."""
+        return self.source.victims()
+
+    @cached_property
+    def public_mean(self) -> torch.Tensor:
+        """The mean image (3, S, S) of the public faces, which are no client's."""
+        indices = self._public
+        total = torch.zeros(self.dataset.image(indices[0]).shape)
+        for index in indices:
+            total += self.dataset.image(index)
+        return total / len(indices)
+
+    def public_answers(self, victim: int, count: int) -> PublicAnswers | None:
+        """What anybody can answer for the `count` images of the victim at this position, the same in every cell.
+
+        None for a single one, which the mean image stands for.
+        """
+        if count == 1:
+            return None
+        public = torch.stack([self.dataset.image(index) for index in self._public])
+        return public_answers(public, count, generator("public", self.settings.seed, victim))
+
+    @property
+    def _public(self) -> Sequence[int]:
+        return self.dataset.split("test")[: self.settings.data.public]
+
+    @cached_property
+    def defense_name(self) -> str:
+        """The chain's mechanisms, joined by +."""
+        return "+".join(defense.kind for defense in self.chain.defenses) or "none"
+
+    def utility(self) -> tuple[UtilitySpec, ...]:
+        """The runs that give this cell's accuracy; none where the sweep does not ask for it."""
+        wanted = self.settings.utility
+        if wanted is None:
+            return ()
+        return utility_specs(
+            fingerprint=self.dataset.fingerprint,
+            settings=self.settings,
+            wanted=wanted,
+            defense=self.chain,
+        )
+
+    def weights_accuracy(self) -> float | None:
+        """How many of the validation images the attacked weights classify right, 0 to 1; None without images."""
+        settings, device = self.settings, torch.device(self.settings.execution.device)
+        try:
+            held_out = self.dataset.split("valid", settings.data.valid)
+        except InputError:
+            return None  # Nothing but this figure needs them: an attack on initial weights does without.
+        state, model = self.source.weights.state.to(device), self.source.federation.model
+        return count_correct(model, state, self.dataset, held_out, device=device) / len(held_out)
+
+    def trial(
+        self, attacker: AttackerConfig, *, phase: Phase, suggestion: int | None, params: Params, victim: int
+    ) -> TrialSpec:
+        """The trial of `attacker` with `params` on the victim at position `victim`."""
+        execution, threat = self.settings.execution, self.settings.threat
+        final = phase == "test"
+        return TrialSpec(
+            cell=self.config.name,
+            attacker=attacker.name,
+            phase=phase,
+            suggestion=suggestion,
+            victim=victim,
+            capture=self.source.key(self.victims[victim]),
+            attack=suggested_attack(attacker, params),
+            threat=dataclasses.replace(threat, knows_defense=threat.knows_defense and attacker.uses_facts),
+            # The same for every cell, attacker and suggestion: comparisons are paired by victim.
+            seed=derive_seed("trial", self.settings.seed, victim),
+            device=execution.device,
+            threads=execution.threads,
+            control=final and execution.controls,
+            lpips=final and execution.lpips,
+            images=execution.images == "all" or (final and execution.images == "test"),
+        )
+
+    @property
+    def _weights_kind(self) -> str:
+        capture = self.settings.capture
+        return capture.weights if capture.round else "initial"
+
+    @cached_property
+    def columns(self) -> Row:
+        """What every row of the cell says of its setting."""
+        settings = self.settings
+        rounds = settings.federation.rounds
+        privacy = self.chain.privacy(settings.federation)
+        return {
+            "sweep": settings.name,
+            "cell": self.config.name,
+            "data": f"{settings.data.kind}:{self.dataset.fingerprint}",
+            "model": settings.model.kind,
+            "weights": f"{self._weights_kind}:{self.source.weights.hash}",
+            "defense": self.defense_name,
+            "defense_params": canonical([to_plain(defense) for defense in self.chain.defenses]),
+            "differs": canonical(dict(self.config.differs)),
+            "view": settings.threat.view_of(settings.capture.signal, self.chain.protection),
+            "signal": settings.capture.signal,
+            "batch_size": settings.federation.local.batch_size,
+            "round": settings.capture.round,
+            "epsilon": privacy.epsilon if privacy else None,
+            "epsilon_release": privacy.epsilon_release if privacy else None,
+            "delta": privacy.delta if privacy else None,
+            "dp_unit": privacy.unit if privacy else None,
+            "dp_against": privacy.against if privacy else None,
+            "adjacency": privacy.adjacency if privacy else None,
+            "rounds": rounds,
+            "sampling_rate": privacy.sampling_rate if privacy else None,
+        }
+
+
+def check_cell(settings: SweepConfig, chain: Chain, dataset: FaceDataset) -> None:
+    """Raise `InputError` for a cell that cannot be run; `settings` as it has them. Nothing is trained or decoded."""
+    _check_sum(settings, chain)
+    _check_labels(settings, dataset)
+    check_round(settings)
+    federation = captured_federation(settings, chain, dataset, device=torch.device("cpu"))
+    _check_shares(settings, chain, federation)
+    check_batches(settings, federation, victims_of(settings, chain, federation))
+    _check_utility(settings, chain, dataset)
+
+
+def _check_sum(settings: SweepConfig, chain: Chain) -> None:
+    """Raise `InputError` for a view that the chain does not offer, and for rounds that it cannot sum."""
+    clients = settings.federation.per_round
+    view = settings.threat.view_of(settings.capture.signal, chain.protection)
+    if chain.summing is not None:
+        if settings.federation.participation != "fixed":
+            raise InputError(
+                f"federation.participation = 'poisson' does not go with {chain.summing.kind}: a secure sum is agreed "
+                "between clients that are known to take part; use 'fixed'."
+            )
+        chain.summing.check_round(clients)
+        clients -= dropouts(chain.summing.lost, clients)
+    settings.threat.check_colluders(view, clients)
+
+
+def _check_labels(settings: SweepConfig, dataset: FaceDataset) -> None:
+    """Raise `InputError` for a label that the network has no output for."""
+    largest, classes = int(dataset.labels.max()), settings.model.classes
+    if largest >= classes:
+        raise InputError(
+            f"model.classes = {classes}: {dataset.root} has labels from 0 to {largest}; must be at least {largest + 1}."
+        )
+
+
+def _check_utility(settings: SweepConfig, chain: Chain, dataset: FaceDataset) -> None:
+    """Raise `InputError` where the data do not suffice for the utility run, or BatchNorm can't normalise a batch."""
+    if settings.utility is None:
+        return
+    spec, *_ = utility_specs(fingerprint="", settings=settings, wanted=settings.utility, defense=chain)
+    federation = federation_of(spec, dataset)
+    if spec.model.batch_norm == "train":
+        smallest = federation.smallest_batch(range(spec.federation.rounds))
+        check_batch(federation.model, smallest or spec.federation.local.batch_size)
+
+
+def _check_shares(settings: SweepConfig, chain: Chain, federation: Federation) -> None:
+    """Raise `InputError` where noise that clients share out would not add up: shares that are missing or known."""
+    clients, threat = settings.federation.per_round, settings.threat
+    lost = 0 if chain.summing is None else dropouts(chain.summing.lost, clients)
+    empty = sum(not share for share in federation.shares)
+    view = threat.view_of(settings.capture.signal, chain.protection)
+    for defense in chain.defenses:
+        defense.check_shares(
+            absent=min(lost + empty, clients), colluders=threat.colluders, opens_single=view == "key_holder"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """What rows say of one capture: the client (None for several), bytes that one client sent, and means over clients.
+
+    The clip factor, and in dB the noise's energy over that of the signal that it was added to; `published_noise_db` is
+    that of the server's noise on the mean, where it adds any. With them, under a secure sum, what it cost.
+    """
+
+    client: int | None
+    bytes_up: int
+    clip_factor: float | None = None
+    noise_to_signal_db: float | None = None
+    published_noise_db: float | None = None
+    rounding_error: float | None = None
+    setup_seconds: float | None = None
+    protect_seconds: float | None = None
+    add_seconds: float | None = None
+    reveal_seconds: float | None = None
+
+    @classmethod
+    def of(cls, capture: Capture, victim: Victim) -> Released:
+        """Read off a capture."""
+        updates, opened = capture.record.updates, capture.record.aggregate
+        plain = cls(
+            client=victim.client if len(updates) == 1 else None,
+            bytes_up=updates[0].bytes_up
+            or sum(t.numel() * t.element_size() for t in updates[0].tensors.values()),
+            clip_factor=_mean(update.clip_factor for update in updates),
+            noise_to_signal_db=_mean(update.noise_to_signal_db for update in updates),
+            published_noise_db=published_noise_db(capture.record),
+        )
+        if opened is None:
+            return plain
+        costs = {name: getattr(opened, name) for name in ("bytes_up", *SUM_COSTS)}
+        return dataclasses.replace(plain, **costs)
+
+    def columns(self, view: View) -> Row:
+        """The columns, of noise that is in what `view` sees."""
+        found = dataclasses.asdict(self)
+        public = found.pop("published_noise_db")
+        return found | ({"noise_to_signal_db": public} if view == "public" and public is not None else {})
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Of the values that are there."""
+    found = [value for value in values if value is not None]
+    return sum(found) / len(found) if found else None
+
+
+def rows_of(
+    cell: Cell,
+    spec: TrialSpec,
+    result: TrialResult,
+    *,
+    params: Params,
+    released: Released,
+    accuracy: float | None,
+    weights_accuracy: float | None,
+    gpu_share: float,
+    provenance: Row,
+) -> tuple[Row, ...]:
+    """A trial's rows: one for each true image, or one with a null `image_id` where it ended without scores.
+
+    `gpu_share` is the share of a GPU that the trial's worker held.
+    """
+    common = cell.columns | provenance | released.columns(cell.columns["view"])
+    common |= {
+        "trial_id": spec.trial_id,
+        "threat": canonical(spec.threat),
+        "study": f"{spec.cell}/{spec.attacker}",
+        "attacker": spec.attacker,
+        "phase": spec.phase,
+        "suggestion": spec.suggestion,
+        "victim": spec.victim,
+        "attack": spec.attack.kind,
+        "attack_params": json.dumps(to_plain(spec.attack), sort_keys=True),
+        "seed": spec.seed,
+        "restarts": matching_part(spec.attack).restarts,
+        "packing": result.packing,
+        "accuracy": accuracy,
+        "weights_accuracy": weights_accuracy,
+        "gpu_seconds": 0.0 if spec.device == "cpu" else result.seconds * gpu_share,
+        "notes": None if result.notes is None else json.dumps(result.notes, ensure_ascii=False),
+    }
+    cost = ("iterations", "candidates_failed", "seconds", "cpu_seconds", "device", "peak_memory_mb")
+    kept = ("status", "error", "method", "label_accuracy", "match_loss", *cost, "host", "started_at")
+    common |= {name: getattr(result, name) for name in kept}
+    common |= {hp_column(name): value for name, value in params.items()}
+    figures: list[dict[str, Any]] = [vars(score) for score in result.scores or (ImageScore(),)]
+    return tuple(
+        common
+        | {"preselected": None if figure["image_id"] is None else i == 0}
+        | {k: v for k, v in figure.items() if k not in ("original", "reconstruction")}
+        for i, figure in enumerate(figures)
+    )

@@ -1,0 +1,62 @@
+"""Captures as handles that workers share: each is made and sent once for all trials on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from fl_core.base.types import ModelState
+from orchestrator.execute.execute import Executor
+from orchestrator.runtime.stop import Stop
+from orchestrator.trial.cells import Cell, Released
+from orchestrator.trial.trial import TrialSpec
+
+Handles = tuple[Any, Any, Any, Any, Any, Released]
+"""On weights, record, truth, mean image and public answers, and what rows say of the capture."""
+
+
+class SharedCaptures:
+    """Weights and mean images are shared once for all captures, a capture for as long as trials come to it.
+
+    `attacked` names each test victim's capture once for every attacker. With `keep` false a capture leaves the disk
+    when all of them are done with it, so that a sweep never holds more than the few that it works on.
+    """
+
+    def __init__(self, stop: Stop, *, attacked: Iterable[str], keep: bool) -> None:
+        self._stop = stop
+        self._left, self._keep = Counter(attacked), keep
+        self._shared: dict[tuple[str, int], Handles] = {}
+        self._states: dict[str, Any] = {}
+        self._means: dict[str, Any] = {}
+
+    def of(self, cell: Cell, spec: TrialSpec, executor: Executor) -> Handles:
+        """The handles for a trial of the cell; makes the capture where there is none."""
+        key = (spec.capture, spec.victim)
+        if key not in self._shared:
+            victim = cell.victims[spec.victim]
+            with self._stop.window():
+                capture = cell.source.get(victim)
+            weights = cell.source.weights
+            if weights.hash not in self._states:
+                self._states[weights.hash] = executor.share(weights.state)
+            if cell.config.name not in self._means:
+                self._means[cell.config.name] = executor.share(cell.public_mean)
+            light = dataclasses.replace(capture.record, state=ModelState(parameters={}))
+            self._shared[key] = (
+                self._states[weights.hash],
+                executor.share(light),
+                executor.share(capture.truth),
+                self._means[cell.config.name],
+                executor.share(cell.public_answers(spec.victim, len(capture.truth.ids))),
+                Released.of(capture, victim),
+            )
+        return self._shared[key]
+
+    def tested(self, cell: Cell, spec: TrialSpec) -> None:
+        """Let go of the capture of a test trial that has its rows; another may still run on it, or share it anew."""
+        self._shared.pop((spec.capture, spec.victim), None)
+        self._left[spec.capture] -= 1
+        if not self._keep and self._left[spec.capture] == 0:
+            cell.source.discard(spec.capture)
