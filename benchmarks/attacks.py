@@ -38,13 +38,15 @@ from attack_core.attacks.registry import NAMED
 from attack_core.metrics.metrics import assign, psnr
 from fl_core.base.errors import InputError, unknown_name
 from fl_core.base.rng import derive_seed, generator
-from fl_core.base.types import ModelState, RoundRecord
+from fl_core.base.types import ModelState
 from fl_core.data.celeba import FaceDataset, open_celeba
 from fl_core.data.synthetic.faces import write_faces
+from fl_core.federation.accuracy import count_correct
 from fl_core.federation.client import LocalTraining, gradient_update, loss_gradient, train_locally
-from fl_core.federation.rounds import count_correct
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
-from fl_core.threat.observe import Observation, ThreatModel, observe
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.observe import Observation, observe
+from fl_core.threat.record import RoundRecord
 from orchestrator.analysis.intervals import mean_interval
 from orchestrator.config.parse import build, put, to_plain
 

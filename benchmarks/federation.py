@@ -39,8 +39,8 @@ from federation_case import Case, Judge
 from result_line import line, missing
 
 from fl_core.data.synthetic.faces import write_faces
-from fl_core.federation.rounds import train
 from fl_core.federation.simulator import ClientWork
+from fl_core.federation.training import train
 from orchestrator.execute.execute import make_executor
 from orchestrator.execute.simulation import PooledSimulator
 

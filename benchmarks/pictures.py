@@ -40,12 +40,13 @@ from attack_core.inversion.continuation import Descent
 from attack_core.metrics.metrics import psnr
 from fl_core.base.errors import InputError, unknown_name
 from fl_core.base.rng import generator
-from fl_core.base.types import RoundRecord
 from fl_core.data.celeba import open_celeba
 from fl_core.data.synthetic.faces import write_faces
 from fl_core.federation.client import LocalTraining, gradient_update
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
-from fl_core.threat.observe import ThreatModel, observe
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.observe import observe
+from fl_core.threat.record import RoundRecord
 from orchestrator.analysis.intervals import mean_interval
 
 _FINER = 4

@@ -17,7 +17,8 @@ from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.capture import Victim, capture
-from fl_core.threat.observe import Observation, ThreatModel, observe
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.observe import Observation, observe
 
 CNN = ModelConfig(kind="cnn64", image_size=16)
 

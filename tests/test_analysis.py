@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from attack_core.metrics.metrics import EXACT_DB
 from fl_core.base.errors import InputError
 from orchestrator.analysis import summary as analysis
 from orchestrator.analysis.intervals import mean_interval, share_interval
@@ -18,7 +19,6 @@ from orchestrator.report.notes import notes
 from orchestrator.report.terminal import mark
 from orchestrator.results.store import FinishedTrial
 from orchestrator.results.utility_files import write_utility
-from orchestrator.trial.trial import EXACT_DB
 from tests.results_folder import failed_row, row, suggestion, trial, write_folder
 
 

@@ -28,7 +28,9 @@ from fl_core.federation.client import LocalTraining, loss_gradient
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.capture import Victim, capture
-from fl_core.threat.observe import Clip, Noise, Observation, ThreatModel, observe
+from fl_core.threat.facts import Clip, Noise
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.observe import Observation, observe
 from tests.conftest import make_federation
 from tests.test_matching import MLP, NoFloat64, score
 from tests.test_simulation import CNN, LENET

@@ -35,7 +35,7 @@ from fl_core.data.policies import PUBLISHED, Published
 from fl_core.data.transforms import Transform, draws_of, loses, taken_back, transformed
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig
-from fl_core.threat.observe import Augmented
+from fl_core.threat.facts import Augmented
 from orchestrator.io.identity import canonical
 from tests.defended import attacked, of_mean, public_mean, seen
 from tests.small import both, run_quietly, sweep

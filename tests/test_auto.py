@@ -19,11 +19,14 @@ from attack_core.matching.matching import Matching
 from attack_core.metrics.controls import norm_matched_noise
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
-from fl_core.base.types import RoundRecord, Truth
+from fl_core.base.types import Truth
 from fl_core.data.celeba import FaceDataset, open_celeba
 from fl_core.federation.client import LocalTraining, weight_update
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
-from fl_core.threat.observe import Noise, Observation, ThreatModel, observe
+from fl_core.threat.facts import Noise
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.observe import Observation, observe
+from fl_core.threat.record import RoundRecord
 from tests.test_matching import grey, observed, score
 
 QUICK = Analytic(inversion=Descent(evaluations=60), refinement=Descent(evaluations=60))

@@ -25,8 +25,9 @@ from fl_core.data.celeba import FaceDataset, open_celeba
 from fl_core.federation.aggregation import Change, FedAvg, Unprepared, WeightedSum
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.hooks import Undefended
-from fl_core.federation.rounds import Federation, FederationConfig, train
+from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
+from fl_core.federation.training import run, train
 from fl_core.models.zoo import ModelConfig, initial_state
 from orchestrator.execute.execute import Done, Executor, SerialExecutor, make_executor
 from orchestrator.execute.simulation import AHEAD, PooledSimulator, simulate
@@ -138,7 +139,7 @@ def test_the_chunk_size_changes_rounding_alone(faces: FaceDataset) -> None:
     ends = []
     for chunk in (1, 4, 100):
         federation = federation_of(faces, chunk=chunk)
-        *_, last = federation.run(initial_state(LENET, generator("model", 0)), rounds=2, defense=DEFENSE)
+        *_, last = run(federation, initial_state(LENET, generator("model", 0)), rounds=2, defense=DEFENSE)
         ends.append(last.state.parameters)
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-6)
     torch.testing.assert_close(ends[0], ends[2], rtol=0, atol=1e-6)

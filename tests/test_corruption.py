@@ -31,12 +31,11 @@ from orchestrator.report import report
 from orchestrator.results import lease
 from orchestrator.results.journal import FinishedTrial, Journal
 from orchestrator.results.store import ResultStore, read_images, read_rows, read_studies
-from orchestrator.results.utility_files import utilities
+from orchestrator.results.utility_files import UtilityResult, utilities
 from orchestrator.runtime.progress import Silent
 from orchestrator.study import utility_runs
 from orchestrator.trial import cells
 from orchestrator.trial.cells import Cell
-from orchestrator.trial.utility import UtilityResult
 from tests.small import comparable, tree
 
 SETTINGS: dict[str, Any] = {

@@ -15,7 +15,7 @@ from orchestrator.analysis.summary import summarize
 from orchestrator.config.scale import Strength
 from orchestrator.config.sweep import StudyConfig, ThresholdConfig
 from orchestrator.results import schema
-from orchestrator.trial.utility import UtilityResult
+from orchestrator.results.utility_files import UtilityResult
 from tests.results_folder import row, suggestion, trial, write_folder
 
 ROOT = Path(__file__).parent.parent

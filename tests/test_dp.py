@@ -17,15 +17,16 @@ from defenses.dp.accounting import epsilon_spent, noise_multiplier
 from defenses.dp.budget import Budgeted
 from defenses.dp.central import DPCentral
 from defenses.dp.distributed import DPDistributed
-from defenses.dp.local import DPUpdate, clip
+from defenses.dp.local import DPUpdate
 from defenses.dp.sgd import DPSGD
+from defenses.mechanism.clipping import clip
 from defenses.mechanism.draws import add_noise
 from fl_core.base.errors import InputError
 from fl_core.base.rng import stream
 from fl_core.base.types import ClientUpdate
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
-from fl_core.threat.observe import Clip, Noise
+from fl_core.threat.facts import Clip, Noise
 
 
 def update(*values: float) -> ClientUpdate:

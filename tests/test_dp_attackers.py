@@ -28,7 +28,8 @@ from fl_core.base.types import Signal, Truth
 from fl_core.data.celeba import FaceDataset
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
-from fl_core.threat.observe import ExampleClip, Noise, Observation, StepNoise
+from fl_core.threat.facts import ExampleClip, Noise, StepNoise
+from fl_core.threat.observe import Observation
 from orchestrator.driver.sweep import run_sweep
 from orchestrator.runtime.progress import Silent
 from tests import defended

@@ -16,15 +16,16 @@ from defenses.compression.compression import Prune
 from defenses.dp.accounting import epsilon_spent, noise_multiplier
 from defenses.dp.central import DPCentral, NoisyMean
 from defenses.dp.distributed import DPDistributed
-from defenses.dp.local import DPUpdate, bounded
+from defenses.dp.local import DPUpdate
 from defenses.dp.sgd import DPSGD
 from defenses.he.encryption import CKKS
 from defenses.masking.masking import Masking
+from defenses.mechanism.clipping import bounded
 from defenses.mechanism.noise import ClipOnly
 from defenses.secure.selective import Selective
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
-from fl_core.base.types import ClientUpdate, RoundRecord, Tensors
+from fl_core.base.types import ClientUpdate, Tensors
 from fl_core.data.celeba import FaceDataset
 from fl_core.data.partition import Dirichlet
 from fl_core.federation.aggregation import FedAvg, FixedMean, mean_change
@@ -32,7 +33,10 @@ from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.models.zoo import ModelConfig, initial_state
 from fl_core.threat.capture import Victim, capture
-from fl_core.threat.observe import Clip, MeanNoise, Noise, ThreatModel, observe
+from fl_core.threat.facts import Clip, MeanNoise, Noise
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.observe import observe
+from fl_core.threat.record import RoundRecord
 from orchestrator.config.parse import cell_settings
 from orchestrator.driver.sweep import run_sweep
 from orchestrator.runtime.progress import Silent

@@ -34,7 +34,7 @@ from fl_core.federation.client import (
 )
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
-from fl_core.threat.observe import ExampleClip, StepNoise
+from fl_core.threat.facts import ExampleClip, StepNoise
 
 LENET = ModelConfig(kind="lenet", image_size=16)
 HUGE = DPSGD(epsilon=1e9, max_norm=1e6)

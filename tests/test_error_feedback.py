@@ -15,6 +15,7 @@ from fl_core.base.types import ClientUpdate, ModelState, Tensors
 from fl_core.data.celeba import FaceDataset
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.training import run
 from fl_core.models.zoo import ModelConfig, initial_state
 from fl_core.threat.capture import Victim, capture
 
@@ -68,7 +69,7 @@ def test_clients_with_error_feedback_remember_between_rounds_and_captures_replay
     )
     start = initial_state(LENET, generator("model", 0))
     clients = chain.clients(seed=5, plan=plan)
-    first, second = federation.run(start, rounds=2, defense=clients)
+    first, second = run(federation, start, rounds=2, defense=clients)
 
     def moved(to: ModelState, since: ModelState) -> torch.Tensor:
         return torch.cat([(to.parameters[k] - since.parameters[k]).flatten() for k in to.parameters])

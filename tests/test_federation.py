@@ -13,12 +13,15 @@ from fl_core.base.rng import derive_seed, generator
 from fl_core.base.types import ClientUpdate, ModelState
 from fl_core.data.celeba import FaceDataset
 from fl_core.data.partition import IID, Dirichlet, partition
+from fl_core.federation.accuracy import count_correct
 from fl_core.federation.aggregation import mean_change
 from fl_core.federation.client import LocalTraining, loss_gradient, train_locally
-from fl_core.federation.rounds import FederationConfig, apply_change, count_correct
+from fl_core.federation.rounds import FederationConfig
+from fl_core.federation.training import apply_change, run
 from fl_core.models.zoo import ModelConfig, build_model, initial_state, predict
 from fl_core.threat.capture import Victim, capture, victims
-from fl_core.threat.observe import ThreatModel, observe
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.observe import observe
 from tests.conftest import make_federation
 
 MODELS = [
@@ -140,7 +143,7 @@ def test_captured_gradient_is_the_truths_gradient_at_the_captured_weights(
     dataset = open_celeba(faces_root, image_size=config.image_size)  # type: ignore[arg-type]
     federation = make_federation(dataset, model=config)
     state = initial_state(config, generator("model", 3))
-    for result in federation.run(state, rounds=2):
+    for result in run(federation, state, rounds=2):
         state = result.state
     record, truth = capture(
         federation, state, signal="gradients", round_number=2, victim=Victim(client=1, batch=1)
@@ -244,7 +247,7 @@ def test_training_learns_and_majority_is_beaten(faces_root: object) -> None:
     )
     state = initial_state(federation.model, generator(0))
     before = count_correct(federation.model, state, dataset, train, device=torch.device("cpu"))
-    *_, last = federation.run(state, rounds=8)
+    *_, last = run(federation, state, rounds=8)
     after = count_correct(federation.model, last.state, dataset, train, device=torch.device("cpu"))
     majority = int(torch.bincount(dataset.labels[train]).max())
     assert after > max(before, majority)

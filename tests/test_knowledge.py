@@ -28,7 +28,8 @@ from fl_core.base.types import Truth
 from fl_core.data.celeba import FaceDataset
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
-from fl_core.threat.observe import Clip, Noise, Observation, Quantiser, Sparsity
+from fl_core.threat.facts import Clip, Noise, Quantiser, Sparsity
+from fl_core.threat.observe import Observation
 from tests import defended
 
 CNN = ModelConfig(kind="cnn64", image_size=16)

@@ -31,7 +31,8 @@ from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.capture import Victim, capture
-from fl_core.threat.observe import Observation, ThreatModel, observe
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.observe import Observation, observe
 from tests.conftest import make_federation
 
 MLP = ModelConfig(kind="mlp", image_size=16)

@@ -32,7 +32,7 @@ from fl_core.data.celeba import FaceDataset, open_celeba
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model
-from fl_core.threat.observe import HiddenMixture, Mixture
+from fl_core.threat.facts import HiddenMixture, Mixture
 from tests.defended import attacked, of_mean, public_mean, quality, seen
 from tests.small import both, run_quietly, sweep
 

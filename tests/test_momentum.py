@@ -22,14 +22,17 @@ from attack_core.metrics.controls import norm_matched_noise
 from defenses.chain import Chain
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
-from fl_core.base.types import EarlierUpdate, ModelState, RoundRecord, Truth
+from fl_core.base.types import EarlierUpdate, ModelState, Truth
 from fl_core.data.celeba import FaceDataset, open_celeba
 from fl_core.federation.client import LocalTraining, loss_gradient, train_locally
 from fl_core.federation.hooks import Undefended
 from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.training import run
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.capture import Victim, capture
-from fl_core.threat.observe import Observation, ThreatModel, observe
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.observe import Observation, observe
+from fl_core.threat.record import RoundRecord
 from orchestrator.capture.store import CaptureStore
 from tests.conftest import make_federation
 from tests.small import sweep
@@ -48,7 +51,7 @@ def federation_of(faces: FaceDataset, *, clients: int = 3, fraction: float = 1.0
 def history_of(federation: Federation, rounds: int) -> tuple[ModelState, ...]:
     """The global weights at the start of rounds 0 to `rounds`."""
     start = initial_state(federation.model, generator("model", 0))
-    return (start, *(result.state for result in federation.run(start, rounds=rounds)))
+    return (start, *(result.state for result in run(federation, start, rounds=rounds)))
 
 
 def captured(
@@ -99,7 +102,7 @@ def test_federation_remembers_each_clients_velocity_by_hand(faces: FaceDataset) 
     federation = federation_of(faces, clients=4, fraction=0.5, max_steps=2)
     start = initial_state(federation.model, generator("model", 0))
     state, memory = start, dict[int, Any]()
-    for number, result in enumerate(federation.run(start, rounds=4)):
+    for number, result in enumerate(run(federation, start, rounds=4)):
         changes = []
         for client in result.participants:
             batches = map(federation.load, federation.local_batches(client, number)[:2])

@@ -16,23 +16,25 @@ from defenses.chain import AnyDefense, Chain
 from defenses.compression.compression import Prune, Quantise, SignOnly
 from defenses.dp.central import DPCentral
 from defenses.dp.distributed import DPDistributed
-from defenses.dp.local import DPUpdate, clip
+from defenses.dp.local import DPUpdate
 from defenses.dp.per_example import bounded_sum
 from defenses.dp.sgd import DPSGD
 from defenses.masking.masking import Masking
 from defenses.mechanism.base import Mechanism
+from defenses.mechanism.clipping import clip
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.decibels import decibels, energy
 from fl_core.base.rng import generator, stream
 from fl_core.base.types import ClientUpdate, ModelState, clipped_to_zeros
 from fl_core.federation.client import LocalTraining, batch_gradient, gradient_update, trainable
-from fl_core.federation.rounds import FederationConfig, train
+from fl_core.federation.rounds import FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess
+from fl_core.federation.training import train
 from fl_core.models.zoo import initial_state
 from orchestrator.analysis.summary import summarize
 from orchestrator.report.notes import notes
 from orchestrator.report.report import write_report
-from orchestrator.trial.utility import UtilityResult
+from orchestrator.results.utility_files import UtilityResult
 from tests.conftest import make_federation
 from tests.results_folder import row, trial, write_folder
 from tests.small import run_quietly, sweep

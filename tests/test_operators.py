@@ -54,11 +54,14 @@ from fl_core.base.device import _announce
 from fl_core.base.rng import generator, stream
 from fl_core.base.types import ClientUpdate
 from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.federation.accuracy import count_correct
 from fl_core.federation.client import LocalTraining
-from fl_core.federation.rounds import Federation, FederationConfig, count_correct
+from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.capture import Victim, capture
-from fl_core.threat.observe import Clip, Noise, Observation, ThreatModel, observe
+from fl_core.threat.facts import Clip, Noise
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.observe import Observation, observe
 from orchestrator.cli import doctor
 from orchestrator.driver.sweep import run_sweep
 from orchestrator.runtime.progress import Silent
@@ -364,7 +367,7 @@ def test_federations_train_and_are_captured(faces: FaceDataset, kind: Any) -> No
             config=config, model=model, dataset=faces, train=faces.split("train", 4), seed=3, device=device
         )
         state = initial_state(model, generator("model", 0)).to(device)
-        history = [state, *(result.state for result in federation.run(state, rounds=2))]
+        history = [state, *(result.state for result in run(federation, state, rounds=2))]
         record, _ = capture(
             federation,
             history[1].to(device),

@@ -18,7 +18,7 @@ from fl_core.base.errors import InputError
 from fl_core.base.rng import generator, stream
 from fl_core.base.types import ClientUpdate
 from fl_core.federation.rounds import FederationConfig
-from fl_core.threat.observe import Clip, Noise, Quantiser, Sparsity
+from fl_core.threat.facts import Clip, Noise, Quantiser, Sparsity
 
 
 def update(**tensors: torch.Tensor) -> ClientUpdate:

@@ -40,7 +40,7 @@ from fl_core.models.bottleneck import (
     with_noise,
 )
 from fl_core.models.zoo import ModelConfig, ModelName, build_model, initial_state, predict
-from fl_core.threat.observe import RandomCode
+from fl_core.threat.facts import RandomCode
 from tests.defended import attacked, of_mean, quality, seen
 from tests.small import both, run_quietly, sweep
 

@@ -25,7 +25,7 @@ from defenses.inputs.precode import Precode
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.data.celeba import FaceDataset
 from fl_core.models.zoo import ModelConfig
-from fl_core.threat.observe import InTheClear
+from fl_core.threat.facts import InTheClear
 from tests.defended import attacked, of_mean, seen
 
 AUTO = Auto(

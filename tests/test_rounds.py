@@ -15,7 +15,9 @@ from rich.console import Console
 from defenses.chain import Chain
 from fl_core.base.rng import generator
 from fl_core.data.celeba import open_celeba
-from fl_core.federation.rounds import Federation, count_correct
+from fl_core.federation.accuracy import count_correct
+from fl_core.federation.rounds import Federation
+from fl_core.federation.training import run
 from fl_core.models.zoo import initial_state
 from orchestrator.analysis.rounds import by_round
 from orchestrator.analysis.summary import records, summarize
@@ -157,7 +159,7 @@ def test_the_weights_accuracy_is_that_of_the_attacked_weights(
         seed=config.seed,
         device=next(iter(state.parameters.values())).device,
     )
-    for result in federation.run(state, rounds=number):
+    for result in run(federation, state, rounds=number):
         state = result.state
     held_out = dataset.split("valid", config.data.valid)
     right = count_correct(config.model, state, dataset, held_out, device=federation.device)

@@ -22,10 +22,11 @@ from fl_core.base.types import ClientUpdate, ModelState
 from fl_core.data.celeba import FaceDataset
 from fl_core.federation.aggregation import FedAvg, mean_change
 from fl_core.federation.client import LocalTraining
-from fl_core.federation.rounds import Federation, FederationConfig, train
+from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess
+from fl_core.federation.training import train
 from fl_core.models.zoo import ModelConfig, initial_state
-from fl_core.threat.observe import Noise
+from fl_core.threat.facts import Noise
 from orchestrator.execute.execute import make_executor
 from orchestrator.execute.simulation import PooledSimulator
 from orchestrator.io.identity import tensor_hash

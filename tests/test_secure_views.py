@@ -18,13 +18,15 @@ from defenses.he.encryption import CKKS
 from defenses.masking.masking import Masking
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
-from fl_core.base.types import RoundRecord, Signal, Truth
+from fl_core.base.types import Signal, Truth
 from fl_core.data.celeba import FaceDataset
 from fl_core.federation.client import LocalTraining, loss_gradient
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.models.zoo import build_model, initial_state
 from fl_core.threat.capture import Victim, accompanied, capture, victims
-from fl_core.threat.observe import NotObservable, ThreatModel, observe, truth_behind
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.observe import NotObservable, observe, truth_behind
+from fl_core.threat.record import RoundRecord
 from orchestrator.analysis.summary import summarize
 from orchestrator.capture.store import CaptureStore
 from orchestrator.driver.sweep import run_sweep

@@ -22,14 +22,18 @@ from defenses.he.encryption import CKKS
 from defenses.secure.selective import Selective, most_sensitive, sensitivity
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
-from fl_core.base.types import RoundRecord, Truth
+from fl_core.base.types import Truth
 from fl_core.data.celeba import FaceDataset
 from fl_core.federation.client import LocalTraining, loss_gradient
-from fl_core.federation.rounds import Federation, FederationConfig, train
+from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess
+from fl_core.federation.training import train
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.capture import Victim, capture
-from fl_core.threat.observe import InTheClear, NotObservable, ThreatModel, observe, truth_behind
+from fl_core.threat.facts import InTheClear
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.observe import NotObservable, observe, truth_behind
+from fl_core.threat.record import RoundRecord
 from orchestrator.analysis.summary import summarize
 from orchestrator.report.report import write_report
 from orchestrator.report.terminal import sum_costs, sum_costs_table, summed_cells

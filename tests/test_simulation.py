@@ -19,10 +19,12 @@ from attack_core.local_sgd.simulation import Averaged, Count, LocalModel, Simula
 from attack_core.matching.matching import Matching
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
-from fl_core.base.types import EarlierUpdate, ModelState, RoundRecord, Tensors
+from fl_core.base.types import EarlierUpdate, ModelState, Tensors
 from fl_core.federation.client import LocalTraining, weight_update
 from fl_core.models.zoo import ModelConfig, build_model, initial_state, predict
-from fl_core.threat.observe import Observation, ThreatModel, observe
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.observe import Observation, observe
+from fl_core.threat.record import RoundRecord
 
 LENET = ModelConfig(kind="lenet", image_size=16)
 CNN = ModelConfig(kind="cnn64", image_size=16)

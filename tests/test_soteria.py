@@ -31,7 +31,7 @@ from fl_core.data.celeba import FaceDataset
 from fl_core.federation.client import batch_gradient, trainable
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
-from fl_core.threat.observe import PrunedRepresentation
+from fl_core.threat.facts import PrunedRepresentation
 from tests.defended import attacked, of_mean, quality, seen
 from tests.small import both, run_quietly, sweep
 

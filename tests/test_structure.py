@@ -1,12 +1,14 @@
-"""The one-way imports, walked in the source and tried in a fresh interpreter."""
+"""The house: which room may import which, no cycles, every module placed, and what loads without the orchestration."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,30 @@ MAY_IMPORT = {
     "attack_core": {"fl_core"},
     "orchestrator": {"fl_core", "defenses", "attack_core"},
 }
+LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "fl_core": (("base",), ("data", "models"), ("federation",), ("threat",)),
+    "defenses": (("mechanism",), ("compression", "inputs", "secure"), ("dp", "he", "masking"), ("chain",)),
+    "attack_core": (
+        ("base", "gradients", "metrics"),
+        ("signal", "priors", "input_inversion"),
+        ("fc", "evidence"),
+        ("inversion", "local_sgd"),
+        ("matching",),
+        ("attacks",),
+    ),
+    "orchestrator": (
+        ("config", "io", "runtime"),
+        ("results", "execute", "cluster"),
+        ("capture",),
+        ("trial", "analysis"),
+        ("study", "report"),
+        ("driver",),
+        ("cli",),
+        ("__main__",),
+    ),
+}
+"""The rooms of each package from the lowest level up. A room imports rooms of lower levels only, and itself."""
+LARGEST_ROOM = 10
 ORCHESTRATION = {
     "ray",
     "optuna",
@@ -32,44 +58,93 @@ ORCHESTRATION = {
 }
 
 
-def imported(path: Path) -> set[str]:
-    """Top-level names that a file imports."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module.split(".")[0])
-    return names
-
-
 def sources(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
+def name_of(path: Path) -> str:
+    """`fl_core/base/errors.py` as `fl_core.base.errors`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+MODULES = {name_of(path): path for package in PACKAGES for path in sources(package)}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file, those for type checking alone too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            found |= inner or {node.module}
+    return found
+
+
+def ours(path: Path) -> set[str]:
+    """Those of `imports` that are files of the four packages."""
+    found = imports(path)
+    return {name if name in MODULES else f"{name}.__init__" for name in found} & MODULES.keys()
+
+
+def room_of(module: str) -> str:
+    """The room of a module of a package: the first name below it."""
+    return module.split(".")[1]
+
+
 @pytest.mark.parametrize("package", PACKAGES)
-def test_arrows_point_one_way(package: str) -> None:
+def test_packages_import_one_way(package: str) -> None:
     assert sources(package)
     for path in sources(package):
-        ours = imported(path) & set(PACKAGES)
-        assert ours <= MAY_IMPORT[package] | {package}, f"{path} imports {ours}"
+        tops = {name.split(".")[0] for name in imports(path)}
+        assert tops & set(PACKAGES) <= MAY_IMPORT[package] | {package}, path
         if package != "orchestrator":
-            assert not imported(path) & ORCHESTRATION, path
+            assert not tops & ORCHESTRATION, path
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_rooms_import_lower_levels_only(package: str) -> None:
+    level = {room: i for i, rooms in enumerate(LEVELS[package]) for room in rooms}
+    for path in sources(package):
+        mine = name_of(path)
+        if mine == f"{package}.__init__":
+            continue
+        assert room_of(mine) in level, f"{mine} is in no room of LEVELS: place it"
+        for other in ours(path):
+            if room_of(other) == "__init__":
+                continue
+            if other.split(".")[0] == package and room_of(other) != room_of(mine):
+                assert level[room_of(other)] < level[room_of(mine)], f"{mine} imports {other}"
+
+
+def test_no_files_import_each_other() -> None:
+    graph = {name: ours(path) - {name} for name, path in MODULES.items() if path.stem != "__init__"}
+    # A room's face imports its files; a file that imports the face would be a cycle through it.
+    graph |= {name: ours(path) for name, path in MODULES.items() if path.stem == "__init__"}
+    assert tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_no_room_is_crowded() -> None:
+    rooms = Counter(path.parent for path in MODULES.values() if path.stem != "__init__")
+    assert not {str(room): count for room, count in rooms.items() if count > LARGEST_ROOM}
+
+
+def test_every_room_says_what_it_holds() -> None:
+    for name, path in MODULES.items():
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        assert text or name.endswith("__main__"), f"{name} has no docstring"
+        assert text != "TODO.", name
 
 
 def test_numerical_packages_load_no_orchestration_library() -> None:
-    modules = [
-        f"{package}.{path.stem}"
-        for package in PACKAGES[:3]
-        for path in sources(package)
-        if path.stem != "__init__"
-    ]
+    modules = [name for name in MODULES if name.split(".")[0] != "orchestrator"]
     # A bare machine has none of them: a package that needs one would fail to import here.
     code = f"""
 import importlib, sys
 for name in {sorted(ORCHESTRATION)!r}:
     sys.modules[name] = None
-for module in {modules!r}:
+for module in {[name.removesuffix(".__init__") for name in modules]!r}:
     importlib.import_module(module)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -77,14 +152,13 @@ for module in {modules!r}:
 
 
 def test_no_print_and_no_global_seeding_in_libraries() -> None:
-    for package in PACKAGES:
-        for path in sources(package):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call):
-                    name = ast.unparse(node.func)
-                    assert name not in {"print", "torch.manual_seed", "np.random.seed", "random.seed"}, (
-                        f"{path}: {name}"
-                    )
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                assert name not in {"print", "torch.manual_seed", "np.random.seed", "random.seed"}, (
+                    f"{path}: {name}"
+                )
 
 
 @pytest.mark.parametrize("name", ["run", "dev"])

@@ -26,10 +26,11 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver import sweep as driver
 from orchestrator.driver.sweep import run_sweep
 from orchestrator.results.store import read_images
+from orchestrator.results.utility_files import UtilityResult
 from orchestrator.runtime.progress import Silent
 from orchestrator.study import utility_runs
 from orchestrator.trial import trial as trial_module
-from orchestrator.trial.utility import UtilityResult, UtilitySpec
+from orchestrator.trial.utility import UtilitySpec
 from tests.small import both, comparable, sweep, tree
 
 TRIALS = 2 * (5 * 2 + 3)

@@ -14,7 +14,7 @@ from torch import Tensor
 from attack_core.gradients.objectives import Matched
 from attack_core.gradients.targets import travelled
 from fl_core.base.types import Tensors
-from fl_core.threat.observe import (
+from fl_core.threat.facts import (
     Clip,
     ExampleClip,
     Fact,
@@ -23,13 +23,13 @@ from fl_core.threat.observe import (
     MeanNoise,
     Mixture,
     Noise,
-    Observation,
     PrunedRepresentation,
     Quantiser,
     RandomCode,
     Sparsity,
     StepNoise,
 )
+from fl_core.threat.observe import Observation
 
 
 def sent_numbers(observation: Observation) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.rng import Random, uniform
 from fl_core.base.types import ClientUpdate, require
 from fl_core.federation.rounds import FederationConfig
-from fl_core.threat.observe import Fact, Quantiser, Sparsity
+from fl_core.threat.facts import Fact, Quantiser, Sparsity
 
 _NUMBER = 4
 """Bytes of a float32 number, and of a position in the update."""

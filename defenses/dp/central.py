@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from defenses.dp.budget import Budgeted
-from defenses.dp.local import bounded
 from defenses.mechanism.base import Mechanism, Privacy, Stage, Unit
+from defenses.mechanism.clipping import bounded
 from defenses.mechanism.draws import add_noise
 from fl_core.base.rng import Random, stream
 from fl_core.base.types import ClientUpdate
 from fl_core.federation.aggregation import Change, FixedMean, Reduction
 from fl_core.federation.rounds import FederationConfig
-from fl_core.threat.observe import Clip, Fact, MeanNoise
+from fl_core.threat.facts import Clip, Fact, MeanNoise
 
 
 @dataclass(frozen=True, kw_only=True)

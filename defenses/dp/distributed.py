@@ -8,15 +8,15 @@ from typing import ClassVar, Literal
 
 from defenses.dp.budget import Budgeted
 from defenses.dp.central import unbounded
-from defenses.dp.local import bounded
 from defenses.mechanism.base import Mechanism, Privacy, Stage, Unit
+from defenses.mechanism.clipping import bounded
 from defenses.mechanism.draws import perturb
 from defenses.secure.mean import SumProtection
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random
 from fl_core.base.types import ClientUpdate, require
 from fl_core.federation.rounds import FederationConfig
-from fl_core.threat.observe import Clip, Fact, Noise
+from fl_core.threat.facts import Clip, Fact, Noise
 
 
 @dataclass(frozen=True, kw_only=True)

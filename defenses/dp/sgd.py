@@ -20,7 +20,7 @@ from fl_core.base.types import ClientUpdate, ModelState
 from fl_core.federation.client import Batch, GradientRule, batch_gradient
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model
-from fl_core.threat.observe import ExampleClip, Fact, StepNoise
+from fl_core.threat.facts import ExampleClip, Fact, StepNoise
 
 
 @dataclass(frozen=True, kw_only=True)

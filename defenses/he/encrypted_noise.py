@@ -10,7 +10,7 @@ import torch
 from defenses.mechanism.draws import Distribution, add_noise
 from fl_core.base.rng import Random
 from fl_core.base.types import Config, Tensors, require
-from fl_core.threat.observe import Noise
+from fl_core.threat.facts import Noise
 
 
 @dataclass(frozen=True, kw_only=True)

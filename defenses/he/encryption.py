@@ -27,7 +27,7 @@ from fl_core.base.errors import InputError
 from fl_core.base.rng import Random
 from fl_core.base.types import ClientUpdate, Protection, require
 from fl_core.federation.rounds import FederationConfig
-from fl_core.threat.observe import Fact
+from fl_core.threat.facts import Fact
 
 INSECURE = "Paillier keys of 512 bits are insecure, such keys have been factored: use 2048."
 

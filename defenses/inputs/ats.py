@@ -14,7 +14,7 @@ from fl_core.base.types import require
 from fl_core.data.transforms import Transform, draws_of, transformed
 from fl_core.federation.client import Batch
 from fl_core.federation.rounds import FederationConfig
-from fl_core.threat.observe import Augmented, Fact
+from fl_core.threat.facts import Augmented, Fact
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from fl_core.base.types import require
 from fl_core.data.mixing import circle_map
 from fl_core.federation.client import Batch
 from fl_core.federation.rounds import FederationConfig
-from fl_core.threat.observe import Fact, HiddenMixture, Mixture
+from fl_core.threat.facts import Fact, HiddenMixture, Mixture
 
 
 @dataclass(frozen=True, kw_only=True)

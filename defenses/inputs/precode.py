@@ -16,7 +16,7 @@ from fl_core.federation.client import Batch, GradientRule, batch_gradient, gradi
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.bottleneck import divergence, draw_code_noise, encoded, find_bottleneck, with_noise
 from fl_core.models.zoo import ModelConfig, predict
-from fl_core.threat.observe import Fact, RandomCode
+from fl_core.threat.facts import Fact, RandomCode
 
 
 @dataclass(frozen=True, kw_only=True)

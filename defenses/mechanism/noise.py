@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from defenses.dp.local import clip
 from defenses.mechanism.base import Mechanism, Stage
+from defenses.mechanism.clipping import clip
 from defenses.mechanism.draws import Distribution, perturb
 from fl_core.base.rng import Random
 from fl_core.base.types import ClientUpdate, require
 from fl_core.federation.rounds import FederationConfig
-from fl_core.threat.observe import Clip, Fact, Noise
+from fl_core.threat.facts import Clip, Fact, Noise
 
 
 @dataclass(frozen=True, kw_only=True)

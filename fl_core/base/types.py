@@ -1,25 +1,28 @@
-"""Words that every package shares: signals, updates, records, truth."""
+"""The types that every package shares: signals, states, updates, truth."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fl_core.base.errors import InputError
 
-if TYPE_CHECKING:
-    from fl_core.models.zoo import ModelConfig
-    from fl_core.threat.observe import Fact
-
 Tensors = Mapping[str, Tensor]
+
+
 Protection = Literal["encrypted", "masked"]
 """What keeps a single update from the server: homomorphic encryption, whose key holder can open it, or masks."""
+
+
 Signal = Literal["gradients", "one_step_update", "local_update", "agg_update"]
+
+
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
+
 
 _SHOWN = 120
 """At most so many characters of a wrong value are repeated."""
@@ -172,34 +175,3 @@ class Truth:
             ids=tuple(self.ids[i] for i in kept),
             clients=tuple(self.clients[i] for i in kept),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundRecord:
-    """One capture: the exact weights that the signal was computed at, and what the clients released.
-
-    `updates` has one entry for an individual signal and one for each participant for `agg_update`. Under a secure sum
-    (`aggregate`) it has one for each client in the sum for every signal, the victim's first, rounded as they were sent:
-    what the server received of them is the opened sum alone.
-    `facts` is what the defenses say of themselves; the threat model decides who learns it. `earlier` holds the
-    client's updates of earlier rounds, oldest first, where its momentum carries them into this one.
-    Of a mean that is not weighted by examples, `shares` holds each update's weight. `published` is what the server
-    adds to the weights, where that is not the mean alone.
-    """
-
-    signal: Signal
-    round: int
-    model: ModelConfig
-    state: ModelState
-    batch_size: int
-    updates: tuple[ClientUpdate, ...]
-    facts: tuple[Fact, ...] = ()
-    earlier: tuple[EarlierUpdate, ...] = ()
-    aggregate: OpenedSum | None = None
-    shares: tuple[float, ...] = ()
-    published: Tensors | None = None
-
-    @property
-    def protection(self) -> Protection | None:
-        """What keeps single updates from the server; None where nothing does."""
-        return None if self.aggregate is None else self.aggregate.protection

@@ -1,13 +1,13 @@
-"""The federation: who holds what, who takes part, rounds of training, accuracy."""
+"""The federation: who holds which images, who takes part in a round, and in which batches a client trains."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -17,18 +17,15 @@ from fl_core.base.rng import generator
 from fl_core.base.types import ClientUpdate, Config, ModelState, require
 from fl_core.data.celeba import FaceDataset
 from fl_core.data.partition import IID, Partition, partition
-from fl_core.federation.aggregation import Change
+from fl_core.federation.accuracy import count_correct
+from fl_core.federation.aggregation import Reduction
 from fl_core.federation.client import Batch, LocalTraining, batch_gradient, gradient_update, weight_update
-from fl_core.federation.common import Agreeing, Common
+from fl_core.federation.common import Common
 from fl_core.federation.hooks import ClientDefense, ClientMemory, Undefended
-from fl_core.federation.simulator import Chunk, ClientWork, InProcess, Simulator
-from fl_core.models.zoo import ModelConfig, build_model, predict
+from fl_core.models.zoo import ModelConfig, build_model
 
 MOST_CLIENTS = 10_000_000
 """More clients than this are a slip of the keyboard: a list of them would fill the memory."""
-
-EVALUATION_BATCH = 64
-"""Images that are classified together; their number changes rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,19 +77,6 @@ class LocalBatch:
 
     indices: tuple[int, ...]
     flips: tuple[bool, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundResult:
-    """A finished round: its number, the weights after it, who took part.
-
-    `not_finite` counts what held NaN or infinity and was clipped to zeros; see `ClientUpdate`.
-    """
-
-    round: int
-    state: ModelState
-    participants: tuple[int, ...]
-    not_finite: int = 0
 
 
 class Federation:
@@ -252,12 +236,6 @@ class Federation:
         kept = velocity if self.config.local.remembers else {}
         return released, ClientMemory(velocity=kept, residual=residual)
 
-    def run(
-        self, state: ModelState, *, rounds: int, defense: ClientDefense | None = None
-    ) -> Iterator[RoundResult]:
-        """FedAvg from `state` for `rounds` rounds in this process, by clients with `defense`; see `train`."""
-        return train(InProcess(ClientWork(federation=self, defense=defense)), state, rounds=rounds)
-
     def chunks(self, round_number: int) -> list[Chunk]:
         """The round's participants with images, cut into chunks; one of nobody for a Poisson sample of nobody.
 
@@ -279,82 +257,15 @@ class Federation:
         return count_correct(self.model, state, self.dataset, indices, device=self.device)
 
 
-def train(clients: Simulator, state: ModelState, *, rounds: int, first: int = 0) -> Iterator[RoundResult]:
-    """Federated training from `state`, each round yielded when it is done, with its weights on the CPU.
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Some of a round's participants, in the order in which their updates are reduced.
 
-    `state` holds the weights at the start of round `first`; training ends before round `rounds`.
-
-    Where the clients are simulated changes no bit. Clients without images sit out. What a client remembers
-    (persistent momentum, what a defense held back) waits with it until the next round that it takes part in.
-    Raises `InputError` for a round without images.
+    `reduction` is what these clients need of the round's reduction where it was prepared for the round; None stands
+    for the one that all rounds share.
     """
-    federation = clients.work.federation
-    state = state.to(torch.device("cpu"))
-    for round_number in range(first, rounds):
-        chunks = federation.chunks(round_number)
-        reduction = clients.work.reduction
-        if isinstance(reduction, Agreeing):
-            reduction = reduction.agree(federation.common(state))
-        reduction = reduction.prepare(
-            round_number,
-            {client: federation.examples(client) for client in chunks[0].participants},
-        )
-        chunks = [replace(chunk, reduction=reduction.for_clients(chunk.clients)) for chunk in chunks]
-        partials = clients.partials(state, chunks)
-        merged, not_finite = next(partials)
-        for partial, more in partials:
-            merged = reduction.merge(merged, partial)
-            not_finite += more
-            # Not to be alive while the next one grows.
-            del partial
-        if not chunks[0].participants:
-            merged = reduction.add(merged, nobody(state))
-        state = apply_change(state, reduction.finish(merged))
-        del merged
-        participants = chunks[0].participants
-        yield RoundResult(round=round_number, state=state, participants=participants, not_finite=not_finite)
 
-
-def nobody(state: ModelState) -> ClientUpdate:
-    """What a round adds up in which nobody takes part: zeros, in the shapes of `state`."""
-    return ClientUpdate(
-        client=-1,
-        tensors={name: torch.zeros_like(value) for name, value in state.parameters.items()},
-        buffers={name: torch.zeros_like(value) for name, value in state.buffers.items()},
-        examples=1,
-        steps=1,
-        lr=1.0,
-        momentum=0.0,
-    )
-
-
-def apply_change(state: ModelState, change: Change) -> ModelState:
-    """The state after a round's change; integer buffers take the rounded one."""
-    return ModelState(
-        parameters={name: value + change.tensors[name] for name, value in state.parameters.items()},
-        buffers={name: _shifted(value, change.buffers[name]) for name, value in state.buffers.items()},
-    )
-
-
-@torch.no_grad()
-def count_correct(
-    model: ModelConfig,
-    state: ModelState,
-    dataset: FaceDataset,
-    indices: Sequence[int],
-    *,
-    device: torch.device,
-    batch_size: int = EVALUATION_BATCH,
-) -> int:
-    """How many of the images at `indices` are classified right, BatchNorm in eval mode, on `device`."""
-    network, state = build_model(model).eval(), state.to(device)
-    correct = 0
-    for start in range(0, len(indices), batch_size):
-        images, labels = dataset.batch(indices[start : start + batch_size])
-        logits = predict(network, state, images.to(device))
-        correct += int((logits.argmax(dim=1) == labels.to(device)).sum())
-    return correct
-
-
-def _shifted(value: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    return value + (change if value.is_floating_point() else change.round().to(value.dtype))
+    round: int
+    participants: tuple[int, ...]
+    clients: tuple[int, ...]
+    reduction: Reduction[Any] | None = None

@@ -4,30 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from fl_core.base.types import ClientUpdate, ModelState
 from fl_core.federation.aggregation import FedAvg, Reduction
 from fl_core.federation.hooks import ClientDefense, ClientMemory
-
-if TYPE_CHECKING:
-    from fl_core.federation.rounds import Federation
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """Some of a round's participants, in the order in which their updates are reduced.
-
-    `reduction` is what these clients need of the round's reduction where it was prepared for the round; None stands
-    for the one that all rounds share.
-    """
-
-    round: int
-    participants: tuple[int, ...]
-    clients: tuple[int, ...]
-    reduction: Reduction[Any] | None = None
+from fl_core.federation.rounds import Chunk, Federation
 
 
 @dataclass(frozen=True, kw_only=True)

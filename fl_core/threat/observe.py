@@ -1,242 +1,32 @@
-"""What the attacker may know: facts about a defense, the threat model, and the observation it leaves.
-
-`observe` is the one place where information is removed on the way from a capture to an attack.
-"""
+"""The observation: what a threat model leaves of a captured record. The one place where information is removed."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fl_core.base.decibels import decibels, energy
-from fl_core.base.errors import InputError
 from fl_core.base.types import (
     ClientUpdate,
-    Config,
     EarlierUpdate,
     ModelState,
-    Protection,
-    RoundRecord,
     Signal,
     Tensors,
     Truth,
-    require,
 )
-from fl_core.data.transforms import Transform
 from fl_core.federation.aggregation import FedAvg, FixedMean, mean_change
 from fl_core.models.zoo import ModelConfig
-
-View = Literal["individual", "aggregate", "key_holder", "ciphertext", "public"]
-
-SUMMED: tuple[View, ...] = ("aggregate", "public")
-"""Views of a round's mean."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """Each update was scaled to at most this L2 norm (over all tensors, in units of the released signal)."""
-
-    max_norm: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noise:
-    """Independent noise of this standard deviation was added to every released number."""
-
-    distribution: Literal["gaussian", "laplace"]
-    sigma: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeanNoise:
-    """Independent Gaussian noise of this standard deviation was added to every number of the mean of a round's updates.
-
-    The server adds it, so that it is in what becomes public and not in what the server itself has seen.
-    """
-
-    sigma: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExampleClip:
-    """At each local step every example's gradient was scaled to at most this L2 norm before they were averaged."""
-
-    max_norm: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepNoise:
-    """Independent Gaussian noise of this standard deviation was added to every number of each local step's gradient."""
-
-    sigma: float
-
-    def in_delta(self, *, lr: float, momentum: float, steps: int) -> float:
-        """The standard deviation of what it adds to a weight delta of so many steps from zero momentum.
-
-        The noise of the k-th step from the end moves the weights by lr (1 + m + ... + m^(k-1)) of itself. What it does
-        to the gradients of later steps is not in it.
-        """
-        carried = (sum(momentum**i for i in range(k)) for k in range(1, steps + 1))
-        return lr * self.sigma * math.sqrt(sum(factor**2 for factor in carried))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sparsity:
-    """Only some numbers of each update were sent: those that are 0 in it were withheld.
-
-    A withheld number is at most as large, in absolute value, as the smallest that was sent: of its tensor where
-    `scope` is `tensor`, of the whole update where it is `all`.
-    """
-
-    scope: Literal["all", "tensor"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantiser:
-    """Every number was rounded to one of 2^`bits` values, evenly spread over its tensor's [-m, m].
-
-    m is the largest absolute value of the tensor and is sent too, so that the values can be told from the signal.
-    With `scheme` `stochastic` the rounding goes up or down at random and is right on average; with `sign` the one bit
-    is the sign, and m the tensor's mean absolute value.
-    """
-
-    scheme: Literal["stochastic", "sign"]
-    bits: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrunedRepresentation:
-    """In each local step some columns of one fully connected layer's weight gradient were replaced by 0.
-
-    They belong to the layer's inputs that were cut; which ones is not told. `layer` says which of the network's
-    fully connected layers it is.
-    """
-
-    layer: Literal["first", "last"]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class InTheClear:
-    """Only some numbers of the update reached the server as numbers, the rest encrypted, which the signal has as 0.
-
-    `masks` says which, by parameter name: True where a number is what it was. Nothing bounds the others.
-    """
-
-    masks: Tensors
-
-    def to(self, device: torch.device) -> InTheClear:
-        """The same with every mask on `device`."""
-        return InTheClear(masks={name: mask.to(device) for name, mask in self.masks.items()})
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomCode:
-    """The network's bottleneck drew its code anew for each image, and `beta` times its divergence is in the loss."""
-
-    beta: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mixture:
-    """Each image of a local batch was mixed with the next one of a random circle, and labels likewise.
-
-    A batch has one share, from Beta(`alpha`, `alpha`).
-    """
-
-    alpha: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class HiddenMixture:
-    """Each image of a local batch was mixed with `images` - 1 others of it; then each number's sign was drawn anew."""
-
-    images: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmented:
-    """Each image was changed by the transforms of `policy`, each with a draw of its own, before it was trained on."""
-
-    policy: tuple[Transform, ...]
-
-
-Fact = (
-    Clip
-    | Noise
-    | MeanNoise
-    | ExampleClip
-    | StepNoise
-    | Sparsity
-    | Quantiser
-    | PrunedRepresentation
-    | InTheClear
-    | RandomCode
-    | Mixture
-    | HiddenMixture
-    | Augmented
-)
+from fl_core.threat.facts import Fact, InTheClear, MeanNoise
+from fl_core.threat.model import SUMMED, ThreatModel, View
+from fl_core.threat.record import RoundRecord
 
 
 class NotObservable(Exception):
     """The threat model hides what an attack would need; the trial ends as `not_observable`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ThreatModel(Config):
-    """An honest-but-curious server, or whoever else sees the `view`.
-
-    `view` is what it sees of the signal; unset, it is `aggregate` for `agg_update` and under a secure sum, and
-    `individual` for the others. `public` is what everybody sees: the change of the global weights. `labels` says
-    whether it knows the labels of the training images. `knows_defense` says whether it knows which defense is in
-    force and with which parameters. `colluders` other clients of an aggregate give it their updates, which it takes
-    out.
-    """
-
-    view: View | None = None
-    labels: Literal["unknown", "known"] = "unknown"
-    knows_defense: bool = True
-    colluders: int = 0
-
-    def __post_init__(self) -> None:
-        require(self.colluders >= 0, self, "colluders", "at least 0")
-
-    def view_of(self, signal: Signal, protection: Protection | None = None) -> View:
-        """The view in force for `signal` under what protects single updates.
-
-        Raises `InputError` where the view contradicts either.
-        """
-        if self.view == "public" and signal != "agg_update":
-            raise InputError(
-                f"threat.view = 'public' does not go with signal {signal!r}: global weights become public, "
-                "and nothing of a single client; use signal agg_update."
-            )
-        needed: View = "aggregate" if signal == "agg_update" or protection else "individual"
-        if self.view is None:
-            return needed
-        if self.view == "key_holder" and protection != "encrypted":
-            raise InputError(
-                "threat.view = 'key_holder' needs a defense with a key that opens single updates: 'ckks' or 'paillier'."
-            )
-        if self.view == "ciphertext" and protection is None:
-            raise InputError(
-                "threat.view = 'ciphertext' needs a defense that hides updates: 'ckks', 'paillier' or 'masking'."
-            )
-        if protection is None and self.view not in (needed, "public"):
-            raise InputError(
-                f"threat.view = {self.view!r} does not go with signal {signal!r}: "
-                "agg_update is seen as aggregate, every other signal as individual."
-            )
-        return self.view
-
-    def check_colluders(self, view: View, clients: int) -> None:
-        """Raise `InputError` where not one of an aggregate's `clients` would be left."""
-        rule = f"less than the {clients} clients of an aggregate"
-        require(view not in SUMMED or self.colluders < clients, self, "colluders", rule)
 
 
 @dataclass(frozen=True, kw_only=True)

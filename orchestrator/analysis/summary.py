@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from attack_core.metrics.metrics import EXACT_DB
 from defenses.dp.accounting import replaced_epsilon
 from fl_core.base.errors import InputError
 from orchestrator.analysis.intervals import Interval, mean_interval, share_interval
@@ -18,9 +19,7 @@ from orchestrator.io.files import write_atomically
 from orchestrator.results import store
 from orchestrator.results.folder import claimed
 from orchestrator.results.schema import SUM_COSTS
-from orchestrator.results.utility_files import UTILITY, utilities
-from orchestrator.trial.trial import EXACT_DB
-from orchestrator.trial.utility import UtilityResult
+from orchestrator.results.utility_files import UTILITY, UtilityResult, utilities
 
 SUCCESS_DB = 20.0
 """PSNR from which a reconstruction counts as a success: convenient, above what controls reach (docs/statistics.md)."""

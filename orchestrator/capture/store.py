@@ -12,12 +12,14 @@ import torch
 from defenses.chain import Chain
 from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed, generator
-from fl_core.base.types import ModelState, RoundRecord, Truth, clipped_to_zeros
+from fl_core.base.types import ModelState, Truth, clipped_to_zeros
 from fl_core.data.celeba import FaceDataset
-from fl_core.federation.rounds import Federation, train
+from fl_core.federation.rounds import Federation
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
+from fl_core.federation.training import train
 from fl_core.models.zoo import check_batch, initial_state
 from fl_core.threat.capture import Victim, accompanied, capture, image_indices, smallest_batch, victims
+from fl_core.threat.record import RoundRecord
 from orchestrator.capture.files import RECORD, load_record, load_state, load_truth, save_capture, save_state
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.io.files import Damaged, clearly

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+import orchestrator
 from fl_core.base.errors import InputError
 from orchestrator.capture.datasets import check_data
 from orchestrator.cluster.slurm import SlurmJob, render
@@ -140,7 +141,7 @@ def render_script(
         array=len(sweep.cells) if array else None,
         at_once=at_once,
     )
-    here = Path(__file__).parent.parent
+    here = Path(orchestrator.__file__).resolve().parents[1]
     script = render(job, home=home or here, sweep=str(file), results=results, flags=tuple(flags or ()))
     if out is None:
         typer.echo(script, nl=False)

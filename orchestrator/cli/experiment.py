@@ -29,7 +29,7 @@ from fl_core.base.errors import InputError, hint, natural, unknown_name
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, ModelName
-from fl_core.threat.observe import ThreatModel
+from fl_core.threat.model import ThreatModel
 from orchestrator.analysis.summary import summarize, write_summary
 from orchestrator.config.sweep import (
     AttackerConfig,

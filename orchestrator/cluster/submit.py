@@ -23,6 +23,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
+import orchestrator
 from fl_core.base.errors import InputError, first_line
 from orchestrator.config.parse import load_sweep
 from orchestrator.io.provenance import provenance
@@ -271,7 +272,7 @@ def _line(error: BaseException) -> str:
 
 def _stage(sweep: Path, folder: Path) -> None:
     """What the job needs and nothing else: no repository, no data, no results."""
-    root = Path(__file__).parent.parent
+    root = Path(orchestrator.__file__).resolve().parents[1]
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
     for package in _PACKAGES:
         shutil.copytree(root / package, folder / package, ignore=ignored)

@@ -15,7 +15,7 @@ from fl_core.base.errors import InputError
 from fl_core.base.types import Config, Signal, require
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig
-from fl_core.threat.observe import ThreatModel
+from fl_core.threat.model import ThreatModel
 from orchestrator.config.address import check_address
 from orchestrator.config.scale import Strength
 from orchestrator.config.space import Parameter, Space

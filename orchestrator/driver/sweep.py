@@ -154,7 +154,11 @@ def _run(
             execution = config.execution
             with stop.starting():
                 made = make_executor(
-                    address, workers=execution.workers, threads=execution.threads, gpus=execution.gpus
+                    address,
+                    workers=execution.workers,
+                    threads=execution.threads,
+                    gpus=execution.gpus,
+                    preload=(trial_job.__module__,),
                 )
             started.callback(made.close)
             return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import os
@@ -40,7 +41,6 @@ from tenacity import (
     wait_exponential,
 )
 
-import orchestrator.trial.trial  # noqa: F401 - actors load what trials need while they start, not in their first trial
 from fl_core.base.errors import InputError, unknown_name
 from orchestrator.execute.lifelines import PATIENCE_SECONDS, Lifelines, connected
 from orchestrator.execute.ray_folder import scratch_folder
@@ -144,7 +144,9 @@ class WorkerLost(RuntimeError):
 class _Worker:
     """Lives in a Ray actor; imports stay warm between jobs."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, preload: tuple[str, ...]) -> None:
+        for module in preload:
+            importlib.import_module(module)
         # Ray sets it from the actor's CPUs, but not where the node's environment names another number.
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
@@ -192,11 +194,20 @@ class RayExecutor:
     Shared values lie on the driver's node: they last as long as the driver.
     """
 
-    def __init__(self, address: str, *, workers: int | None, threads: int, gpus: float = 0.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        workers: int | None,
+        threads: int,
+        gpus: float = 0.0,
+        preload: tuple[str, ...] = (),
+    ) -> None:
         """Connect to the cluster at `address`, or start Ray on this machine for `local`.
 
         At most `workers` actors (None: as many as fit), each with `threads` CPUs and `gpus` GPUs: a whole number, or
-        a share of one. Raises `Unreachable` where no cluster answers.
+        a share of one. Actors import the modules `preload` while they start, not in their first job. Raises
+        `Unreachable` where no cluster answers.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         named = check_address(address)
@@ -210,7 +221,7 @@ class RayExecutor:
             raise Unreachable(
                 f"No Ray cluster answers at {named!r} ({_one_line(error)}); try --address local."
             ) from error
-        self._threads, self.gpu_share = threads, gpus
+        self._threads, self.gpu_share, self._preload = threads, gpus, preload
         self._most = math.inf if workers is None else workers
         self._patience = 0.0 if named == "local" else PATIENCE_SECONDS
         self._members: list[_Member] = []
@@ -377,7 +388,7 @@ class RayExecutor:
     def _add(self, node: str) -> None:
         worker = ray.remote(num_cpus=self._threads, num_gpus=self.gpu_share)(_Worker)
         bound = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-        member = _Member(worker.options(scheduling_strategy=bound).remote(self._threads), node)
+        member = _Member(worker.options(scheduling_strategy=bound).remote(self._threads, self._preload), node)
         self._members.append(member)
         self._starting[member.actor.ready.remote()] = member
 
@@ -542,8 +553,18 @@ def _start_local(cpus: int) -> None:
         raise
 
 
-def make_executor(address: str, *, workers: int | None, threads: int, gpus: float = 0.0) -> Executor:
-    """`serial` runs in this process; `local` starts Ray here; anything else is a Ray cluster's address."""
+def make_executor(
+    address: str,
+    *,
+    workers: int | None,
+    threads: int,
+    gpus: float = 0.0,
+    preload: tuple[str, ...] = (),
+) -> Executor:
+    """`serial` runs in this process; `local` starts Ray here; anything else is a Ray cluster's address.
+
+    Workers of Ray import the modules `preload` while they start.
+    """
     if address == "serial":
         return SerialExecutor()
-    return RayExecutor(address, workers=workers, threads=threads, gpus=gpus)
+    return RayExecutor(address, workers=workers, threads=threads, gpus=gpus, preload=preload)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from fl_core.base.types import ModelState
+from fl_core.federation.accuracy import EVALUATION_BATCH
 from fl_core.federation.hooks import ClientMemory
-from fl_core.federation.rounds import EVALUATION_BATCH
-from fl_core.federation.simulator import Chunk, ClientWork, InProcess, Reduced, Simulator
+from fl_core.federation.rounds import Chunk
+from fl_core.federation.simulator import ClientWork, InProcess, Reduced, Simulator
 from orchestrator.execute.execute import Executor
 
 AHEAD = 2

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from attack_core.metrics.metrics import EXACT_DB
 from fl_core.base.types import clipped_to_zeros
 from orchestrator.analysis.comparison import attackers, by_cell, is_hidden
 from orchestrator.analysis.intervals import FEWEST
@@ -39,7 +40,6 @@ from orchestrator.report.terminal import (
     summed_cells,
 )
 from orchestrator.results.store import warn_of_strays
-from orchestrator.trial.trial import EXACT_DB
 
 Entry = dict[str, Any]
 
@@ -93,7 +93,7 @@ def write_report(folder: Path, table: pd.DataFrame, critical: pd.DataFrame | Non
 
 def _environment() -> Environment:
     return Environment(
-        loader=PackageLoader("orchestrator"),
+        loader=PackageLoader("orchestrator.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -10,7 +10,6 @@ from typing import Any
 from orchestrator.io.files import Damaged, read_json, write_json
 from orchestrator.io.identity import content_hash
 from orchestrator.results.folder import FORMAT
-from orchestrator.trial.utility import UtilityResult
 
 UTILITY = "utility"
 
@@ -54,3 +53,23 @@ def utilities(folder: Path) -> dict[str, tuple[UtilityResult, ...]]:
             found.setdefault(cell, {}).setdefault(same, []).append(content.result)
     longest = {cell: max(runs.values(), key=len) for cell, runs in found.items()}
     return {cell: tuple(results) for cell, results in longest.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UtilityResult:
+    """Accuracy on the validation images after each round, with the majority class beside it.
+
+    `low` and `high` are the exact binomial 95% interval of the last round's accuracy. `diverged` says that the
+    weights stopped being finite, or an update so large that its secure sum refused it, which ends the training; the
+    accuracy is then that of the last weights. `not_finite` counts what held NaN or infinity in the whole run and was
+    clipped to zeros: clients' updates, or single examples' gradients.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    majority: float
+    images: int
+    per_round: tuple[float, ...]
+    diverged: bool
+    not_finite: int = 0

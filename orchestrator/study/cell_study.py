@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from attack_core.metrics.metrics import EXACT_DB
 from orchestrator.config.space import Params
 from orchestrator.config.sweep import AttackerConfig
 from orchestrator.results.store import ResultStore, Row, StudyRow
 from orchestrator.study.search import Study
 from orchestrator.study.suggestion_run import Evaluation
 from orchestrator.trial.cells import Cell
-from orchestrator.trial.trial import EXACT_DB, Phase, TrialSpec
+from orchestrator.trial.trial import Phase, TrialSpec
 
 
 class CellStudy:

@@ -13,12 +13,12 @@ from orchestrator.execute.execute import Done, Executor
 from orchestrator.execute.simulation import PooledSimulator
 from orchestrator.io.files import clearly
 from orchestrator.io.identity import content_hash
-from orchestrator.results.utility_files import UTILITY, read_utility, write_utility
+from orchestrator.results.utility_files import UTILITY, UtilityResult, read_utility, write_utility
 from orchestrator.runtime.progress import Reporter
 from orchestrator.runtime.stop import Stop
 from orchestrator.study.cell_study import mean_of
 from orchestrator.trial.cells import Cell
-from orchestrator.trial.utility import UtilityResult, UtilitySpec, run_utility
+from orchestrator.trial.utility import UtilitySpec, run_utility
 
 _PREFIX = "utility:"
 

@@ -34,19 +34,21 @@ from attack_core.metrics.metrics import (
 from fl_core.base.device import blanket_fallback, peak_mb, pick_device, reset_peak, synchronise
 from fl_core.base.errors import InputError, first_line
 from fl_core.base.rng import generator
-from fl_core.base.types import ModelState, RoundRecord, Truth, clipped_to_zeros
+from fl_core.base.types import ModelState, Truth, clipped_to_zeros
 from fl_core.models.zoo import build_model
-from fl_core.threat.observe import NotObservable, Observation, ThreatModel, observe, truth_behind
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.observe import NotObservable, Observation, observe, truth_behind
+from fl_core.threat.record import RoundRecord
 from orchestrator.io.identity import content_hash
 from orchestrator.trial.public import PublicAnswers
-
-EXACT_DB = 150.0
-"""What an exact reconstruction, of infinite PSNR, counts as in a mean: about the best that float32 pixels allow."""
 
 _OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "MPS backend out of memory", "std::bad_alloc")
 """What the messages of allocators hold that raise nothing more special than a `RuntimeError`."""
 
+
 Phase = Literal["tune", "test", "grid", "control"]
+
+
 Status = Literal["ok", "failed", "not_observable"]
 
 

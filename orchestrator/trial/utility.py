@@ -12,10 +12,12 @@ from defenses.chain import Chain
 from fl_core.base.errors import NotSummable
 from fl_core.base.rng import derive_seed, generator
 from fl_core.data.celeba import FaceDataset
-from fl_core.federation.rounds import Federation, FederationConfig, train
+from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
+from fl_core.federation.training import train
 from fl_core.models.zoo import ModelConfig, initial_state
 from orchestrator.config.sweep import SweepConfig, UtilityConfig
+from orchestrator.results.utility_files import UtilityResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,26 +33,6 @@ class UtilitySpec:
     valid: int | None
     device: str
     threads: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class UtilityResult:
-    """Accuracy on the validation images after each round, with the majority class beside it.
-
-    `low` and `high` are the exact binomial 95% interval of the last round's accuracy. `diverged` says that the
-    weights stopped being finite, or an update so large that its secure sum refused it, which ends the training; the
-    accuracy is then that of the last weights. `not_finite` counts what held NaN or infinity in the whole run and was
-    clipped to zeros: clients' updates, or single examples' gradients.
-    """
-
-    accuracy: float
-    low: float
-    high: float
-    majority: float
-    images: int
-    per_round: tuple[float, ...]
-    diverged: bool
-    not_finite: int = 0
 
 
 def run_utility(

@@ -1,0 +1,68 @@
+"""The threat model: which view of a signal an honest-but-curious party has, and what else it knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config, Protection, Signal, require
+
+View = Literal["individual", "aggregate", "key_holder", "ciphertext", "public"]
+
+
+SUMMED: tuple[View, ...] = ("aggregate", "public")
+"""Views of a round's mean."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreatModel(Config):
+    """An honest-but-curious server, or whoever else sees the `view`.
+
+    `view` is what it sees of the signal; unset, it is `aggregate` for `agg_update` and under a secure sum, and
+    `individual` for the others. `public` is what everybody sees: the change of the global weights. `labels` says
+    whether it knows the labels of the training images. `knows_defense` says whether it knows which defense is in
+    force and with which parameters. `colluders` other clients of an aggregate give it their updates, which it takes
+    out.
+    """
+
+    view: View | None = None
+    labels: Literal["unknown", "known"] = "unknown"
+    knows_defense: bool = True
+    colluders: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.colluders >= 0, self, "colluders", "at least 0")
+
+    def view_of(self, signal: Signal, protection: Protection | None = None) -> View:
+        """The view in force for `signal` under what protects single updates.
+
+        Raises `InputError` where the view contradicts either.
+        """
+        if self.view == "public" and signal != "agg_update":
+            raise InputError(
+                f"threat.view = 'public' does not go with signal {signal!r}: global weights become public, "
+                "and nothing of a single client; use signal agg_update."
+            )
+        needed: View = "aggregate" if signal == "agg_update" or protection else "individual"
+        if self.view is None:
+            return needed
+        if self.view == "key_holder" and protection != "encrypted":
+            raise InputError(
+                "threat.view = 'key_holder' needs a defense with a key that opens single updates: 'ckks' or 'paillier'."
+            )
+        if self.view == "ciphertext" and protection is None:
+            raise InputError(
+                "threat.view = 'ciphertext' needs a defense that hides updates: 'ckks', 'paillier' or 'masking'."
+            )
+        if protection is None and self.view not in (needed, "public"):
+            raise InputError(
+                f"threat.view = {self.view!r} does not go with signal {signal!r}: "
+                "agg_update is seen as aggregate, every other signal as individual."
+            )
+        return self.view
+
+    def check_colluders(self, view: View, clients: int) -> None:
+        """Raise `InputError` where not one of an aggregate's `clients` would be left."""
+        rule = f"less than the {clients} clients of an aggregate"
+        require(view not in SUMMED or self.colluders < clients, self, "colluders", rule)
