@@ -45,7 +45,7 @@ from fl_core.federation.accuracy import count_correct
 from fl_core.federation.client import LocalTraining, gradient_update, loss_gradient, train_locally
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.model import ThreatModel
-from fl_core.threat.observe import Observation, observe
+from fl_core.threat.observation import Observation, observe
 from fl_core.threat.record import RoundRecord
 from orchestrator.analysis.intervals import mean_interval
 from orchestrator.config.parse import build, put, to_plain

@@ -20,8 +20,8 @@ import result_line
 import torch
 from torch import Tensor
 
+from defenses.he.cost import estimate, local_cores
 from defenses.he.encryption import CKKS, Paillier
-from defenses.he.estimate import estimate, local_cores
 from defenses.masking.masking import Masking
 from defenses.secure.mean import ProtectedSum, SecureMean, SumProtection
 from defenses.secure.selective import most_sensitive, sensitivity

@@ -11,7 +11,7 @@ import torch
 
 from attack_core.base.types import Progress, Reconstruction
 from attack_core.matching.matching import Matching
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 from orchestrator.trial.trial import TrialResult, TrialSpec, trial_job
 
 

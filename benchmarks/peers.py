@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fl_core.base.types import ModelState
 from fl_core.models.zoo import ModelConfig, build_model
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 LBFGS_EVALUATIONS = 20
 """Model evaluations that one of breaching's L-BFGS iterations takes (torch's default `max_iter`)."""

@@ -45,7 +45,7 @@ from fl_core.data.synthetic.faces import write_faces
 from fl_core.federation.client import LocalTraining, gradient_update
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.model import ThreatModel
-from fl_core.threat.observe import observe
+from fl_core.threat.observation import observe
 from fl_core.threat.record import RoundRecord
 from orchestrator.analysis.intervals import mean_interval
 

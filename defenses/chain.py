@@ -79,8 +79,8 @@ _LATE: dict[Stage, str] = {
 class Chain:
     """Defenses in the order in which they are applied; empty means none.
 
-    Their stages come in the order of `defenses.mechanism.base.STAGES`, each at most once. Raises `InputError` for any other
-    order, with the reason.
+    Their stages come in the order of `defenses.mechanism.base.STAGES`, each at most once. Raises `InputError` for
+    any other order, with the reason.
     """
 
     defenses: tuple[AnyDefense, ...] = ()

@@ -10,9 +10,6 @@ import torch
 
 from fl_core.data.celeba import FaceDataset, open_celeba
 from fl_core.data.synthetic.faces import write_faces
-from fl_core.federation.client import LocalTraining
-from fl_core.federation.rounds import Federation, FederationConfig
-from fl_core.models.zoo import ModelConfig
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,23 +38,3 @@ def celeba_root() -> Path:
 @pytest.fixture
 def faces(faces_root: Path) -> FaceDataset:
     return open_celeba(faces_root, image_size=16)
-
-
-def make_federation(
-    dataset: FaceDataset,
-    *,
-    model: ModelConfig | None = None,
-    train: int = 24,
-    seed: int = 3,
-    config: FederationConfig | None = None,
-) -> Federation:
-    """A small federation on the CPU."""
-    return Federation(
-        config=config
-        or FederationConfig(clients=4, fraction=0.5, rounds=3, local=LocalTraining(batch_size=2)),
-        model=model or ModelConfig(kind="mlp", image_size=dataset.image_size),
-        dataset=dataset,
-        train=dataset.split("train", train),
-        seed=seed,
-        device=torch.device("cpu"),
-    )

@@ -16,9 +16,9 @@ from orchestrator.config.scale import Strength
 from orchestrator.config.sweep import StudyConfig, ThresholdConfig
 from orchestrator.results import schema
 from orchestrator.results.utility_files import UtilityResult
-from tests.results_folder import row, suggestion, trial, write_folder
+from tests.support.paths import ROOT
+from tests.support.results_folder import row, suggestion, trial, write_folder
 
-ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
 # Spelled in two parts, so that this file does not hold what it forbids.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib
 import re
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.paths import ROOT
+
 PACKAGES = ("fl_core", "defenses", "attack_core", "orchestrator")
 MAY_IMPORT = {
     "fl_core": set(),
@@ -137,6 +139,13 @@ def test_every_room_says_what_it_holds() -> None:
         assert text != "TODO.", name
 
 
+@pytest.mark.parametrize("room", [name for name in MODULES if name.endswith(".__init__")])
+def test_what_a_room_exports_is_there(room: str) -> None:
+    module = importlib.import_module(room.removesuffix(".__init__"))
+    for name in getattr(module, "__all__", ()):
+        assert getattr(module, name) is not None, f"{room}: {name}"
+
+
 def test_numerical_packages_load_no_orchestration_library() -> None:
     modules = [name for name in MODULES if name.split(".")[0] != "orchestrator"]
     # A bare machine has none of them: a package that needs one would fail to import here.
@@ -180,3 +189,27 @@ def test_the_lock_pins_every_dependency_and_names_no_address(name: str) -> None:
 def test_the_two_locks_agree() -> None:
     run, dev = ((ROOT / "requirements" / f"{name}.txt").read_text().splitlines() for name in ("run", "dev"))
     assert set(run) <= set(dev)
+
+
+def test_tests_live_where_their_modules_live() -> None:
+    others = {
+        "support",
+        "golden",
+        "compatibility",
+        "cluster",
+        "containers",
+        "docker",
+        "scripts",
+        "benchmarks",
+    }
+    tests = ROOT / "tests"
+    for path in tests.rglob("test_*.py"):
+        folder = path.parent.relative_to(tests)
+        if path.parent != tests and folder.parts[0] not in others:
+            assert (ROOT / folder / "__init__.py").is_file(), f"{path} mirrors no room"
+
+
+def test_no_test_module_imports_another() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        found = {name for name in imports(path) if name.startswith("tests.")}
+        assert not [name for name in found if name.rsplit(".", 1)[-1].startswith("test_")], path

@@ -1,16 +1,12 @@
 """The attacks that users name, and their registry."""
 
-from __future__ import annotations
+import lazy_loader
 
-from attack_core.attacks.analytic import Analytic
-from attack_core.attacks.auto import Auto
-from attack_core.attacks.registry import NAMED, AnyAttack, matching_part, with_matching_part
-
-__all__ = [
-    "Analytic",
-    "AnyAttack",
-    "Auto",
-    "matching_part",
-    "NAMED",
-    "with_matching_part",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "analytic": ["Analytic"],
+        "auto": ["Auto"],
+        "registry": ["AnyAttack", "NAMED", "matching_part", "with_matching_part"],
+    },
+)

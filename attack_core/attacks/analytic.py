@@ -33,7 +33,7 @@ from attack_core.matching.matching import Matching
 from attack_core.signal.inits import initial_images
 from attack_core.signal.signal_model import is_sparse, matched_numbers, sent_numbers
 from fl_core.base.types import Config, ModelState, Tensors, require
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 _GREY = 0.01
 """Standard deviation of the start where there is no mean image."""

@@ -44,7 +44,7 @@ from attack_core.signal.signal_model import (
 )
 from fl_core.base.errors import InputError
 from fl_core.base.types import Config, require
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 MOST_IMAGES = 16
 """Batches up to this size are taken apart; the search for larger ones takes minutes and mostly fails."""

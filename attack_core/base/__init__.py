@@ -1,12 +1,10 @@
 """What an attack is, and what it returns."""
 
-from __future__ import annotations
+import lazy_loader
 
-from attack_core.base.types import PRIOR_ALONE, AttackFailed, Progress, Reconstruction
-
-__all__ = [
-    "AttackFailed",
-    "PRIOR_ALONE",
-    "Progress",
-    "Reconstruction",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "types": ["AttackFailed", "PRIOR_ALONE", "Progress", "Reconstruction"],
+    },
+)

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 Progress = Callable[[int, int, float], None]
 """Called with iterations done, iterations planned, best loss so far."""

@@ -1,26 +1,18 @@
 """Whether an answer is supported by the signal: likelihood ratios, cross-validation on other layers."""
 
-from __future__ import annotations
+import lazy_loader
 
-from attack_core.evidence.cross_validation import Residuals, chosen, evidence, residuals_elsewhere
-from attack_core.evidence.likelihood_ratio import (
-    credible,
-    explains_more,
-    prior_answer,
-    prior_instead,
-    says_nothing,
-    too_weak,
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "cross_validation": ["Residuals", "chosen", "evidence", "residuals_elsewhere"],
+        "likelihood_ratio": [
+            "credible",
+            "explains_more",
+            "prior_answer",
+            "prior_instead",
+            "says_nothing",
+            "too_weak",
+        ],
+    },
 )
-
-__all__ = [
-    "chosen",
-    "credible",
-    "evidence",
-    "explains_more",
-    "prior_answer",
-    "prior_instead",
-    "Residuals",
-    "residuals_elsewhere",
-    "says_nothing",
-    "too_weak",
-]

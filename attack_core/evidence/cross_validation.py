@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from attack_core.gradients.objectives import residuals_at
 from attack_core.signal.signal_model import matched_numbers, precisions
 from fl_core.base.types import Tensors
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 Residuals = Callable[[Tensor], Tensor]
 """From images (B, 3, S, S) to what they leave unexplained of the numbers held out (N,), each in units of the known

@@ -26,7 +26,7 @@ from attack_core.signal.signal_model import (
     signal_energy,
 )
 from fl_core.base.types import Tensors
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 
 def pixels(observation: Observation) -> int:

@@ -29,7 +29,7 @@ from attack_core.signal.signal_model import (
 )
 from fl_core.base.errors import InputError
 from fl_core.base.types import Tensors
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 _ATTEMPTS = 3
 """How often a batch is taken apart before a wrong answer is given up on."""

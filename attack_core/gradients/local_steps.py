@@ -3,8 +3,8 @@
 With momentum m from velocity v the weights before step t (from 1) are w0 - lr (A v + sum over j < t of s_(t-j) g_j),
 where s_k = 1 + m + ... + m^(k-1), A = m + ... + m^(t-1) and g_j is the gradient of step j. So a linear layer's
 weights need never be formed: each g_j is a product of a few errors and inputs, and what it adds to the layer's output
-follows from them (the ghost form of `attack_core.gradients.handles`, along a path). The same holds for the displacement that is
-matched. All other parameters, which are small, are carried as tensors.
+follows from them (the ghost form of `attack_core.gradients.handles`, along a path). The same holds for the
+displacement that is matched. All other parameters, which are small, are carried as tensors.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState, Tensors
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 
 def gradient_estimate(observation: Observation) -> dict[str, Tensor]:

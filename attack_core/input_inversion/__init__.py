@@ -1,9 +1,10 @@
 """Inversion of input defenses: from the images that a client trained on to those that it holds."""
 
-from __future__ import annotations
+import lazy_loader
 
-from attack_core.input_inversion.inversion import undone
-
-__all__ = [
-    "undone",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "inversion": ["undone"],
+    },
+)

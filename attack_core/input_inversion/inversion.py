@@ -14,7 +14,7 @@ from attack_core.input_inversion.augmented import straightened
 from attack_core.input_inversion.mixtures import unmixed, unsigned
 from fl_core.data.transforms import loses
 from fl_core.threat.facts import Augmented, HiddenMixture, Mixture
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 
 def undone(found: Reconstruction, observation: Observation) -> Reconstruction:

@@ -19,7 +19,7 @@ from attack_core.fc.layer_inputs import LayerInputs
 from attack_core.inversion.refinement import Features
 from attack_core.signal.signal_model import masked, sent_numbers
 from fl_core.base.types import ModelState
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 UNEXPLAINED = 1e-5
 """Relative squared mismatch of exact features above which images do not explain them."""

@@ -23,7 +23,7 @@ from attack_core.inversion.continuation import Descent
 from attack_core.inversion.preconditioner import CosineCoordinates
 from attack_core.inversion.refinement import Features, NextLayer, feature_mismatch
 from fl_core.base.types import ModelState
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 _UNKNOWN, _UNEVEN, _UNSETTLED = 0.3, 0.03, 0.1
 """What share of the squared change of features is left open: from start to end by not knowing where between, and by

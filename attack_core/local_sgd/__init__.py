@@ -1,21 +1,10 @@
 """What a candidate's local training would have done: simulated steps, and the noise of a bottleneck."""
 
-from __future__ import annotations
+import lazy_loader
 
-from attack_core.local_sgd.simulation import (
-    Averaged,
-    Count,
-    LocalModel,
-    LocalProblem,
-    Simulated,
-    merge_copies,
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "simulation": ["Averaged", "Count", "LocalModel", "LocalProblem", "Simulated", "merge_copies"],
+    },
 )
-
-__all__ = [
-    "Averaged",
-    "Count",
-    "LocalModel",
-    "LocalProblem",
-    "merge_copies",
-    "Simulated",
-]

@@ -35,7 +35,7 @@ from attack_core.signal.signal_model import code_of_images
 from fl_core.base.errors import InputError
 from fl_core.base.types import Config, ModelState, require
 from fl_core.models.bottleneck import find_bottleneck
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 
 @dataclass(frozen=True)

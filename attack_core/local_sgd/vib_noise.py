@@ -23,7 +23,7 @@ from attack_core.signal.signal_model import knows_errors, sent_numbers
 from fl_core.base.types import ModelState, Tensors
 from fl_core.models.bottleneck import Bottleneck, code_of, divergence, encoded, with_noise
 from fl_core.threat.facts import RandomCode
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 _LARGEST = 6.0
 """No standard normal draw is as large: beyond, what was read off is no draw."""

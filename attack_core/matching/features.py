@@ -1,7 +1,7 @@
 """One image's features as a second thing to match beside its gradients.
 
-For one image the gradients of the first fully connected layer determine its input exactly (`attack_core.fc.inversion`). The
-matching loop has the candidates' own inputs at hand, so the comparison costs nothing.
+For one image the gradients of the first fully connected layer determine its input exactly
+(`attack_core.fc.inversion`). The matching loop has the candidates' own inputs at hand, so the comparison costs nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from attack_core.gradients.handles import GhostHandle, GradientHandle
 from attack_core.signal.signal_model import layer_numbers, masked, sent_numbers
 from fl_core.base.errors import InputError
 from fl_core.base.types import Tensors
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 _TINY = 1e-30
 

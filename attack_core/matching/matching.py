@@ -28,7 +28,7 @@ from attack_core.signal.labels import LabelStrategy, resolve_labels
 from attack_core.signal.signal_model import matched_numbers
 from fl_core.base.errors import InputError
 from fl_core.base.types import Config, require
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 MOST = 10_000_000
 """More iterations, restarts or images than this are a slip of the keyboard, and would fill any memory."""

@@ -1,33 +1,23 @@
 """How close a reconstruction is to the truth, and the controls that it is compared with."""
 
-from __future__ import annotations
+import lazy_loader
 
-from attack_core.metrics.controls import norm_matched_noise
-from attack_core.metrics.metrics import (
-    EXACT_DB,
-    SSIM_WINDOW,
-    Lpips,
-    assign,
-    label_accuracy,
-    load_lpips,
-    mse,
-    psnr,
-    psnr_range4,
-    ssim,
-    to_unit,
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "controls": ["norm_matched_noise"],
+        "metrics": [
+            "EXACT_DB",
+            "Lpips",
+            "SSIM_WINDOW",
+            "assign",
+            "label_accuracy",
+            "load_lpips",
+            "mse",
+            "psnr",
+            "psnr_range4",
+            "ssim",
+            "to_unit",
+        ],
+    },
 )
-
-__all__ = [
-    "assign",
-    "EXACT_DB",
-    "label_accuracy",
-    "load_lpips",
-    "Lpips",
-    "mse",
-    "norm_matched_noise",
-    "psnr",
-    "psnr_range4",
-    "ssim",
-    "SSIM_WINDOW",
-    "to_unit",
-]

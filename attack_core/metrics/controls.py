@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch.linalg import vector_norm
 
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 
 def norm_matched_noise(observation: Observation, generator: torch.Generator) -> Observation:

@@ -1,32 +1,22 @@
 """What images look like: penalties and parametrisations."""
 
-from __future__ import annotations
+import lazy_loader
 
-from attack_core.priors.colour_tv import opponent_axes, opponent_variation
-from attack_core.priors.deep_prior import DeepPrior
-from attack_core.priors.priors import (
-    BatchNormStatistics,
-    GroupConsistency,
-    L2Norm,
-    Prior,
-    Scene,
-    TotalVariation,
-    check_priors,
-    cosine_matrix,
-    total_variation,
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "colour_tv": ["opponent_axes", "opponent_variation"],
+        "deep_prior": ["DeepPrior"],
+        "priors": [
+            "BatchNormStatistics",
+            "GroupConsistency",
+            "L2Norm",
+            "Prior",
+            "Scene",
+            "TotalVariation",
+            "check_priors",
+            "cosine_matrix",
+            "total_variation",
+        ],
+    },
 )
-
-__all__ = [
-    "BatchNormStatistics",
-    "check_priors",
-    "cosine_matrix",
-    "DeepPrior",
-    "GroupConsistency",
-    "L2Norm",
-    "opponent_axes",
-    "opponent_variation",
-    "Prior",
-    "Scene",
-    "total_variation",
-    "TotalVariation",
-]

@@ -17,7 +17,7 @@ from attack_core.signal.signal_model import code_of_images, mixes_labels, scales
 from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState
 from fl_core.models.zoo import predict
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 LabelStrategy = Literal["auto", "idlg", "bias_corrected", "counts", "optimize", "known"]
 

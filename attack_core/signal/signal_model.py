@@ -29,7 +29,7 @@ from fl_core.threat.facts import (
     Sparsity,
     StepNoise,
 )
-from fl_core.threat.observe import Observation
+from fl_core.threat.observation import Observation
 
 
 def sent_numbers(observation: Observation) -> dict[str, Tensor]:

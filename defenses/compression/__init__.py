@@ -1,13 +1,11 @@
 """Defenses that send less of an update: pruning, sign and quantisation, representation pruning (Soteria)."""
 
-from __future__ import annotations
+import lazy_loader
 
-from defenses.compression.compression import Prune, Quantise, SignOnly
-from defenses.compression.soteria import Soteria
-
-__all__ = [
-    "Prune",
-    "Quantise",
-    "SignOnly",
-    "Soteria",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "compression": ["Prune", "Quantise", "SignOnly"],
+        "soteria": ["Soteria"],
+    },
+)

@@ -1,17 +1,14 @@
 """Differential privacy: accounting, local, central and distributed noise, DP-SGD, an empirical audit."""
 
-from __future__ import annotations
+import lazy_loader
 
-from defenses.dp.accounting import replaced_epsilon
-from defenses.dp.central import DPCentral
-from defenses.dp.distributed import DPDistributed
-from defenses.dp.local import DPUpdate
-from defenses.dp.sgd import DPSGD
-
-__all__ = [
-    "DPCentral",
-    "DPDistributed",
-    "DPSGD",
-    "DPUpdate",
-    "replaced_epsilon",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "accounting": ["replaced_epsilon"],
+        "central": ["DPCentral"],
+        "distributed": ["DPDistributed"],
+        "local": ["DPUpdate"],
+        "sgd": ["DPSGD"],
+    },
+)

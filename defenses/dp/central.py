@@ -65,7 +65,7 @@ class DPCentral(Budgeted):
         return NoisyMean(planned=reduction.planned, sigma=self.sigma(plan), seed=seed)
 
     def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
-        """See `Mechanism.facts`; who sees no noise is not told of any (`fl_core.threat.observe.observe`)."""
+        """See `Mechanism.facts`; who sees no noise is not told of any (`fl_core.threat.observation.observe`)."""
         return (Clip(max_norm=self.max_norm), MeanNoise(sigma=self.sigma(plan)))
 
     def privacy(self, plan: FederationConfig) -> Privacy:

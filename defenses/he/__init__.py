@@ -1,15 +1,11 @@
 """Homomorphic encryption: CKKS and Paillier."""
 
-from __future__ import annotations
+import lazy_loader
 
-from defenses.he.encryption import CKKS, INSECURE, InsecureKey, Paillier
-from defenses.he.estimate import estimate, local_cores
-
-__all__ = [
-    "CKKS",
-    "estimate",
-    "INSECURE",
-    "InsecureKey",
-    "local_cores",
-    "Paillier",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "cost": ["estimate", "local_cores"],
+        "encryption": ["CKKS", "INSECURE", "InsecureKey", "Paillier"],
+    },
+)

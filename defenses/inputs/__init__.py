@@ -1,14 +1,12 @@
 """Defenses that change what a client trains on, or the network that it trains: mixtures, transforms, PRECODE."""
 
-from __future__ import annotations
+import lazy_loader
 
-from defenses.inputs.ats import ATS
-from defenses.inputs.mixing import InstaHide, MixUp
-from defenses.inputs.precode import Precode
-
-__all__ = [
-    "ATS",
-    "InstaHide",
-    "MixUp",
-    "Precode",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "ats": ["ATS"],
+        "mixing": ["InstaHide", "MixUp"],
+        "precode": ["Precode"],
+    },
+)

@@ -1,9 +1,10 @@
 """Secure aggregation by pairwise masks."""
 
-from __future__ import annotations
+import lazy_loader
 
-from defenses.masking.masking import Masking
-
-__all__ = [
-    "Masking",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "masking": ["Masking"],
+    },
+)

@@ -1,8 +1,8 @@
 """Changes of an image: what a policy of augmentations is made of.
 
 Each has a finite set of draws, all equally likely, so that an attacker can try them all. Five of them can be taken
-back, but for pixels that brightening left at the end of the range. The published policies (`fl_core.data.policies`), which
-count as one change each, lose a part of the image for good.
+back, but for pixels that brightening left at the end of the range. The published policies
+(`fl_core.data.policies`), which count as one change each, lose a part of the image for good.
 """
 
 from __future__ import annotations

@@ -1,54 +1,27 @@
 """Federated learning: clients, rounds, aggregation, training, and where clients are simulated."""
 
-from __future__ import annotations
+import lazy_loader
 
-from fl_core.federation.accuracy import EVALUATION_BATCH, count_correct
-from fl_core.federation.aggregation import Change, FedAvg, FixedMean, Reduction, mean_change
-from fl_core.federation.client import (
-    Batch,
-    GradientRule,
-    LocalTraining,
-    Trained,
-    batch_gradient,
-    difference,
-    gradient_of,
-    loss_gradient,
-    train_locally,
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "accuracy": ["EVALUATION_BATCH", "count_correct"],
+        "aggregation": ["Change", "FedAvg", "FixedMean", "Reduction", "mean_change"],
+        "client": [
+            "Batch",
+            "GradientRule",
+            "LocalTraining",
+            "Trained",
+            "batch_gradient",
+            "difference",
+            "gradient_of",
+            "loss_gradient",
+            "train_locally",
+        ],
+        "common": ["Common"],
+        "hooks": ["ClientDefense", "ClientMemory", "SecureSum"],
+        "rounds": ["Chunk", "Federation", "FederationConfig", "LocalBatch"],
+        "simulator": ["ClientWork", "InProcess", "Reduced", "Simulator"],
+        "training": ["train"],
+    },
 )
-from fl_core.federation.common import Common
-from fl_core.federation.hooks import ClientDefense, ClientMemory, SecureSum
-from fl_core.federation.rounds import Chunk, Federation, FederationConfig, LocalBatch
-from fl_core.federation.simulator import ClientWork, InProcess, Reduced, Simulator
-from fl_core.federation.training import train
-
-__all__ = [
-    "Batch",
-    "batch_gradient",
-    "Change",
-    "Chunk",
-    "ClientDefense",
-    "ClientMemory",
-    "ClientWork",
-    "Common",
-    "count_correct",
-    "difference",
-    "EVALUATION_BATCH",
-    "FedAvg",
-    "Federation",
-    "FederationConfig",
-    "FixedMean",
-    "gradient_of",
-    "GradientRule",
-    "InProcess",
-    "LocalBatch",
-    "LocalTraining",
-    "loss_gradient",
-    "mean_change",
-    "Reduced",
-    "Reduction",
-    "SecureSum",
-    "Simulator",
-    "train",
-    "train_locally",
-    "Trained",
-]

@@ -1,39 +1,27 @@
 """The clients' networks."""
 
-from __future__ import annotations
+import lazy_loader
 
-from fl_core.models.bottleneck import (
-    Bottleneck,
-    code_of,
-    divergence,
-    draw_code_noise,
-    encoded,
-    find_bottleneck,
-    with_noise,
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "bottleneck": [
+            "Bottleneck",
+            "code_of",
+            "divergence",
+            "draw_code_noise",
+            "encoded",
+            "find_bottleneck",
+            "with_noise",
+        ],
+        "zoo": [
+            "ModelConfig",
+            "ModelName",
+            "build_model",
+            "check_batch",
+            "initial_state",
+            "layer_input",
+            "predict",
+        ],
+    },
 )
-from fl_core.models.zoo import (
-    ModelConfig,
-    ModelName,
-    build_model,
-    check_batch,
-    initial_state,
-    layer_input,
-    predict,
-)
-
-__all__ = [
-    "Bottleneck",
-    "build_model",
-    "check_batch",
-    "code_of",
-    "divergence",
-    "draw_code_noise",
-    "encoded",
-    "find_bottleneck",
-    "initial_state",
-    "layer_input",
-    "ModelConfig",
-    "ModelName",
-    "predict",
-    "with_noise",
-]

@@ -1,14 +1,11 @@
 """Beyond this machine: Ray jobs and Slurm scripts."""
 
-from __future__ import annotations
+import lazy_loader
 
-from orchestrator.cluster.slurm import SlurmJob, render
-from orchestrator.cluster.submit import Jobs, JobState, find_token
-
-__all__ = [
-    "find_token",
-    "Jobs",
-    "JobState",
-    "render",
-    "SlurmJob",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "slurm": ["SlurmJob", "render"],
+        "submit": ["JobState", "Jobs", "find_token"],
+    },
+)

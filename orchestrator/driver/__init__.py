@@ -1,17 +1,13 @@
 """The driver of a sweep, its refinement of thresholds, and its plan."""
 
-from __future__ import annotations
+import lazy_loader
 
-from orchestrator.driver.merge import merge_folders
-from orchestrator.driver.plan import check_plan, plan_table
-from orchestrator.driver.refine import run_refined
-from orchestrator.driver.sweep import resolve, run_sweep
-
-__all__ = [
-    "check_plan",
-    "merge_folders",
-    "plan_table",
-    "resolve",
-    "run_refined",
-    "run_sweep",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "merge": ["merge_folders"],
+        "plan": ["check_plan", "plan_table"],
+        "refine": ["run_refined"],
+        "sweep": ["resolve", "run_sweep"],
+    },
+)

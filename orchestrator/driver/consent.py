@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from defenses.he.cost import estimate, local_cores
 from defenses.he.encryption import Paillier
-from defenses.he.estimate import estimate, local_cores
 from orchestrator.trial.cells import Cell
 
 

@@ -1,27 +1,12 @@
 """Where jobs run: in this process or on Ray."""
 
-from __future__ import annotations
+import lazy_loader
 
-from orchestrator.execute.execute import (
-    Done,
-    Executor,
-    SerialExecutor,
-    Unreachable,
-    check_address,
-    make_executor,
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "execute": ["Done", "Executor", "SerialExecutor", "Unreachable", "check_address", "make_executor"],
+        "lifelines": ["RayLost", "await_return"],
+        "simulation": ["PooledSimulator", "simulate"],
+    },
 )
-from orchestrator.execute.lifelines import RayLost, await_return
-from orchestrator.execute.simulation import PooledSimulator, simulate
-
-__all__ = [
-    "await_return",
-    "check_address",
-    "Done",
-    "Executor",
-    "make_executor",
-    "PooledSimulator",
-    "RayLost",
-    "SerialExecutor",
-    "simulate",
-    "Unreachable",
-]

@@ -1,18 +1,12 @@
 """A running process: stopping when told to, progress."""
 
-from __future__ import annotations
+import lazy_loader
 
-from orchestrator.runtime.progress import ConsoleReporter, Reporter
-from orchestrator.runtime.stop import EXIT_CODE, Stop, Stopped, farewell
-from orchestrator.runtime.terminal import console, outlet
-
-__all__ = [
-    "console",
-    "ConsoleReporter",
-    "EXIT_CODE",
-    "farewell",
-    "outlet",
-    "Reporter",
-    "Stop",
-    "Stopped",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "progress": ["ConsoleReporter", "Reporter"],
+        "stop": ["EXIT_CODE", "Stop", "Stopped", "farewell"],
+        "terminal": ["console", "outlet"],
+    },
+)

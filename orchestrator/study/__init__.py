@@ -1,21 +1,15 @@
 """Studies: suggestions out, results in, in a fixed order."""
 
-from __future__ import annotations
+import lazy_loader
 
-from orchestrator.study.cell_study import CellStudy, mean_of
-from orchestrator.study.dashboard_copy import Mirror
-from orchestrator.study.schedule import Schedule
-from orchestrator.study.search import Study
-from orchestrator.study.utility_runs import UtilityRuns
-from orchestrator.study.warm_start import note_warm_starts, warm_starts
-
-__all__ = [
-    "CellStudy",
-    "mean_of",
-    "Mirror",
-    "note_warm_starts",
-    "Schedule",
-    "Study",
-    "UtilityRuns",
-    "warm_starts",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "cell_study": ["CellStudy", "mean_of"],
+        "dashboard_copy": ["Mirror"],
+        "schedule": ["Schedule"],
+        "search": ["Study"],
+        "utility_runs": ["UtilityRuns"],
+        "warm_start": ["note_warm_starts", "warm_starts"],
+    },
+)

@@ -1,35 +1,22 @@
 """One trial, the cell that it belongs to, and accuracy runs."""
 
-from __future__ import annotations
+import lazy_loader
 
-from orchestrator.trial.cells import Cell, Released, check_cell, rows_of
-from orchestrator.trial.shared_captures import SharedCaptures
-from orchestrator.trial.trial import (
-    Phase,
-    TrialResult,
-    TrialSpec,
-    out_of_memory,
-    packings,
-    ran_out,
-    trial_job,
-    unfinished,
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "cells": ["Cell", "Released", "check_cell", "rows_of"],
+        "shared_captures": ["SharedCaptures"],
+        "trial": [
+            "Phase",
+            "TrialResult",
+            "TrialSpec",
+            "out_of_memory",
+            "packings",
+            "ran_out",
+            "trial_job",
+            "unfinished",
+        ],
+        "utility": ["UtilitySpec", "run_utility"],
+    },
 )
-from orchestrator.trial.utility import UtilitySpec, run_utility
-
-__all__ = [
-    "Cell",
-    "check_cell",
-    "out_of_memory",
-    "packings",
-    "Phase",
-    "ran_out",
-    "Released",
-    "rows_of",
-    "run_utility",
-    "SharedCaptures",
-    "trial_job",
-    "TrialResult",
-    "TrialSpec",
-    "unfinished",
-    "UtilitySpec",
-]

@@ -20,9 +20,9 @@ from fl_core.data.celeba import FaceDataset
 from fl_core.federation.accuracy import count_correct
 from fl_core.federation.rounds import Federation
 from fl_core.models.zoo import check_batch
-from fl_core.threat.capture import Victim
+from fl_core.threat.captures import Victim
 from fl_core.threat.model import View
-from fl_core.threat.observe import published_noise_db
+from fl_core.threat.observation import published_noise_db
 from orchestrator.capture.store import (
     Capture,
     CaptureSource,

@@ -37,7 +37,7 @@ from fl_core.base.rng import generator
 from fl_core.base.types import ModelState, Truth, clipped_to_zeros
 from fl_core.models.zoo import build_model
 from fl_core.threat.model import ThreatModel
-from fl_core.threat.observe import NotObservable, Observation, observe, truth_behind
+from fl_core.threat.observation import NotObservable, Observation, observe, truth_behind
 from fl_core.threat.record import RoundRecord
 from orchestrator.io.identity import content_hash
 from orchestrator.trial.public import PublicAnswers

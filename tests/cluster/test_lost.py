@@ -14,8 +14,8 @@ from orchestrator.driver.sweep import run_sweep
 from orchestrator.execute import lifelines
 from orchestrator.execute.lifelines import RayLost
 from orchestrator.runtime.progress import Silent
-from tests.faults import named
-from tests.small import comparable, sweep
+from tests.support.faults import named
+from tests.support.small import comparable, sweep
 
 
 class Killer(Silent):

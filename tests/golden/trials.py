@@ -1,4 +1,4 @@
-"""The golden trials: run `golden.yaml` and read its figures. `python -m tests.golden.trials` writes them to `figures.json`."""
+"""The golden trials: run `golden.yaml` and read its figures; `python -m tests.golden.trials` writes `figures.json`."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Synthetic portraits: who is shown, how they are painted, and the data set that they are written to."""
 
-from __future__ import annotations
+import lazy_loader
 
-from fl_core.data.synthetic.faces import unwritten_faces, write_faces
-
-__all__ = [
-    "unwritten_faces",
-    "write_faces",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "faces": ["unwritten_faces", "write_faces"],
+    },
+)

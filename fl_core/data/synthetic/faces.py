@@ -1,8 +1,8 @@
 """Synthetic portraits in CelebA's layout: the stand-in where CelebA itself is not at hand.
 
 Sex, age and expression come at about CelebA's rates, and what an attribute says is painted. Spectrum,
-contrast and total variation are near those of CelebA (`fl_core.data.synthetic.portrait` paints), so attacks and defenses
-can be run end to end; a number that is to be quoted needs the real images.
+contrast and total variation are near those of CelebA (`fl_core.data.synthetic.portrait` paints), so attacks and
+defenses can be run end to end; a number that is to be quoted needs the real images.
 """
 
 from __future__ import annotations

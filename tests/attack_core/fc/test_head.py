@@ -1,0 +1,134 @@
+"""A network's fully connected end is found as it is, and everything before it runs alone."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attack_core.fc.head import Prefix, find_tail
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import ModelState
+from fl_core.models.zoo import ModelConfig, build_model, initial_state, predict
+from tests.support.local_training import CNN, LENET, RESNET, some_images
+
+MLP = ModelConfig(kind="mlp", image_size=16)
+MODELS = [CNN, LENET, MLP, RESNET]
+LAYERS = {"cnn64": ("fc1", "fc2"), "lenet": ("fc",), "mlp": ("fc1", "fc2", "fc3"), "resnet18": ("fc",)}
+
+
+def own(**layers: nn.Module) -> tuple[nn.Module, ModelState]:
+    """A network of one's own for 8-pixel images."""
+    model = nn.Sequential(OrderedDict(layers)).requires_grad_(False)
+    return model, ModelState(parameters=dict(model.named_parameters()), buffers=dict(model.named_buffers()))
+
+
+@pytest.mark.parametrize("config", MODELS, ids=lambda c: c.kind)
+def test_the_tail_of_every_model(config: ModelConfig) -> None:
+    model, state = build_model(config), initial_state(config, generator("model", 0))
+    tail = find_tail(model, state, config.image_size)
+    assert tail.layers == LAYERS[config.kind]
+    assert tail.first == tail.layers[0]
+    assert tail.pixels is (config.kind == "mlp")
+    for name in tail.layers:
+        assert isinstance(model.get_submodule(name), nn.Linear)
+
+
+def test_only_relus_join_linear_layers() -> None:
+    size = 3 * 8 * 8
+    cases: dict[str, tuple[dict[str, nn.Module], tuple[str, ...]]] = {
+        "nothing between": ({"a": nn.Linear(size, 9), "b": nn.Linear(9, 2)}, ("b",)),
+        "sigmoid": ({"a": nn.Linear(size, 9), "s": nn.Sigmoid(), "b": nn.Linear(9, 2)}, ("b",)),
+        "relu": ({"a": nn.Linear(size, 9), "r": nn.ReLU(), "b": nn.Linear(9, 2)}, ("a", "b")),
+        "in place": ({"a": nn.Linear(size, 9), "r": nn.ReLU(inplace=True), "b": nn.Linear(9, 2)}, ("a", "b")),
+        "sigmoid earlier": (
+            {
+                "a": nn.Linear(size, 9),
+                "s": nn.Sigmoid(),
+                "b": nn.Linear(9, 9),
+                "r": nn.ReLU(),
+                "c": nn.Linear(9, 2),
+            },
+            ("b", "c"),
+        ),
+        "norm between": (
+            {"a": nn.Linear(size, 9), "n": nn.LayerNorm(9), "r": nn.ReLU(), "b": nn.Linear(9, 2)},
+            ("b",),
+        ),
+    }
+    for name, (layers, expected) in cases.items():
+        model, state = own(flatten=nn.Flatten(), **layers)
+        tail = find_tail(model, state, 8)
+        assert tail.layers == expected, name
+        assert tail.pixels is (tail.first == "a"), name
+
+
+def test_pixels_means_the_image_itself() -> None:
+    """As many features as pixels are not enough."""
+    model, state = own(conv=nn.Conv2d(3, 3, 1), flatten=nn.Flatten(), fc=nn.Linear(192, 2))
+    assert find_tail(model, state, 8).pixels is False
+    model, state = own(flatten=nn.Flatten(), fc=nn.Linear(192, 2))
+    assert find_tail(model, state, 8).pixels is True
+
+
+def test_a_model_that_does_not_end_in_a_linear_layer_is_refused() -> None:
+    model, state = own(conv=nn.Conv2d(3, 2, 8), flatten=nn.Flatten())
+    with pytest.raises(InputError, match="last layer is not fully connected"):
+        find_tail(model, state, 8)
+    model, state = own(flatten=nn.Flatten(), fc=nn.Linear(192, 2), last=nn.Sigmoid())
+    with pytest.raises(InputError, match="last layer is not fully connected"):
+        find_tail(model, state, 8)
+
+
+def test_looking_leaves_hooks_and_buffers_alone() -> None:
+    config = ModelConfig(kind="resnet18", image_size=64, batch_norm="train")
+    model, state = build_model(config), initial_state(config, generator("model", 0))
+    before = state.detached()
+    assert find_tail(model, state, 64).layers == ("fc",)
+    torch.testing.assert_close(state.buffers, before.buffers, rtol=0, atol=0)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def features_by_hook(model: nn.Module, state: ModelState, layer: str, images: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+    hook = model.get_submodule(layer).register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    predict(model, state, images)
+    hook.remove()
+    (found,) = seen
+    return found
+
+
+@pytest.mark.parametrize("config", MODELS, ids=lambda c: c.kind)
+def test_a_prefix_gives_a_layers_input_and_its_gradient(config: ModelConfig) -> None:
+    model, state = build_model(config), initial_state(config, generator("model", 0))
+    images, _ = some_images(config, 2)
+    for layer in LAYERS[config.kind]:
+        prefix = Prefix(model, state, layer)
+        mine, plain = (images.clone().requires_grad_(True) for _ in range(2))
+        found, expected = prefix(mine), features_by_hook(model, state, layer, plain)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        direction = torch.randn(found.shape, generator=generator("direction"))
+        (slope,) = torch.autograd.grad((found * direction).sum(), mine)
+        (wanted,) = torch.autograd.grad((expected * direction).sum(), plain)
+        torch.testing.assert_close(slope, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_prefix_stops_before_its_layer_and_follows_its_own_weights() -> None:
+    config = MLP
+    model, state = build_model(config), initial_state(config, generator("model", 0))
+    images, _ = some_images(config, 1)
+    broken = dict(state.parameters)
+    broken["fc2.weight"] = torch.full_like(broken["fc2.weight"], float("nan"))
+    found = Prefix(model, ModelState(parameters=broken), "fc2")(images)
+    weights = state.parameters
+    expected = functional.linear(images.flatten(1), weights["fc1.weight"], weights["fc1.bias"]).relu()
+    torch.testing.assert_close(found, expected)
+    weight = weights["fc1.weight"].clone().requires_grad_(True)
+    moving = ModelState(parameters={**weights, "fc1.weight": weight})
+    (slope,) = torch.autograd.grad(Prefix(model, moving, "fc2")(images).sum(), weight)
+    torch.testing.assert_close(slope, torch.outer((expected[0] > 0).float(), images.flatten()))

@@ -1,0 +1,180 @@
+"""Layer handles and objectives against plain autograd, in float64, and against closed forms."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from attack_core.gradients.handles import DenseHandle, GhostHandle, gradient_handles
+from attack_core.gradients.objectives import (
+    L2,
+    Both,
+    Cosine,
+    Matched,
+    Signs,
+    Similarity,
+    choose,
+    layer_weights,
+)
+from attack_core.priors.priors import total_variation
+from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
+from fl_core.base.types import ModelState
+from fl_core.federation.client import loss_gradient
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from tests.support.federations import MODELS
+
+OBJECTIVES = (L2(), Cosine(), Similarity(), Both(l2_weight=0.5, cos_weight=2.0), Signs())
+
+
+def doubled(state: ModelState) -> ModelState:
+    def double(value: Tensor) -> Tensor:
+        return value.double() if value.is_floating_point() else value
+
+    return ModelState(
+        parameters={name: double(value) for name, value in state.parameters.items()},
+        buffers={name: double(value) for name, value in state.buffers.items()},
+    )
+
+
+def setting(config: ModelConfig) -> tuple[ModelState, Tensor, Tensor]:
+    """Float64 state, three candidates of two images, labels."""
+    state = doubled(initial_state(config, generator("weights")))
+    size = config.image_size
+    images = torch.randn((3, 2, 3, size, size), generator=generator("images"), dtype=torch.float64)
+    return state, images, torch.tensor([0, 1])
+
+
+def loss_of(labels: Tensor):  # type: ignore[no-untyped-def]
+    def loss(logits: Tensor) -> Tensor:
+        flat = functional.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none")
+        return flat.view(logits.shape[:2]).mean(1)
+
+    return loss
+
+
+@pytest.mark.parametrize("ghost", [True, False])
+@pytest.mark.parametrize("config", MODELS, ids=lambda c: f"{c.kind}-{c.batch_norm}")
+def test_handles_hold_each_candidates_own_gradient(config: ModelConfig, ghost: bool) -> None:
+    state, images, labels = setting(config)
+    model = build_model(config)
+    handles = gradient_handles(model, state, images.requires_grad_(True), loss_of(labels), ghost=ghost)
+    assert list(handles) == list(state.parameters)
+    for candidate in range(3):
+        plain = loss_gradient(model, state, (images[candidate].detach(), labels))
+        for name, gradient in plain.items():
+            torch.testing.assert_close(handles[name].dense()[candidate], gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.kind)
+@pytest.mark.parametrize("config", MODELS, ids=lambda c: f"{c.kind}-{c.batch_norm}")
+def test_ghost_form_equals_plain_form_in_value_and_slope(config: ModelConfig, objective: L2) -> None:
+    state, images, labels = setting(config)
+    model = build_model(config)
+    size = config.image_size
+    truth = torch.randn((2, 3, size, size), generator=generator("truth"), dtype=torch.float64)
+    target = loss_gradient(model, state, (truth, labels))
+    weights = layer_weights(target, "early")
+    found = []
+    for ghost in (True, False):
+        leaf = images.clone().requires_grad_(True)
+        handles = gradient_handles(model, state, leaf, loss_of(labels), ghost=ghost)
+        matched = Matched.of(target, weights)
+        matched = dataclasses.replace(matched, weights=matched.weights.double())
+        loss = objective.loss(matched.terms(handles))
+        found.append((loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-7, atol=1e-11)
+
+
+@given(
+    batch=st.integers(1, 4), outputs=st.integers(1, 5), inputs=st.integers(1, 6), seed=st.integers(0, 1000)
+)
+@settings(max_examples=50, deadline=None)
+def test_ghost_inner_products_are_exact(batch: int, outputs: int, inputs: int, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    error = torch.randn((2, batch, outputs), generator=random, dtype=torch.float64)
+    entering = torch.randn((2, batch, inputs), generator=random, dtype=torch.float64)
+    target = torch.randn((outputs, inputs), generator=random, dtype=torch.float64)
+    ghost, dense = GhostHandle(error, entering), DenseHandle(GhostHandle(error, entering).dense())
+    torch.testing.assert_close(ghost.dot(target), dense.dot(target))
+    square = target.square().sum()
+    torch.testing.assert_close(ghost.squared_distance(target, square), dense.squared_distance(target, square))
+    torch.testing.assert_close(ghost.squared_norm(), dense.squared_norm())
+
+
+def closed(objective: L2, gradient: list[float], target: list[float]) -> float:
+    """One candidate whose two parameters have one and two numbers."""
+    handles = {"a": DenseHandle(torch.tensor([gradient[:1]])), "b": DenseHandle(torch.tensor([gradient[1:]]))}
+    targets = {"a": torch.tensor(target[:1]), "b": torch.tensor(target[1:])}
+    return float(objective.loss(Matched.of(targets, {"a": 0.5, "b": 1.5}).terms(handles)))
+
+
+def test_objectives_by_hand() -> None:
+    gradient, target = [1.0, 0.0, 2.0], [3.0, 0.0, 1.0]
+    assert closed(L2(), gradient, target) == pytest.approx(0.5 * 4 + 1.5 * 1)
+    dot, one, two = 0.5 * 3 + 1.5 * 2, 0.5 * 1 + 1.5 * 4, 0.5 * 9 + 1.5 * 1
+    assert closed(Cosine(), gradient, target) == pytest.approx(1 - dot / math.sqrt(one * two))
+    assert closed(Similarity(), gradient, target) == pytest.approx(0.0, abs=1e-6)
+    assert closed(Both(l2_weight=2.0, cos_weight=9.0), gradient, target) == pytest.approx(2 * 3.5)
+    assert closed(Similarity(), [1.0, 2.0, 0.0], [1.0, 0.0, 2.0]) == pytest.approx((0.5 * 0 + 1.5 * 1) / 2)
+
+
+@given(scale=st.floats(0.01, 100), seed=st.integers(0, 50))
+@settings(max_examples=40, deadline=None)
+def test_cosines_ignore_the_signals_scale(scale: float, seed: int) -> None:
+    values = torch.randn(6, generator=torch.Generator().manual_seed(seed)).tolist()
+    for objective in (Cosine(), Similarity()):
+        plain = closed(objective, values[:3], values[3:])
+        scaled = closed(objective, values[:3], [scale * value for value in values[3:]])
+        assert scaled == pytest.approx(plain, abs=1e-4)
+
+
+def test_layer_weights_follow_their_formulas_with_mean_one() -> None:
+    tensors = {
+        "c1": torch.ones(2, 2, 1, 1),
+        "b1": torch.ones(4),
+        "c2": torch.ones(3, 1, 1, 1) * 2,
+        "f": torch.ones(2, 2) * 3,
+    }
+    raw = {
+        "uniform": [1, 1, 1, 1],
+        "auto": [1 / 2, 1 / 2, 1 / math.sqrt(12), 1 / 6],
+        "early": [math.exp(-0.08 * i) for i in range(4)],
+        "early_linear": [1, 2 / 3, 1 / 3, 0.01],
+        "early_strong": [math.exp(-0.20 * i) for i in range(4)],
+        "early_conv": [3, 1.2, 1.5, 0.5],
+        (1.0, 0.0, 2.0, 1.0): [1, 0, 2, 1],
+    }
+    for mode, expected in raw.items():
+        weights = list(layer_weights(tensors, mode).values())  # type: ignore[arg-type]
+        mean = sum(expected) / 4
+        assert weights == pytest.approx([value / mean for value in expected]), mode
+    with pytest.raises(InputError, match="must be 4, one for each parameter"):
+        layer_weights(tensors, (1.0, 2.0))
+
+
+def test_parameters_are_chosen_by_index_and_by_name() -> None:
+    tensors = dict.fromkeys(("conv1.weight", "conv1.bias", "fc.weight"), torch.ones(1))
+    assert choose(tensors, indices=None, names=None) == list(tensors)
+    assert choose(tensors, indices=(2, 0), names=None) == ["conv1.weight", "fc.weight"]
+    assert choose(tensors, indices=None, names=("conv",)) == ["conv1.weight", "conv1.bias"]
+    assert choose(tensors, indices=(0, 2), names=("fc",)) == ["fc.weight"]
+    with pytest.raises(InputError, match=r"index 3 is out of range: .* 0 to 2"):
+        choose(tensors, indices=(3,), names=None)
+    with pytest.raises(InputError, match="Unknown layer name 'conw'"):
+        choose(tensors, indices=None, names=("conw",))
+    with pytest.raises(InputError, match="leaves no parameter"):
+        choose(tensors, indices=(0,), names=("fc",))
+
+
+def test_total_variation_by_hand() -> None:
+    image = torch.tensor([[0.0, 1.0], [3.0, 1.0]]).expand(2, 1, 3, 2, 2)
+    assert total_variation(image).tolist() == [3 * (3 + 0 + 1 + 2)] * 2

@@ -1,0 +1,111 @@
+"""Where exact features stay unexplained the answer says so, and is no worse than what was known before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from attack_core.attacks.analytic import Analytic
+from attack_core.attacks.auto import Auto
+from attack_core.base.types import Reconstruction
+from attack_core.inversion.continuation import Descent
+from defenses.inputs.mixing import InstaHide
+from fl_core.base.rng import generator
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.client import loss_gradient
+from fl_core.models.zoo import ModelConfig, build_model
+from fl_core.threat.observation import Observation
+from tests.support.defended import CNN, seen
+
+UNEXPLAINED = "the answer does not explain the features"
+WORTHLESS = "what was trained on was not recovered"
+
+
+def attack(evaluations: int) -> Analytic:
+    return Analytic(inversion=Descent(evaluations=evaluations))
+
+
+def attacked(observation: Observation, evaluations: int = 60) -> Reconstruction:
+    return attack(evaluations)(observation, build_model(observation.model), generator("attack"))
+
+
+def of_pictures(observation: Observation, pictures: Tensor, scale: float = 1.0) -> Observation:
+    """What is seen where a client has these pictures, or by clipping so many times less of it."""
+    labels = torch.arange(len(pictures)) % observation.model.classes
+    gradients = loss_gradient(build_model(observation.model), observation.state, (pictures, labels))
+    scaled = {name: scale * value for name, value in gradients.items()}
+    return replace(observation, tensors=scaled, examples=len(pictures), batch_size=len(pictures))
+
+
+def noise(kind: str, count: int = 1) -> Tensor:
+    values = torch.rand(count, 3, 16, 16, generator=generator("picture", kind)) * 2.0 - 1.0
+    return values.sign() if kind == "binary" else values
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+@pytest.mark.parametrize("kind", ["white", "binary"])
+def test_noise_is_not_recovered_and_the_attacker_sees_it(faces: FaceDataset, kind: str, scale: float) -> None:
+    observation, _ = seen(faces)
+    found = attacked(of_pictures(observation, noise(kind), scale))
+    assert observation.public_mean is not None
+    assert torch.equal(found.images, observation.public_mean[None])
+    assert found.method == "analytic: prior alone"
+    assert found.iterations > 0
+    assert any(UNEXPLAINED in note for note in found.notes)
+    assert WORTHLESS in found.notes[-1]
+    assert "the mean public image" in found.notes[-1]
+
+
+def test_without_a_public_image_the_prior_is_grey(faces: FaceDataset) -> None:
+    observation, _ = seen(faces)
+    blind = replace(observation, public_mean=None)
+    found = attacked(of_pictures(blind, noise("white")))
+    assert "near grey" in found.notes[-1]
+    assert float(found.images.abs().max()) < 0.1
+
+
+def test_a_batch_of_noise_is_judged_together(faces: FaceDataset) -> None:
+    observation, _ = seen(faces)
+    found = attacked(of_pictures(observation, noise("white", count=2)))
+    assert found.method == "analytic: prior alone", found.notes
+    assert len(found.images) == 2
+
+
+def test_a_face_that_was_left_too_early_has_the_note_and_is_kept(faces: FaceDataset) -> None:
+    """Clipping scales the gradient by an unknown factor, which must not count as unexplained."""
+    observation, truth = seen(faces)
+    found = attacked(of_pictures(observation, truth.images, scale=0.01), evaluations=25)
+    assert found.method == "analytic: features"
+    assert UNEXPLAINED in found.notes[-1]
+
+
+def test_an_answer_that_explains_its_features_has_no_note(faces: FaceDataset) -> None:
+    observation, truth = seen(faces)
+    found = attacked(of_pictures(observation, 0.5 * truth.images), evaluations=150)
+    assert found.method == "analytic: features"
+    assert not any(UNEXPLAINED in note for note in found.notes), found.notes
+
+
+def test_noise_that_nobody_told_of_is_not_judged_as_if_the_signal_were_exact(faces: FaceDataset) -> None:
+    """It leaves the first layer's gradient unexplained whatever the images are."""
+    observation, _ = seen(faces)
+    random, first = generator("noise"), "conv1.weight"
+    tensors = dict(observation.tensors)
+    for name in (first, "fc1.weight"):
+        size = float(tensors[name].square().mean().sqrt())
+        tensors[name] = tensors[name] + 3.0 * size * torch.randn(tensors[name].shape, generator=random)
+    found = attacked(replace(observation, tensors=tensors), evaluations=25)
+    assert found.method == "analytic: features"
+    assert not any(UNEXPLAINED in note for note in found.notes)
+
+
+def test_under_instahide_it_says_that_the_encoded_images_were_not_recovered(faces: FaceDataset) -> None:
+    auto = Auto(analytic=attack(60))
+    observation, _ = seen(faces, InstaHide(images=2), batch=2, model=ModelConfig(kind="cnn64"))
+    found = auto(observation, build_model(observation.model), generator("attack"))
+    assert found.is_prior
+    assert any(WORTHLESS in note for note in found.notes), found.notes
+    assert observation.model.image_size == CNN.image_size

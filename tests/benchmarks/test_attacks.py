@@ -1,0 +1,73 @@
+"""The attack benchmark runs on a tiny setting, and says so where the peer library is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.paths import ROOT
+
+
+@pytest.fixture
+def without_peer(tmp_path: Path) -> dict[str, str]:
+    """An environment in which `import breaching` fails, whether or not it is installed."""
+    (tmp_path / "breaching.py").write_text("raise ModuleNotFoundError('hidden by the test')\n")
+    return {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+
+def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "attacks.py"), *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_tiny_comparison_without_the_peer(
+    without_peer: dict[str, str], faces_root: Path, tmp_path: Path
+) -> None:
+    figure = tmp_path / "attacks.svg"
+    tuned = "matching schedule=cosine objective.kind=cosine"
+    done = run(
+        without_peer,
+        *("--data-root", str(faces_root), "--model", "mlp", "--image-size", "16", "--victims", "2"),
+        *("--iterations", "5", "--ours", "matching", tuned, "--peer", "invertinggradients", "legacy"),
+        *("--figure", str(figure), "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    lines: dict[str, dict[str, Any]] = {}
+    for text in done.stdout.splitlines():
+        entry = json.loads(text)
+        assert {"name", "value", "unit", "target", "ok", "spread", "n"} <= set(entry)
+        lines[entry["name"]] = entry
+    for name in ("matching", tuned):
+        assert lines[f"{name}: PSNR"]["n"] == 2
+        assert lines[f"{name}: PSNR"]["low"] is None, "two victims have no interval"
+        assert lines[f"{name}: best reconstructed"]["value"] >= lines[f"{name}: PSNR"]["value"]
+        # One pass an iteration, and one for the last point.
+        assert lines[f"{name}: forward passes"]["value"] == 6
+    for name in ("invertinggradients", "legacy"):
+        missing = lines[f"breaching {name}: PSNR"]
+        assert missing["value"] is None
+        assert missing["n"] == 0
+        assert "hidden by the test" in missing["reason"]
+    assert lines["our best minus breaching's best"]["value"] is None
+    assert figure.stat().st_size > 1000
+
+
+def test_a_wrong_attack_or_setting_is_refused_by_name(without_peer: dict[str, str]) -> None:
+    done = run(without_peer, "--ours", "matching lr=0", "--victims", "1")
+    assert done.returncode == 2
+    assert "lr = 0" in done.stderr
+    done = run(without_peer, "--ours", "mtching")
+    assert done.returncode == 2
+    assert "matching" in done.stderr

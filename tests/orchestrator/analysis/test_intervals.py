@@ -1,0 +1,127 @@
+"""Intervals: they hold the truth about as often as they say, and say nothing where there is too little."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, ttest_1samp
+
+from orchestrator.analysis.intervals import FEWEST, mean_interval, share_interval
+from tests.support.paths import ROOT
+
+Draw = Callable[[np.random.Generator, int], np.ndarray]
+
+
+def rarely(usual: float, rare: float) -> Draw:
+    """One victim in ten near `rare`, the others within 2 dB of `usual`."""
+    return lambda random, n: np.where(random.random(n) < 0.1, rare, usual + 2 * random.normal(size=n))
+
+
+@pytest.mark.parametrize("size", [5, 6, 8, 16, 64])
+@pytest.mark.parametrize(
+    ("draw", "truth"),
+    [
+        (lambda random, n: 14 + 3 * random.normal(size=n), 14.0),
+        (lambda random, n: 10 * random.lognormal(0, 0.5, n), 10 * math.exp(0.125)),
+        (lambda random, n: math.exp(0.125) - random.lognormal(0, 0.5, n), 0.0),
+        (rarely(14.0, 0.0), 12.6),
+        (rarely(34.0, 0.0), 30.6),
+    ],
+    ids=["normal", "skewed", "skewed around no gain", "one failure in ten", "one far failure in ten"],
+)
+def test_the_interval_of_a_mean_holds_the_truth(draw: Draw, truth: float, size: int) -> None:
+    """At least 92% of the intervals; 900 samples have a standard error of 0.9%, of which two are allowed for."""
+    random = np.random.default_rng(0)
+    found = [mean_interval(draw(random, size)) for _ in range(900)]
+    assert np.mean([one.low <= truth <= one.high for one in found]) > 0.92 - 0.018
+
+
+def test_students_interval_alone_would_not_do() -> None:
+    """The test above can fail: with one failure in ten, Student's t holds the truth in about half of the samples."""
+    random, draw = np.random.default_rng(0), rarely(34.0, 0.0)
+    found = [ttest_1samp(draw(random, 6), 0.0).confidence_interval() for _ in range(300)]
+    assert np.mean([one.low <= 30.6 <= one.high for one in found]) < 0.7
+
+
+def test_the_interval_contains_students_and_the_mean() -> None:
+    values = np.array([8.0, 12.0, 9.5, 20.0, 14.0, 11.0])
+    found, plain = mean_interval(values), ttest_1samp(values, 0.0).confidence_interval()
+    assert found == mean_interval(values)
+    assert found.mean == pytest.approx(values.mean())
+    assert found.low <= plain.low < found.mean < plain.high <= found.high
+
+
+def test_room_is_made_towards_what_a_failed_attack_gives() -> None:
+    values = np.array([30.0, 31.0, 29.0, 30.5, 29.5, 30.0])
+    near, far = mean_interval(values, failed=25.0), mean_interval(values)
+    assert far.low < near.low < 29.0
+    same = mean_interval(values, failed=30.0)
+    assert (same.low, same.high) == pytest.approx(ttest_1samp(values, 0.0).confidence_interval(0.97))
+
+
+def test_the_interval_narrows_with_more_victims() -> None:
+    few, many = (mean_interval(np.tile([10.0, 14.0], count)) for count in (3, 48))
+    assert many.high - many.low < (few.high - few.low) / 2
+
+
+@pytest.mark.parametrize("count", range(FEWEST))
+def test_too_few_victims_have_a_mean_alone(count: int) -> None:
+    found = mean_interval(np.array([7.0] * count + [math.nan]))
+    np.testing.assert_equal(
+        (found.mean, found.low, found.high), (7.0 if count else math.nan, math.nan, math.nan)
+    )
+
+
+def test_differences_that_are_all_0_have_no_width() -> None:
+    assert (mean_interval(np.zeros(5)).low, mean_interval(np.zeros(5)).high) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("victims", [1, 5, 16])
+def test_shares_of_single_images_have_the_exact_interval(victims: int) -> None:
+    for hits in range(victims + 1):
+        found, exact = share_interval(hits / victims, victims), binomtest(hits, victims).proportion_ci()
+        assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+
+
+def test_none_of_sixteen_is_not_none() -> None:
+    assert share_interval(0.0, 16).high == pytest.approx(1 - 0.025 ** (1 / 16))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+@pytest.mark.parametrize("size", [5, 16])
+def test_the_interval_of_a_share_holds_it_where_images_of_a_victim_hang_together(
+    share: float, size: int
+) -> None:
+    random = np.random.default_rng(0)
+    alike = random.binomial(8, random.beta(share, 1 - share, (400, size))) / 8
+    together = random.random((400, size)) < share
+    for drawn in (alike, together):
+        found = [share_interval(float(row.mean()), size) for row in drawn]
+        assert np.mean([one.low <= share <= one.high for one in found]) > 0.93
+
+
+@pytest.mark.parametrize(("share", "victims"), [(math.nan, 3), (0.0, 0)])
+def test_no_share_has_no_interval(share: float, victims: int) -> None:
+    found = share_interval(share, victims)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+def test_the_benchmark_of_coverage_prints_lines() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "coverage.py")]
+    options = ["--samples", "200", "--sizes", "6", "--only", "Student", "in use", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, *options], env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    lines = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert lines["one failure in ten, 34 +- 2 and 0; Student; n = 6"]["value"] < 70
+    ours = lines["one failure in ten, 34 +- 2 and 0; in use; n = 6"]
+    assert (ours["target"], ours["ok"], ours["n"]) == (92.0, True, 200)

@@ -1,0 +1,56 @@
+"""A sweep whose rounds are worth spreading: training runs on all workers, with the figures of one process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from fl_core.data.synthetic.faces import write_faces
+from orchestrator.driver.sweep import run_sweep
+from orchestrator.runtime.progress import Silent
+from tests.support.small import comparable, sweep
+
+
+def test_a_sweep_of_a_large_federation_gives_the_serial_rows_and_accuracies(tmp_path: Path) -> None:
+    root = tmp_path / "faces"
+    write_faces(root, num=1344, seed=2)
+    config = sweep(
+        root,
+        federation={"clients": 24, "fraction": 0.25, "rounds": 2, "chunk": 2, "local": {"lr": 0.05}},
+        capture__round=1,
+        attackers__0__search={},
+        utility={"train": 1000, "batch_size": 25},
+    )
+    for address in ("serial", "local"):
+        outcome = run_sweep(config, tmp_path / address, address=address, reporter=Silent())
+        assert (outcome.trials, outcome.failed) == (6, 0)
+    serial, spread = tmp_path / "serial", tmp_path / "local"
+    pd.testing.assert_frame_equal(comparable(serial), comparable(spread))
+    found = {path.name: path.read_text() for path in (serial / "utility").glob("*.json")}
+    assert len(found) == 2
+    assert found == {path.name: path.read_text() for path in (spread / "utility").glob("*.json")}
+
+
+def test_a_training_that_diverges_under_masks_is_a_result_and_not_the_end(tmp_path: Path) -> None:
+    root = tmp_path / "faces"
+    write_faces(root, num=1344, seed=2)
+    config = sweep(
+        root,
+        federation={"clients": 6, "rounds": 2, "local": {"lr": 0.05}},
+        cells=[{"name": "none"}, {"name": "masks", "defense": [{"kind": "masking"}]}],
+        attackers__0__search={},
+        victims__test=1,
+        utility={"train": 1000, "batch_size": 25, "lr": 1e6},
+    )
+    found = []
+    for address in ("serial", "local"):
+        outcome = run_sweep(config, tmp_path / address, address=address, reporter=Silent())
+        assert outcome.failed == 0
+        lines = [json.loads(path.read_text()) for path in (tmp_path / address / "utility").glob("*.json")]
+        found.append({tuple(line["cells"]): line["result"] for line in lines})
+    assert found[0] == found[1], "jobs that were out when a sum was refused answer no later question"
+    assert set(found[0]) == {("none",), ("masks",)}
+    assert all(result["diverged"] for result in found[0].values())
+    assert len(found[0]["masks",]["per_round"]) < 3

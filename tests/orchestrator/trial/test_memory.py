@@ -1,0 +1,146 @@
+"""Memory that runs out: a real allocator that refuses, one smaller try, then a failed row."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from attack_core.attacks.auto import Auto
+from attack_core.attacks.registry import AnyAttack
+from attack_core.matching.matching import Matching
+from fl_core.data.celeba import FaceDataset
+from orchestrator.driver import sweep as driver
+from orchestrator.runtime.progress import Silent
+from orchestrator.trial.trial import TrialResult, TrialSpec, out_of_memory, packings, trial_job
+from tests.support.matched import attacked, observed
+from tests.support.small import sweep, tree
+
+# 64 restarts of cnn64 on 32-pixel images take about 600 MB, half of them 350 MB.
+SCRIPT = """
+import json, resource, sys
+from pathlib import Path
+from orchestrator.config.sweep import SweepConfig
+from orchestrator.config.parse import build
+from orchestrator.runtime.progress import Silent
+from orchestrator.driver.sweep import run_sweep
+
+def run(name, restarts):
+    tree = json.loads(sys.argv[1])
+    tree["attackers"][0]["attack"]["restarts"] = restarts
+    config = build(SweepConfig, tree, where="test")
+    run_sweep(config, Path(sys.argv[2]) / name, address="serial", reporter=Silent())
+
+run("warm", 1)  # What is imported and started once counts into the base.
+status = Path("/proc/self/status").read_text()
+base = 1024 * int(status.split("VmSize:")[1].split()[0])
+for name, room in (("neither", 200), ("half", 475), ("both", None)):
+    limit = resource.RLIM_INFINITY if room is None else base + room * 10**6
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    run(name, 64)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to RLIMIT_AS")
+def test_a_trial_that_runs_out_of_memory_tries_once_more_with_half_the_restarts_at_a_time(
+    faces_root: Path, tmp_path: Path
+) -> None:
+    config = tree(
+        faces_root,
+        model={"kind": "cnn64", "image_size": 32},
+        victims={"tuning": 0, "test": 1},
+        execution={"device": "cpu", "controls": False},
+        cells=[{"name": "none"}],
+        attackers=[
+            {
+                "attack": {
+                    "kind": "matching",
+                    "iterations": 2,
+                }
+            }
+        ],
+    )
+    # Threads that contend for memory reserve address space for arenas of their own, which the limit counts too.
+    alone = {**os.environ, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, json.dumps(config), str(tmp_path)]
+    subprocess.run(command, check=True, timeout=200, env=alone)
+    both, half, neither = (
+        pd.read_parquet(tmp_path / name / "trials") for name in ("both", "half", "neither")
+    )
+    assert (both["status"][0], both["packing"][0]) == ("ok", 64)
+    assert (half["status"][0], half["packing"][0]) == ("ok", 32)
+    assert half["trial_id"][0] == both["trial_id"][0], "it is the same trial"
+    for name in ("psnr", "psnr_oracle", "match_loss"):
+        assert half[name][0] == pytest.approx(both[name][0], rel=1e-3)
+    assert (neither["status"][0], neither["packing"][0]) == ("failed", 32)
+    assert neither["error"][0].startswith("out of memory with 64 and then 32 restarts at a time on cpu: ")
+    assert "DefaultCPUAllocator" in neither["error"][0]
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": "lbfgs", "iterations": 5}, {"labels": "optimize"}])
+def test_restarts_packed_differently_agree_to_rounding(faces: FaceDataset, options: dict[str, Any]) -> None:
+    observation, _ = observed(faces)
+    few = {"iterations": 8, "restarts": 3} | options
+    together, alone = attacked(observation, **few), attacked(observation, **few, packing=1)
+    torch.testing.assert_close(alone.candidates, together.candidates, atol=1e-3, rtol=0)
+    torch.testing.assert_close(alone.history, together.history, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("attack", "expected"),
+    [
+        (Matching(restarts=7), (7, 3)),
+        (Matching(restarts=7, packing=2), (2, 1)),
+        (Matching(restarts=7, packing=9), (7, 3)),
+        (Matching(), (1,)),
+        (Auto(fallback=Matching(restarts=4)), (4, 2)),
+    ],
+)
+def test_the_second_try_packs_half_of_the_first(attack: AnyAttack, expected: tuple[int, ...]) -> None:
+    assert packings(attack) == expected
+
+
+def test_only_memory_counts_as_memory() -> None:
+    with pytest.raises(RuntimeError, match="allocate") as refused:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert out_of_memory(refused.value)
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 17.8 GB)"))
+    assert out_of_memory(MemoryError())
+    with pytest.raises(RuntimeError) as other:
+        torch.ones(2) @ torch.ones(3)
+    assert not out_of_memory(other.value)
+
+
+def killed_for_memory(spec: TrialSpec, *rest: Any, attempt: int = 0, **options: Any) -> TrialResult:
+    """As where Ray's memory monitor ends the process: nothing in the worker can try again."""
+    if attempt == 0 or spec.victim == 1:
+        raise MemoryError("the node was running low")
+    return trial_job(spec, *rest, attempt=attempt, **options)
+
+
+def test_a_process_that_was_ended_for_memory_is_tried_again_by_the_driver(
+    faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "trial_job", killed_for_memory)
+    config = sweep(
+        faces_root,
+        victims={"tuning": 0, "test": 2},
+        cells=[{"name": "none"}],
+        attackers=[{"attack": {"kind": "matching", "iterations": 2, "restarts": 3}}],
+    )
+    outcome = driver.run_sweep(config, tmp_path, address="serial", reporter=Silent())
+    assert (outcome.trials, outcome.failed) == (2, 1)
+    rows = pd.read_parquet(tmp_path / "trials").sort_values("victim")
+    assert rows["status"].tolist() == ["ok", "failed"]
+    assert rows["packing"].tolist() == [1, 1]
+    assert rows["error"].tolist()[1] == (
+        "out of memory with 3 and then 1 restarts at a time: the node was running low"
+    )

@@ -1,0 +1,68 @@
+"""Observations of small federations, matching attacks on them, and how good an answer is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from attack_core.matching.matching import Matching
+from attack_core.metrics.metrics import assign, psnr
+from fl_core.base.rng import generator
+from fl_core.base.types import Truth
+from fl_core.data.celeba import FaceDataset
+from fl_core.federation.client import LocalTraining
+from fl_core.federation.rounds import FederationConfig
+from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.threat.captures import Victim, capture
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.observation import Observation, observe
+from tests.support.federations import make_federation
+
+MLP = ModelConfig(kind="mlp", image_size=16)
+
+
+def observed(
+    dataset: FaceDataset,
+    model: ModelConfig = MLP,
+    *,
+    signal: str = "gradients",
+    batch: int = 1,
+    labels: str = "unknown",
+    momentum: float = 0.9,
+) -> tuple[Observation, Truth]:
+    config = FederationConfig(
+        clients=4, fraction=0.5, rounds=3, local=LocalTraining(batch_size=batch, momentum=momentum)
+    )
+    federation = make_federation(dataset, model=model, config=config)
+    state = initial_state(model, generator("model", 0))
+    record, truth = capture(federation, state, signal=signal, round_number=0, victim=Victim(client=0))  # type: ignore[arg-type]
+    return observe(record, ThreatModel(labels=labels), labels=truth.labels), truth  # type: ignore[arg-type]
+
+
+def attacked(observation: Observation, **options: Any) -> Any:
+    settings: dict[str, Any] = {"iterations": 60, "schedule": "cosine", "tv_weight": 0.0}
+    attack = Matching(**(settings | options))
+    return attack(observation, build_model(observation.model), generator("attack"))
+
+
+def score(images: Tensor, truth: Tensor) -> float:
+    pairs = [(i, j) for i, j in enumerate(assign(images, truth)) if j is not None]
+    return float(torch.stack([psnr(images[j : j + 1], truth[i : i + 1])[0] for i, j in pairs]).mean())
+
+
+def grey(truth: Tensor) -> float:
+    return float(psnr(torch.zeros_like(truth), truth).mean())
+
+
+class NoFloat64(TorchDispatchMode):
+    """Fails on the first operator that makes a float64 or complex128 tensor: MPS has neither."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(value, Tensor):
+                assert value.dtype not in (torch.float64, torch.complex128), f"{func} made {value.dtype}"
+        return out
