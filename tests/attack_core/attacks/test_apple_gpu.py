@@ -57,6 +57,7 @@ from fl_core.data.celeba import FaceDataset, open_celeba
 from fl_core.federation.accuracy import count_correct
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.training import run
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.captures import Victim, capture
 from fl_core.threat.facts import Clip, Noise
@@ -362,7 +363,7 @@ def test_federations_train_and_are_captured(faces: FaceDataset, kind: Any) -> No
     config = FederationConfig(clients=2, fraction=1.0, rounds=2, local=local, flip=True)
     defense = DPUpdate()
 
-    def run(device: torch.device) -> tuple[Tensor, int]:
+    def trained(device: torch.device) -> tuple[Tensor, int]:
         federation = Federation(
             config=config, model=model, dataset=faces, train=faces.split("train", 4), seed=3, device=device
         )
@@ -381,9 +382,9 @@ def test_federations_train_and_are_captured(faces: FaceDataset, kind: Any) -> No
         right = count_correct(model, history[-1], faces, faces.split("valid", 4), device=device)
         return torch.cat([value.flatten().cpu() for value in record.updates[0].tensors.values()]), right
 
-    expected, right = run(torch.device("cpu"))
+    expected, right = trained(torch.device("cpu"))
     with apple_gpu():
-        found, also = run(MPS)
+        found, also = trained(MPS)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     assert also == right
 

@@ -31,6 +31,7 @@ from fl_core.data.partition import Dirichlet
 from fl_core.federation.aggregation import FedAvg, FixedMean, mean_change
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.training import run
 from fl_core.models.zoo import ModelConfig, initial_state
 from fl_core.threat.captures import Victim, capture
 from fl_core.threat.facts import Clip, MeanNoise, Noise
@@ -272,7 +273,7 @@ def test_a_round_of_nobody_releases_the_noise_and_nothing_else(faces: FaceDatase
     rare = replace(POISSON, clients=2, fraction=0.01, rounds=1)
     nobody, state = federation(faces, rare), initial_state(LENET, generator("model", 3))
     assert nobody.participants(0) == []
-    plain = next(nobody.run(state, rounds=1))
+    plain = next(run(nobody, state, rounds=1))
     assert plain.participants == ()
     assert all(torch.equal(plain.state.parameters[name], value) for name, value in state.parameters.items())
     change = nobody.chunks(0)

@@ -107,15 +107,15 @@ def test_memory_is_bounded_by_chunks_that_change_nothing(monkeypatch: pytest.Mon
     model, state = build_model(LENET), initial_state(LENET, generator("model"))
     whole, factors = bounded_sum(model, state, batch_of(5), 0.5)
     sizes = []
-    plain = defenses.per_example.example_gradients
+    plain = defenses.dp.per_example.example_gradients
 
     def counted(network: nn.Module, weights: ModelState, batch: Batch) -> dict[str, torch.Tensor]:
         sizes.append(len(batch[1]))
         return plain(network, weights, batch)
 
-    monkeypatch.setattr(defenses.per_example, "example_gradients", counted)
+    monkeypatch.setattr(defenses.dp.per_example, "example_gradients", counted)
     monkeypatch.setattr(
-        defenses.per_example, "MOST_BYTES", 4 * 2 * sum(v.numel() for v in state.parameters.values())
+        defenses.dp.per_example, "MOST_BYTES", 4 * 2 * sum(v.numel() for v in state.parameters.values())
     )
     chunked, same = bounded_sum(model, state, batch_of(5), 0.5)
     assert sizes == [2, 2, 1]

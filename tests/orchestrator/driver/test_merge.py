@@ -181,7 +181,7 @@ def test_a_merge_that_is_killed_leaves_nothing_that_looks_whole(tmp_path: Path) 
     out = tmp_path / "out"
     code = f"""
 import os, pathlib, signal
-from orchestrator import merge
+from orchestrator.driver import merge
 merge._unite_utility = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 merge.merge_folders([pathlib.Path(p) for p in {[str(folder) for folder in folders]!r}], pathlib.Path({str(out)!r}))
 """

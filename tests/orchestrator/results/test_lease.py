@@ -26,7 +26,7 @@ OWNER = f"""
 import sys
 from pathlib import Path
 from fl_core.base.errors import InputError
-from orchestrator import lease
+from orchestrator.results import lease
 from orchestrator.io.files import append_line
 
 lease.BEAT, lease.SILENCE = 0.2, {SILENCE}

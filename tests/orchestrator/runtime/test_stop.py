@@ -18,7 +18,7 @@ from tests.support.paths import ROOT
 # A program that no polite request reaches: it is never in a window and never checks.
 DEAF = """
 import sys, time
-from orchestrator import stop
+from orchestrator.runtime import stop
 
 stop.PATIENCE = float(sys.argv[1])
 with stop.Stop().listening():
