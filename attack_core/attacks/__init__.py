@@ -7,6 +7,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "analytic": ["Analytic"],
         "auto": ["Auto"],
-        "registry": ["AnyAttack", "NAMED", "matching_part", "with_matching_part"],
+        "registry": ["AnyAttack", "NAMED"],
     },
 )

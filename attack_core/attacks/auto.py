@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from attack_core.attacks.analytic import Analytic
+from attack_core.attacks.falls_back import FallsBack
 from attack_core.base.types import Progress, Reconstruction
 from attack_core.evidence.likelihood_ratio import (
     credible,
@@ -43,7 +44,7 @@ from attack_core.signal.signal_model import (
     withholds,
 )
 from fl_core.base.errors import InputError
-from fl_core.base.types import Config, require
+from fl_core.base.types import require
 from fl_core.threat.observation import Observation
 
 MOST_IMAGES = 16
@@ -55,7 +56,7 @@ LEAST_UNCUT = 1 / 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Auto(Config):
+class Auto(FallsBack):
     """`analytic` where the observation allows it, `fallback` elsewhere and where taking a batch apart fails.
 
     `fallback` takes the place of `analytic.fallback`. For one image it also matches the known features, with
@@ -70,6 +71,10 @@ class Auto(Config):
 
     def __post_init__(self) -> None:
         require(self.feature_weight >= 0, self, "feature_weight", "at least 0")
+
+    def cost(self, images: int) -> float:
+        """See `Attack.cost`; that `analytic` runs is assumed."""
+        return self.analytic.cost(images)
 
     def __call__(
         self,

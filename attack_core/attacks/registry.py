@@ -25,16 +25,6 @@ AnyAttack = Matching | Analytic | Auto
 """Every attack that a sweep file can spell; the union is the registry."""
 
 
-def matching_part(attack: AnyAttack) -> Matching:
-    """The matching loop of an attack: itself, or what it falls back to."""
-    return attack if isinstance(attack, Matching) else attack.fallback
-
-
-def with_matching_part(attack: AnyAttack, part: Matching) -> AnyAttack:
-    """The attack with `part` in the place of its matching loop."""
-    return part if isinstance(attack, Matching) else replace(attack, fallback=part)
-
-
 NAMED: dict[str, AnyAttack] = {
     # Whichever of the following suits the observation.
     "auto": Auto(),

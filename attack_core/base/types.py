@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config
 from fl_core.threat.observation import Observation
 
 Progress = Callable[[int, int, float], None]
@@ -50,9 +53,15 @@ class Reconstruction:
         return self.method.endswith(PRIOR_ALONE)
 
 
-class Attack(Protocol):
-    """A configured attack: from what the attacker sees to images."""
+@dataclass(frozen=True, kw_only=True)
+class Attack(Config, ABC):
+    """A configured attack: from what the attacker sees to images, and what a sweep asks about it.
 
+    An attack is a frozen dataclass with a `kind`. It overrides what does not hold for it of the defaults here, which
+    are those of an attack without restarts that takes every network and every number of images.
+    """
+
+    @abstractmethod
     def __call__(
         self,
         observation: Observation,
@@ -62,3 +71,35 @@ class Attack(Protocol):
         progress: Progress | None = None,
     ) -> Reconstruction:
         """Run on the device of the observation's tensors."""
+
+    @abstractmethod
+    def cost(self, images: int) -> float:
+        """How many images it differentiates twice in all its iterations, on a signal of so many `images`."""
+
+    @property
+    def restarts(self) -> int:
+        """How many starting points it tries."""
+        return 1
+
+    @property
+    def together(self) -> int:
+        """How many restarts are evaluated together: what its memory grows with."""
+        return self.restarts
+
+    def packed(self, count: int) -> Self:  # noqa: ARG002 - there is one
+        """The same attack with `count` restarts evaluated together; figures agree to rounding."""
+        return self
+
+    def check_network(self, model: nn.Module) -> None:
+        """Raise `InputError` for a network that lacks something the settings name."""
+
+    def check_images(self, held: int) -> None:
+        """Raise `InputError` where the settings ask for more images than the `held` ones of a signal."""
+
+    def with_matching(self, settings: Mapping[str, object]) -> Self:
+        """The same attack with these settings of its matching loop; `InputError` where it has no such loop."""
+        if settings:
+            raise InputError(
+                f"{type(self).__name__} matches no gradients and has no {', '.join(settings)}; leave that out."
+            )
+        return self

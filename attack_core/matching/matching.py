@@ -7,14 +7,15 @@ labels. The published attacks of this kind are settings of it: `attack_core.atta
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attack_core.base.types import Progress, Reconstruction
+from attack_core.base.types import Attack, Progress, Reconstruction
 from attack_core.gradients.objectives import L2, LayerMode, Matched, Objective, choose, layer_weights
 from attack_core.gradients.targets import check_observation
 from attack_core.local_sgd.simulation import Averaged, Count, LocalModel, LocalProblem, merge_copies
@@ -27,7 +28,7 @@ from attack_core.signal.inits import Init, initial_images
 from attack_core.signal.labels import LabelStrategy, resolve_labels
 from attack_core.signal.signal_model import matched_numbers
 from fl_core.base.errors import InputError
-from fl_core.base.types import Config, require
+from fl_core.base.types import require
 from fl_core.threat.observation import Observation
 
 MOST = 10_000_000
@@ -45,7 +46,7 @@ PRESETS: dict[Preset, tuple[float, float | None]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matching(Config):
+class Matching(Attack):
     """Gradient matching by gradient descent on the images.
 
     The loss is `objective` + `tv_weight` * total variation + the sum of `priors`; `tv_weight` is the short form of
@@ -144,7 +145,7 @@ class Matching(Config):
             if not active:
                 break
             factor = rate_factor(self.schedule, iteration, self.iterations)
-            seen = Recorder(problem, candidates, self._prior_factor(iteration), self.packed)
+            seen = Recorder(problem, candidates, self._prior_factor(iteration), self.together)
             stepper.step(active, [rate * factor for rate in rates], seen)
             candidates.settle(seen.first, iteration, self.early_stop)
             candidates.clamp(problem.clamp)
@@ -153,11 +154,19 @@ class Matching(Config):
             done = iteration + 1
             if progress is not None:
                 progress(done, self.iterations, min(best.total for best in candidates.best))
-        last = Recorder(problem, candidates, self._prior_factor(done), self.packed)
+        last = Recorder(problem, candidates, self._prior_factor(done), self.together)
         if candidates.active():
             last(candidates.active())
         candidates.settle(last.first, done, None)
         return merge_copies(candidates.result(history[:done], done), problem.local.copies)
+
+    def cost(self, images: int) -> float:
+        """See `Attack.cost`."""
+        return float(self.iterations * self.restarts * (self.images or images))
+
+    def with_matching(self, settings: Mapping[str, Any]) -> Self:
+        """See `Attack.with_matching`."""
+        return replace(self, **settings)
 
     def check_network(self, model: nn.Module) -> None:
         """Raise `InputError` for layers, weights or priors that this network does not have."""
@@ -173,9 +182,13 @@ class Matching(Config):
             raise InputError(f"Matching.images = {self.images}, but the signal holds {held} images at most.")
 
     @property
-    def packed(self) -> int:
-        """How many restarts are evaluated together."""
+    def together(self) -> int:
+        """See `Attack.together`."""
         return self.restarts if self.packing is None else min(self.packing, self.restarts)
+
+    def packed(self, count: int) -> Self:
+        """See `Attack.packed`."""
+        return replace(self, packing=count)
 
     @property
     def _annealed(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, get_args
 
 from rich.console import Console
 
-from attack_core.attacks.registry import NAMED, AnyAttack, matching_part, with_matching_part
+from attack_core.attacks.registry import NAMED, AnyAttack
 from attack_core.gradients.objectives import L2, Both, Cosine, LayerMode, Objective, Similarity
 from attack_core.matching.candidates import EarlyStop
 from attack_core.matching.matching import Matching, Preset
@@ -224,9 +224,7 @@ class Experiment:
             return described
         flags = {entry.name: entry.metadata.get("sets", "") for entry in dataclasses.fields(self)}
         changed = {name: getattr(described, name) for flag in self.given if (name := flags[flag])}
-        chosen = NAMED[self.attack]
-        part = dataclasses.replace(matching_part(chosen), **changed)
-        return with_matching_part(chosen, part)
+        return NAMED[self.attack].with_matching(changed)
 
     def _matching(self) -> Matching:
         init: Init = "fourier" if self.fft_init else "normal"
@@ -300,7 +298,7 @@ class Experiment:
             _spelling(entry): entry.name for entry in dataclasses.fields(self) if entry.metadata.get("sets")
         }
         changed = [flag for flag, name in sets.items() if name in self.given]
-        if changed and self.attack in NAMED and not isinstance(NAMED[self.attack], Matching):
+        if changed and self.attack in NAMED and NAMED[self.attack].kind != "matching":
             verb = "changes" if len(changed) == 1 else "change"
             found.append(
                 f"{', '.join(changed)} {verb} the matching that --attack {self.attack} falls back to; what it does "

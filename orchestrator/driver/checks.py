@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attack_core.attacks.registry import AnyAttack, matching_part
+from attack_core.attacks.registry import AnyAttack
 from defenses.chain import Chain
 from fl_core.base.errors import InputError
 from fl_core.models.zoo import build_model, check_batch
@@ -41,11 +41,11 @@ def _check_fit(
 ) -> None:
     reasons: list[InputError] = []
     for cell, own in zip(cells, settings, strict=True):
-        part, chain = matching_part(attack), Chain(defenses=cell.defense)
+        chain = Chain(defenses=cell.defense)
         try:
-            part.check_network(build_model(chain.on_model(own.model)))
+            attack.check_network(build_model(chain.on_model(own.model)))
             if own.capture.signal in ("gradients", "one_step_update") and chain.summing is None:
-                part.check_images(own.federation.local.batch_size)
+                attack.check_images(own.federation.local.batch_size)
         except InputError as reason:
             reasons.append(reason)
     if len(reasons) == len(cells):

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 
 import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from attack_core.attacks.analytic import Analytic
-from attack_core.attacks.auto import Auto
-from attack_core.attacks.registry import AnyAttack, matching_part
+from attack_core.attacks.registry import AnyAttack
 from defenses.chain import Chain
 from fl_core.data.celeba import FaceDataset
 from fl_core.models.zoo import ModelConfig, build_model
 from orchestrator.capture.datasets import check_data, planned_faces
-from orchestrator.config.parse import cell_settings
+from orchestrator.config.parse import cell_settings, with_params
 from orchestrator.config.space import IntRange, Parameter
 from orchestrator.config.sweep import AttackerConfig, FamilyConfig, SweepConfig
 from orchestrator.driver.checks import check_sweep
@@ -96,7 +95,7 @@ def _budget(settings: SweepConfig, attacker: AttackerConfig) -> int:
 
 
 def _trial_seconds(settings: SweepConfig, attacker: AttackerConfig) -> float:
-    """The mean over families, which may all be chosen; that the analytic attack need not fall back is assumed."""
+    """The mean over families, which may all be chosen."""
     # About nine passes of a forward's cost: forward, backward, weight gradients, and the second backward.
     gflops = 9 * 2e-9 * _multiplications(settings.model)
     batch = settings.federation.local.batch_size
@@ -106,17 +105,12 @@ def _trial_seconds(settings: SweepConfig, attacker: AttackerConfig) -> float:
 
 
 def _passes(attack: AnyAttack, search: Mapping[str, Parameter], batch: int) -> float:
-    """How many images an attack differentiates twice in all its iterations."""
-    if isinstance(attack, Analytic | Auto):
-        analytic = attack.analytic if isinstance(attack, Auto) else attack
-        # One backward pass instead of two, and no weight gradients.
-        return analytic.inversion.evaluations * batch / 3
-    loop = matching_part(attack)
-    restarts: float = loop.restarts
+    """The attack's cost; where its restarts are searched, the mean between the fewest and the most."""
     searched = search.get("restarts")
-    if isinstance(searched, IntRange):
-        restarts = (searched.low + searched.high) / 2
-    return loop.iterations * restarts * (loop.images or batch)
+    if not isinstance(searched, IntRange):
+        return attack.cost(batch)
+    ends = [with_params(attack, {"restarts": count}) for count in (searched.low, searched.high)]
+    return statistics.fmean(each.cost(batch) for each in ends)
 
 
 def _parameters(model: ModelConfig) -> int:

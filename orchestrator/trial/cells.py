@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from attack_core.attacks.registry import matching_part
 from defenses.chain import Chain
 from defenses.secure.mean import dropouts
 from fl_core.base.errors import InputError
@@ -322,7 +321,7 @@ def rows_of(
         "attack": spec.attack.kind,
         "attack_params": json.dumps(to_plain(spec.attack), sort_keys=True),
         "seed": spec.seed,
-        "restarts": matching_part(spec.attack).restarts,
+        "restarts": spec.attack.restarts,
         "packing": result.packing,
         "accuracy": accuracy,
         "weights_accuracy": weights_accuracy,

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from PIL import Image
 
-from attack_core.attacks.registry import AnyAttack, matching_part, with_matching_part
+from attack_core.attacks.registry import AnyAttack
 from attack_core.base.types import AttackFailed, Progress, Reconstruction
 from attack_core.metrics.controls import norm_matched_noise
 from attack_core.metrics.metrics import (
@@ -203,8 +203,8 @@ def trial_job(
 
 def packings(attack: AnyAttack) -> tuple[int, ...]:
     """How many restarts run together: as many as the attack says and, should memory not suffice for them, half."""
-    packed = matching_part(attack).packed
-    return (packed, packed // 2) if packed > 1 else (packed,)
+    together = attack.together
+    return (together, together // 2) if together > 1 else (together,)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -254,9 +254,8 @@ def _run(
     started: datetime,
 ) -> TrialResult:
     """One try, with `packing` restarts at a time."""
-    part = matching_part(spec.attack)
-    if packing != part.packed:
-        spec = replace(spec, attack=with_matching_part(spec.attack, replace(part, packing=packing)))
+    if packing != spec.attack.together:
+        spec = replace(spec, attack=spec.attack.packed(packing))
     begin, cpu = time.perf_counter(), time.process_time()
     error: str | None = None
     status: Status = "ok"

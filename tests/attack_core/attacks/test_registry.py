@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +17,10 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from torch import nn
 
-from attack_core.attacks.registry import NAMED, matching_part
-from attack_core.base.types import Reconstruction
+from attack_core.attacks.registry import NAMED
+from attack_core.base.types import Attack, Reconstruction
 from attack_core.matching.matching import Matching
 from fl_core.base.errors import InputError
-from fl_core.base.types import Config
 from fl_core.threat.observation import Observation
 from orchestrator.analysis.summary import summarize
 from orchestrator.config import parse
@@ -35,12 +34,14 @@ from tests.support.small import comparable, sweep, tree
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grey(Config):
+class Grey(Attack):
     """Answers with one shade, whatever it sees, and refuses shades above 1 only when it runs."""
 
     kind: Literal["grey"] = "grey"
     shade: float = 0.0
-    fallback: Matching = field(default_factory=Matching)
+
+    def cost(self, images: int) -> float:
+        return 0.0
 
     def __call__(
         self,
@@ -101,10 +102,11 @@ def test_an_attack_of_another_kind_survives_json_and_takes_parameters() -> None:
     attacker = build(AttackerConfig, {"attack": {"kind": "grey", "shade": 0.5}}, where="test")
     assert attacker.attack == Grey(shade=0.5)
     assert build(AttackerConfig, to_plain(attacker), where="test") == attacker
-    assert suggested_attack(attacker, {"shade": 0.25, "fallback.lr": 0.5}) == Grey(
-        shade=0.25, fallback=Matching(lr=0.5)
-    )
-    assert matching_part(attacker.attack) == Matching()
+    assert suggested_attack(attacker, {"shade": 0.25}) == Grey(shade=0.25)
+    assert (attacker.attack.restarts, attacker.attack.together) == (1, 1)
+    assert attacker.attack.packed(1) == attacker.attack
+    with pytest.raises(InputError, match="Grey matches no gradients and has no lr"):
+        attacker.attack.with_matching({"lr": 0.5})
     with pytest.raises(InputError, match=r"must be one of .*'grey'.*'matching'"):
         build(AttackerConfig, {"attack": {"kind": "gray"}}, where="test")
     with pytest.raises(InputError, match=r"unknown key 'attack\.shad'\. Did you mean 'shade'"):
@@ -120,14 +122,14 @@ def test_an_attack_of_another_kind_survives_json_and_takes_parameters() -> None:
             "attack.objective.kind = \"l3\": must be one of 'both'",
         ),
         (
-            {"kind": "grey", "fallback": {"objective": {"kind": "l3"}}},
+            {"kind": "auto", "fallback": {"objective": {"kind": "l3"}}},
             "attack.fallback.objective.kind = \"l3\": must be one of 'both'",
         ),
         (
-            {"kind": "grey", "fallback": {"kind": "grey"}},
+            {"kind": "auto", "fallback": {"kind": "grey"}},
             "attack.fallback.kind = \"grey\": must be one of 'matching'",
         ),
-        ({"kind": "grey", "fallback": {"lr": 0}}, "Matching.lr = 0"),
+        ({"kind": "analytic", "fallback": {"lr": 0}}, "Matching.lr = 0"),
     ],
 )
 def test_mistakes_inside_a_union_name_the_member_that_was_meant(attack: Any, message: str) -> None:

@@ -1,0 +1,49 @@
+"""What attacks have in common that fall back to gradient matching where their own method cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Self
+
+from torch import nn
+
+from attack_core.base.types import Attack
+from attack_core.matching.matching import Matching
+
+
+class FallsBack(Attack):
+    """An attack with a matching loop, `fallback`: restarts, packing and what it takes of a network are the loop's."""
+
+    fallback: Matching
+    """Each attack declares this field itself, in its own place."""
+
+    @property
+    def restarts(self) -> int:
+        """See `Attack.restarts`."""
+        return self.fallback.restarts
+
+    @property
+    def together(self) -> int:
+        """See `Attack.together`."""
+        return self.fallback.together
+
+    def packed(self, count: int) -> Self:
+        """See `Attack.packed`."""
+        return self._with(self.fallback.packed(count))
+
+    def check_network(self, model: nn.Module) -> None:
+        """See `Attack.check_network`."""
+        self.fallback.check_network(model)
+
+    def check_images(self, held: int) -> None:
+        """See `Attack.check_images`."""
+        self.fallback.check_images(held)
+
+    def with_matching(self, settings: Mapping[str, Any]) -> Self:
+        """See `Attack.with_matching`."""
+        return self._with(self.fallback.with_matching(settings))
+
+    def _with(self, fallback: Matching) -> Self:
+        changed: dict[str, Any] = {"fallback": fallback}
+        return replace(self, **changed)
