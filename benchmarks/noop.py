@@ -12,7 +12,8 @@ import torch
 from attack_core.base.types import Progress, Reconstruction
 from attack_core.matching.matching import Matching
 from fl_core.threat.observation import Observation
-from orchestrator.trial.trial import TrialResult, TrialSpec, trial_job
+from orchestrator.trial.run import TrialResult, trial_job
+from orchestrator.trial.spec import TrialSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ from orchestrator.config.parse import build
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver.sweep import run_sweep
 from orchestrator.runtime.progress import Silent
-from orchestrator.trial.trial import TrialResult
+from orchestrator.trial.run import TrialResult
 
 RATE = 50.0
 """Trials a second that have to be reached with 200 trials."""

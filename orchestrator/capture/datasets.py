@@ -15,8 +15,8 @@ from fl_core.base.errors import InputError
 from fl_core.data.celeba import FaceDataset, open_celeba
 from fl_core.data.celeba_folder import Layout, check_folder, expanded, has_images, is_there
 from fl_core.data.synthetic.faces import unwritten_faces, write_faces
-from orchestrator.config.parse import build, cell_settings, put
-from orchestrator.config.sweep import CellConfig, DataConfig, SweepConfig
+from orchestrator.config.parse import build, put
+from orchestrator.config.sweep import DataConfig, SweepConfig
 
 _SYNTHETIC = "synthetic_faces"
 
@@ -39,16 +39,19 @@ def resolve_kind(data: DataConfig) -> DataConfig:
     return dataclasses.replace(data, kind="celeba")
 
 
-def check_data(config: SweepConfig, cells: Iterable[CellConfig]) -> None:
-    """Raise `InputError` where the data that the cells name are not there; nothing is read or written."""
-    common = resolve_kind(config.data).kind
-    for cell in cells:
-        named = cell_settings(config, cell).data
+def check_data(common: DataConfig, cells: Iterable[SweepConfig]) -> None:
+    """Raise `InputError` where the data that the cells name are not there; nothing is read or written.
+
+    `cells` are the settings of each cell, `common` what the sweep file says for all of them.
+    """
+    kind = resolve_kind(common).kind
+    for own in cells:
+        named = own.data
         data = resolve_kind(named)
-        if named.kind == "auto" and data.kind != common:
+        if named.kind == "auto" and data.kind != kind:
             raise InputError(
-                f"cells.{cell.name}.differs: data.root = {named.root!r} means {data.kind} data, where other cells have "
-                f"{common}; say so with data.kind = {data.kind!r} beside it."
+                f"cells.{own.cell.name}.differs: data.root = {named.root!r} means {data.kind} data, where other "
+                f"cells have {kind}; say so with data.kind = {data.kind!r} beside it."
             )
         if data.kind == "celeba":
             Layout.of(expanded(data.root))

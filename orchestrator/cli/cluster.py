@@ -16,7 +16,7 @@ from fl_core.base.errors import InputError
 from orchestrator.capture.datasets import check_data
 from orchestrator.cluster.slurm import SlurmJob, render
 from orchestrator.cluster.submit import Jobs, JobState, find_token
-from orchestrator.config.parse import load_sweep
+from orchestrator.config.parse import cell_settings, load_sweep
 from orchestrator.io.files import write_atomically
 
 jobs = typer.Typer(help="Jobs that were submitted to a Ray cluster.", no_args_is_help=True)
@@ -121,7 +121,7 @@ def render_script(
     """Print a batch script for `sbatch`, with everything filled in and checked."""
     sweep = load_sweep(file, _overrides(flags or []))
     try:
-        check_data(sweep, sweep.cells)
+        check_data(sweep.data, [cell_settings(sweep, cell) for cell in sweep.cells])
     except InputError as error:
         typer.echo(
             f"note: the job will need its data where it runs, and here they are not: {error}", err=True

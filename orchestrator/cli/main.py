@@ -48,7 +48,7 @@ from orchestrator.runtime.progress import ConsoleReporter
 from orchestrator.runtime.stop import EXIT_CODE, Stop, Stopped, farewell
 from orchestrator.runtime.terminal import console as terminal
 from orchestrator.runtime.terminal import outlet
-from orchestrator.trial.trial import out_of_memory
+from orchestrator.trial.memory import out_of_memory
 
 app = typer.Typer(
     no_args_is_help=True,

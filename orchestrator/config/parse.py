@@ -148,10 +148,11 @@ def put(tree: dict[str, Any], dotted: str, value: object, *, where: str) -> None
 
 
 def cell_settings(sweep: SweepConfig, cell: CellConfig) -> SweepConfig:
-    """The sweep as this one cell has it: its `differs` applied to the common settings."""
+    """The sweep with this cell alone, and as it has it: its `differs` applied to the common settings."""
+    alone = dataclasses.replace(sweep, cells=(cell,), thresholds=())
     if not cell.differs:
-        return sweep
-    tree = to_plain(sweep)
+        return alone
+    tree = to_plain(alone)
     for path, value in cell.differs.items():
         put(tree, path, copy.deepcopy(value), where=f"cells.{cell.name}.differs")
     return build(SweepConfig, tree, where=f"cells.{cell.name}.differs")

@@ -301,6 +301,12 @@ class SweepConfig(Config):
             not tuned or self.victims.tuning >= 1, self, "victims", "with tuning >= 1 where a search is given"
         )
 
+    @property
+    def cell(self) -> CellConfig:
+        """The only cell of one cell's settings (`cell_settings`)."""
+        (only,) = self.cells
+        return only
+
     def matching_cells(self, patterns: Sequence[str]) -> list[CellConfig]:
         """The cells whose name matches a shell pattern; raises `InputError` for one that matches none."""
         found: set[str] = set()

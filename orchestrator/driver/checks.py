@@ -8,24 +8,23 @@ from attack_core.attacks.registry import AnyAttack
 from defenses.chain import Chain
 from fl_core.base.errors import InputError
 from fl_core.models.zoo import build_model, check_batch
-from orchestrator.config.parse import cell_settings
-from orchestrator.config.sweep import AttackerConfig, CellConfig, SweepConfig
+from orchestrator.config.sweep import AttackerConfig, SweepConfig
 
 
-def check_sweep(sweep: SweepConfig, cells: Sequence[CellConfig]) -> None:
+def check_sweep(attackers: Sequence[AttackerConfig], cells: Sequence[SweepConfig]) -> None:
     """Raise `InputError` for a library that is missing, a batch that no network takes, an attack that fits no cell.
 
-    An attack that fits one cell and not another is run: its trials in the other fail as rows.
+    `cells` are the settings of each cell. An attack that fits one cell and not another is run: its trials in the other
+    fail as rows.
     """
-    settings = [cell_settings(sweep, cell) for cell in cells]
-    for cell, own in zip(cells, settings, strict=True):
-        for defense in cell.defense:
+    for own in cells:
+        for defense in own.cell.defense:
             defense.check_library()
         # No batch has more images; that some have fewer is known once the data are.
-        check_batch(Chain(defenses=cell.defense).on_model(own.model), own.federation.local.batch_size)
-    for attacker in sweep.attackers:
+        check_batch(Chain(defenses=own.cell.defense).on_model(own.model), own.federation.local.batch_size)
+    for attacker in attackers:
         for place, attack in _attacks(attacker).items():
-            _check_fit(place, attack, cells, settings)
+            _check_fit(place, attack, cells)
 
 
 def _attacks(attacker: AttackerConfig) -> dict[str, AnyAttack]:
@@ -36,12 +35,10 @@ def _attacks(attacker: AttackerConfig) -> dict[str, AnyAttack]:
     return {f"{place}.families.{name}.attack": family.attack for name, family in attacker.families.items()}
 
 
-def _check_fit(
-    place: str, attack: AnyAttack, cells: Sequence[CellConfig], settings: Sequence[SweepConfig]
-) -> None:
+def _check_fit(place: str, attack: AnyAttack, cells: Sequence[SweepConfig]) -> None:
     reasons: list[InputError] = []
-    for cell, own in zip(cells, settings, strict=True):
-        chain = Chain(defenses=cell.defense)
+    for own in cells:
+        chain = Chain(defenses=own.cell.defense)
         try:
             attack.check_network(build_model(chain.on_model(own.model)))
             if own.capture.signal in ("gradients", "one_step_update") and chain.summing is None:

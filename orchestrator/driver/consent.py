@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from defenses.he.cost import estimate, local_cores
 from defenses.he.encryption import Paillier
-from orchestrator.trial.cells import Cell
+from orchestrator.trial.cell import Cell
 
 
 def require_consent(cells: Sequence[Cell], *, allow_slow: bool) -> None:

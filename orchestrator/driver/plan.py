@@ -21,7 +21,7 @@ from orchestrator.driver.checks import check_sweep
 from orchestrator.driver.sweep import resolve
 from orchestrator.io.identity import content_hash
 from orchestrator.report.terminal import WIDTH, figure_table
-from orchestrator.trial.cells import check_cell
+from orchestrator.trial.cell import check_cell
 
 _SECONDS_PER_GFLOP = 1 / 25.0
 """One CPU core's measured pace on the matching loop (cnn64: 60 ms an iteration); good to a factor of 2."""
@@ -29,18 +29,16 @@ _SECONDS_PER_GFLOP = 1 / 25.0
 
 def check_plan(config: SweepConfig, cells: Sequence[str]) -> None:
     """Raise `InputError` for what the sweep would be refused for, as far as reading the data's tables tells."""
-    chosen = config.matching_cells(cells)
-    check_sweep(config, chosen)
-    check_data(config, chosen)
-    there = resolve(config)
+    chosen = [cell_settings(config, cell) for cell in config.matching_cells(cells)]
+    check_sweep(config.attackers, chosen)
+    check_data(config.data, chosen)
     opened: dict[str, FaceDataset] = {}
-    for cell in chosen:
-        settings = cell_settings(there, cell)
+    for settings in map(resolve, chosen):
         size = settings.model.image_size
         key = content_hash({"data": settings.data, "size": size})
         if key not in opened:
             opened[key] = planned_faces(settings.data, image_size=size)
-        check_cell(settings, Chain(defenses=cell.defense), opened[key])
+        check_cell(settings, Chain(defenses=settings.cell.defense), opened[key])
 
 
 def plan_table(config: SweepConfig, cells: Sequence[str], *, width: int = WIDTH) -> Table:

@@ -51,9 +51,12 @@ from orchestrator.study.schedule import Schedule
 from orchestrator.study.search import Study
 from orchestrator.study.utility_runs import UtilityRuns
 from orchestrator.study.warm_start import note_warm_starts, warm_starts
-from orchestrator.trial.cells import Cell, Released, rows_of
+from orchestrator.trial.cell import Cell
+from orchestrator.trial.memory import packings, ran_out
+from orchestrator.trial.rows import Released, rows_of
+from orchestrator.trial.run import TrialResult, trial_job, unfinished
 from orchestrator.trial.shared_captures import SharedCaptures
-from orchestrator.trial.trial import TrialResult, TrialSpec, packings, ran_out, trial_job, unfinished
+from orchestrator.trial.spec import TrialSpec
 
 _SPARE = 8
 """How many trials at most wait for a free worker at the executor, so that none idles while the driver is busy."""
@@ -138,11 +141,11 @@ def _run(
     job: Callable[..., TrialResult] | None,
 ) -> Outcome:
     """`run_sweep` with one Ray; raises `RayLost` with it."""
-    chosen = config.matching_cells(cells)
-    check_sweep(config, chosen)
+    chosen = [cell_settings(config, cell) for cell in config.matching_cells(cells)]
+    check_sweep(config.attackers, chosen)
     address = check_address(address)
-    check_data(config, chosen)
-    config = resolve(config)
+    check_data(config.data, chosen)
+    config, chosen = resolve(config), [resolve(own) for own in chosen]
     # Captures are computed here and rounding follows the threads: not this machine's cores, but the config's.
     torch.set_num_threads(config.execution.threads)
     spaces = [attacker.space.every() for attacker in config.attackers]
@@ -171,9 +174,7 @@ def _run(
         claim = read_claim(out) if ours else None
         faces, check = _FaceCache(reporter), DataCheck(out, config, claim, store.data, reporter.message)
         with stop.window():
-            sets = {
-                cell.name: check.admit(cell.name, faces.of(cell_settings(config, cell))) for cell in chosen
-            }
+            sets = [check.admit(own.cell.name, faces.of(own)) for own in chosen]
         device = torch.device(config.execution.device)
         captures = CaptureStore(
             out / "captures",
@@ -183,8 +184,8 @@ def _run(
         )
         with stop.window():
             prepared = [
-                Cell.prepare(config, cell, sets[cell.name], captures, weights=store.weights_of(cell.name))
-                for cell in chosen
+                Cell.prepare(own, dataset, captures, weights=store.weights_of(own.cell.name))
+                for own, dataset in zip(chosen, sets, strict=True)
             ]
         if not finished:
             with stop.window():
@@ -371,18 +372,18 @@ class Driver:
         while executor.in_flight < most and (job := self._waiting.take(self._may_start)):
             study, spec = job
             try:
-                *shared, released = self._captures.of(study.cell, spec, executor)
+                shared = self._captures.of(study.cell, spec, executor)
             except NotSummable as refused:
                 # One victim's update that no sum can hold ends its trials and not the others'.
                 self._running[spec.trial_id] = (study, spec, Released(client=None, bytes_up=0))
                 self._finish(Done(spec.trial_id, error=refused))
                 self._advance()
                 continue
-            self._running[spec.trial_id] = (study, spec, released)
+            self._running[spec.trial_id] = (study, spec, shared.released)
             work = partial(self._job, attempt=self._attempts[spec.trial_id])
             if isinstance(executor, SerialExecutor):
                 work = partial(work, progress=self._reporter.iteration)
-            executor.submit(spec.trial_id, self._breakable(work, executor), spec, *shared)
+            executor.submit(spec.trial_id, self._breakable(work, executor), spec, *shared.parts)
 
     def _may_start(self, job: tuple[CellStudy, TrialSpec]) -> bool:
         """Not a test trial whose rows name an accuracy that is still being measured."""

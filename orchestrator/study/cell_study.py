@@ -11,8 +11,8 @@ from orchestrator.config.sweep import AttackerConfig
 from orchestrator.results.store import ResultStore, Row, StudyRow
 from orchestrator.study.search import Study
 from orchestrator.study.suggestion_run import Evaluation
-from orchestrator.trial.cells import Cell
-from orchestrator.trial.trial import Phase, TrialSpec
+from orchestrator.trial.cell import Cell
+from orchestrator.trial.spec import Phase, TrialSpec
 
 
 class CellStudy:

@@ -17,7 +17,7 @@ from orchestrator.results.utility_files import UTILITY, UtilityResult, read_util
 from orchestrator.runtime.progress import Reporter
 from orchestrator.runtime.stop import Stop
 from orchestrator.study.cell_study import mean_of
-from orchestrator.trial.cells import Cell
+from orchestrator.trial.cell import Cell
 from orchestrator.trial.utility import UtilitySpec, run_utility
 
 _PREFIX = "utility:"

@@ -5,18 +5,13 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "cells": ["Cell", "Released", "check_cell", "rows_of"],
-        "shared_captures": ["SharedCaptures"],
-        "trial": [
-            "Phase",
-            "TrialResult",
-            "TrialSpec",
-            "out_of_memory",
-            "packings",
-            "ran_out",
-            "trial_job",
-            "unfinished",
-        ],
+        "cell": ["Cell", "check_cell"],
+        "memory": ["out_of_memory", "packings", "ran_out"],
+        "rows": ["Released", "rows_of"],
+        "run": ["TrialResult", "run_trial", "trial_job", "unfinished"],
+        "score": ["ImageScore"],
+        "shared_captures": ["SharedCaptures", "SharedInput"],
+        "spec": ["Phase", "TrialInput", "TrialSpec"],
         "utility": ["UtilitySpec", "run_utility"],
     },
 )

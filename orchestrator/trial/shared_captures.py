@@ -5,16 +5,32 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from fl_core.base.types import ModelState
 from orchestrator.execute.execute import Executor
 from orchestrator.runtime.stop import Stop
-from orchestrator.trial.cells import Cell, Released
-from orchestrator.trial.trial import TrialSpec
+from orchestrator.trial.cell import Cell
+from orchestrator.trial.rows import Released
+from orchestrator.trial.spec import TrialInput, TrialSpec
 
-Handles = tuple[Any, Any, Any, Any, Any, Released]
-"""On weights, record, truth, mean image and public answers, and what rows say of the capture."""
+
+@dataclass(frozen=True, kw_only=True)
+class SharedInput:
+    """The executor's handles on the parts of a `TrialInput`, and what rows say of the capture."""
+
+    state: Any
+    record: Any
+    truth: Any
+    mean_image: Any
+    public: Any
+    released: Released
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The handles in the order in which `TrialInput` takes their values."""
+        return tuple(getattr(self, field.name) for field in dataclasses.fields(TrialInput))
 
 
 class SharedCaptures:
@@ -27,12 +43,12 @@ class SharedCaptures:
     def __init__(self, stop: Stop, *, attacked: Iterable[str], keep: bool) -> None:
         self._stop = stop
         self._left, self._keep = Counter(attacked), keep
-        self._shared: dict[tuple[str, int], Handles] = {}
+        self._shared: dict[tuple[str, int], SharedInput] = {}
         self._states: dict[str, Any] = {}
         self._means: dict[str, Any] = {}
 
-    def of(self, cell: Cell, spec: TrialSpec, executor: Executor) -> Handles:
-        """The handles for a trial of the cell; makes the capture where there is none."""
+    def of(self, cell: Cell, spec: TrialSpec, executor: Executor) -> SharedInput:
+        """The input of a trial of the cell; makes the capture where there is none."""
         key = (spec.capture, spec.victim)
         if key not in self._shared:
             victim = cell.victims[spec.victim]
@@ -44,13 +60,13 @@ class SharedCaptures:
             if cell.config.name not in self._means:
                 self._means[cell.config.name] = executor.share(cell.public_mean)
             light = dataclasses.replace(capture.record, state=ModelState(parameters={}))
-            self._shared[key] = (
-                self._states[weights.hash],
-                executor.share(light),
-                executor.share(capture.truth),
-                self._means[cell.config.name],
-                executor.share(cell.public_answers(spec.victim, len(capture.truth.ids))),
-                Released.of(capture, victim),
+            self._shared[key] = SharedInput(
+                state=self._states[weights.hash],
+                record=executor.share(light),
+                truth=executor.share(capture.truth),
+                mean_image=self._means[cell.config.name],
+                public=executor.share(cell.public_answers(spec.victim, len(capture.truth.ids))),
+                released=Released.of(capture, victim),
             )
         return self._shared[key]
 

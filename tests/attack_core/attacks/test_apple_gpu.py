@@ -66,7 +66,8 @@ from fl_core.threat.observation import Observation, observe
 from orchestrator.cli import doctor
 from orchestrator.driver.sweep import run_sweep
 from orchestrator.runtime.progress import Silent
-from orchestrator.trial.trial import TrialResult, TrialSpec, run_trial
+from orchestrator.trial.run import TrialResult, run_trial
+from orchestrator.trial.spec import TrialInput, TrialSpec
 from tests.support.analytic import observed
 from tests.support.apple import HANDED_OVER, MPS, AppleGPU, NotOnMPS, apple_gpu, kernels
 from tests.support.claims import CLAIMS
@@ -436,7 +437,7 @@ def trial_on_gpu(faces: FaceDataset, attack: Any) -> TrialResult:
         images=True,
     )
     with apple_gpu():
-        return run_trial(spec, record, truth, torch.zeros(3, 16, 16))
+        return run_trial(spec, TrialInput(state, record, truth, torch.zeros(3, 16, 16)))
 
 
 def test_a_trial_runs(faces: FaceDataset, waits: list[str]) -> None:

@@ -14,6 +14,7 @@ from fl_core.base.device import pick_device
 from fl_core.base.errors import InputError
 from fl_core.data.celeba import open_celeba
 from orchestrator.capture.datasets import check_data, open_faces, resolve_kind
+from orchestrator.config.parse import cell_settings
 from orchestrator.config.sweep import CellConfig, DataConfig, SweepConfig
 
 
@@ -91,7 +92,7 @@ def test_a_named_folder_without_the_data_is_refused(
     before = sorted(tmp_path.rglob("*"))
     config = SweepConfig(name="t", data=DataConfig(kind=kind, root=root))
     with pytest.raises(InputError, match=told):
-        check_data(config, config.cells)
+        check_data(config.data, [cell_settings(config, cell) for cell in config.cells])
     with pytest.raises(InputError, match=told):
         open_faces(resolve_kind(config.data), image_size=16, progress=quiet)
     assert sorted(tmp_path.rglob("*")) == before, "nothing was written"
@@ -142,9 +143,9 @@ def test_a_cell_with_another_kind_of_data_says_so(
     with pytest.raises(
         InputError, match=r"cells\.real\.differs: data\.root = .* means celeba data, where other cells"
     ):
-        check_data(config, config.cells)
+        check_data(config.data, [cell_settings(config, cell) for cell in config.cells])
     settled = dataclasses.replace(cell, differs=cell.differs | {"data.kind": "celeba"})
-    check_data(config, [settled])
+    check_data(config.data, [cell_settings(config, settled)])
 
 
 def test_real_faces_open_through_the_same_door(celeba_root: Path) -> None:

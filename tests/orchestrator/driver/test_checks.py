@@ -16,10 +16,11 @@ from fl_core.data.celeba import open_celeba
 from fl_core.models.zoo import ModelConfig, check_batch
 from orchestrator.analysis.summary import summarize
 from orchestrator.capture.store import CaptureStore
+from orchestrator.config.parse import cell_settings
 from orchestrator.driver.plan import check_plan
 from orchestrator.driver.sweep import run_sweep
 from orchestrator.runtime.progress import Silent
-from orchestrator.trial.cells import Cell
+from orchestrator.trial.cell import Cell
 from tests.support.command import gradsweep, refused
 from tests.support.small import sweep
 
@@ -107,7 +108,7 @@ def test_labels_that_the_network_has_no_output_for_are_refused(faces_root: Path,
     faces = dataclasses.replace(faces, labels=faces.labels + 2)
     store = CaptureStore(tmp_path, device=torch.device("cpu"), progress=print)
     with pytest.raises(InputError, match=r"model.classes = 2: .* has labels from 0 to 3; must be at least 4"):
-        Cell.prepare(config, config.cells[0], faces, store)
+        Cell.prepare(cell_settings(config, config.cells[0]), faces, store)
 
 
 def test_images_that_the_window_of_ssim_does_not_fit_into_have_none_and_say_so(

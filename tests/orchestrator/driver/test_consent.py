@@ -11,9 +11,10 @@ from defenses.he.encryption import Paillier
 from fl_core.base.errors import InputError
 from fl_core.data.celeba import open_celeba
 from orchestrator.capture.store import CaptureStore
+from orchestrator.config.parse import cell_settings
 from orchestrator.config.sweep import CellConfig
 from orchestrator.driver.consent import require_consent
-from orchestrator.trial.cells import Cell
+from orchestrator.trial.cell import Cell
 from tests.support.small import sweep
 
 pytest.importorskip("phe")
@@ -23,7 +24,7 @@ def prepared(root: Path, folder: Path, model: str, size: int) -> Cell:
     config = sweep(root, model__kind=model, model__image_size=size)
     cell = CellConfig(name="paillier", defense=(Paillier(),))
     store = CaptureStore(folder, device=torch.device("cpu"), progress=lambda _: None)
-    return Cell.prepare(config, cell, open_celeba(root, image_size=size), store)
+    return Cell.prepare(cell_settings(config, cell), open_celeba(root, image_size=size), store)
 
 
 def test_hours_of_paillier_need_a_yes_and_the_estimate_is_told(faces_root: Path, tmp_path: Path) -> None:

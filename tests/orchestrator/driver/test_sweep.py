@@ -29,7 +29,7 @@ from orchestrator.results.store import read_images
 from orchestrator.results.utility_files import UtilityResult
 from orchestrator.runtime.progress import Silent
 from orchestrator.study import utility_runs
-from orchestrator.trial import trial as trial_module
+from orchestrator.trial import run as trial_module
 from orchestrator.trial.utility import UtilitySpec
 from tests.support.small import both, comparable, sweep, tree
 

@@ -23,7 +23,7 @@ from orchestrator.capture.datasets import open_faces
 from orchestrator.capture.files import RECORD
 from orchestrator.capture.store import Capture, CaptureSource, CaptureStore
 from orchestrator.cli.main import execute
-from orchestrator.config.parse import load_sweep
+from orchestrator.config.parse import cell_settings, load_sweep
 from orchestrator.driver.sweep import resolve, run_sweep
 from orchestrator.io.files import unsealed, write_json
 from orchestrator.io.parquet import parquet_bytes
@@ -34,8 +34,8 @@ from orchestrator.results.store import ResultStore, read_images, read_rows, read
 from orchestrator.results.utility_files import UtilityResult, utilities
 from orchestrator.runtime.progress import Silent
 from orchestrator.study import utility_runs
-from orchestrator.trial import cells
-from orchestrator.trial.cells import Cell
+from orchestrator.trial import cell as trial_cell
+from orchestrator.trial.cell import Cell
 from tests.support.small import comparable, tree
 
 SETTINGS: dict[str, Any] = {
@@ -120,7 +120,7 @@ def quick() -> Iterator[None]:
         patched.setattr(report, "figures", lambda _: [])
         patched.setattr(utility_runs, "run_utility", lambda *_, **__: found)
         patched.setattr(
-            cells, "_check_utility", lambda *_: None
+            trial_cell, "_check_utility", lambda *_: None
         )  # The faces are fewer than such a run needs.
         yield
 
@@ -270,7 +270,7 @@ def source(whole: Path, file: Path, tmp_path: Path) -> tuple[CaptureSource, list
     faces = open_faces(config.data, image_size=config.model.image_size, progress=said.append)
     shutil.copytree(whole / "captures", tmp_path / "captures")
     store = CaptureStore(tmp_path / "captures", device=torch.device("cpu"), progress=said.append)
-    return Cell.prepare(config, config.cells[0], faces, store).source, said
+    return Cell.prepare(cell_settings(config, config.cells[0]), faces, store).source, said
 
 
 def content(found: Capture) -> tuple[str, list[tuple[str, torch.Tensor]], Any]:

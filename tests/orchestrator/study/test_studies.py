@@ -34,6 +34,7 @@ from fl_core.data.celeba import open_celeba
 from orchestrator.analysis.summary import summarize
 from orchestrator.capture.store import CaptureStore
 from orchestrator.config.address import PASSWORD
+from orchestrator.config.parse import cell_settings
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver import sweep as driver
 from orchestrator.driver.plan import plan_table
@@ -46,9 +47,10 @@ from orchestrator.runtime.progress import Silent
 from orchestrator.study import dashboard_copy as module
 from orchestrator.study.cell_study import CellStudy
 from orchestrator.study.search import Study
-from orchestrator.trial import trial as trial_module
-from orchestrator.trial.cells import Cell, Released, rows_of
-from orchestrator.trial.trial import TrialResult, unfinished
+from orchestrator.trial import run as trial_module
+from orchestrator.trial.cell import Cell
+from orchestrator.trial.rows import Released, rows_of
+from orchestrator.trial.run import TrialResult, unfinished
 from tests.support.small import comparable, sweep, tree
 
 SMALL: dict[str, Any] = {
@@ -463,7 +465,9 @@ def test_gpu_seconds_are_seconds_times_the_share_of_a_gpu_and_spend_that_budget(
 ) -> None:
     config = sweep(faces_root, study__gpu_seconds=7)
     captures = CaptureStore(tmp_path / "captures", device=torch.device("cpu"), progress=lambda _: None)
-    cell = Cell.prepare(config, config.cells[0], open_celeba(faces_root, image_size=16), captures)
+    cell = Cell.prepare(
+        cell_settings(config, config.cells[0]), open_celeba(faces_root, image_size=16), captures
+    )
     attacker = config.attackers[0]
     study = CellStudy(cell, attacker, Study("none/generic", attacker.space, config.study, seed=0))
     released = Released(client=0, bytes_up=1, clip_factor=None)

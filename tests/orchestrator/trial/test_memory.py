@@ -19,7 +19,9 @@ from attack_core.matching.matching import Matching
 from fl_core.data.celeba import FaceDataset
 from orchestrator.driver import sweep as driver
 from orchestrator.runtime.progress import Silent
-from orchestrator.trial.trial import TrialResult, TrialSpec, out_of_memory, packings, trial_job
+from orchestrator.trial.memory import out_of_memory, packings
+from orchestrator.trial.run import TrialResult, trial_job
+from orchestrator.trial.spec import TrialSpec
 from tests.support.matched import attacked, observed
 from tests.support.small import sweep, tree
 

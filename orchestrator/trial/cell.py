@@ -1,13 +1,11 @@
-"""One cell of a sweep: its settings, its captures, and the columns that all its rows share."""
+"""One cell of a sweep: its settings, its captures, its trials, and the columns that all its rows share."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 
@@ -20,10 +18,7 @@ from fl_core.federation.accuracy import count_correct
 from fl_core.federation.rounds import Federation
 from fl_core.models.zoo import check_batch
 from fl_core.threat.captures import Victim
-from fl_core.threat.model import View
-from fl_core.threat.observation import published_noise_db
 from orchestrator.capture.store import (
-    Capture,
     CaptureSource,
     CaptureStore,
     captured_federation,
@@ -31,22 +26,20 @@ from orchestrator.capture.store import (
     check_round,
     victims_of,
 )
-from orchestrator.config.parse import cell_settings, suggested_attack, to_plain
+from orchestrator.config.parse import suggested_attack, to_plain
 from orchestrator.config.space import Params
 from orchestrator.config.sweep import AttackerConfig, CellConfig, SweepConfig
 from orchestrator.io.identity import canonical
-from orchestrator.results.schema import SUM_COSTS, hp_column
 from orchestrator.results.store import Row
 from orchestrator.trial.public import PublicAnswers, public_answers
-from orchestrator.trial.trial import ImageScore, Phase, TrialResult, TrialSpec
+from orchestrator.trial.spec import Phase, TrialSpec
 from orchestrator.trial.utility import UtilitySpec, federation_of, utility_specs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A cell that is ready to run."""
+    """A cell that is ready to run; `settings` are those of this cell alone."""
 
-    config: CellConfig
     settings: SweepConfig
     chain: Chain
     dataset: FaceDataset
@@ -55,8 +48,7 @@ class Cell:
     @classmethod
     def prepare(
         cls,
-        sweep: SweepConfig,
-        config: CellConfig,
+        settings: SweepConfig,
         dataset: FaceDataset,
         store: CaptureStore,
         *,
@@ -64,13 +56,18 @@ class Cell:
     ) -> Cell:
         """Validate threat, labels and victims and fix the weights; nothing is captured yet.
 
-        `weights` is the hash of those that the cell's finished trials attacked, where there are any.
+        `settings` are the sweep's as this cell has them (`cell_settings`). `weights` is the hash of those that the
+        cell's finished trials attacked, where there are any.
         """
-        settings = cell_settings(sweep, config)
-        chain = Chain(defenses=config.defense)
+        chain = Chain(defenses=settings.cell.defense)
         check_cell(settings, chain, dataset)
         source = store.source(settings, chain, dataset, weights=weights)
-        return cls(config=config, settings=settings, chain=chain, dataset=dataset, source=source)
+        return cls(settings=settings, chain=chain, dataset=dataset, source=source)
+
+    @property
+    def config(self) -> CellConfig:
+        """The cell as the sweep file has it."""
+        return self.settings.cell
 
     @cached_property
     def victims(self) -> list[Victim]:
@@ -242,100 +239,3 @@ def _check_shares(settings: SweepConfig, chain: Chain, federation: Federation) -
         defense.check_shares(
             absent=min(lost + empty, clients), colluders=threat.colluders, opens_single=view == "key_holder"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Released:
-    """What rows say of one capture: the client (None for several), bytes that one client sent, and means over clients.
-
-    The clip factor, and in dB the noise's energy over that of the signal that it was added to; `published_noise_db` is
-    that of the server's noise on the mean, where it adds any. With them, under a secure sum, what it cost.
-    """
-
-    client: int | None
-    bytes_up: int
-    clip_factor: float | None = None
-    noise_to_signal_db: float | None = None
-    published_noise_db: float | None = None
-    rounding_error: float | None = None
-    setup_seconds: float | None = None
-    protect_seconds: float | None = None
-    add_seconds: float | None = None
-    reveal_seconds: float | None = None
-
-    @classmethod
-    def of(cls, capture: Capture, victim: Victim) -> Released:
-        """Read off a capture."""
-        updates, opened = capture.record.updates, capture.record.aggregate
-        plain = cls(
-            client=victim.client if len(updates) == 1 else None,
-            bytes_up=updates[0].bytes_up
-            or sum(t.numel() * t.element_size() for t in updates[0].tensors.values()),
-            clip_factor=_mean(update.clip_factor for update in updates),
-            noise_to_signal_db=_mean(update.noise_to_signal_db for update in updates),
-            published_noise_db=published_noise_db(capture.record),
-        )
-        if opened is None:
-            return plain
-        costs = {name: getattr(opened, name) for name in ("bytes_up", *SUM_COSTS)}
-        return dataclasses.replace(plain, **costs)
-
-    def columns(self, view: View) -> Row:
-        """The columns, of noise that is in what `view` sees."""
-        found = dataclasses.asdict(self)
-        public = found.pop("published_noise_db")
-        return found | ({"noise_to_signal_db": public} if view == "public" and public is not None else {})
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Of the values that are there."""
-    found = [value for value in values if value is not None]
-    return sum(found) / len(found) if found else None
-
-
-def rows_of(
-    cell: Cell,
-    spec: TrialSpec,
-    result: TrialResult,
-    *,
-    params: Params,
-    released: Released,
-    accuracy: float | None,
-    weights_accuracy: float | None,
-    gpu_share: float,
-    provenance: Row,
-) -> tuple[Row, ...]:
-    """A trial's rows: one for each true image, or one with a null `image_id` where it ended without scores.
-
-    `gpu_share` is the share of a GPU that the trial's worker held.
-    """
-    common = cell.columns | provenance | released.columns(cell.columns["view"])
-    common |= {
-        "trial_id": spec.trial_id,
-        "threat": canonical(spec.threat),
-        "study": f"{spec.cell}/{spec.attacker}",
-        "attacker": spec.attacker,
-        "phase": spec.phase,
-        "suggestion": spec.suggestion,
-        "victim": spec.victim,
-        "attack": spec.attack.kind,
-        "attack_params": json.dumps(to_plain(spec.attack), sort_keys=True),
-        "seed": spec.seed,
-        "restarts": spec.attack.restarts,
-        "packing": result.packing,
-        "accuracy": accuracy,
-        "weights_accuracy": weights_accuracy,
-        "gpu_seconds": 0.0 if spec.device == "cpu" else result.seconds * gpu_share,
-        "notes": None if result.notes is None else json.dumps(result.notes, ensure_ascii=False),
-    }
-    cost = ("iterations", "candidates_failed", "seconds", "cpu_seconds", "device", "peak_memory_mb")
-    kept = ("status", "error", "method", "label_accuracy", "match_loss", *cost, "host", "started_at")
-    common |= {name: getattr(result, name) for name in kept}
-    common |= {hp_column(name): value for name, value in params.items()}
-    figures: list[dict[str, Any]] = [vars(score) for score in result.scores or (ImageScore(),)]
-    return tuple(
-        common
-        | {"preselected": None if figure["image_id"] is None else i == 0}
-        | {k: v for k, v in figure.items() if k not in ("original", "reconstruction")}
-        for i, figure in enumerate(figures)
-    )

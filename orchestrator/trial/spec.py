@@ -1,0 +1,67 @@
+"""A trial as data: what makes it the trial that it is, and what it reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+from torch import Tensor
+
+from attack_core.attacks.registry import AnyAttack
+from fl_core.base.types import ModelState, Truth
+from fl_core.threat.model import ThreatModel
+from fl_core.threat.record import RoundRecord
+from orchestrator.io.identity import content_hash
+from orchestrator.trial.public import PublicAnswers
+
+Phase = Literal["tune", "test", "grid", "control"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec:
+    """A trial as pure data; two trials are the same exactly if their specs are.
+
+    `capture` is the capture's key, `victim` its position in the cell's list of victims. `seed` fixes the
+    attack's randomness. `threads` is part of it because it changes rounding.
+    """
+
+    cell: str
+    attacker: str
+    phase: Phase
+    suggestion: int | None
+    victim: int
+    capture: str
+    attack: AnyAttack
+    threat: ThreatModel
+    seed: int
+    device: str
+    threads: int
+    control: bool = False
+    lpips: bool = False
+    images: bool = False
+
+    @cached_property
+    def trial_id(self) -> str:
+        """The hash of the spec's canonical JSON."""
+        return content_hash(self)
+
+
+@dataclass(frozen=True)
+class TrialInput:
+    """What a trial reads: the captured signal, and what its answer is scored with.
+
+    `record` comes without weights, which many captures share: they are `state`. `mean_image` (3, S, S) is the mean
+    public image, `public` what else scores compare several images with.
+    """
+
+    state: ModelState
+    record: RoundRecord
+    truth: Truth
+    mean_image: Tensor | None = None
+    public: PublicAnswers | None = None
+
+    @property
+    def whole_record(self) -> RoundRecord:
+        """The record with the weights put back."""
+        return replace(self.record, state=self.state)
