@@ -15,6 +15,7 @@ from orchestrator.analysis.summary import summarize
 from orchestrator.config.scale import Strength
 from orchestrator.config.sweep import StudyConfig, ThresholdConfig
 from orchestrator.results import schema
+from orchestrator.results.columns import SUMMARY, TABLES, THRESHOLDS, UTILITY, markdown
 from orchestrator.results.utility_files import UtilityResult
 from tests.support.paths import ROOT
 from tests.support.results_folder import row, suggestion, trial, write_folder
@@ -31,17 +32,6 @@ def sections() -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def table(section: str) -> list[list[str]]:
-    """The cells of a section's table lines that begin with a name in backticks."""
-    lines = [line for line in sections()[section].splitlines() if line.startswith("| `")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-
-
-def names(section: str) -> list[str]:
-    """The documented names, without their backticks."""
-    return [cells[0].strip("`") for cells in table(section)]
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A results folder with a study, pictures, two cells and an accuracy."""
@@ -54,29 +44,21 @@ def folder(tmp_path: Path) -> Path:
     return write_folder(tmp_path, tests, suggestions=asked, utility={"none": {}})
 
 
-def test_trials_are_documented_in_order_with_their_types() -> None:
-    assert [(cells[0].strip("`"), cells[1]) for cells in table("Trials")] == [
-        (name, str(kind)) for name, kind in schema.BASE
-    ]
-
-
-@pytest.mark.parametrize(
-    ("section", "columns"), [("Studies", schema.STUDIES.names), ("Images", schema.IMAGES.names)]
-)
-def test_other_tables_are_documented(section: str, columns: list[str]) -> None:
-    assert names(section) == columns
+@pytest.mark.parametrize("heading", list(TABLES))
+def test_columns_are_documented_as_they_are_declared(heading: str) -> None:
+    assert markdown(TABLES[heading]) in sections()[heading], "run scripts/column_tables.py"
 
 
 def test_hyperparameter_columns_are_documented() -> None:
     assert f"`{schema.hp_column('objective.kind')}`" in sections()["Trials"]
 
 
-def test_summary_is_documented(folder: Path) -> None:
-    assert sorted(names("Summary")) == sorted(summarize(folder).columns)
+def test_the_summary_has_the_declared_columns(folder: Path) -> None:
+    assert list(summarize(folder).columns) == [column.name for column in SUMMARY]
 
 
-def test_utility_results_are_documented() -> None:
-    assert names("Utility") == [field.name for field in dataclasses.fields(UtilityResult)]
+def test_utility_results_have_the_declared_keys() -> None:
+    assert [column.name for column in UTILITY] == [field.name for field in dataclasses.fields(UtilityResult)]
 
 
 def test_study_settings_are_documented_with_their_defaults() -> None:
@@ -134,7 +116,7 @@ def test_pictures_of_defenses_exist_and_are_shown() -> None:
     assert strips <= named
 
 
-def test_critical_strengths_are_documented_in_order() -> None:
+def test_critical_strengths_have_the_declared_columns() -> None:
     threshold = ThresholdConfig(
         name="noise",
         defense=(NoiseOnly(),),
@@ -147,4 +129,4 @@ def test_critical_strengths_are_documented_in_order() -> None:
         images=1,
         accuracy=(0.9, 0.8),
     )
-    assert names("Critical strengths") == list(critical_strengths(threshold, [curve]).columns)
+    assert [column.name for column in THRESHOLDS] == list(critical_strengths(threshold, [curve]).columns)

@@ -17,17 +17,15 @@ from orchestrator.analysis.intervals import Interval, mean_interval, share_inter
 from orchestrator.capture.used_data import refuse_mixed
 from orchestrator.io.files import write_atomically
 from orchestrator.results import store
+from orchestrator.results.columns import SUMMARY, averaged
 from orchestrator.results.folder import claimed
-from orchestrator.results.schema import SUM_COSTS
 from orchestrator.results.utility_files import UTILITY, UtilityResult, utilities
 
 SUCCESS_DB = 20.0
 """PSNR from which a reconstruction counts as a success: convenient, above what controls reach (docs/statistics.md)."""
 
-_MEASURES = (
-    *("psnr", "psnr_oracle", "psnr_prior", "psnr_mean_image", "psnr_public", "psnr_groups", "psnr_range4"),
-    *("ssim", "lpips", "mse", "label_accuracy"),
-)
+_MEASURES = ("psnr", "mse", "label_accuracy", *averaged("victims"))
+"""What `by_victim` averages."""
 
 CONTROLS = {
     "mean public image": "psnr_mean_image",
@@ -54,7 +52,7 @@ def summarize(folder: Path) -> pd.DataFrame:
     ]
     for line in lines:
         line |= _versus_none(line, lines, measured) | _versus_first(line, lines, measured)
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines)[[column.name for column in SUMMARY]]
 
 
 def tested_victims(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
@@ -101,7 +99,7 @@ def by_victim(tested: pd.DataFrame) -> pd.DataFrame:
     compared with, the column of `control_of`.
     """
     ok = tested[tested["status"] == "ok"]
-    victims = ok.groupby("victim")[[*_MEASURES, "seconds", "cpu_seconds"]].mean()
+    victims = ok.groupby("victim")[[*_MEASURES]].mean()
     return victims.assign(psnr_control=victims[CONTROLS[control_of(victims)]])
 
 
@@ -220,23 +218,14 @@ def _line(
         **_bounds("psnr_preselected", _preselected(ok), failed=control),
         "psnr_worst": float(ok["psnr"].max()) if len(ok) else np.nan,
         **_columns("success", share_interval(success, len(victims))),
-        "psnr_mean_image": float(victims["psnr_mean_image"].mean()),
-        "psnr_public": float(victims["psnr_public"].mean()),
-        "psnr_groups": float(victims["psnr_groups"].mean()),
         "control": control_of(victims),
         "psnr_control": control,
         **_bounds("gain", victims["psnr"] - victims["psnr_control"]),
-        "psnr_prior": float(victims["psnr_prior"].mean()),
         **_bounds("over_prior", victims["psnr"] - victims["psnr_prior"]),
-        "psnr_oracle": float(victims["psnr_oracle"].mean()),
-        "psnr_range4": float(victims["psnr_range4"].mean()),
-        "ssim": float(victims["ssim"].mean()),
-        "lpips": float(victims["lpips"].mean()),
         "label_match": float(ok["label_match"].astype(float).mean()) if len(ok) else np.nan,
         **_columns("label_accuracy", share_interval(float(victims["label_accuracy"].mean()), len(victims))),
-        "seconds": float(victims["seconds"].mean()),
-        "cpu_seconds": float(victims["cpu_seconds"].mean()),
-        **{name: float(tested.drop_duplicates("trial_id")[name].mean()) for name in ("bytes_up", *SUM_COSTS)},
+        **{name: float(victims[name].mean()) for name in averaged("victims")},
+        **{name: float(tested.drop_duplicates("trial_id")[name].mean()) for name in averaged("trials")},
         **_columns("accuracy", _accuracy(trainings)),
         "trainings": len(trainings),
         "majority": trainings[0].majority if trainings else np.nan,

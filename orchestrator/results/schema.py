@@ -1,122 +1,39 @@
-"""The columns of the results: explicit Parquet schemas with a version."""
+"""The declared columns as Parquet schemas with a version."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from fl_core.base.errors import InputError
 from orchestrator.config.space import Choice, FloatRange, IntRange, Parameter, Scalar
+from orchestrator.results import columns
+from orchestrator.results.columns import Column
 
 VERSION = "4"
 """Of the results folder; written into every file's metadata."""
 
 _S, _F, _I, _B = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+_PICTURE = pa.struct([("bytes", pa.binary()), ("path", _S)])
+_ARROW = {str(kind): kind for kind in (_S, _F, _I, _B, _PICTURE, pa.timestamp("us", tz="UTC"))}
+_ARROW["list<string>"] = pa.list_(_S)
 
-BASE: tuple[tuple[str, pa.DataType], ...] = (
-    ("trial_id", _S),
-    ("image_id", _S),
-    ("sweep", _S),
-    ("cell", _S),
-    ("study", _S),
-    ("attacker", _S),
-    ("phase", _S),
-    ("suggestion", _I),
-    ("victim", _I),
-    ("status", _S),
-    ("error", _S),
-    ("data", _S),
-    ("model", _S),
-    ("weights", _S),
-    ("defense", _S),
-    ("defense_params", _S),
-    ("differs", _S),
-    ("threat", _S),
-    ("view", _S),
-    ("signal", _S),
-    ("batch_size", _I),
-    ("round", _I),
-    ("weights_accuracy", _F),
-    ("client", _I),
-    ("epsilon", _F),
-    ("epsilon_release", _F),
-    ("delta", _F),
-    ("dp_unit", _S),
-    ("dp_against", _S),
-    ("adjacency", _S),
-    ("rounds", _I),
-    ("sampling_rate", _F),
-    ("clip_factor", _F),
-    ("noise_to_signal_db", _F),
-    ("bytes_up", _I),
-    ("rounding_error", _F),
-    ("setup_seconds", _F),
-    ("protect_seconds", _F),
-    ("add_seconds", _F),
-    ("reveal_seconds", _F),
-    ("attack", _S),
-    ("attack_params", _S),
-    ("method", _S),
-    ("notes", _S),
-    ("seed", _I),
-    ("preselected", _B),
-    ("psnr", _F),
-    ("psnr_oracle", _F),
-    ("psnr_prior", _F),
-    ("psnr_mean_image", _F),
-    ("psnr_public", _F),
-    ("psnr_groups", _F),
-    ("psnr_range4", _F),
-    ("ssim", _F),
-    ("lpips", _F),
-    ("mse", _F),
-    ("label_match", _B),
-    ("label_accuracy", _F),
-    ("match_loss", _F),
-    ("iterations", _I),
-    ("restarts", _I),
-    ("packing", _I),
-    ("candidates_failed", _I),
-    ("seconds", _F),
-    ("cpu_seconds", _F),
-    ("gpu_seconds", _F),
-    ("device", _S),
-    ("peak_memory_mb", _F),
-    ("accuracy", _F),
-    ("host", _S),
-    ("git_commit", _S),
-    ("versions", _S),
-    ("started_at", pa.timestamp("us", tz="UTC")),
-)
+
+def _schema(columns: Sequence[Column], metadata: dict[str, str] | None = None) -> pa.Schema:
+    return pa.schema([(column.name, _ARROW[column.type]) for column in columns], metadata=metadata)
+
 
 SUM_COSTS = ("rounding_error", "setup_seconds", "protect_seconds", "add_seconds", "reveal_seconds")
 """What rows say of a secure sum beside its bytes; null where there is none."""
 
-STUDIES = pa.schema(
-    [
-        ("study", _S),
-        ("suggestion", _I),
-        ("params", _S),
-        ("state", _S),
-        ("value", _F),
-        ("trial_ids", pa.list_(_S)),
-    ],
-    metadata={"gradsweep": VERSION},
-)
+TRIALS_BASE = _schema(columns.TRIALS)
+STUDIES = _schema(columns.STUDIES, {"gradsweep": VERSION})
+IMAGES = _schema(columns.IMAGES, {"gradsweep": VERSION})
 
-_PICTURE = pa.struct([("bytes", pa.binary()), ("path", _S)])
-
-IMAGES = pa.schema(
-    [("trial_id", _S), ("image_id", _S), ("original", _PICTURE), ("reconstruction", _PICTURE)],
-    metadata={"gradsweep": VERSION},
-)
-
-
-TRIALS_BASE = pa.schema(BASE)
-
+_DECLARED = {"trials": TRIALS_BASE, "images": IMAGES, "studies": STUDIES}
 _SEARCHED = "hp_"
 _KEYS = {
     "trials": ("trial_id",),
@@ -178,15 +95,19 @@ def trials_table(rows: Iterable[Mapping[str, Any]], columns: pa.Schema) -> pa.Ta
     return pa.Table.from_pylist(plain, schema=columns)
 
 
+def unknown_column(kind: str, table: pa.Table) -> str | None:
+    """A column in a file of `trials`, `images` or `studies` that is not declared here: a later version's, it seems."""
+    searched = _SEARCHED if kind == "trials" else None
+    names = (name for name in table.column_names if searched is None or not name.startswith(searched))
+    return next((name for name in names if name not in _DECLARED[kind].names), None)
+
+
 def misfit(kind: str, table: pa.Table) -> str | None:
-    """What in a file of `trials`, `images` or `studies` was never written; columns of later versions may be missing."""
-    wanted = {"trials": TRIALS_BASE, "images": IMAGES, "studies": STUDIES}[kind]
+    """What in a file of `trials`, `images` or `studies` was never written; columns that were added may be missing."""
+    wanted = _DECLARED[kind]
     for field in table.schema:
-        if field.name in wanted.names:
-            if field.type != wanted.field(field.name).type:
-                return f"column {field.name!r} is {field.type}, not {wanted.field(field.name).type}"
-        elif kind != "trials" or not field.name.startswith(_SEARCHED):
-            return f"column {field.name!r} is unknown"
+        if field.name in wanted.names and field.type != wanted.field(field.name).type:
+            return f"column {field.name!r} is {field.type}, not {wanted.field(field.name).type}"
     for name in _KEYS[kind]:
         if name not in table.column_names or table.column(name).null_count:
             return f"column {name!r} has gaps"
@@ -205,7 +126,7 @@ def _is_json(text: str, shape: type) -> bool:
 
 
 def _with_searched(searched: Mapping[str, pa.DataType]) -> pa.Schema:
-    return pa.schema([*BASE, *sorted(searched.items())], metadata={"gradsweep": VERSION})
+    return pa.schema([*TRIALS_BASE, *sorted(searched.items())], metadata={"gradsweep": VERSION})
 
 
 def _arrow_type(parameter: Parameter) -> pa.DataType:

@@ -205,13 +205,16 @@ class ResultStore:
         self._adopt_log()
 
     def _check_columns(self, part: Path, found: pa.Schema) -> None:
-        """Raise `InputError` for other searched columns than this sweep's; those of later versions may be missing."""
+        """Raise `InputError` for other searched columns than this sweep has; new base columns may be missing."""
         base = set(schema.TRIALS_BASE.names)
         ours = {field.name: field.type for field in self._schema if field.name not in base}
         theirs = {field.name: field.type for field in found if field.name not in base}
         if ours != theirs:
+            name, _ = min(ours.items() ^ theirs.items(), key=lambda column: column[0])
+            there, here = (str(found.get(name, "missing")) for found in (theirs, ours))
             raise InputError(
-                f"{part} has other columns than this sweep's search spaces give; use another --out."
+                f"{part} has other columns than this sweep's search spaces give: {name} is {there} there and {here} "
+                "here; use another --out."
             )
 
     def _adopt_log(self) -> None:
@@ -308,6 +311,12 @@ def _read_part(part: Path) -> pa.Table:
         raise InputError(
             f"{part} has schema version {version}, this gradsweep writes and reads {schema.VERSION}; "
             "use another --out, or the gradsweep that wrote it."
+        )
+    unknown = schema.unknown_column(kind, table)
+    if unknown is not None:
+        raise InputError(
+            f"{part} has the column {unknown!r}, which this gradsweep does not know; use the later version that wrote "
+            "it, or another --out."
         )
     wrong = schema.misfit(kind, table)
     if wrong:

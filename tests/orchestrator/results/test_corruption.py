@@ -247,7 +247,6 @@ def test_damage_in_files_without_checksums_is_noticed_where_it_shows(whole: Path
     retyped = table.set_column(table.column_names.index("psnr"), "psnr", pa.array(["1"] * table.num_rows))
     for changed, said in (
         (table.drop_columns(["phase"]), None),
-        (renamed, "'psnr_oracld' is unknown"),
         (text, "'differs' is not JSON"),
         (gaps, "'trial_id' has gaps"),
         (retyped, "'psnr' is string, not double"),
@@ -260,6 +259,11 @@ def test_damage_in_files_without_checksums_is_noticed_where_it_shows(whole: Path
             continue
         with pytest.raises(InputError, match=rf"{part.name} is damaged \(column {said}\); remove it to run"):
             read_rows(out)
+    pq.write_table(renamed.replace_schema_metadata(table.schema.metadata), part)
+    with pytest.raises(
+        InputError, match="the column 'psnr_oracld', which this gradsweep does not know; use the"
+    ):
+        read_rows(out)
 
 
 @pytest.fixture

@@ -169,8 +169,8 @@ def test_suggestions_keep_their_last_state(tmp_path: Path) -> None:
 def test_schema_is_base_columns_then_the_union_of_search_spaces() -> None:
     other = {"restarts": IntRange(kind="int", low=1, high=2)}
     both = trials_schema([SPACE, other])
-    assert both.names[: len(schema.BASE)] == [name for name, _ in schema.BASE]
-    assert both.names[len(schema.BASE) :] == ["hp_lr", "hp_objective_kind", "hp_restarts"]
+    assert both.names[: len(schema.TRIALS_BASE)] == schema.TRIALS_BASE.names
+    assert both.names[len(schema.TRIALS_BASE) :] == ["hp_lr", "hp_objective_kind", "hp_restarts"]
     assert hp_column("objective.kind") == "hp_objective_kind"
     clash = {"lr": Choice(kind="choice", choices=("a",))}
     with pytest.raises(InputError, match="'lr' is double in one attacker and string in another"):
@@ -181,7 +181,7 @@ def test_other_versions_other_columns_and_broken_files_are_refused_by_name(tmp_p
     with ResultStore(tmp_path, COLUMNS) as store:
         store.add_trial(trial(0))
     part = next((tmp_path / "trials").glob("part-*"))
-    with pytest.raises(InputError, match="other columns than this sweep's search spaces"):
+    with pytest.raises(InputError, match="search spaces give: hp_lr is double there and missing here"):
         ResultStore(tmp_path, trials_schema([])).__enter__()
     table = pq.read_table(part)
     pq.write_table(table.replace_schema_metadata({"gradsweep": "0"}), part)
