@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from orchestrator.analysis.summary import records, summarize
+from orchestrator.analysis.summary import summary_lines
 from orchestrator.results.pictures import decode
 from orchestrator.results.store import read_images, read_rows
 
@@ -21,7 +21,7 @@ def main(folder: Path, out: Path) -> None:
     """Draw the first test victims, one column each, one row for each cell and attacker."""
     rows = read_rows(folder).to_pandas()
     rows = rows[rows["phase"] == "test"].merge(read_images(folder).to_pandas(), on=["trial_id", "image_id"])
-    lines = [(line["cell"], line["attacker"]) for line in records(summarize(folder))]
+    lines = [(line.cell, line.attacker) for line in summary_lines(folder)]
     victims = sorted(rows["victim"].unique())[:SHOWN]
     figure = Figure(figsize=(1.35 * len(victims) + 1.2, 1.55 * (len(lines) + 1)), layout="constrained")
     axes = figure.subplots(len(lines) + 1, len(victims), squeeze=False)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from defenses.mechanism.noise import NoiseOnly
-from orchestrator.analysis.strength import Curve, critical_strengths
+from orchestrator.analysis.strength import Curve, critical_frame, critical_strengths
 from orchestrator.analysis.summary import summarize
 from orchestrator.config.scale import Strength
 from orchestrator.config.sweep import StudyConfig, ThresholdConfig
@@ -129,4 +129,6 @@ def test_critical_strengths_have_the_declared_columns() -> None:
         images=1,
         accuracy=(0.9, 0.8),
     )
-    assert [column.name for column in THRESHOLDS] == list(critical_strengths(threshold, [curve]).columns)
+    assert [column.name for column in THRESHOLDS] == list(
+        critical_frame(critical_strengths(threshold, [curve])).columns
+    )

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pandas as pd
-
-from orchestrator.analysis.summary import records
-
-Line = dict[str, Any]
+from orchestrator.analysis.lines import Line
 
 
 @dataclass(frozen=True)
@@ -25,24 +20,21 @@ class Compared:
     strongest: Line
 
 
-def by_cell(table: pd.DataFrame) -> list[Compared]:
+def by_cell(lines: Sequence[Line]) -> list[Compared]:
     """The cells of a summary that has several attackers, in its order; none where it has one."""
-    if table["attacker"].nunique() < 2:
+    if len({line.attacker for line in lines}) < 2:
         return []
-    found = []
-    for cell, group in table.groupby("cell", sort=False):
-        lines = {line["attacker"]: line for line in records(group)}
-        measured = [line for line in lines.values() if not pd.isna(line["psnr"])]
-        strongest = max(measured, key=lambda line: line["psnr"], default=next(iter(lines.values())))
-        found.append(Compared(cell=str(cell), lines=lines, strongest=strongest))
-    return found
+    cells: dict[str, dict[str, Line]] = {}
+    for line in lines:
+        cells.setdefault(line.cell, {})[line.attacker] = line
+    return [Compared(cell=cell, lines=there, strongest=_strongest(there)) for cell, there in cells.items()]
 
 
-def is_hidden(line: Mapping[Any, Any]) -> bool:
-    """Whether the threat model left the attacker no signal in any trial of a summary line."""
-    return bool(line["not_observable"]) and line["not_observable"] == line["trials"]
+def _strongest(lines: dict[str, Line]) -> Line:
+    measured = [line for line in lines.values() if line.psnr.measured]
+    return max(measured, key=lambda line: line.psnr.mean, default=next(iter(lines.values())))
 
 
-def attackers(compared: list[Compared]) -> list[str]:
+def attackers(compared: Iterable[Compared]) -> list[str]:
     """All attackers' names in the order in which they come."""
     return list(dict.fromkeys(name for one in compared for name in one.lines))

@@ -22,6 +22,25 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def measured(self) -> bool:
+        """Whether there is a mean."""
+        return not np.isnan(self.mean)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there are bounds."""
+        return not (np.isnan(self.low) or np.isnan(self.high))
+
+    @property
+    def reversed(self) -> Interval:
+        """Of a difference, that the other way round."""
+        return Interval(-self.mean, -self.high, -self.low)
+
+
+NOTHING = Interval(np.nan, np.nan, np.nan)
+"""Where nothing was measured."""
+
 
 def mean_interval(values: npt.NDArray[np.float64], *, failed: float = 0.0) -> Interval:
     """The mean of one value for each victim, and its 95% interval; none below `FEWEST` victims.

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-import pandas as pd
-
+from orchestrator.analysis.lines import Line
 from orchestrator.io.identity import canonical
 
 
-def by_round(table: pd.DataFrame) -> pd.DataFrame:
-    """The summary's lines that form series over rounds, ordered by round; column `series` names each one's.
+@dataclass(frozen=True)
+class Series:
+    """Lines that differ in the attacked round alone, in its order."""
+
+    name: str
+    lines: tuple[Line, ...]
+
+
+def by_round(lines: Iterable[Line]) -> list[Series]:
+    """The series over rounds among the lines with a figure.
 
     A series is one attacker against cells whose defense and declared differences are the same but for
-    `capture.round`. The table is empty where no cells differ in their round, or nothing was measured there.
+    `capture.round`. There is none where no cells differ in their round, or nothing was measured there.
     """
-    measured = table[table["psnr"].notna()]
-    measured = measured.assign(others=measured["differs"].map(_other_differences))
-    found = [
-        group.sort_values("round", kind="stable").assign(series=_name(group.iloc[0]))
-        for _, group in measured.groupby(["attacker", "defense_params", "others"], sort=False)
-        if group["round"].nunique() > 1
+    alike: dict[tuple[str, str, str], list[Line]] = {}
+    for line in lines:
+        if line.psnr.measured:
+            alike.setdefault((line.attacker, line.defense_params, _others(line)), []).append(line)
+    return [
+        Series(_name(group[0]), tuple(sorted(group, key=lambda line: line.round)))
+        for group in alike.values()
+        if len({line.round for line in group}) > 1
     ]
-    return pd.concat(found, ignore_index=True) if found else measured.head(0).assign(series="")
 
 
-def _other_differences(differs: str) -> str:
-    own = json.loads(differs)
-    return canonical({path: value for path, value in own.items() if path != "capture.round"})
+def _others(line: Line) -> str:
+    """The declared differences but for the round; empty for none."""
+    others = {path: value for path, value in line.differs.items() if path != "capture.round"}
+    return canonical(others) if others else ""
 
 
-def _name(line: pd.Series[Any]) -> str:
-    against = "" if line["dp_against"] == "server" else " against the public"
-    epsilon = (
-        "" if pd.isna(line["epsilon"]) else f" (epsilon {line['epsilon']:g}, {line['adjacency']}{against})"
-    )
-    others = "" if line["others"] == "{}" else f" {line['others']}"
-    return f"{line['defense']}{epsilon}{others} / {line['attacker']}"
+def _name(line: Line) -> str:
+    budget = ""
+    if line.privacy is not None:
+        against = "" if line.privacy.against == "server" else " against the public"
+        budget = f" (epsilon {line.privacy.epsilon:g}, {line.privacy.adjacency}{against})"
+    others = _others(line)
+    return f"{line.defense}{budget}{others and f' {others}'} / {line.attacker}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.analysis.crossing import Crossing, Ends, crossing
+from orchestrator.analysis.lines import Line
 from orchestrator.analysis.summary import tested_victims
 from orchestrator.config.parse import threshold_cells, threshold_value
 from orchestrator.config.scale import Strength
@@ -131,50 +132,100 @@ def between(strength: Strength, curve: Curve, at: Crossing) -> list[float]:
     return [value for value in halves if value not in curve.values]
 
 
-def critical_strengths(threshold: ThresholdConfig, found: Iterable[Curve]) -> pd.DataFrame:
-    """One line for each attacker and criterion: `critical`, its 95% interval `weaker` to `stronger`, its `side`.
+@dataclass(frozen=True, kw_only=True)
+class CriticalLine:
+    """Where one attacker's curve over a threshold's strengths falls to a criterion.
 
     `side` is `before` where the weakest strength already suffices (`critical` is an upper bound), `after` where the
-    strongest does not (a lower bound), `refused` where the images are too few to see the level. `bracket_weaker` and
-    `bracket_stronger` are the measured strengths that `critical` lies between; an end of the interval or of the bracket
-    that lies outside of all strengths is NaN. `resolved` says whether no gap between strengths widens the interval more
-    than the choice of victims does. `accuracy` is that at the critical strength, interpolated.
+    strongest does not (a lower bound), `refused` where the images are too few to see the level. `interval` is the 95%
+    interval of `critical`, `bracket` the measured strengths that it lies between; an end of either that lies outside of
+    all strengths is NaN. `resolved` says whether no gap between strengths widens the interval more than the choice of
+    victims does. `accuracy` is that at the critical strength, interpolated.
     """
-    return pd.DataFrame(
+
+    threshold: str
+    strength: str
+    attacker: str
+    criterion: Criterion
+    side: Literal["before", "inside", "after", "refused"]
+    critical: float
+    interval: Ends
+    victims: int
+    strengths: int
+    accuracy: float
+    bracket: Ends
+    resolved: bool
+    images: int
+
+    @property
+    def coarse(self) -> bool:
+        """Whether strengths lie too far apart for the victims that there are."""
+        return self.side == "inside" and not self.resolved
+
+    def columns(self) -> dict[str, object]:
+        """The line as the columns of `thresholds.parquet`."""
+        return {
+            "threshold": self.threshold,
+            "strength": self.strength,
+            "attacker": self.attacker,
+            "criterion": self.criterion.name,
+            "level": self.criterion.level,
+            "side": self.side,
+            "critical": self.critical,
+            "weaker": self.interval.weaker,
+            "stronger": self.interval.stronger,
+            "victims": self.victims,
+            "strengths": self.strengths,
+            "accuracy": self.accuracy,
+            "bracket_weaker": self.bracket.weaker,
+            "bracket_stronger": self.bracket.stronger,
+            "resolved": self.resolved,
+            "images": self.images,
+        }
+
+
+def critical_strengths(threshold: ThresholdConfig, found: Iterable[Curve]) -> list[CriticalLine]:
+    """One line for each attacker and criterion."""
+    return [
         _line(threshold, curve, criterion)
         for curve in found
         for criterion in curve.criteria()
         if len(curve.values) >= 2 and len(curve.measured[criterion.figure])
-    )
+    ]
 
 
-def _line(threshold: ThresholdConfig, curve: Curve, criterion: Criterion) -> dict[str, object]:
+def critical_frame(lines: Iterable[CriticalLine]) -> pd.DataFrame:
+    """The lines as a table."""
+    return pd.DataFrame(line.columns() for line in lines)
+
+
+def _line(threshold: ThresholdConfig, curve: Curve, criterion: Criterion) -> CriticalLine:
     strength = threshold.strength
     at = curve.crosses(criterion, strength)
     nowhere = Ends(weaker=math.nan, stronger=math.nan)
     # That none of these images is recovered says nothing of others, so it has no interval.
     interval = at.interval if at is not None and criterion != NONE else nowhere
-    bracket = at.bracket if at is not None else nowhere
-    return {
-        "threshold": threshold.name,
-        "strength": strength.path,
-        "attacker": curve.attacker,
-        "criterion": criterion.name,
-        "level": criterion.level,
-        "side": at.side if at is not None else "refused",
-        "critical": strength.value(at.position) if at is not None else math.nan,
-        "weaker": _value(strength, interval.weaker),
-        "stronger": _value(strength, interval.stronger),
-        "victims": len(curve.measured[criterion.figure]),
-        "strengths": len(curve.values),
-        "accuracy": float(np.interp(at.position, curve.positions(strength), curve.accuracy))
+    return CriticalLine(
+        threshold=threshold.name,
+        strength=strength.path,
+        attacker=curve.attacker,
+        criterion=criterion,
+        side=at.side if at is not None else "refused",
+        critical=strength.value(at.position) if at is not None else math.nan,
+        interval=_values(strength, interval),
+        victims=len(curve.measured[criterion.figure]),
+        strengths=len(curve.values),
+        accuracy=float(np.interp(at.position, curve.positions(strength), curve.accuracy))
         if at is not None
         else math.nan,
-        "bracket_weaker": _value(strength, bracket.weaker),
-        "bracket_stronger": _value(strength, bracket.stronger),
-        "resolved": at is not None and at.side == "inside" and not between(strength, curve, at),
-        "images": curve.images,
-    }
+        bracket=_values(strength, at.bracket if at is not None else nowhere),
+        resolved=at is not None and at.side == "inside" and not between(strength, curve, at),
+        images=curve.images,
+    )
+
+
+def _values(strength: Strength, ends: Ends) -> Ends:
+    return Ends(weaker=_value(strength, ends.weaker), stronger=_value(strength, ends.stronger))
 
 
 def _value(strength: Strength, position: float) -> float:
@@ -188,39 +239,37 @@ def strengths_of(threshold: ThresholdConfig, cells: Iterable[CellConfig]) -> lis
 
 
 def measured_curves(
-    config: SweepConfig, folder: Path, table: pd.DataFrame
+    config: SweepConfig, folder: Path, lines: Iterable[Line]
 ) -> list[tuple[ThresholdConfig, list[Curve]]]:
-    """The curves of every threshold of a sweep over its cells with results; `table` is the folder's summary."""
+    """The curves of every threshold of a sweep over its cells with results; `lines` are the folder's summary."""
     if not config.thresholds:
         return []
     victims = tested_victims(folder)
-    reached = table[table["accuracy"].notna()].drop_duplicates("cell")
-    accuracies = dict(zip(reached["cell"], reached["accuracy"], strict=True))
+    accuracies = {line.cell: line.utility.accuracy.mean for line in lines if line.utility is not None}
     return [
         (threshold, curves(threshold, strengths_of(threshold, config.cells), victims, accuracies))
         for threshold in config.thresholds
     ]
 
 
-def next_cells(config: SweepConfig, folder: Path, table: pd.DataFrame, step: int) -> list[CellConfig]:
+def next_cells(config: SweepConfig, folder: Path, lines: Sequence[Line], step: int) -> list[CellConfig]:
     """The cells to add after `step` refinements, in the order of the thresholds; none where all lines are resolved."""
     new: list[CellConfig] = []
-    for threshold, found in measured_curves(config, folder, table):
+    for threshold, found in measured_curves(config, folder, lines):
         if step < threshold.refine:
             new += threshold_cells(threshold, refinements(threshold, found))
     return new
 
 
-def critical_table(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """`critical_strengths` of every threshold of the sweep in a results folder; empty where it has none."""
+def critical_lines(folder: Path, lines: Sequence[Line]) -> list[CriticalLine]:
+    """`critical_strengths` of every threshold of the sweep in a results folder with this summary."""
     config = claimed(folder)
     if config is None:
-        return pd.DataFrame()
-    found = [critical_strengths(*pair) for pair in measured_curves(config, folder, table)]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+        return []
+    return [line for pair in measured_curves(config, folder, lines) for line in critical_strengths(*pair)]
 
 
-def write_critical(folder: Path, critical: pd.DataFrame) -> None:
+def write_critical(folder: Path, critical: Sequence[CriticalLine]) -> None:
     """The table as `thresholds.parquet`; nothing where it is empty."""
-    if len(critical):
-        write_atomically(folder / "thresholds.parquet", critical.to_parquet(index=False))
+    if critical:
+        write_atomically(folder / "thresholds.parquet", critical_frame(critical).to_parquet(index=False))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pandas as pd
 from attack_core.metrics.metrics import EXACT_DB
 from defenses.dp.accounting import replaced_epsilon
 from fl_core.base.errors import InputError
-from orchestrator.analysis.intervals import Interval, mean_interval, share_interval
+from orchestrator.analysis.intervals import NOTHING, Interval, mean_interval, share_interval
+from orchestrator.analysis.lines import CONTROLS, MEAN_IMAGE, Control, Line, Privacy, Utility, Winner, frame
 from orchestrator.capture.used_data import refuse_mixed
 from orchestrator.io.files import write_atomically
 from orchestrator.results import store
-from orchestrator.results.columns import SUMMARY, averaged
+from orchestrator.results.columns import averaged
 from orchestrator.results.folder import claimed
 from orchestrator.results.utility_files import UTILITY, UtilityResult, utilities
 
@@ -27,32 +29,28 @@ SUCCESS_DB = 20.0
 _MEASURES = ("psnr", "mse", "label_accuracy", *averaged("victims"))
 """What `by_victim` averages."""
 
-CONTROLS = {
-    "mean public image": "psnr_mean_image",
-    "random public faces": "psnr_public",
-    "means of groups of public faces": "psnr_groups",
-}
-"""What anybody can answer without a signal, and the column of its PSNR."""
 
-
-def summarize(folder: Path) -> pd.DataFrame:
-    """One row for each cell and attacker, over the winner's test victims, in the order of the sweep file.
+def summary_lines(folder: Path) -> tuple[Line, ...]:
+    """One line for each cell and attacker, over the winner's test victims, in the order of the sweep file.
 
     Raises `InputError` where the folder holds no results.
     """
-    best, reached, order = winners(folder), utilities(folder), _order(folder)
+    best, trained, order = winners(folder), utilities(folder), _order(folder)
     groups = _groups(folder)
-    _check_whole(folder, groups, reached)
-    measured = _tested(groups, best)
+    _check_whole(folder, groups, trained)
+    tested = _tested(groups, best)
     # Rows lie in the order in which trials finished, which differs from run to run.
     keys = sorted(groups, key=lambda key: (order(*key), key))
     lines = [
-        _line(groups[cell, who], measured[cell, who], best.get(f"{cell}/{who}"), reached.get(cell, ()))
+        _line(groups[cell, who], tested[cell, who], best.get(f"{cell}/{who}"), trained.get(cell, ()))
         for cell, who in keys
     ]
-    for line in lines:
-        line |= _versus_none(line, lines, measured) | _versus_first(line, lines, measured)
-    return pd.DataFrame(lines)[[column.name for column in SUMMARY]]
+    return tuple(_compared(line, lines, tested) for line in lines)
+
+
+def summarize(folder: Path) -> pd.DataFrame:
+    """`summary_lines` as a table, with the columns that `orchestrator.results.columns.SUMMARY` declares."""
+    return frame(summary_lines(folder))
 
 
 def tested_victims(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
@@ -68,10 +66,10 @@ def tested_victims(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
     return found
 
 
-def write_summary(folder: Path, table: pd.DataFrame) -> Path:
+def write_summary(folder: Path, lines: Iterable[Line]) -> Path:
     """The table as `summary.parquet`."""
     path = folder / "summary.parquet"
-    write_atomically(path, table.to_parquet(index=False))
+    write_atomically(path, frame(lines).to_parquet(index=False))
     return path
 
 
@@ -88,7 +86,7 @@ def read_studies(folder: Path) -> pd.DataFrame:
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The lines of a table as dicts by column name."""
+    """The rows of a table as dicts by column name."""
     return [{str(name): value for name, value in line.items()} for line in table.to_dict("records")]
 
 
@@ -96,17 +94,17 @@ def by_victim(tested: pd.DataFrame) -> pd.DataFrame:
     """One line for each victim of finished attacks, ordered by victim: the mean over its images.
 
     Images of one batch are not independent, so a victim's images count as one. `psnr_control` is what `psnr` is
-    compared with, the column of `control_of`.
+    compared with, that of `control_of`.
     """
     ok = tested[tested["status"] == "ok"]
     victims = ok.groupby("victim")[[*_MEASURES]].mean()
-    return victims.assign(psnr_control=victims[CONTROLS[control_of(victims)]])
+    return victims.assign(psnr_control=victims[control_of(victims).column])
 
 
-def control_of(victims: pd.DataFrame) -> str:
-    """The control that comes closer to these victims, of those that all of them have: a key of `CONTROLS`."""
-    there = [name for name, column in CONTROLS.items() if victims[column].notna().all()]
-    return max(there, key=lambda name: victims[CONTROLS[name]].mean(), default="mean public image")
+def control_of(victims: pd.DataFrame) -> Control:
+    """The control that comes closest to these victims, of those that all of them have."""
+    there = [control for control in CONTROLS if victims[control.column].notna().all()]
+    return max(there, key=lambda control: victims[control.column].mean(), default=MEAN_IMAGE)
 
 
 def _groups(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
@@ -117,13 +115,13 @@ def _groups(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
 
 
 def _tested(
-    groups: dict[tuple[str, str], pd.DataFrame], best: dict[str, dict[str, Any]]
+    groups: dict[tuple[str, str], pd.DataFrame], best: Mapping[str, Winner]
 ) -> dict[tuple[str, str], pd.DataFrame]:
     """Of each group the rows that conclusions rest on; `best` as `winners` gives it."""
     found = {}
     for (cell, who), group in groups.items():
         winner = best.get(f"{cell}/{who}")
-        found[cell, who] = _exact(test_rows(group, winner["suggestion"] if winner else None))
+        found[cell, who] = _exact(test_rows(group, winner.suggestion if winner else None))
     return found
 
 
@@ -137,38 +135,47 @@ def _exact(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**{name: rows[name].replace(np.inf, EXACT_DB) for name in columns})
 
 
-def _bounds(name: str, values: pd.Series[float], *, failed: float = 0.0) -> dict[str, float]:
-    return _columns(name, mean_interval(np.asarray(values, dtype=np.float64), failed=failed))
+def _compared(line: Line, lines: Sequence[Line], tested: Mapping[tuple[str, str], pd.DataFrame]) -> Line:
+    """The line with what it loses against the undefended cell, and its lead over the first attacker of its own."""
+    undefended, first = _undefended(line, lines), _first(line, lines)
+    mine = tested[line.cell, line.attacker]
+    return replace(
+        line,
+        undefended=undefended,
+        drop=_lost(mine, tested[undefended, line.attacker] if undefended else mine.iloc[:0]),
+        beside=first,
+        lead=_lead(mine, tested[line.cell, first] if first else None),
+    )
 
 
-def _columns(name: str, found: Interval) -> dict[str, float]:
-    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-
-
-def _versus_none(
-    line: dict[str, Any], lines: list[dict[str, Any]], measured: dict[tuple[str, str], pd.DataFrame]
-) -> dict[str, Any]:
-    """How much PSNR the same attacker loses against the undefended cell, paired by victim, on images in both."""
-    against = [
-        other["cell"]
+def _undefended(line: Line, lines: Sequence[Line]) -> str | None:
+    """The cell without a defense that the line is compared with; None where none compares."""
+    plain = [
+        other.cell
         for other in lines
-        if other["defense"] == "none" and other["differs"] == "{}" and other["attacker"] == line["attacker"]
+        if other.defense == "none" and not other.differs and other.attacker == line.attacker
     ]
-    comparable = bool(against) and differs_in_threat_alone(line["differs"]) and line["cell"] != against[0]
-    name = against[0] if comparable else None
-    mine = measured[line["cell"], line["attacker"]]
-    theirs = measured[name, line["attacker"]] if name else mine.iloc[:0]
+    comparable = bool(plain) and line.differs_in_threat_alone and line.cell != plain[0]
+    return plain[0] if comparable else None
+
+
+def _first(line: Line, lines: Sequence[Line]) -> str | None:
+    """The first attacker of the line's cell; None for that one itself."""
+    first = next(other.attacker for other in lines if other.cell == line.cell)
+    return first if line.attacker != first else None
+
+
+def _lost(mine: pd.DataFrame, theirs: pd.DataFrame) -> Interval:
+    """How much less PSNR an attacker has in `mine`, paired by victim, on images in both."""
     mine, theirs = _shared_images(mine, theirs), _shared_images(theirs, mine)
-    lost = by_victim(theirs)["psnr"].sub(by_victim(mine)["psnr"])
-    return {"undefended": name, **_bounds("drop", lost.dropna())}
+    return _mean(by_victim(theirs)["psnr"].sub(by_victim(mine)["psnr"]).dropna())
 
 
-def differs_in_threat_alone(differs: str) -> bool:
-    """Whether a cell with these own settings (JSON) has the data, weights and rounds of the cells without any.
-
-    What the attacker sees or knows changes none of them, so such a cell is compared victim by victim like the others.
-    """
-    return all(path.startswith("threat.") for path in json.loads(differs))
+def _lead(mine: pd.DataFrame, theirs: pd.DataFrame | None) -> Interval:
+    """How much more PSNR one attacker has than another in the same cell, paired by victim."""
+    if theirs is None:
+        return NOTHING
+    return _mean(by_victim(mine)["psnr"].sub(by_victim(theirs)["psnr"]).dropna())
 
 
 def _shared_images(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
@@ -177,68 +184,89 @@ def _shared_images(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     return rows.merge(others[keys].drop_duplicates(), on=keys)
 
 
-def _versus_first(
-    line: dict[str, Any], lines: list[dict[str, Any]], measured: dict[tuple[str, str], pd.DataFrame]
-) -> dict[str, Any]:
-    """How much PSNR the attacker has over the first one of the same cell, paired by victim."""
-    first = next(other["attacker"] for other in lines if other["cell"] == line["cell"])
-    name = first if line["attacker"] != first else None
-    mine = by_victim(measured[line["cell"], line["attacker"]])["psnr"]
-    theirs = by_victim(measured[line["cell"], name])["psnr"] if name else mine * np.nan
-    return {"beside": name, **_bounds("lead", mine.sub(theirs).dropna())}
-
-
 def _line(
-    group: pd.DataFrame,
-    tested: pd.DataFrame,
-    winner: dict[str, Any] | None,
-    trainings: Sequence[UtilityResult],
-) -> dict[str, Any]:
+    group: pd.DataFrame, tested: pd.DataFrame, winner: Winner | None, trainings: Sequence[UtilityResult]
+) -> Line:
+    """The line but for its comparisons with others."""
     first = group.iloc[0]
     ok = tested[tested["status"] == "ok"]
     victims = by_victim(tested)
     control = float(victims["psnr_control"].mean())
     success = float(_reached(ok).mean()) if len(ok) else np.nan
     trials = group.drop_duplicates("trial_id")
-    kept = (
-        *("cell", "attacker", "defense", "defense_params", "signal", "view", "round", "weights_accuracy"),
-        *("epsilon", "epsilon_release", "delta", "dp_unit", "dp_against", "adjacency", "differs"),
+    over_trials = tested.drop_duplicates("trial_id")
+    return Line(
+        cell=str(first["cell"]),
+        attacker=str(first["attacker"]),
+        defense=first["defense"],
+        defense_params=first["defense_params"],
+        signal=first["signal"],
+        view=first["view"],
+        round=first["round"],
+        weights_accuracy=first["weights_accuracy"],
+        privacy=_privacy(first),
+        differs=json.loads(first["differs"]),
+        labels=json.loads(first["threat"])["labels"],
+        methods=_methods(ok),
+        notes=_notes(ok),
+        n=len(victims),
+        images=len(ok),
+        tests=tested["trial_id"].nunique(),
+        tests_failed=tested.loc[tested["status"] == "failed", "trial_id"].nunique(),
+        psnr=_mean(victims["psnr"], failed=control),
+        psnr_preselected=_mean(_preselected(ok), failed=control),
+        psnr_worst=float(ok["psnr"].max()) if len(ok) else np.nan,
+        success=share_interval(success, len(victims)),
+        control=control_of(victims),
+        psnr_control=control,
+        gain=_mean(victims["psnr"] - victims["psnr_control"]),
+        over_prior=_mean(victims["psnr"] - victims["psnr_prior"]),
+        label_match=float(ok["label_match"].astype(float).mean()) if len(ok) else np.nan,
+        label_accuracy=share_interval(float(victims["label_accuracy"].mean()), len(victims)),
+        means={
+            **{name: float(victims[name].mean()) for name in averaged("victims")},
+            **{name: float(over_trials[name].mean()) for name in averaged("trials")},
+        },
+        utility=_utility(trainings),
+        winner=winner,
+        trials=len(trials),
+        trials_failed=int((trials["status"] == "failed").sum()),
+        not_observable=int((trials["status"] == "not_observable").sum()),
+        undefended=None,
+        drop=NOTHING,
+        beside=None,
+        lead=NOTHING,
     )
-    return {
-        **{name: first[name] for name in kept},
-        "epsilon_replace_one": _replace_one(first),
-        "labels": json.loads(first["threat"])["labels"],
-        "method": _methods(ok),
-        "notes": json.dumps(_notes(ok), ensure_ascii=False),
-        "n": len(victims),
-        "images": len(ok),
-        "tests": tested["trial_id"].nunique(),
-        "tests_failed": tested.loc[tested["status"] == "failed", "trial_id"].nunique(),
-        **_bounds("psnr", victims["psnr"], failed=control),
-        **_bounds("psnr_preselected", _preselected(ok), failed=control),
-        "psnr_worst": float(ok["psnr"].max()) if len(ok) else np.nan,
-        **_columns("success", share_interval(success, len(victims))),
-        "control": control_of(victims),
-        "psnr_control": control,
-        **_bounds("gain", victims["psnr"] - victims["psnr_control"]),
-        **_bounds("over_prior", victims["psnr"] - victims["psnr_prior"]),
-        "label_match": float(ok["label_match"].astype(float).mean()) if len(ok) else np.nan,
-        **_columns("label_accuracy", share_interval(float(victims["label_accuracy"].mean()), len(victims))),
-        **{name: float(victims[name].mean()) for name in averaged("victims")},
-        **{name: float(tested.drop_duplicates("trial_id")[name].mean()) for name in averaged("trials")},
-        **_columns("accuracy", _accuracy(trainings)),
-        "trainings": len(trainings),
-        "majority": trainings[0].majority if trainings else np.nan,
-        "diverged": any(one.diverged for one in trainings) if trainings else None,
-        "not_finite": sum(one.not_finite for one in trainings) if trainings else None,
-        "suggestion": winner["suggestion"] if winner else None,
-        "tuning_psnr": winner["value"] if winner else np.nan,
-        "suggestions": winner["count"] if winner else 0,
-        "hyperparameters": winner["params"] if winner else "{}",
-        "trials": len(trials),
-        "trials_failed": int((trials["status"] == "failed").sum()),
-        "not_observable": int((trials["status"] == "not_observable").sum()),
-    }
+
+
+def _mean(values: pd.Series[float], *, failed: float = 0.0) -> Interval:
+    return mean_interval(np.asarray(values, dtype=np.float64), failed=failed)
+
+
+def _privacy(row: pd.Series[Any]) -> Privacy | None:
+    if pd.isna(row["epsilon"]):
+        return None
+    return Privacy(
+        epsilon=row["epsilon"],
+        epsilon_release=row["epsilon_release"],
+        delta=row["delta"],
+        unit=row["dp_unit"],
+        against=row["dp_against"],
+        adjacency=row["adjacency"],
+        epsilon_replace_one=_replace_one(row),
+    )
+
+
+def _utility(trainings: Sequence[UtilityResult]) -> Utility | None:
+    if not trainings:
+        return None
+    return Utility(
+        accuracy=_accuracy(trainings),
+        majority=trainings[0].majority,
+        trainings=len(trainings),
+        diverged=any(one.diverged for one in trainings),
+        not_finite=sum(one.not_finite for one in trainings),
+    )
 
 
 def _accuracy(trainings: Sequence[UtilityResult]) -> Interval:
@@ -246,12 +274,12 @@ def _accuracy(trainings: Sequence[UtilityResult]) -> Interval:
     if len(trainings) == 1:
         return Interval(trainings[0].accuracy, trainings[0].low, trainings[0].high)
     values = np.array([one.accuracy for one in trainings], dtype=np.float64)
-    return mean_interval(values, failed=trainings[0].majority if trainings else np.nan)
+    return mean_interval(values, failed=trainings[0].majority)
 
 
 def _replace_one(row: pd.Series[Any]) -> float:
-    """The row's total epsilon under `replace_one` adjacency; NaN without a statement, and under amplification."""
-    if pd.isna(row["epsilon"]) or row["sampling_rate"] != 1.0:
+    """The row's total epsilon under `replace_one` adjacency; NaN under amplification."""
+    if row["sampling_rate"] != 1.0:
         return np.nan
     epsilon = float(row["epsilon"])
     return epsilon if row["adjacency"] == "replace_one" else replaced_epsilon(epsilon, float(row["delta"]))
@@ -263,33 +291,31 @@ def _preselected(ok: pd.DataFrame) -> pd.Series[float]:
     return chosen.set_index("victim")["psnr"]
 
 
-def _methods(ok: pd.DataFrame) -> str:
-    """What really ran, the most frequent first; with how often where it was not always the same."""
+def _methods(ok: pd.DataFrame) -> dict[str, int]:
+    """What really ran and how often, the most frequent first."""
     counts = ok.drop_duplicates("trial_id")["method"].value_counts()
-    if len(counts) < 2:
-        return "".join(counts.index)
-    return ", ".join(f"{method} ({count})" for method, count in counts.items())
+    return {str(method): int(count) for method, count in counts.items()}
 
 
-def _notes(ok: pd.DataFrame) -> list[str]:
+def _notes(ok: pd.DataFrame) -> tuple[str, ...]:
     """Each thing that attacks said of their choice, the most frequent first."""
     told = ok.drop_duplicates("trial_id")["notes"].dropna().map(json.loads).explode().dropna()
-    return [str(note) for note in told.value_counts().index]
+    return tuple(str(note) for note in told.value_counts().index)
 
 
-def winners(folder: Path) -> dict[str, dict[str, Any]]:
-    """The best suggestion of each study: number, value (dB), params (JSON), and how many were recorded."""
+def winners(folder: Path) -> dict[str, Winner]:
+    """The best suggestion of each study that has one."""
     found = {}
     for study, group in read_studies(folder).groupby("study", sort=False):
         told = group[group["state"] == "ok"].sort_values(["value", "suggestion"], ascending=[False, True])
         if len(told):
             best = told.iloc[0]
-            found[str(study)] = {
-                "suggestion": int(best["suggestion"]),
-                "value": float(best["value"]),
-                "params": str(best["params"]),
-                "count": len(group),
-            }
+            found[str(study)] = Winner(
+                suggestion=int(best["suggestion"]),
+                value=float(best["value"]),
+                params=json.loads(best["params"]),
+                count=len(group),
+            )
     return found
 
 

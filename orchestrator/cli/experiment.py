@@ -30,7 +30,7 @@ from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, ModelName
 from fl_core.threat.model import ThreatModel
-from orchestrator.analysis.summary import summarize, write_summary
+from orchestrator.analysis.summary import summary_lines, write_summary
 from orchestrator.config.sweep import (
     AttackerConfig,
     CaptureConfig,
@@ -381,11 +381,11 @@ def run(experiment: Experiment, console: Console, stop: Stop | None = None) -> i
         raise
     arguments = dataclasses.asdict(experiment) | {"out_dir": str(folder)}
     write_atomically(folder / "config.json", json.dumps(arguments, indent=2).encode())
-    table = summarize(folder)
-    write_summary(folder, table)
-    console.print(Results(folder, table).data, markup=False, highlight=False, soft_wrap=True)
+    lines = summary_lines(folder)
+    write_summary(folder, lines)
+    console.print(Results(folder, lines).data, markup=False, highlight=False, soft_wrap=True)
     write_outputs(
-        folder, table, heatmap=not experiment.no_heatmap, lpips=experiment.compute_lpips, console=console
+        folder, lines[0], heatmap=not experiment.no_heatmap, lpips=experiment.compute_lpips, console=console
     )
     return 1 if outcome.failed else 0
 

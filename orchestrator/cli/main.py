@@ -20,8 +20,8 @@ from fl_core.data.celeba_folder import expanded
 from fl_core.data.synthetic.faces import write_faces
 from orchestrator.analysis.comparison import by_cell
 from orchestrator.analysis.rounds import by_round
-from orchestrator.analysis.strength import critical_table
-from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.strength import critical_lines
+from orchestrator.analysis.summary import summary_lines
 from orchestrator.capture.datasets import data_line
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import doctor as health
@@ -218,26 +218,26 @@ def _say(text: str) -> None:
 
 
 def _report(folder: Path, console: Console) -> None:
-    table = summarize(folder)
-    for note in notes(table):
+    lines = summary_lines(folder)
+    for note in notes(lines):
         console.print(note, soft_wrap=True)
     width = console.width
-    critical = critical_table(folder, table)
-    if len(critical):
+    critical = critical_lines(folder, lines)
+    if critical:
         console.print("", critical_strengths_table(critical, width=width))
-    series = by_round(table)
-    if len(series):
+    series = by_round(lines)
+    if series:
         console.print("", rounds_table(series, width=width))
-    secured = summed_cells(table)
+    secured = summed_cells(lines)
     if secured:
         console.print("", sum_costs_table(secured, width=width))
-    compared = by_cell(table)
+    compared = by_cell(lines)
     if compared:
         console.print("", comparison_table(compared, width=width))
-    results = Results(folder, table)
+    results = Results(folder, lines)
     left = progress(results)
     console.print(f"\n{results.data}", soft_wrap=True)
     console.print(f"{folder}{f', unfinished: {left}' if left else ''}", soft_wrap=True)
-    console.print(summary_table(table, width=width))
+    console.print(summary_table(lines, width=width))
     # Last: a disk that is full keeps nobody from reading the table.
-    console.print(f"\nReport: {write_report(folder, table, critical)}", soft_wrap=True)
+    console.print(f"\nReport: {write_report(folder, lines, critical)}", soft_wrap=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.analysis.strength import next_cells
-from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.summary import summary_lines
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver.sweep import Outcome
 from orchestrator.results.folder import claimed
@@ -21,7 +21,7 @@ def run_refined(config: SweepConfig, folder: Path, run: Callable[[SweepConfig], 
     """
     outcome = run(config)
     for step in range(max((threshold.refine for threshold in config.thresholds), default=0)):
-        new = next_cells(config, folder, summarize(folder), step)
+        new = next_cells(config, folder, summary_lines(folder), step)
         if not new:
             break
         config = dataclasses.replace(config, cells=(*config.cells, *new))

@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from orchestrator.analysis.comparison import Compared, attackers
-from orchestrator.analysis.summary import SUCCESS_DB, records
+from orchestrator.analysis.intervals import Interval
+from orchestrator.analysis.lines import Line
+from orchestrator.analysis.rounds import Series
+from orchestrator.analysis.summary import SUCCESS_DB
 
 _MARKERS = "oDs^vP*X"
 _DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
@@ -56,20 +59,23 @@ DARK = Theme(
 THEMES = (LIGHT, DARK)
 
 
-def psnr_figure(table: pd.DataFrame, victims: Mapping[tuple[str, str], pd.DataFrame], theme: Theme) -> bytes:
-    """PSNR of every test victim, with mean and interval, beside the controls; one band for each line."""
-    figure, axes = _canvas(1.25 + 0.5 * len(table), theme)
-    cells = list(dict.fromkeys(table["cell"]))
-    for i, line in enumerate(records(table)):
-        values = victims[line["cell"], line["attacker"]]
-        colour = theme.colours[cells.index(line["cell"]) % len(theme.colours)]
+def psnr_figure(lines: Sequence[Line], victims: Mapping[str, pd.DataFrame], theme: Theme) -> bytes:
+    """PSNR of every test victim, with mean and interval, beside the controls; one band for each line.
+
+    `victims` has the figures of each line's test victims, by its name.
+    """
+    figure, axes = _canvas(1.25 + 0.5 * len(lines), theme)
+    cells = list(dict.fromkeys(line.cell for line in lines))
+    for i, line in enumerate(lines):
+        values = victims[line.name]
+        colour = theme.colours[cells.index(line.cell) % len(theme.colours)]
         spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(len(values))
         axes.scatter(values["psnr"], i + spread, s=20, color=colour, alpha=0.55, linewidths=0, zorder=3)
-        _interval(axes, line, i, theme)
+        _interval(axes, line.psnr, i, theme)
         _tick(axes, values["psnr_control"].mean(), i, theme.control, "-")
         _tick(axes, values["psnr_prior"].mean(), i, theme.muted, ":")
     axes.axvline(SUCCESS_DB, color=theme.ink, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
-    names = [f"{line['cell']} / {line['attacker']}" for line in records(table)]
+    names = [line.name for line in lines]
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("PSNR (dB), one dot per test victim", color=theme.muted)
@@ -78,31 +84,32 @@ def psnr_figure(table: pd.DataFrame, victims: Mapping[tuple[str, str], pd.DataFr
     return _png(figure)
 
 
-def utility_figure(table: pd.DataFrame, theme: Theme) -> bytes:
+def utility_figure(lines: Sequence[Line], theme: Theme) -> bytes:
     """Accuracy against mean PSNR, with intervals of both; for lines that have both."""
     figure, axes = _canvas(3.9, theme)
-    shown = table[table["accuracy"].notna() & table["psnr"].notna()]
-    cells, attackers = list(dict.fromkeys(table["cell"])), list(dict.fromkeys(table["attacker"]))
+    cells = list(dict.fromkeys(line.cell for line in lines))
+    attackers = list(dict.fromkeys(line.attacker for line in lines))
     keys: list[tuple[Line2D, str]] = []
-    for line in records(shown):
-        colour = theme.colours[cells.index(line["cell"]) % len(theme.colours)]
-        marker = _MARKERS[attackers.index(line["attacker"]) % len(_MARKERS)]
+    shown = [(line, line.utility) for line in lines if line.utility and line.psnr.measured]
+    for line, utility in shown:
+        colour = theme.colours[cells.index(line.cell) % len(theme.colours)]
+        marker = _MARKERS[attackers.index(line.attacker) % len(_MARKERS)]
         axes.errorbar(
-            line["psnr"],
-            100 * line["accuracy"],
-            xerr=_arms(line, "psnr", 1.0),
-            yerr=_arms(line, "accuracy", 100.0),
+            line.psnr.mean,
+            100 * utility.accuracy.mean,
+            xerr=_arms(line.psnr, 1.0),
+            yerr=_arms(utility.accuracy, 100.0),
             fmt=marker,
             color=colour,
             markersize=7,
             elinewidth=1.1,
             capsize=2.5,
-            markerfacecolor=theme.paper if line["diverged"] is True else colour,
+            markerfacecolor=theme.paper if utility.diverged else colour,
         )
-        ended = " (diverged)" if line["diverged"] is True else ""
+        ended = " (diverged)" if utility.diverged else ""
         key = Line2D([], [], color=colour, marker=marker, linestyle="", markersize=6)
-        keys.append((key, f"{line['cell']} / {line['attacker']}{ended}"))
-    for share in sorted(set(shown["majority"].round(6))):
+        keys.append((key, f"{line.name}{ended}"))
+    for share in sorted({round(utility.majority, 6) for _, utility in shown}):
         axes.axhline(100 * share, color=theme.control, linewidth=1.2, zorder=1)
     keys.append((Line2D([], [], color=theme.control), "majority class"))
     axes.set_xlabel("mean PSNR of the attack (dB): further left leaks less", color=theme.muted)
@@ -128,13 +135,13 @@ def tradeoff_figure(compared: Sequence[Compared], theme: Theme) -> bytes:
             colour = theme.colours[names.index(name) % len(theme.colours)]
             y = place + 0.26 * (number - (len(one.lines) - 1) / 2.0)
             face = colour if line is one.strongest else theme.paper
-            _point(axes, line, "psnr", y, marker=_marker(names, name), colour=colour, face=face)
-        line = one.strongest
-        _tick(axes, line["psnr_control"], place, theme.control, "-")
-        if np.isfinite(line["accuracy"]):
-            face = theme.paper if line["diverged"] is True else theme.ink
-            _point(right, line, "accuracy", place, scale=100.0, marker="D", colour=theme.ink, face=face)
-            _tick(right, 100 * line["majority"], place, theme.control, ":")
+            _point(axes, line.psnr, y, marker=_marker(names, name), colour=colour, face=face)
+        line, utility = one.strongest, one.strongest.utility
+        _tick(axes, line.psnr_control, place, theme.control, "-")
+        if utility is not None:
+            face = theme.paper if utility.diverged else theme.ink
+            _point(right, utility.accuracy, place, scale=100.0, marker="D", colour=theme.ink, face=face)
+            _tick(right, 100 * utility.majority, place, theme.control, ":")
     for panel in (axes, right):
         panel.set_ylim(len(compared) - 0.5, -0.5)
         panel.grid(axis="x", color=theme.grid, linewidth=0.7)
@@ -147,7 +154,7 @@ def tradeoff_figure(compared: Sequence[Compared], theme: Theme) -> bytes:
     return _png(figure)
 
 
-def round_figure(series: pd.DataFrame, theme: Theme) -> bytes:
+def round_figure(series: Sequence[Series], theme: Theme) -> bytes:
     """Mean PSNR with its interval against the attacked round, and the accuracy of those weights on a second axis.
 
     `series` is what `by_round` gives.
@@ -157,19 +164,22 @@ def round_figure(series: pd.DataFrame, theme: Theme) -> bytes:
     right.tick_params(colors=theme.control, labelsize=9, length=0)
     right.spines[:].set_visible(False)
     keys: list[tuple[Line2D, str]] = []
-    drawn: list[pd.DataFrame] = []
-    for i, (name, lines) in enumerate(series.groupby("series", sort=False)):
+    drawn: list[list[tuple[int, float]]] = []
+    for i, each in enumerate(series):
         colour, marker = theme.colours[i % len(theme.colours)], _MARKERS[i % len(_MARKERS)]
-        axes.plot(lines["round"], lines["psnr"], color=colour, linewidth=1.6)
-        for line in records(lines):
-            arms = _arms(line, "psnr", 1.0)
-            axes.errorbar(line["round"], line["psnr"], yerr=arms, fmt=marker, color=colour, capsize=3)
-        keys.append((Line2D([], [], color=colour, marker=marker, markersize=6), str(name)))
-        accuracy = lines[["round", "weights_accuracy"]].dropna().reset_index(drop=True)
-        if not any(accuracy.equals(other) for other in drawn):  # Most series attack the same weights.
-            right.plot(
-                accuracy["round"], 100 * accuracy["weights_accuracy"], ":s", color=theme.control, markersize=4
-            )
+        rounds = [line.round for line in each.lines]
+        axes.plot(rounds, [line.psnr.mean for line in each.lines], color=colour, linewidth=1.6)
+        for line in each.lines:
+            arms = _arms(line.psnr, 1.0)
+            axes.errorbar(line.round, line.psnr.mean, yerr=arms, fmt=marker, color=colour, capsize=3)
+        keys.append((Line2D([], [], color=colour, marker=marker, markersize=6), each.name))
+        accuracy = [
+            (line.round, 100 * line.weights_accuracy)
+            for line in each.lines
+            if not math.isnan(line.weights_accuracy)
+        ]
+        if accuracy and accuracy not in drawn:  # Most series attack the same weights.
+            right.plot(*zip(*accuracy, strict=True), ":s", color=theme.control, markersize=4)
             drawn.append(accuracy)
     keys.append((Line2D([], [], color=theme.control, linestyle=":", marker="s"), "accuracy of the weights"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -269,8 +279,7 @@ def _plain(axes: Axes, theme: Theme) -> None:
 
 def _point(
     axes: Axes,
-    line: Mapping[str, Any],
-    name: str,
+    found: Interval,
     y: float,
     *,
     scale: float = 1.0,
@@ -278,11 +287,11 @@ def _point(
     colour: str,
     face: str,
 ) -> None:
-    """One figure of a line with its interval, at height `y`."""
+    """A figure with its interval, at height `y`."""
     axes.errorbar(
-        scale * line[name],
+        scale * found.mean,
         y,
-        xerr=_arms(line, name, scale),
+        xerr=_arms(found, scale),
         fmt=marker,
         color=colour,
         markerfacecolor=face,
@@ -292,11 +301,11 @@ def _point(
     )
 
 
-def _interval(axes: Axes, line: Mapping[str, Any], y: float, theme: Theme) -> None:
+def _interval(axes: Axes, found: Interval, y: float, theme: Theme) -> None:
     axes.errorbar(
-        line["psnr"],
+        found.mean,
         y,
-        xerr=_arms(line, "psnr", 1.0),
+        xerr=_arms(found, 1.0),
         fmt="D",
         color=theme.ink,
         markersize=4.5,
@@ -306,12 +315,11 @@ def _interval(axes: Axes, line: Mapping[str, Any], y: float, theme: Theme) -> No
     )
 
 
-def _arms(line: Mapping[str, Any], name: str, scale: float) -> list[list[float]] | None:
+def _arms(found: Interval, scale: float) -> list[list[float]] | None:
     """The lengths of an interval's two sides; None where it has none, which leaves the bare marker."""
-    low, high = line[f"{name}_low"], line[f"{name}_high"]
-    if not np.isfinite([low, high]).all():
+    if not np.isfinite([found.low, found.high]).all():
         return None
-    return [[scale * max(0.0, line[name] - low)], [scale * max(0.0, high - line[name])]]
+    return [[scale * max(0.0, found.mean - found.low)], [scale * max(0.0, found.high - found.mean)]]
 
 
 def _tick(axes: Axes, x: float, y: int, colour: str, style: str) -> None:

@@ -2,70 +2,70 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import pandas as pd
+from collections.abc import Iterable, Sequence
 
 from fl_core.base.types import clipped_to_zeros
 from orchestrator.analysis.intervals import FEWEST, share_interval
-from orchestrator.analysis.summary import records
-from orchestrator.report.terminal import adjacencies, labels, mark, parameters, percent, preselected
+from orchestrator.analysis.lines import Line, Winner
+from orchestrator.report.terminal import (
+    NO_FIGURE,
+    adjacencies,
+    labels,
+    mark,
+    parameters,
+    percent,
+    preselected,
+)
 
 NAMED = 3
 """Rows that a line names; the others are counted."""
 LISTED = 6
 """Lines of one kind of note; the others are in the report."""
 
-Line = Mapping[str, Any]
 
-
-def notes(table: pd.DataFrame) -> list[str]:
+def notes(lines: Sequence[Line]) -> list[str]:
     """How to read the table; what ran, once for all rows that share it; warnings, each of them."""
-    lines = records(table)
-    scored = [line for line in lines if line["method"]]
+    scored = [line for line in lines if line.methods]
     kinds = (
-        [(_name(line), f"by {line['method']}", line["method"]) for line in scored],
-        [(_name(line), f"labels right: {labels(line)}", labels(line)) for line in scored],
-        [(_name(line), note, _shape(note)) for line in lines for note in json.loads(line["notes"])],
-        [(_name(line), preselected(line), _name(line)) for line in lines if line["images"] > line["n"]],
-        [(_name(line), _winner(line), _name(line)) for line in lines if line["suggestions"]],
+        [(line.name, f"by {line.method}", line.method) for line in scored],
+        [(line.name, f"labels right: {labels(line)}", labels(line)) for line in scored],
+        [(line.name, note, _shape(note)) for line in lines for note in line.notes],
+        [(line.name, preselected(line), line.name) for line in lines if line.batches],
+        [(line.name, _winner(line.winner), line.name) for line in lines if line.winner],
     )
     said = [text for kind in kinds for text in _limited(_grouped(kind, rows=len(lines)))]
-    return [*_legend(table), *said, *_marks(lines), *_majority(table), *_warnings(lines)]
+    return [*_legend(lines), *said, *_marks(lines), *_majority(lines), *_warnings(lines)]
 
 
-def _legend(table: pd.DataFrame) -> list[str]:
+def _legend(lines: Sequence[Line]) -> list[str]:
     said = [
         f"n: test victims. Brackets: 95% interval over them, none below {FEWEST}. worst: the most exposed image.",
-        *controls(table),
-        *(said for said in (exposed(table), chance(table)) if said),
+        *controls(lines),
+        *(said for said in (exposed(lines), chance(lines)) if said),
     ]
-    if table["drop"].notna().any():
+    if any(line.drop.measured for line in lines):
         said.append("loss: PSNR below the same attacker's in the cell without a defense, paired by victim.")
-    return [*said, *adjacencies(table)]
+    return [*said, *adjacencies(lines)]
 
 
-def controls(table: pd.DataFrame) -> list[str]:
+def controls(lines: Iterable[Line]) -> list[str]:
     """What the gains of a summary are over."""
-    names = " or the ".join(table.loc[table["n"] > 0, "control"].unique())
+    names = " or the ".join(dict.fromkeys(line.control.name for line in lines if line.n))
     return [f"control: PSNR of the {names}, no attack at all; gain: PSNR above that."] if names else []
 
 
-def exposed(table: pd.DataFrame) -> str:
+def exposed(lines: Iterable[Line]) -> str:
     """What the share of recovered images is, and how much of it the fewest victims leave open."""
-    fewest = int(table.loc[table["n"] > 0, "n"].min()) if (table["n"] > 0).any() else 0
+    fewest = min((line.n for line in lines if line.n), default=0)
     share = ">=20 dB: share of images reconstructed that well"
     left = percent(share_interval(0.0, fewest).high)
     return f"{share}; none of {fewest} victims leaves up to {left} open." if fewest else ""
 
 
-def chance(table: pd.DataFrame) -> str:
+def chance(lines: Iterable[Line]) -> str:
     """How many of a summary's intervals of the gain are to be expected to miss; nothing for a single one."""
-    count = int(table["gain_low"].notna().sum())
+    count = sum(line.gain.bounded for line in lines)
     if count < 2:
         return ""
     about = f", here about {count / 20:.0f}" if count >= 20 else ""
@@ -105,20 +105,20 @@ def _limited(said: Sequence[str]) -> list[str]:
 def _warnings(lines: Iterable[Line]) -> list[str]:
     said = []
     for line in lines:
-        if line["diverged"] is True:
-            said.append(f"{_name(line)}: ! training with this defense diverged")
-        if (line["not_finite"] or 0) > 0:
-            said.append(f"{_name(line)}: in training, {clipped_to_zeros(int(line['not_finite']))}")
-        if line["trials_failed"] or line["not_observable"]:
+        if line.utility and line.utility.diverged:
+            said.append(f"{line.name}: ! training with this defense diverged")
+        if line.utility and line.utility.not_finite:
+            said.append(f"{line.name}: in training, {clipped_to_zeros(line.utility.not_finite)}")
+        if line.trials_failed or line.not_observable:
             said.append(
-                f"{_name(line)}: {line['trials_failed']} of {line['trials']} trials failed, "
-                f"{line['not_observable']} not observable"
+                f"{line.name}: {line.trials_failed} of {line.trials} trials failed, "
+                f"{line.not_observable} not observable"
             )
     return said
 
 
-def _majority(table: pd.DataFrame) -> list[str]:
-    shares = {percent(share) for share in table["majority"]} - {"-"}
+def _majority(lines: Iterable[Line]) -> list[str]:
+    shares = {percent(line.utility.majority) for line in lines if line.utility}
     return [f"The majority class alone has accuracy {' / '.join(sorted(shares))}."] if shares else []
 
 
@@ -127,13 +127,10 @@ def _marks(lines: Iterable[Line]) -> list[str]:
         " +": "+ has another threat model than the other cells; see the report.",
         " *": "* differs from the other cells in more than the defense; see the report.",
     }
-    found = Counter(mark(line) for line in lines)
+    found = {mark(line) for line in lines}
     return [text for sign, text in meaning.items() if sign in found]
 
 
-def _winner(line: Line) -> str:
-    return f"won by suggestion {line['suggestion']:.0f}: {parameters(line['hyperparameters'])}"
-
-
-def _name(line: Line) -> str:
-    return f"{line['cell']} / {line['attacker']}"
+def _winner(winner: Winner) -> str:
+    shown = ", ".join(parameters(winner.params)) or NO_FIGURE
+    return f"won by suggestion {winner.suggestion}: {shown}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.analysis.summary import read_studies, records, test_rows
+from orchestrator.analysis.lines import Line
+from orchestrator.analysis.summary import read_studies, test_rows
 from orchestrator.capture.datasets import data_line
 from orchestrator.config.parse import to_plain
 from orchestrator.results.folder import claimed
@@ -18,10 +20,10 @@ from orchestrator.results.store import read_rows
 
 @dataclass(frozen=True)
 class Results:
-    """A folder with its summary; the config is empty where `sweep.json` is missing."""
+    """A folder with the lines of its summary; the config is empty where `sweep.json` is missing."""
 
     folder: Path
-    table: pd.DataFrame
+    lines: Sequence[Line]
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -52,18 +54,12 @@ class Results:
         """The sweep's name."""
         return str(self.config.get("name") or self.rows["sweep"].iloc[0])
 
-    @cached_property
-    def lines(self) -> list[dict[str, Any]]:
-        """The summary, line by line."""
-        return records(self.table)
-
     @property
     def planned(self) -> int | None:
         """How many test victims the sweep asks for, where that is known."""
         return self.config["victims"]["test"] if self.config else None
 
-    def tested(self, line: dict[str, Any]) -> pd.DataFrame:
+    def tested(self, line: Line) -> pd.DataFrame:
         """The rows that this line's figures come from."""
-        mine = (self.rows["cell"] == line["cell"]) & (self.rows["attacker"] == line["attacker"])
-        winner = None if pd.isna(line["suggestion"]) else int(line["suggestion"])
-        return test_rows(self.rows[mine], winner)
+        mine = (self.rows["cell"] == line.cell) & (self.rows["attacker"] == line.attacker)
+        return test_rows(self.rows[mine], line.winner.suggestion if line.winner else None)

@@ -54,7 +54,7 @@ def progress(results: Results) -> str | None:
 def _pairs(results: Results) -> Iterator[Pair]:
     rows = results.rows
     tuned = rows[rows["phase"] != "test"].groupby(["cell", "attacker"])["trial_id"].nunique()
-    tests = {(line["cell"], line["attacker"]): int(line["tests"]) for line in results.lines}
+    tests = {(line.cell, line.attacker): line.tests for line in results.lines}
     studies = dict(iter(results.studies.groupby("study")))
     for attacker in results.config["attackers"]:
         searched = build(AttackerConfig, attacker, where="sweep.json")

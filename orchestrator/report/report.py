@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,52 +13,56 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from attack_core.metrics.metrics import EXACT_DB
 from fl_core.base.types import clipped_to_zeros
-from orchestrator.analysis.comparison import attackers, by_cell, is_hidden
-from orchestrator.analysis.intervals import FEWEST
+from orchestrator.analysis.comparison import attackers, by_cell
+from orchestrator.analysis.intervals import FEWEST, Interval
+from orchestrator.analysis.lines import Line, Privacy, Utility
 from orchestrator.analysis.rounds import by_round
-from orchestrator.analysis.strength import critical_table, write_critical
-from orchestrator.analysis.summary import SUCCESS_DB, differs_in_threat_alone, records, write_summary
+from orchestrator.analysis.strength import CriticalLine, critical_lines, write_critical
+from orchestrator.analysis.summary import SUCCESS_DB, write_summary
 from orchestrator.io.files import write_atomically
 from orchestrator.io.guard import refuse_links
-from orchestrator.report.conclusions import LABELS, accuracy, share, utility_verdict, verdict
+from orchestrator.report.conclusions import LABELS, majority, utility_verdict, verdict
 from orchestrator.report.notes import chance
 from orchestrator.report.reader import Results
 from orchestrator.report.remaining import pairs
 from orchestrator.report.sections import figures, gallery
 from orchestrator.report.terminal import (
     CRITERIA,
+    NO_FIGURE,
     SUM_HEADINGS,
+    bounds,
     critical_bracket,
     critical_interval,
     critical_notes,
     critical_value,
     interval,
-    labels,
     megabytes,
     number,
     parameters,
     percent,
+    percents,
     sum_costs,
     summed_cells,
 )
+from orchestrator.results.columns import SUMMARY, Column
 from orchestrator.results.store import warn_of_strays
 
 Entry = dict[str, Any]
 
 
-def write_report(folder: Path, table: pd.DataFrame, critical: pd.DataFrame | None = None) -> Path:
-    """Write summary, figures and `report.html` of the folder that `table` summarizes; the page's path.
+def write_report(folder: Path, lines: Sequence[Line], critical: Sequence[CriticalLine] | None = None) -> Path:
+    """Write summary, figures and `report.html` of the folder that `lines` summarize; the page's path.
 
-    `critical` is the folder's `critical_table`, for who has it already: its intervals take a while. Raises
+    `critical` holds the folder's `critical_lines`, for who has them already: their intervals take a while. Raises
     `InputError` where the folder holds no results.
     """
     refuse_links(folder)
     warn_of_strays(folder)
-    write_summary(folder, table)
+    write_summary(folder, lines)
     if critical is None:
-        critical = critical_table(folder, table)
+        critical = critical_lines(folder, lines)
     write_critical(folder, critical)
-    results = Results(folder, table)
+    results = Results(folder, lines)
     page = (
         _environment()
         .get_template("report.html")
@@ -66,16 +72,16 @@ def write_report(folder: Path, table: pd.DataFrame, critical: pd.DataFrame | Non
             synthetic=any(str(data).startswith("synthetic") for data in results.rows["data"]),
             unfinished=_unfinished(results),
             fewest=FEWEST,
-            chance=chance(table),
+            chance=chance(lines),
             exact=EXACT_DB if (results.rows["psnr"] == float("inf")).any() else None,
             success_db=f"{SUCCESS_DB:.0f}",
             budgets=_budgets(results),
             summary=_summary(results),
-            compared=_compared(results.table),
-            summed=_summed(results.table),
-            rounds=_rounds(results),
+            compared=_compared(lines),
+            summed=_summed(lines),
+            rounds=_rounds(lines),
             critical=_critical(critical),
-            critical_notes=critical_notes(critical) if len(critical) else [],
+            critical_notes=critical_notes(critical),
             footnotes=_footnotes(results),
             lpips_missing=_lpips_missing(results),
             verdicts=_verdicts(results),
@@ -163,8 +169,7 @@ def _budgets(results: Results) -> list[int]:
     """The studies' numbers of suggestions, each once; none where time was the budget."""
     if results.config and _timed(results.config["study"]):
         return []
-    counts = results.table["suggestions"]
-    return sorted(set(counts[counts > 0]))
+    return sorted({line.winner.count for line in results.lines if line.winner})
 
 
 def _period(started: pd.Series[pd.Timestamp]) -> str:
@@ -194,164 +199,194 @@ def _unfinished(results: Results) -> list[str]:
 
 def _summary(results: Results) -> list[Entry]:
     marks = {name: i for i, (name, _) in enumerate(_footnotes(results), start=1)}
-    has_lpips = bool(results.table["lpips"].notna().any())
+    means = [
+        column
+        for column in SUMMARY
+        if column.label
+        and (not column.sparse or any(not math.isnan(line.means[column.name]) for line in results.lines))
+    ]
     return [
         {
-            "cell": line["cell"],
-            "attacker": line["attacker"],
-            "mark": marks.get(line["cell"]),
-            "entries": _measured(line, has_lpips=has_lpips) + _circumstances(line),
+            "cell": line.cell,
+            "attacker": line.attacker,
+            "mark": marks.get(line.cell),
+            "entries": _measured(line, means) + _circumstances(line),
         }
         for line in results.lines
     ]
 
 
-def _entry(label: str, text: str, *notes: str, figure: bool = True, warning: str = "") -> Entry:
-    """A cell of the summary; an interval in `text` goes onto a line of its own."""
-    value, bracket, rest = text.partition(" [")
-    shown = [note for note in (f"[{rest}" if bracket else "", *notes) if note]
+def _entry(label: str, value: str, *notes: str, figure: bool = True, warning: str = "") -> Entry:
+    """A cell of a table: a value, and below it notes of a line each, such as its interval; empty ones are left out."""
+    shown = [note for note in notes if note]
     return {"label": label, "value": value, "notes": shown, "figure": figure, "warning": warning}
 
 
-def _compared(table: pd.DataFrame) -> list[Entry]:
+def _mean(label: str, found: Interval, *notes: str) -> Entry:
+    """A mean with its interval."""
+    return _entry(label, number(found.mean), bounds(found), *notes)
+
+
+def _share(label: str, found: Interval, *notes: str, warning: str = "") -> Entry:
+    """A share with its interval."""
+    return _entry(
+        label, percent(found.mean), percents(found) if found.bounded else "", *notes, warning=warning
+    )
+
+
+def _compared(lines: Sequence[Line]) -> list[Entry]:
     """Attackers side by side: a line for each cell."""
-    compared = by_cell(table)
+    compared = by_cell(lines)
     return [
         {
             "cell": one.cell,
             "entries": [
                 *(_attacked(name, one.lines.get(name)) for name in attackers(compared)),
-                _entry("Worst, dB", number(one.strongest["psnr_worst"]), f"{one.strongest['attacker']}"),
-                _entry("Control, dB", number(one.strongest["psnr_control"])),
-                _entry("ε total", _epsilon(one.strongest["epsilon"]), *_adjacency(one.strongest)),
-                _entry("Accuracy", percent(one.strongest["accuracy"])),
-                _entry("MB up", megabytes(one.strongest["bytes_up"])),
-                _entry("s/attack", number(one.strongest["seconds"])),
+                _entry("Worst, dB", number(one.strongest.psnr_worst), one.strongest.attacker),
+                _entry("Control, dB", number(one.strongest.psnr_control)),
+                _entry("ε total", _budget(one.strongest), *_adjacency(one.strongest.privacy)),
+                _entry("Accuracy", _accuracy(one.strongest)),
+                _entry("MB up", megabytes(one.strongest.means["bytes_up"])),
+                _entry("s/attack", number(one.strongest.means["seconds"])),
             ],
         }
         for one in compared
     ]
 
 
-def _summed(table: pd.DataFrame) -> list[Entry]:
+def _summed(lines: Sequence[Line]) -> list[Entry]:
     """What secure sums cost, a line for each cell that has one."""
     return [
         {
-            "cell": line["cell"],
+            "cell": line.cell,
             "entries": [_entry(*pair) for pair in zip(SUM_HEADINGS, sum_costs(line), strict=True)],
         }
-        for line in summed_cells(table)
+        for line in summed_cells(lines)
     ]
 
 
-def _attacked(name: str, line: Entry | None) -> Entry:
+def _attacked(name: str, line: Line | None) -> Entry:
     """What one attacker reaches in a cell, and its lead over the first one there."""
     label = f"{name}, dB"
     if line is None:
-        return _entry(label, "-")
-    if is_hidden(line):
-        return _entry(label, "-", "not observable")
-    reached = interval(line["psnr"], line["psnr_low"], line["psnr_high"])
-    lead = f"lead {interval(line['lead'], line['lead_low'], line['lead_high'])}"
-    return _entry(label, reached, "" if pd.isna(line["lead"]) else lead)
+        return _entry(label, NO_FIGURE)
+    if line.hidden:
+        return _entry(label, NO_FIGURE, "not observable")
+    return _mean(label, line.psnr, f"lead {interval(line.lead)}" if line.lead.measured else "")
 
 
-def _critical(critical: pd.DataFrame) -> list[Entry]:
+def _critical(critical: Sequence[CriticalLine]) -> list[Entry]:
     """Where each defense begins to work, a line for each threshold, attacker and criterion."""
     return [
         {
-            "threshold": line["threshold"],
-            "attacker": line["attacker"],
+            "threshold": line.threshold,
+            "attacker": line.attacker,
             "entries": [
-                _entry("Strength", line["strength"], figure=False),
-                _entry("Works when", CRITERIA[line["criterion"]], figure=False),
+                _entry("Strength", line.strength, figure=False),
+                _entry("Works when", CRITERIA[line.criterion.name], figure=False),
                 _entry("Critical strength", critical_value(line)),
                 _entry("95%", critical_interval(line)),
                 _entry("Bracket", critical_bracket(line)),
-                _entry("n", str(line["victims"]), f"{line['strengths']} strengths"),
-                _entry("Accuracy there", percent(line["accuracy"])),
+                _entry("n", str(line.victims), f"{line.strengths} strengths"),
+                _entry("Accuracy there", percent(line.accuracy)),
             ],
         }
-        for line in records(critical)
+        for line in critical
     ]
 
 
-def _measured(line: Entry, *, has_lpips: bool) -> list[Entry]:
-    gain = interval(line["gain"], line["gain_low"], line["gain_high"])
+def _measured(line: Line, means: Sequence[Column]) -> list[Entry]:
+    """The figures of a line; `means` are the columns that are shown as they are."""
+    by_sparse = {
+        sparse: [
+            _entry(column.label, number(line.means[column.name], column.digits))
+            for column in means
+            if column.sparse is sparse
+        ]
+        for sparse in (False, True)
+    }
+    reached = f"{line.reached} of {line.images}" if line.success.measured else ""
     return [
-        _entry("n", str(line["n"])),
-        _entry("PSNR, dB", interval(line["psnr"], line["psnr_low"], line["psnr_high"])),
-        _entry("Worst, dB", number(line["psnr_worst"])),
-        _entry("Success", *share(line)),
-        _entry("Gain, dB", gain, f"{line['control']} {number(line['psnr_control'])}"),
-        _entry("Prior, dB", number(line["psnr_prior"])),
-        _entry("SSIM", number(line["ssim"], 2)),
-        _entry("Labels", labels(line)),
-        *([_entry("LPIPS", number(line["lpips"], 3))] if has_lpips else []),
+        _entry("n", str(line.n)),
+        _mean("PSNR, dB", line.psnr),
+        _entry("Worst, dB", number(line.psnr_worst)),
+        _share("Success", line.success, reached),
+        _mean("Gain, dB", line.gain, f"{line.control.name} {number(line.psnr_control)}"),
+        *by_sparse[False],
+        _labels(line),
+        *by_sparse[True],
     ]
 
 
-def _circumstances(line: Entry) -> list[Entry]:
-    release = _epsilon(line["epsilon_release"])
-    privacy = (
-        [*_adjacency(line), f"{release} a release", f"per {line['dp_unit']}", _protects(line["dp_against"])]
-        if release != "-"
-        else []
-    )
-    reached, _, majority = accuracy(line).partition(", majority")
-    not_finite = number(line["not_finite"], 0)
-    in_training = "" if not_finite in ("-", "0") else clipped_to_zeros(int(not_finite))
-    searched = line["suggestions"] > 0
-    winner = (
-        f"suggestion {line['suggestion']:.0f} (0 to {line['suggestions'] - 1})" if searched else "no search"
-    )
-    winning = parameters(line["hyperparameters"]).split(", ") if searched else []
-    hidden = f"{line['not_observable']} not observable" if line["not_observable"] else ""
+def _labels(line: Line) -> Entry:
+    return _entry("Labels", "known") if line.labels == "known" else _share("Labels", line.label_accuracy)
+
+
+def _circumstances(line: Line) -> list[Entry]:
+    winner, utility = line.winner, line.utility
+    won = f"suggestion {winner.suggestion} (0 to {winner.count - 1})" if winner is not None else "no search"
+    winning = (parameters(winner.params) or [NO_FIGURE]) if winner is not None else []
+    hidden = f"{line.not_observable} not observable" if line.not_observable else ""
     return [
-        _entry("ε total", _epsilon(line["epsilon"]), *privacy),
-        _entry(
-            "Accuracy",
-            reached,
-            f"majority{majority}" if majority else "",
-            in_training,
-            warning="diverged" if line["diverged"] is True else "",
-        ),
-        _entry("s/attack", number(line["seconds"])),
-        _entry("Winning parameters", winner, *winning, figure=False),
-        _entry("Failed", f"{line['trials_failed']} of {line['trials']}", hidden),
+        _entry("ε total", _budget(line), *_statement(line.privacy)),
+        _entry("Accuracy", NO_FIGURE) if utility is None else _trained(utility),
+        _entry("s/attack", number(line.means["seconds"])),
+        _entry("Winning parameters", won, *winning, figure=False),
+        _entry("Failed", f"{line.trials_failed} of {line.trials}", hidden),
     ]
 
 
-def _rounds(results: Results) -> list[Entry]:
+def _trained(utility: Utility) -> Entry:
+    """The accuracy that the defense leaves."""
+    clipped = clipped_to_zeros(utility.not_finite) if utility.not_finite else ""
+    warning = "diverged" if utility.diverged else ""
+    return _share("Accuracy", utility.accuracy, majority(utility), clipped, warning=warning)
+
+
+def _accuracy(line: Line) -> str:
+    return NO_FIGURE if line.utility is None else percent(line.utility.accuracy.mean)
+
+
+def _rounds(lines: Sequence[Line]) -> list[Entry]:
     """Quality against round and accuracy, a line for each cell and attacker of a series."""
     return [
         {
-            "series": line["series"],
-            "cell": line["cell"],
+            "series": series.name,
+            "cell": line.cell,
             "entries": [
-                _entry("Round", str(line["round"])),
-                _entry("Accuracy of the weights", percent(line["weights_accuracy"])),
-                _entry("n", str(line["n"])),
-                _entry("PSNR, dB", interval(line["psnr"], line["psnr_low"], line["psnr_high"])),
-                _entry("Worst, dB", number(line["psnr_worst"])),
-                _entry("Labels", labels(line)),
+                _entry("Round", str(line.round)),
+                _entry("Accuracy of the weights", percent(line.weights_accuracy)),
+                _entry("n", str(line.n)),
+                _mean("PSNR, dB", line.psnr),
+                _entry("Worst, dB", number(line.psnr_worst)),
+                _labels(line),
             ],
         }
-        for line in records(by_round(results.table))
+        for series in by_round(lines)
+        for line in series.lines
     ]
 
 
-def _epsilon(value: float | None) -> str:
-    return "-" if value is None or pd.isna(value) else f"{value:.3g}"
+def _budget(line: Line) -> str:
+    """The total epsilon, where there is a statement."""
+    return NO_FIGURE if line.privacy is None else f"{line.privacy.epsilon:.3g}"
 
 
-def _adjacency(line: Entry) -> list[str]:
-    """The adjacency that the line's epsilon is about, and the epsilon of the same noise under the stricter one."""
-    if _epsilon(line["epsilon"]) == "-":
+def _statement(privacy: Privacy | None) -> list[str]:
+    """What a total epsilon is about."""
+    if privacy is None:
         return []
-    other = _epsilon(line["epsilon_replace_one"])
-    stricter = line["adjacency"] == "zero_out" and other != "-"
-    return [str(line["adjacency"]), *([f"{other} under replace_one"] if stricter else [])]
+    release = f"{privacy.epsilon_release:.3g} a release"
+    return [*_adjacency(privacy), release, f"per {privacy.unit}", _protects(privacy.against)]
+
+
+def _adjacency(privacy: Privacy | None) -> list[str]:
+    """The adjacency that an epsilon is about, and the epsilon of the same noise under the stricter one."""
+    if privacy is None:
+        return []
+    other = privacy.epsilon_replace_one
+    stricter = privacy.adjacency == "zero_out" and not math.isnan(other)
+    return [privacy.adjacency, *([f"{other:.3g} under replace_one"] if stricter else [])]
 
 
 def _protects(against: str) -> str:
@@ -365,19 +400,17 @@ def _footnotes(results: Results) -> list[tuple[str, str]]:
     """For each cell that differs in more than its defense: in what, and its own settings beside the common ones."""
     found: dict[str, str] = {}
     for line in results.lines:
-        own = json.loads(line["differs"])
-        if own:
-            alone = differs_in_threat_alone(line["differs"])
+        if line.differs:
             what = (
                 "has a threat model of its own, with the same data, weights and rounds"
-                if alone
+                if line.differs_in_threat_alone
                 else "differs from the others in more than its defense, so compare it with care"
             )
             settings = [
                 f"{path} = {json.dumps(value)} (the others: {_common(results.config, path)})"
-                for path, value in own.items()
+                for path, value in line.differs.items()
             ]
-            found[line["cell"]] = f"{what}: {'; '.join(settings)}"
+            found[line.cell] = f"{what}: {'; '.join(settings)}"
     return list(found.items())
 
 
@@ -390,7 +423,7 @@ def _common(config: Entry, path: str) -> str:
 
 def _lpips_missing(results: Results) -> str | None:
     """Why the summary has no LPIPS; None where it has."""
-    if results.table["lpips"].notna().any():
+    if any(not math.isnan(line.means["lpips"]) for line in results.lines):
         return None
     if not results.config.get("execution", {}).get("lpips"):
         return "it was not asked for (execution.lpips)"
@@ -400,24 +433,24 @@ def _lpips_missing(results: Results) -> str | None:
 def _verdicts(results: Results) -> list[Entry]:
     """The verdicts by cell, each cell with the gravest of its attackers' levels."""
     cells = []
-    for cell in dict.fromkeys(line["cell"] for line in results.lines):
-        lines = [line for line in results.lines if line["cell"] == cell]
+    for cell in dict.fromkeys(line.cell for line in results.lines):
+        lines = [line for line in results.lines if line.cell == cell]
         found = [verdict(line, planned=results.planned) for line in lines]
-        best = max((line["psnr"] for line in lines if not pd.isna(line["psnr"])), default=None)
+        best = max((line.psnr.mean for line in lines if line.psnr.measured), default=None)
         attackers = [
             {
-                "attacker": line["attacker"],
+                "attacker": line.attacker,
                 "level": said.level,
                 "label": LABELS[said.level],
                 "text": said.text,
-                "method": line["method"],
-                "notes": json.loads(line["notes"]),
-                "strongest": len(lines) > 1 and line["psnr"] == best,
+                "method": line.method,
+                "notes": list(line.notes),
+                "strongest": len(lines) > 1 and line.psnr.mean == best,
             }
             for line, said in zip(lines, found, strict=True)
         ]
         level = min((said.level for said in found), key=list(LABELS).index)
-        utility = utility_verdict(lines[0])
+        utility = utility_verdict(lines[0].utility)
         cells.append({"cell": cell, "level": level, "attackers": attackers, "utility": utility})
     return cells
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from rich.text import Text
 
 from attack_core.metrics.metrics import SSIM_WINDOW, load_lpips
 from orchestrator.analysis.intervals import FEWEST
-from orchestrator.analysis.summary import records
+from orchestrator.analysis.lines import Line
 from orchestrator.io.files import write_atomically
 from orchestrator.report.conclusions import verdict
 from orchestrator.report.terminal import interval, labels, number, percent, preselected
@@ -34,10 +33,10 @@ _LISTED = 40
 """At most so many images on the terminal."""
 
 
-def write_outputs(folder: Path, table: pd.DataFrame, *, heatmap: bool, lpips: bool, console: Console) -> None:
+def write_outputs(folder: Path, line: Line, *, heatmap: bool, lpips: bool, console: Console) -> None:
     """Write the picture and `metrics.txt`; print one line for each image, the mean, what ran and what it shows.
 
-    `table` is the folder's summary, of one cell and one attacker.
+    `line` is the folder's summary, of one cell and one attacker.
     """
     rows = read_rows(folder).to_pandas().sort_values("victim", kind="stable")
     reason = load_lpips().reason if lpips else "LPIPS was not asked for (--compute-lpips)."
@@ -49,7 +48,7 @@ def write_outputs(folder: Path, table: pd.DataFrame, *, heatmap: bool, lpips: bo
     shown = rows[rows["psnr"].notna() | (rows["status"] != "ok")]
     if len(shown):
         console.print(_table(shown.head(_LISTED)))
-    for text in [*_findings(rows, shown, records(table)[0]), *([reason] if lpips and reason else [])]:
+    for text in [*_findings(rows, shown, line), *([reason] if lpips and reason else [])]:
         console.print(text, soft_wrap=True)
     for name in (PICTURE, METRICS, "config.json", "trials", "summary.parquet"):
         if (folder / name).exists():
@@ -97,28 +96,28 @@ def _table(rows: pd.DataFrame) -> Table:
     return shown
 
 
-def _findings(rows: pd.DataFrame, shown: pd.DataFrame, line: dict[str, Any]) -> list[str]:
+def _findings(rows: pd.DataFrame, shown: pd.DataFrame, line: Line) -> list[str]:
     """Mean, interval, worst and cost over victims; what ran and why; what that allows to say."""
     found = [f"... {len(shown) - _LISTED} more images in trials/"] if len(shown) > _LISTED else []
     made = int(rows["psnr"].notna().sum())
     if made < len(rows) and (rows["status"] == "ok").any():
         found.append(f"{made} of {len(rows)} images reconstructed; the others have no figures.")
-    if line["n"]:
-        victims = f"{line['n']} victim{'s' if line['n'] > 1 else ''}"
-        bound = " (95% interval)" if line["n"] >= FEWEST else f" (no interval below {FEWEST} victims)"
+    if line.n:
+        victims = f"{line.n} victim{'s' if line.n > 1 else ''}"
+        bound = " (95% interval)" if line.n >= FEWEST else f" (no interval below {FEWEST} victims)"
         found += [
-            f"{victims}: PSNR {interval(line['psnr'], line['psnr_low'], line['psnr_high'])} dB{bound}, "
-            f"worst {number(line['psnr_worst'])}, {line['control']} {number(line['psnr_control'])}, "
-            f"SSIM {number(line['ssim'], 2)}, {number(line['cpu_seconds'])} CPU-s a victim",
-            f"Weights of round {line['round']}, accuracy {percent(line['weights_accuracy'])}; "
+            f"{victims}: PSNR {interval(line.psnr)} dB{bound}, "
+            f"worst {number(line.psnr_worst)}, {line.control.name} {number(line.psnr_control)}, "
+            f"SSIM {number(line.means['ssim'], 2)}, {number(line.means['cpu_seconds'])} CPU-s a victim",
+            f"Weights of round {line.round}, accuracy {percent(line.weights_accuracy)}; "
             f"labels right: {labels(line)}",
-            *([preselected(line)] if line["images"] > line["n"] else []),
-            f"What ran: {line['method']}",
-            *(f"Why: {note}" for note in json.loads(line["notes"])),
+            *([preselected(line)] if line.batches else []),
+            f"What ran: {line.method}",
+            *(f"Why: {note}" for note in line.notes),
         ]
     ended = rows[rows["error"].notna()]
     errors = Counter(ended["status"] + ": " + ended["error"])
-    found += [f"{error} ({count} of {line['tests']} trials)" for error, count in errors.items()]
+    found += [f"{error} ({count} of {line.tests} trials)" for error, count in errors.items()]
     return [*found, verdict(line).text]
 
 

@@ -51,7 +51,7 @@ def gallery(results: Results) -> list[Entry]:
         exposed = tested.sort_values("psnr", ascending=False, na_position="last", kind="stable")
         pairs = [_pair(row) for row in records(exposed.drop_duplicates("victim").head(GALLERY))]
         if pairs:
-            shown.append({"cell": line["cell"], "attacker": line["attacker"], "pairs": pairs})
+            shown.append({"cell": line.cell, "attacker": line.attacker, "pairs": pairs})
     return shown
 
 
@@ -69,15 +69,13 @@ def _pair(row: Entry) -> Entry:
 
 
 def _psnr(results: Results) -> list[Entry]:
-    measured = results.table[results.table["psnr"].notna()]
-    if measured.empty:
+    measured = [line for line in results.lines if line.psnr.measured]
+    if not measured:
         return []
-    lines = records(measured)
-    victims = {(line["cell"], line["attacker"]): by_victim(results.tested(line)) for line in lines}
+    victims = {line.name: by_victim(results.tested(line)) for line in measured}
     spoken = [
-        f"{_name(line)} {interval(line['psnr'], line['psnr_low'], line['psnr_high'])} dB, "
-        f"{line['control']} {number(line['psnr_control'])} dB"
-        for line in lines
+        f"{line.name} {interval(line.psnr)} dB, {line.control.name} {number(line.psnr_control)} dB"
+        for line in measured
     ]
     return [
         _figure(
@@ -92,13 +90,13 @@ def _psnr(results: Results) -> list[Entry]:
 
 
 def _rounds(results: Results) -> list[Entry]:
-    series = by_round(results.table)
-    if series.empty:
+    series = by_round(results.lines)
+    if not series:
         return []
     spoken = [
-        f"{line['series']} round {line['round']} (accuracy {percent(line['weights_accuracy'])}) "
-        f"{interval(line['psnr'], line['psnr_low'], line['psnr_high'])} dB"
-        for line in records(series)
+        f"{each.name} round {line.round} (accuracy {percent(line.weights_accuracy)}) {interval(line.psnr)} dB"
+        for each in series
+        for line in each.lines
     ]
     return [
         _figure(
@@ -114,11 +112,13 @@ def _rounds(results: Results) -> list[Entry]:
 
 
 def _utility(results: Results) -> list[Entry]:
-    both = results.table[results.table["psnr"].notna() & results.table["accuracy"].notna()]
-    if both.empty:
+    both = [line for line in results.lines if line.psnr.measured and line.utility]
+    if not both:
         return []
     spoken = [
-        f"{_name(line)} {percent(line['accuracy'])} at {number(line['psnr'])} dB" for line in records(both)
+        f"{line.name} {percent(line.utility.accuracy.mean)} at {number(line.psnr.mean)} dB"
+        for line in both
+        if line.utility
     ]
     compared = by_cell(both) if len(both) > SCATTERED else []
     caption = "Accuracy is that of a separate training run with the same defense. Hollow: diverged."
@@ -143,7 +143,11 @@ def _history(results: Results) -> list[Entry]:
     told = results.studies[results.studies["state"].isin(["ok", "failed"])]
     if not told["value"].notna().any():
         return []
-    cells = list(dict.fromkeys([*results.table["cell"], *(study.split("/")[0] for study in told["study"])]))
+    cells = list(
+        dict.fromkeys(
+            [*(line.cell for line in results.lines), *(study.split("/")[0] for study in told["study"])]
+        )
+    )
     best = told.dropna(subset="value").groupby("study", sort=False)["value"].max()
     spoken = [f"{str(study).replace('/', ' / ')} {number(value)} dB" for study, value in best.items()]
     return [
@@ -159,17 +163,14 @@ def _history(results: Results) -> list[Entry]:
     ]
 
 
-def _name(line: Entry) -> str:
-    return f"{line['cell']} / {line['attacker']}"
-
-
 def _figure(
     results: Results, name: str, *, title: str, caption: str, alt: str, draw: Callable[[Theme], bytes]
 ) -> Entry:
     folder = results.folder / "figures"
     folder.mkdir(exist_ok=True)
     pictures = {}
-    fonts = fonts_for([str(name) for column in ("cell", "attacker") for name in results.table[column]])
+    names = [line.cell for line in results.lines] + [line.attacker for line in results.lines]
+    fonts = fonts_for(names)
     for theme in THEMES:
         with fonts.used():
             pictures[theme.name] = draw(theme)

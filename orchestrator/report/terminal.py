@@ -2,50 +2,58 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.analysis.comparison import Compared, attackers, is_hidden
-from orchestrator.analysis.intervals import FEWEST
-from orchestrator.analysis.strength import SUCCESS
-from orchestrator.analysis.summary import differs_in_threat_alone, records
+from orchestrator.analysis.comparison import Compared, attackers
+from orchestrator.analysis.crossing import Ends
+from orchestrator.analysis.intervals import FEWEST, Interval
+from orchestrator.analysis.lines import Line, Privacy
+from orchestrator.analysis.rounds import Series
+from orchestrator.analysis.strength import NONE, SUCCESS, CriticalLine
+from orchestrator.config.space import Params
 
 WIDTH = 80
 """Columns that a table takes at most, where its names allow it."""
 
 
-def summary_table(table: pd.DataFrame, *, width: int = WIDTH) -> Table:
+def summary_table(lines: Sequence[Line], *, width: int = WIDTH) -> Table:
     """One line for each cell and attacker; PSNR, gain and loss in dB, brackets are 95% intervals.
 
     Columns without any figure are left out.
     """
-    lines = records(table)
-    columns = {
-        "n": [str(line["n"]) for line in lines],
-        "PSNR dB": [interval(line["psnr"], line["psnr_low"], line["psnr_high"]) for line in lines],
-        "loss": [interval(line["drop"], line["drop_low"], line["drop_high"]) for line in lines],
-        "worst": [number(line["psnr_worst"]) for line in lines],
-        "con-\ntrol": [number(line["psnr_control"]) for line in lines],
-        "gain": [number(line["gain"]) for line in lines],
-        ">=20\ndB": [percent(line["success"]) for line in lines],
-        "epsilon": [epsilon(line) for line in lines],
-        "accu-\nracy": [
-            f"{percent(line['accuracy'])}{' !' if line['diverged'] is True else ''}" for line in lines
-        ],
+    columns: dict[str, list[str | None]] = {
+        "n": [str(line.n) for line in lines],
+        "PSNR dB": [interval(line.psnr) for line in lines],
     }
-    always = ("n", "PSNR dB")
-    figures = {name: texts for name, texts in columns.items() if name in always or {*texts} != {"-"}}
-    names = [f"{line['cell']}{mark(line)} / {line['attacker']}" for line in lines]
+    columns |= {name: texts for name, texts in _figures(lines).items() if any(texts)}
+    figures = {name: [text or NO_FIGURE for text in texts] for name, texts in columns.items()}
+    names = [f"{line.cell}{mark(line)} / {line.attacker}" for line in lines]
     return figure_table(None, "cell / attacker", names, figures, width=width)
+
+
+def _figures(lines: Sequence[Line]) -> dict[str, list[str | None]]:
+    """What is shown where any line has it, by column; None where a line has none."""
+    return {
+        "loss": [interval(line.drop) if line.drop.measured else None for line in lines],
+        "worst": [_known(line.psnr_worst) for line in lines],
+        "con-\ntrol": [_known(line.psnr_control) for line in lines],
+        "gain": [_known(line.gain.mean) for line in lines],
+        ">=20\ndB": [percent(line.success.mean) if line.success.measured else None for line in lines],
+        "epsilon": [epsilon(line) if line.privacy else None for line in lines],
+        "accu-\nracy": [reached_accuracy(line) if line.utility else None for line in lines],
+    }
+
+
+def _known(value: float) -> str | None:
+    return None if math.isnan(value) else number(value)
 
 
 def figure_table(
@@ -95,11 +103,19 @@ def _folded(name: str, room: int) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def epsilon(line: Mapping[Any, Any]) -> str:
+def epsilon(line: Line) -> str:
     """The budget, in brackets where it does not protect from the server, who is the attacker in most views."""
-    if _missing(line["epsilon"]):
-        return "-"
-    return f"{line['epsilon']:g}" if line["dp_against"] == "server" else f"({line['epsilon']:g})"
+    if line.privacy is None:
+        return NO_FIGURE
+    text = f"{line.privacy.epsilon:g}"
+    return text if line.privacy.against == "server" else f"({text})"
+
+
+def reached_accuracy(line: Line) -> str:
+    """The accuracy that the defense leaves, marked where a training diverged."""
+    if line.utility is None:
+        return NO_FIGURE
+    return f"{percent(line.utility.accuracy.mean)}{' !' if line.utility.diverged else ''}"
 
 
 ADJACENCY = {
@@ -109,36 +125,40 @@ ADJACENCY = {
 """What a privacy statement compares, by its adjacency."""
 
 
-def adjacencies(table: pd.DataFrame) -> list[str]:
+def adjacencies(lines: Iterable[Line]) -> list[str]:
     """What the table's epsilons are about: their adjacency and, for `zero_out`, what they are under `replace_one`."""
-    stated = table[table["epsilon"].notna()].drop_duplicates("cell")
+    stated: dict[str, Privacy] = {}
+    for line in lines:
+        if line.privacy is not None:
+            stated.setdefault(line.cell, line.privacy)
     said = []
-    for adjacency, lines in stated.groupby("adjacency", sort=False):
-        cells = records(lines)
-        names = "" if len(lines) == len(stated) else f" of {', '.join(line['cell'] for line in cells)}"
-        said.append(f"epsilon{names}: over the planned rounds, {adjacency}: {ADJACENCY[str(adjacency)]}.")
+    for adjacency in dict.fromkeys(privacy.adjacency for privacy in stated.values()):
+        cells = {cell: privacy for cell, privacy in stated.items() if privacy.adjacency == adjacency}
+        names = "" if len(cells) == len(stated) else f" of {', '.join(cells)}"
+        said.append(f"epsilon{names}: over the planned rounds, {adjacency}: {ADJACENCY[adjacency]}.")
         others = [
-            f"{line['cell']} {line['epsilon_replace_one']:.3g}"
-            for line in cells
-            if adjacency != "replace_one" and not _missing(line["epsilon_replace_one"])
+            f"{cell} {privacy.epsilon_replace_one:.3g}"
+            for cell, privacy in cells.items()
+            if adjacency != "replace_one" and not math.isnan(privacy.epsilon_replace_one)
         ]
         if others:
             said.append(f"The same noise under replace_one: epsilon {', '.join(others)}.")
     return said
 
 
-def rounds_table(series: pd.DataFrame, *, width: int = WIDTH) -> Table:
+def rounds_table(series: Iterable[Series], *, width: int = WIDTH) -> Table:
     """Quality against round and the attacked weights' accuracy; `series` as `by_round` gives it."""
-    lines = records(series)
+    named = [(each.name, line) for each in series for line in each.lines]
+    lines = [line for _, line in named]
     columns = {
-        "round": [str(line["round"]) for line in lines],
-        "weights'\naccuracy": [percent(line["weights_accuracy"]) for line in lines],
-        "n": [str(line["n"]) for line in lines],
-        "PSNR dB": [interval(line["psnr"], line["psnr_low"], line["psnr_high"]) for line in lines],
-        "worst": [number(line["psnr_worst"]) for line in lines],
+        "round": [str(line.round) for line in lines],
+        "weights'\naccuracy": [percent(line.weights_accuracy) for line in lines],
+        "n": [str(line.n) for line in lines],
+        "PSNR dB": [interval(line.psnr) for line in lines],
+        "worst": [number(line.psnr_worst) for line in lines],
         "labels\nright": [labels(line) for line in lines],
     }
-    names = [str(line["series"]) for line in lines]
+    names = [name for name, _ in named]
     return figure_table(
         "Quality against round and accuracy", "defense / attacker", names, columns, width=width
     )
@@ -152,56 +172,55 @@ def comparison_table(compared: list[Compared], *, width: int = WIDTH) -> Table:
             f"{name}\nPSNR dB": [_psnr(one.lines.get(name)).replace(" [", "\n[", 1) for one in compared]
             for name in attackers(compared)
         },
-        "worst": [number(line["psnr_worst"]) for line in strongest],
+        "worst": [number(line.psnr_worst) for line in strongest],
         "epsilon": [epsilon(line) for line in strongest],
-        "accu-\nracy": [
-            f"{percent(line['accuracy'])}{' !' if line['diverged'] is True else ''}" for line in strongest
-        ],
-        "MB up": [megabytes(line["bytes_up"]) for line in strongest],
+        "accu-\nracy": [reached_accuracy(line) for line in strongest],
+        "MB up": [megabytes(line.means["bytes_up"]) for line in strongest],
     }
     names = [f"{one.cell}{mark(one.strongest)}" for one in compared]
     return figure_table("Attackers side by side", "cell", names, columns, width=width)
 
 
-def sum_costs_table(summed: list[dict[str, Any]], *, width: int = WIDTH) -> Table:
+def sum_costs_table(summed: list[Line], *, width: int = WIDTH) -> Table:
     """What secure sums cost; `summed` as `summed_cells` gives it."""
     costs = [sum_costs(line) for line in summed]
     columns = {name.replace(", ", "\n"): [line[i] for line in costs] for i, name in enumerate(SUM_HEADINGS)}
-    return figure_table(
-        "Cost of secure sums", "cell", [line["cell"] for line in summed], columns, width=width
-    )
+    return figure_table("Cost of secure sums", "cell", [line.cell for line in summed], columns, width=width)
 
 
 SUM_HEADINGS = ("MB up", "keys, s", "protect, s", "add, s", "open, s", "rounding error")
 """Of one client's upload; CPU seconds of all for keys, of one client to protect its update, to add, to open the sum."""
 
 
-def summed_cells(table: pd.DataFrame) -> list[dict[str, Any]]:
+def summed_cells(lines: Iterable[Line]) -> list[Line]:
     """One line of the summary for each cell whose updates were added under encryption or masks."""
-    return records(table[table["rounding_error"].notna()].drop_duplicates("cell"))
+    found: dict[str, Line] = {}
+    for line in lines:
+        if not math.isnan(line.means["rounding_error"]):
+            found.setdefault(line.cell, line)
+    return list(found.values())
 
 
-def sum_costs(line: Mapping[Any, Any]) -> list[str]:
+def sum_costs(line: Line) -> list[str]:
     """A cell's figures in the order of `SUM_HEADINGS`."""
     seconds = ("setup_seconds", "protect_seconds", "add_seconds", "reveal_seconds")
-    figures = [f"{line[name]:.2g}" for name in (*seconds, "rounding_error")]
-    return [megabytes(line["bytes_up"]), *figures]
+    figures = [f"{line.means[name]:.2g}" for name in (*seconds, "rounding_error")]
+    return [megabytes(line.means["bytes_up"]), *figures]
 
 
-def critical_strengths_table(critical: pd.DataFrame, *, width: int = WIDTH) -> Table:
-    """Where each defense begins to work; `critical` as `critical_strengths` gives it.
+def critical_strengths_table(critical: Sequence[CriticalLine], *, width: int = WIDTH) -> Table:
+    """Where each defense begins to work; `critical` as `critical_lines` gives it.
 
     Below each interval stand the two measured strengths that the critical one lies between.
     """
-    lines = records(critical)
     columns = {
-        "works when": [CRITERIA[line["criterion"]] for line in lines],
-        "critical": [critical_value(line) for line in lines],
-        "95%\nbracket": [f"{critical_interval(line)}\n{critical_bracket(line)}" for line in lines],
-        "n": [str(line["victims"]) for line in lines],
-        "accuracy\nthere": [percent(line["accuracy"]) for line in lines],
+        "works when": [CRITERIA[line.criterion.name] for line in critical],
+        "critical": [critical_value(line) for line in critical],
+        "95%\nbracket": [f"{critical_interval(line)}\n{critical_bracket(line)}" for line in critical],
+        "n": [str(line.victims) for line in critical],
+        "accuracy\nthere": [percent(line.accuracy) for line in critical],
     }
-    names = [f"{line['threshold']}: {line['strength']} / {line['attacker']}" for line in lines]
+    names = [f"{line.threshold}: {line.strength} / {line.attacker}" for line in critical]
     shown = figure_table("Critical strength", "strength / attacker", names, columns, width=width)
     shown.caption, shown.caption_justify = "\n".join(critical_notes(critical)) or None, "left"
     return shown
@@ -211,16 +230,16 @@ CRITERIA = {"gain": "gain <= 1 dB", "success": "successes <= 5%", "none": "no su
 """What each criterion asks of an attack for the defense to count as working."""
 
 
-def critical_notes(critical: pd.DataFrame) -> list[str]:
+def critical_notes(critical: Sequence[CriticalLine]) -> list[str]:
     """What has to be said of a table of critical strengths: marks in it, intervals and criteria that it lacks."""
     said = []
-    if any(_coarse(line) for line in critical.to_dict("records")):
+    if any(line.coarse for line in critical):
         said.append("* Strengths lie too far apart: the interval would narrow with a larger refine.")
-    if (critical["victims"] < FEWEST).any():
+    if any(line.victims < FEWEST for line in critical):
         said.append(f"Intervals need {FEWEST} victims.")
-    refused = critical[critical["side"] == "refused"]
-    if len(refused):
-        images = refused["images"].min()
+    refused = [line.images for line in critical if line.side == "refused"]
+    if refused:
+        images = min(refused)
         said.append(
             f"5% of {images} images is less than one image and cannot be told from 0: 'successes <= 5%' needs "
             f"{SUCCESS.needs}. 'no success': the weakest strength from which on none of the {images} is recovered."
@@ -228,35 +247,30 @@ def critical_notes(critical: pd.DataFrame) -> list[str]:
     return said
 
 
-def critical_value(line: Mapping[Any, Any]) -> str:
+def critical_value(line: CriticalLine) -> str:
     """The critical strength; `<=` where the weakest strength already suffices, `>` where the strongest does not."""
-    if line["side"] == "refused":
-        return "-"
-    sign = {"before": "<= ", "inside": "", "after": "> "}[line["side"]]
-    return f"{sign}{_strength(line['critical'])}"
+    if line.side == "refused":
+        return NO_FIGURE
+    sign = {"before": "<= ", "inside": "", "after": "> "}[line.side]
+    return f"{sign}{_strength(line.critical)}"
 
 
-def critical_interval(line: Mapping[Any, Any]) -> str:
+def critical_interval(line: CriticalLine) -> str:
     """The interval from the weaker to the stronger end; an end outside of what was measured is left open."""
-    if line["criterion"] == "none" or line["side"] == "refused" or line["victims"] < FEWEST:
-        return "-"
-    return f"[{_ends(line['weaker'], line['stronger'])}]"
+    if line.criterion == NONE or line.side == "refused" or line.victims < FEWEST:
+        return NO_FIGURE
+    return f"[{_ends(line.interval)}]"
 
 
-def critical_bracket(line: Mapping[Any, Any]) -> str:
+def critical_bracket(line: CriticalLine) -> str:
     """The measured strengths beside the critical one; marked where they are too far apart for the victims there are."""
-    if line["side"] == "refused":
+    if line.side == "refused":
         return ""
-    mark = " *" if _coarse(line) else ""
-    return f"{_ends(line['bracket_weaker'], line['bracket_stronger'])}{mark}"
+    return f"{_ends(line.bracket)}{' *' if line.coarse else ''}"
 
 
-def _coarse(line: Mapping[Any, Any]) -> bool:
-    return line["side"] == "inside" and not line["resolved"]
-
-
-def _ends(weaker: float, stronger: float) -> str:
-    return ", ".join(".." if math.isnan(end) else _strength(end) for end in (weaker, stronger))
+def _ends(ends: Ends) -> str:
+    return ", ".join(".." if math.isnan(end) else _strength(end) for end in (ends.weaker, ends.stronger))
 
 
 def _strength(value: float) -> str:
@@ -264,64 +278,68 @@ def _strength(value: float) -> str:
     return f"1 - {1 - value:.3g}" if 0.9 < value < 1.0 else f"{value:.3g}"
 
 
-def labels(line: Mapping[Any, Any]) -> str:
+def labels(line: Line) -> str:
     """The share of labels that the attack found, with its interval; `known` where it was given them."""
-    if line["labels"] == "known":
+    if line.labels == "known":
         return "known"
-    low, high = percent(line["label_accuracy_low"]), percent(line["label_accuracy_high"])
-    bracket = f" [{low}, {high}]" if "-" not in (low, high) else ""
-    return f"{percent(line['label_accuracy'])}{bracket}"
+    found = line.label_accuracy
+    return f"{percent(found.mean)}{f' {percents(found)}' if found.bounded else ''}"
 
 
-def preselected(line: Mapping[Any, Any]) -> str:
+def preselected(line: Line) -> str:
     """What holds for one image of a signal that was chosen before the attack, not by its result."""
-    figure = interval(line["psnr_preselected"], line["psnr_preselected_low"], line["psnr_preselected_high"])
-    return f"{line['images']} images; the first of each signal, chosen beforehand: {figure} dB"
+    figure = interval(line.psnr_preselected)
+    return f"{line.images} images; the first of each signal, chosen beforehand: {figure} dB"
 
 
-def mark(line: Mapping[Any, Any]) -> str:
+def mark(line: Line) -> Literal["", " +", " *"]:
     """What follows a cell's name: + where its threat model is its own, * where any other setting is, else nothing."""
-    if line["differs"] == "{}":
+    if not line.differs:
         return ""
-    return " +" if differs_in_threat_alone(line["differs"]) else " *"
+    return " +" if line.differs_in_threat_alone else " *"
+
+
+NO_FIGURE = "-"
+"""What stands in the place of a figure that there is not."""
 
 
 def number(value: float | None, digits: int = 1) -> str:
     """A figure, or - where there is none."""
-    return "-" if _missing(value) else f"{value:.{digits}f}"
+    return NO_FIGURE if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:
     """A share as a percentage, or - where there is none."""
-    return "-" if _missing(value) else f"{100 * float(value or 0):.0f}%"
+    return NO_FIGURE if value is None or math.isnan(value) else f"{100 * value:.0f}%"
 
 
-def interval(mean: float | None, low: float | None, high: float | None) -> str:
+def percents(found: Interval) -> str:
+    """The bounds of a share, in brackets."""
+    return f"[{percent(found.low)}, {percent(found.high)}]"
+
+
+def bounds(found: Interval) -> str:
+    """The bounds of a mean, in brackets; nothing where there are none."""
+    return f"[{number(found.low)}, {number(found.high)}]" if found.bounded else ""
+
+
+def interval(found: Interval) -> str:
     """A mean with its interval."""
-    if _missing(low) or _missing(high):
-        return number(mean)
-    return f"{number(mean)} [{number(low)}, {number(high)}]"
+    return f"{number(found.mean)} {bounds(found)}".rstrip()
 
 
-def megabytes(value: float | None) -> str:
+def megabytes(value: float) -> str:
     """Bytes in units of 10^6, with three digits."""
-    return "-" if _missing(value) else f"{float(value or 0) / 1e6:.3g}"
+    return NO_FIGURE if math.isnan(value) else f"{value / 1e6:.3g}"
 
 
-def _psnr(line: Mapping[Any, Any] | None) -> str:
+def _psnr(line: Line | None) -> str:
     """The mean with its interval, or why there is none."""
     if line is None:
-        return "-"
-    if is_hidden(line):
-        return "hidden"
-    return interval(line["psnr"], line["psnr_low"], line["psnr_high"])
+        return NO_FIGURE
+    return "hidden" if line.hidden else interval(line.psnr)
 
 
-def parameters(text: str) -> str:
-    """Hyperparameters from JSON as name=value pairs."""
-    pairs = json.loads(text).items()
-    return ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in pairs) or "-"
-
-
-def _missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+def parameters(params: Params) -> list[str]:
+    """Hyperparameters as name=value."""
+    return [f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +52,7 @@ def _find(config: SweepConfig, folder: Path, say: Callable[[str], None]) -> dict
     best: dict[str, dict[str, Params]] = {}
     for study, winner in winners(folder).items():
         where, _, who = study.partition("/")
-        best.setdefault(who, {})[where] = json.loads(winner["params"])
+        best.setdefault(who, {})[where] = winner.params
     tuned = [attacker for attacker in config.attackers if attacker.searches]
     if not any(attacker.name in best for attacker in tuned):
         raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from pathlib import Path
 
-from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.summary import summary_lines
 from orchestrator.report.report import write_report
 
 
@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 
 def write(folder: Path) -> tuple[str, Page]:
-    path = write_report(folder, summarize(folder))
+    path = write_report(folder, summary_lines(folder))
     assert path == folder / "report.html"
     html = path.read_text(encoding="utf-8")
     return html, Page(html)

@@ -14,8 +14,9 @@ from defenses.dp.local import DPUpdate
 from defenses.dp.sgd import DPSGD
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
+from orchestrator.analysis.lines import frame
 from orchestrator.analysis.rounds import by_round
-from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.summary import summary_lines
 from orchestrator.report.notes import notes
 from orchestrator.report.report import write_report
 from orchestrator.report.terminal import adjacencies
@@ -59,23 +60,23 @@ def test_tables_and_reports_name_it(tmp_path: Path) -> None:
             *private("other", 8.0, "replace_one"),
         ],
     )
-    table = summarize(folder)
-    by_cell = table.set_index("cell")
+    lines = summary_lines(folder)
+    by_cell = frame(lines).set_index("cell")
     assert by_cell.loc["eight", "adjacency"] == "zero_out"
     replaced = by_cell["epsilon_replace_one"].astype(float)
     assert replaced["eight"] == pytest.approx(19.12, rel=1e-3)
     assert replaced["other"] == 8.0
     assert np.isnan(replaced["sampled"]), "the accountant has no pairs of samples that hold one or the other"
     assert np.isnan(replaced["none"])
-    assert adjacencies(table) == [
+    assert adjacencies(lines) == [
         "epsilon of eight, one, sampled: over the planned rounds, zero_out: "
         "one contribution against zeros in its place.",
         "The same noise under replace_one: epsilon eight 19.1, one 2.15.",
         "epsilon of other: over the planned rounds, replace_one: one contribution against any other in its place.",
     ]
-    assert set(adjacencies(table)) <= set(notes(table))
-    assert adjacencies(table[table["cell"] == "none"]) == []
-    html = write_report(folder, table).read_text(encoding="utf-8")
+    assert set(adjacencies(lines)) <= set(notes(lines))
+    assert adjacencies([line for line in lines if line.cell == "none"]) == []
+    html = write_report(folder, lines).read_text(encoding="utf-8")
     for said in ("zero_out", "19.1 under replace_one", "2.15 under replace_one"):
         assert said in html
     assert "8 under replace_one" not in html
@@ -83,5 +84,5 @@ def test_tables_and_reports_name_it(tmp_path: Path) -> None:
 
 def test_series_over_rounds_name_it(tmp_path: Path) -> None:
     early, late = private("early", 8.0, round=0), private("late", 8.0, round=1, differs='{"capture.round":1}')
-    series = by_round(summarize(write_folder(tmp_path, [*early, *late])))
-    assert set(series["series"]) == {"dp_update (epsilon 8, zero_out) / generic"}
+    (series,) = by_round(summary_lines(write_folder(tmp_path, [*early, *late])))
+    assert series.name == "dp_update (epsilon 8, zero_out) / generic"

@@ -34,7 +34,7 @@ from fl_core.threat.facts import InTheClear
 from fl_core.threat.model import ThreatModel
 from fl_core.threat.observation import NotObservable, observe, truth_behind
 from fl_core.threat.record import RoundRecord
-from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.summary import summary_lines
 from orchestrator.report.report import write_report
 from orchestrator.report.terminal import sum_costs, sum_costs_table, summed_cells
 from tests.support.small import run, sweep
@@ -179,13 +179,13 @@ def test_a_sweep_attacks_what_is_in_the_clear(faces_root: Path, tmp_path: Path) 
     assert float(rows["tenth"]["psnr"].mean()) > 30
     assert set(rows["tenth"]["view"]) == {"individual"}
     assert len(rows["sum"]) == 2 * len(rows["tenth"])
-    table = summarize(tmp_path)
-    assert [line["cell"] for line in summed_cells(table)] == ["whole", "tenth", "sum"]
-    text = write_report(tmp_path, table, pd.DataFrame()).read_text(encoding="utf-8")
+    lines = summary_lines(tmp_path)
+    assert [line.cell for line in summed_cells(lines)] == ["whole", "tenth", "sum"]
+    text = write_report(tmp_path, lines, []).read_text(encoding="utf-8")
     assert "Cost of secure sums" in text
-    assert sum_costs(summed_cells(table)[1])[0] in text
+    assert sum_costs(summed_cells(lines)[1])[0] in text
     console = Console(width=80, file=io.StringIO())
-    console.print(sum_costs_table(summed_cells(table)))
+    console.print(sum_costs_table(summed_cells(lines)))
     assert "tenth" in console.file.getvalue()  # type: ignore[attr-defined]
     assert int(rows["tenth"]["bytes_up"].iloc[0]) < 0.5 * int(rows["whole"]["bytes_up"].iloc[0])
 

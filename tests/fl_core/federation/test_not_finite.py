@@ -31,7 +31,7 @@ from fl_core.federation.rounds import FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess
 from fl_core.federation.training import train
 from fl_core.models.zoo import initial_state
-from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.summary import summary_lines
 from orchestrator.report.notes import notes
 from orchestrator.report.report import write_report
 from orchestrator.results.utility_files import UtilityResult
@@ -247,8 +247,8 @@ def test_a_secure_sum_refuses_it_in_that_trial_alone(faces_root: Path, tmp_path:
 def test_the_report_tells_of_a_training(tmp_path: Path) -> None:
     tests = [trial(row("dp", victim)) for victim in (2, 3)]
     folder = write_folder(tmp_path, tests, utility={"dp": {"not_finite": 7}})
-    table = summarize(folder)
+    lines = summary_lines(folder)
     told = "clipped to zeros for holding NaN or infinity: 7"
-    assert any(told in line for line in notes(table))
-    assert told in write_report(folder, table).read_text(encoding="utf-8")
+    assert any(told in line for line in notes(lines))
+    assert told in write_report(folder, lines).read_text(encoding="utf-8")
     assert UtilityResult.__dataclass_fields__["not_finite"].default == 0, "older files hold none"

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from orchestrator.analysis.comparison import attackers, by_cell
 from orchestrator.analysis.intervals import mean_interval
-from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.summary import summarize, summary_lines
 from orchestrator.report.sections import SCATTERED
 from orchestrator.report.terminal import comparison_table
 from orchestrator.results.store import FinishedTrial
@@ -37,12 +37,12 @@ def hidden(cell: str, name: str) -> FinishedTrial:
 
 
 def test_each_cell_has_all_attackers_and_the_strongest_one(tmp_path: Path) -> None:
-    table = summarize(write_folder(tmp_path, attacked()))
-    compared = by_cell(table)
+    lines = summary_lines(write_folder(tmp_path, attacked()))
+    compared = by_cell(lines)
     assert [one.cell for one in compared] == ["noise", "none", "prune"]
     assert attackers(compared) == ["adaptive", "generic"]
-    assert [one.strongest["attacker"] for one in compared] == ["adaptive", "adaptive", "generic"]
-    assert by_cell(table[table["attacker"] == "generic"]) == []
+    assert [one.strongest.attacker for one in compared] == ["adaptive", "adaptive", "generic"]
+    assert by_cell([line for line in lines if line.attacker == "generic"]) == []
 
 
 def test_the_lead_is_paired_by_victim(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_the_report_and_the_terminal_show_them(tmp_path: Path) -> None:
     assert "not observable" in told["sum"]["generic, dB"]
     console = Console(width=80, file=io.StringIO())
     with console.capture() as shown:
-        console.print(comparison_table(by_cell(summarize(folder))))
+        console.print(comparison_table(by_cell(summary_lines(folder))))
     assert max(map(len, shown.get().splitlines())) <= 80
     assert "hidden" in shown.get()
 

@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,7 +21,7 @@ from fl_core.federation.rounds import Federation
 from fl_core.federation.training import run
 from fl_core.models.zoo import initial_state
 from orchestrator.analysis.rounds import by_round
-from orchestrator.analysis.summary import records, summarize
+from orchestrator.analysis.summary import summarize, summary_lines
 from orchestrator.capture.store import CaptureStore
 from orchestrator.cli.main import execute
 from orchestrator.driver.sweep import resolve, run_sweep
@@ -55,25 +56,29 @@ def attacked(**changes: object) -> list[FinishedTrial]:
 
 def bracket(folder: Path, cell: str) -> str:
     """The mean of a cell with its interval, as it is computed."""
-    (line,) = [line for line in records(summarize(folder)) if line["cell"] == cell]
-    assert line["psnr_low"] < line["psnr"] < line["psnr_high"]
-    return interval(line["psnr"], line["psnr_low"], line["psnr_high"])
+    (line,) = [line for line in summary_lines(folder) if line.cell == cell]
+    assert line.psnr.low < line.psnr.mean < line.psnr.high
+    return interval(line.psnr)
 
 
 def test_cells_that_differ_in_their_round_form_one_series(tmp_path: Path) -> None:
     apart = [trial(row("dp", 2), row("dp", 2, image_id="b.jpg"))]
-    series = by_round(summarize(write_folder(tmp_path, [*reversed(attacked()), *apart])))
-    assert series["cell"].tolist() == ["none", "later", "trained"]
-    assert series["round"].tolist() == [0, 4, 9]
-    assert series["psnr"].tolist() == [32.5, 27.5, 23.5]
-    assert set(series["series"]) == {"none / generic"}
+    (series,) = by_round(summary_lines(write_folder(tmp_path, [*reversed(attacked()), *apart])))
+    assert [(line.cell, line.round, line.psnr.mean) for line in series.lines] == [
+        ("none", 0, 32.5),
+        ("later", 4, 27.5),
+        ("trained", 9, 23.5),
+    ]
+    assert series.name == "none / generic"
 
 
 def test_cells_that_differ_in_more_are_no_series(tmp_path: Path) -> None:
-    lines = summarize(write_folder(tmp_path, attacked()))
-    lines.loc[lines["cell"] == "later", "differs"] = '{"capture.round":4,"federation.rounds":9}'
-    lines.loc[lines["cell"] == "trained", "defense_params"] = '[{"kind":"dp_update"}]'
-    assert by_round(lines).empty
+    changes: dict[str, dict[str, Any]] = {
+        "later": {"differs": {"capture.round": 4, "federation.rounds": 9}},
+        "trained": {"defense_params": '[{"kind":"dp_update"}]'},
+    }
+    lines = summary_lines(write_folder(tmp_path, attacked()))
+    assert by_round([replace(line, **changes.get(line.cell, {})) for line in lines]) == []
 
 
 def test_the_report_draws_and_tells_them(tmp_path: Path) -> None:
@@ -93,7 +98,7 @@ def test_the_terminal_tells_them_within_80_columns(
 ) -> None:
     console = Console(width=80, file=io.StringIO())
     with console.capture() as shown:
-        console.print(rounds_table(by_round(summarize(write_folder(tmp_path, attacked())))))
+        console.print(rounds_table(by_round(summary_lines(write_folder(tmp_path, attacked())))))
     lines = shown.get().splitlines()
     assert execute(["report", str(tmp_path)]) == 0
     assert "Quality against round and accuracy" in capsys.readouterr().out
@@ -109,12 +114,12 @@ def test_without_other_rounds_there_is_nothing_to_tell(tmp_path: Path) -> None:
 
 
 def test_labels_stand_apart_from_images_unless_they_are_known(tmp_path: Path) -> None:
-    found = summarize(write_folder(tmp_path / "a", attacked(label_accuracy=0.75))).iloc[0]
-    assert found["label_accuracy"] == 0.75
-    low, high = percent(found["label_accuracy_low"]), percent(found["label_accuracy_high"])
+    found = summary_lines(write_folder(tmp_path / "a", attacked(label_accuracy=0.75)))[0]
+    assert found.label_accuracy.mean == 0.75
+    low, high = percent(found.label_accuracy.low), percent(found.label_accuracy.high)
     assert labels(found) == f"75% [{low}, {high}]"
     known = json.dumps({"view": None, "labels": "known", "knows_defense": True})
-    assert labels(summarize(write_folder(tmp_path / "b", attacked(threat=known))).iloc[0]) == "known"
+    assert labels(summary_lines(write_folder(tmp_path / "b", attacked(threat=known)))[0]) == "known"
 
 
 def test_methods_and_distinct_notes_are_told_with_the_most_frequent_first(tmp_path: Path) -> None:
@@ -128,7 +133,7 @@ def test_methods_and_distinct_notes_are_told_with_the_most_frequent_first(tmp_pa
     assert table["method"].tolist() == ["analytic (2), matching (1)"]
     assert json.loads(table["notes"].iloc[0])[0] == "Dense."
     assert sorted(json.loads(table["notes"].iloc[0])) == ["<Rank.>", "Dense.", "Noise."]
-    said = notes(table)
+    said = notes(summary_lines(tmp_path))
     assert "none / generic: by analytic (2), matching (1)" in said
     assert "none / generic: labels right: 100% [29%, 100%]" in said, "three of three"
     assert "none / generic: Dense." in said

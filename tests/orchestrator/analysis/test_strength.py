@@ -15,7 +15,7 @@ from defenses.compression.compression import Prune, Quantise
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.errors import InputError
 from orchestrator.analysis.crossing import Crossing, Ends, crossing
-from orchestrator.analysis.strength import critical_strengths, curves, refinements
+from orchestrator.analysis.strength import critical_frame, critical_strengths, curves, refinements
 from orchestrator.config.parse import threshold_cell, threshold_cells
 from orchestrator.config.scale import Strength
 from orchestrator.config.sweep import ThresholdConfig
@@ -214,7 +214,7 @@ GAINS = {1e-5: 30.0, 1e-4: 20.0, 1e-3: 8.0, 1e-2: 0.0, 1e-1: 0.0}
 def test_the_critical_strength_and_the_accuracy_there() -> None:
     accuracies = {NOISE.cell_name(sigma): 0.9 - 0.1 * i for i, sigma in enumerate(GAINS)}
     found = curves(NOISE, GAINS, victims(GAINS), accuracies)
-    table = critical_strengths(NOISE, found).set_index("criterion")
+    table = critical_frame(critical_strengths(NOISE, found)).set_index("criterion")
     gain = table.loc["gain"]
     # 8 falls to 1 at 7/8 of the way from 1e-3 to 1e-2, on a logarithmic scale.
     assert gain["critical"] == pytest.approx(10 ** (-3 + 7 / 8), rel=1e-3)
@@ -231,25 +231,30 @@ def test_the_critical_strength_and_the_accuracy_there() -> None:
 def test_a_level_that_the_images_cannot_show_is_refused() -> None:
     """5% of 16 images is less than one; in its place stands from where on none is recovered, without an interval."""
     measured = victims(GAINS, count=16, images=1)
-    table = critical_strengths(NOISE, curves(NOISE, GAINS, measured, {})).set_index("criterion")
+    lines = critical_strengths(NOISE, curves(NOISE, GAINS, measured, {}))
+    table = critical_frame(lines).set_index("criterion")
     refused, none = table.loc["success"], table.loc["none"]
     assert refused["side"] == "refused"
     assert refused[["critical", "weaker", "bracket_weaker"]].isna().all()
     assert none["critical"] == 1e-3
     assert none[["bracket_weaker", "bracket_stronger"]].tolist() == [1e-4, 1e-3]
     assert none[["weaker", "stronger"]].isna().all()
-    text = " ".join(critical_notes(table.reset_index()))
+    text = " ".join(critical_notes(lines))
     assert "5% of 16 images is less than one image" in text
     enough = critical_strengths(NOISE, curves(NOISE, GAINS, victims(GAINS, count=20, images=1), {}))
-    assert enough["criterion"].tolist() == ["gain", "success"]
-    assert set(enough["side"]) == {"inside"}
+    assert [(line.criterion.name, line.side) for line in enough] == [
+        ("gain", "inside"),
+        ("success", "inside"),
+    ]
 
 
 def test_none_is_recovered_only_beyond_the_last_that_is() -> None:
     measured = victims(GAINS, count=6, images=1)
     last = measured[NOISE.cell_name(1e-2), "auto"]
     last.loc[3, "success"] = 1.0
-    table = critical_strengths(NOISE, curves(NOISE, GAINS, measured, {})).set_index("criterion")
+    table = critical_frame(critical_strengths(NOISE, curves(NOISE, GAINS, measured, {}))).set_index(
+        "criterion"
+    )
     assert table.loc["none"][["bracket_weaker", "bracket_stronger"]].tolist() == [1e-2, 1e-1]
     assert table.loc["none"]["critical"] == 1e-1
 
@@ -275,7 +280,7 @@ def test_strengths_are_added_until_victims_are_what_limits_the_interval() -> Non
     for _ in range(6):
         measured = {(NOISE.cell_name(sigma), "auto"): victims_at(sigma) for sigma in values}
         found = curves(NOISE, values, measured, {})
-        table, new = critical_strengths(NOISE, found), refinements(NOISE, found)
+        table, new = critical_frame(critical_strengths(NOISE, found)), refinements(NOISE, found)
         widths.append(np.log10(table["stronger"] / table["weaker"]))
         assert table["resolved"].all() == (not new)
         if not new:
@@ -306,7 +311,8 @@ def test_only_victims_measured_at_every_strength_count() -> None:
     measured = victims(GAINS)
     first = next(iter(measured))
     measured[first] = measured[first].drop(index=[0, 1])
-    assert critical_strengths(NOISE, curves(NOISE, GAINS, measured, {}))["victims"].tolist() == [4, 4, 4]
+    lines = critical_strengths(NOISE, curves(NOISE, GAINS, measured, {}))
+    assert [line.victims for line in lines] == [4, 4, 4]
 
 
 def test_a_share_is_searched_by_what_is_left_of_it() -> None:

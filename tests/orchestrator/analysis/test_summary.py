@@ -13,7 +13,7 @@ from attack_core.metrics.metrics import EXACT_DB
 from fl_core.base.errors import InputError
 from orchestrator.analysis import summary as analysis
 from orchestrator.analysis.intervals import mean_interval, share_interval
-from orchestrator.analysis.summary import records, summarize, write_summary
+from orchestrator.analysis.summary import records, summarize, summary_lines, write_summary
 from orchestrator.config.sweep import AttackerConfig, CellConfig, SweepConfig
 from orchestrator.report.notes import notes
 from orchestrator.report.terminal import mark
@@ -150,13 +150,13 @@ def test_fewer_than_five_victims_have_a_mean_alone_and_the_table_says_so(tmp_pat
     line = records(table)[0]
     assert line["psnr"] == 15.0
     assert all(math.isnan(line[f"{name}_{end}"]) for name in ("psnr", "gain") for end in ("low", "high"))
-    assert "none below 5" in " ".join(notes(table))
-    assert "none of 4 victims leaves up to 60% open" in " ".join(notes(table))
+    assert "none below 5" in " ".join(notes(summary_lines(tmp_path)))
+    assert "none of 4 victims leaves up to 60% open" in " ".join(notes(summary_lines(tmp_path)))
 
 
 def test_the_table_says_how_many_of_its_intervals_may_miss(tmp_path: Path) -> None:
     tests = [trial(row(f"c{cell}", victim)) for cell in range(36) for victim in range(5)]
-    said = " ".join(notes(summarize(write_folder(tmp_path, tests))))
+    said = " ".join(notes(summary_lines(write_folder(tmp_path, tests))))
     assert "36 comparisons, each at 95%: one interval in 20 may miss by chance, here about 2." in said
 
 
@@ -181,11 +181,11 @@ def test_a_threat_model_of_its_own_is_shown_and_still_compared(
 ) -> None:
     """It changes neither data nor weights nor rounds."""
     tests = [trial(row("none", 2, 20.0)), trial(row("dp", 2, 17.0, differs=differs))]
-    table = summarize(write_folder(tmp_path, tests, config=_sweep()))
-    dp = records(table)[1]
-    assert (dp["undefended"] == "none", dp["drop"] == pytest.approx(3.0)) == (compared, compared)
+    lines = summary_lines(write_folder(tmp_path, tests, config=_sweep()))
+    dp = lines[1]
+    assert (dp.undefended == "none", dp.drop.mean == pytest.approx(3.0)) == (compared, compared)
     assert mark(dp) == marked
-    assert any(line.startswith("+ has another threat model") for line in notes(table)) == (marked == " +")
+    assert any(line.startswith("+ has another threat model") for line in notes(lines)) == (marked == " +")
 
 
 def test_order_is_the_sweep_files_whatever_finished_first(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_run_with_other_settings_is_no_further_training(tmp_path: Path) -> Non
 
 def test_summary_file_holds_the_table(tmp_path: Path) -> None:
     table = summarize(write_folder(tmp_path, [trial(row("none")), trial(row("dp"))], config=_sweep()))
-    read = pd.read_parquet(write_summary(tmp_path, table))
+    read = pd.read_parquet(write_summary(tmp_path, summary_lines(tmp_path)))
     assert list(read.columns) == list(table.columns)
     assert list(read["psnr"]) == list(table["psnr"])
 

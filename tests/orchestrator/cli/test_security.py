@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_core.base.errors import InputError
-from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.summary import summary_lines
 from orchestrator.cli.main import execute
 from orchestrator.config.parse import build, load_sweep
 from orchestrator.config.sweep import SweepConfig
@@ -196,7 +196,7 @@ def test_a_sweep_writes_only_into_its_folder(faces_root: Path, tmp_path: Path) -
     out = tmp_path / "place" / "out"
     config = sweep(faces_root, victims__test=1, study__suggestions=1, execution__keep_captures=False)
     run_sweep(config, out, address="serial", reporter=Silent())
-    write_report(out, summarize(out))
+    write_report(out, summary_lines(out))
     assert {path.name for path in tmp_path.iterdir()} == {"place"}
     assert {path.name for path in (tmp_path / "place").iterdir()} == {"out"}
     assert below(faces_root) == before
@@ -221,7 +221,7 @@ def test_a_results_folder_with_a_link_is_refused(name: str, faces_root: Path, tm
     with pytest.raises(InputError, match=f"{link.name} is a link to"):
         run_sweep(sweep(faces_root), out, address="serial", reporter=Silent())
     with pytest.raises(InputError, match="is a link to"):
-        write_report(out, pd.DataFrame())
+        write_report(out, [])
     assert below(victim) == {"file"}
     assert (victim / "file").read_text() == "kept"
 

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from fl_core.base.errors import InputError
-from orchestrator.analysis.strength import critical_table
-from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.strength import critical_frame, critical_lines
+from orchestrator.analysis.summary import summary_lines
 from orchestrator.config.parse import build, load_sweep, threshold_value, with_thresholds
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver.refine import run_refined
@@ -83,8 +83,9 @@ def test_a_threshold_is_found_and_refined_and_resumed(faces_root: Path, tmp_path
     assert runs[0] == 4
     assert runs[0] < runs[1] < runs[2]
     assert outcome.fresh == outcome.trials == 4 * runs[-1]
-    table = summarize(tmp_path)
-    found = critical_table(tmp_path, table).set_index("criterion")
+    summary = summary_lines(tmp_path)
+    critical = critical_lines(tmp_path, summary)
+    found = critical_frame(critical).set_index("criterion")
     # Four images cannot show 5%, and four victims have no interval: it is the brackets that are known.
     assert found["side"].to_dict() == {"gain": "inside", "success": "refused", "none": "inside"}
     assert found["strengths"].tolist() == [runs[-1] - 1] * 3
@@ -95,14 +96,14 @@ def test_a_threshold_is_found_and_refined_and_resumed(faces_root: Path, tmp_path
     again = run_refined(config, tmp_path, run)
     assert (again.fresh, again.trials) == (0, outcome.trials)
 
-    page = write_report(tmp_path, table).read_text()
+    page = write_report(tmp_path, summary).read_text()
     assert "Critical strength" in page
     assert "defense.0.sigma" in page
     assert "Intervals need 5 victims." in page
     kept = pd.read_parquet(tmp_path / "thresholds.parquet")
     pd.testing.assert_series_equal(kept["critical"], found["critical"].reset_index(drop=True))
     console = Console(file=io.StringIO(), width=120)
-    console.print(critical_strengths_table(kept))
+    console.print(critical_strengths_table(critical))
     text = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
     assert "noise: defense.0.sigma" in text
     # The budget of refinements ended it, and the table says so.
@@ -122,7 +123,7 @@ def test_more_refinements_extend_a_folder_and_fewer_keep_what_is_there(
             tmp_path,
             lambda wanted: run_sweep(wanted, tmp_path, address="serial", reporter=Silent()),
         )
-        return outcome, int(critical_table(tmp_path, summarize(tmp_path))["strengths"].min())
+        return outcome, min(line.strengths for line in critical_lines(tmp_path, summary_lines(tmp_path)))
 
     grid = refined(0)
     more = refined(1)
@@ -161,6 +162,7 @@ def test_strengths_beyond_the_measured_ones_are_bounds(side: str, text: str) -> 
 
 def test_a_sweep_without_thresholds_has_no_critical_strengths(faces_root: Path, tmp_path: Path) -> None:
     run_sweep(sweep(faces_root), tmp_path, address="serial", reporter=Silent(), cells=["none"])
-    assert critical_table(tmp_path, summarize(tmp_path)).empty
-    write_report(tmp_path, summarize(tmp_path))
+    lines = summary_lines(tmp_path)
+    assert critical_lines(tmp_path, lines) == []
+    write_report(tmp_path, lines)
     assert not (tmp_path / "thresholds.parquet").exists()

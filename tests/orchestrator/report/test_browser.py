@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.summary import summary_lines
 from orchestrator.config.sweep import CellConfig, SweepConfig, VictimsConfig
 from orchestrator.report.report import write_report
 from tests.support.results_folder import failed_row, row, suggestion, trial, write_folder
@@ -75,7 +75,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config=config,
         utility={cell: {} for cell in cells},
     )
-    return write_report(folder, summarize(folder))
+    return write_report(folder, summary_lines(folder))
 
 
 def dump(target: Path, profile: Path, *flags: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager, get_font
 
-from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.summary import summary_lines
 from orchestrator.report import fonts
 from orchestrator.report.fonts import fonts_for
 from orchestrator.report.report import write_report
@@ -51,10 +51,10 @@ def test_a_character_that_another_font_has_is_drawn_with_it() -> None:
 
 @pytest.mark.parametrize("name", ["差分隐私", "ノイズ", "노이즈"])
 def test_a_report_on_names_without_a_font_says_so_and_warns_of_nothing(tmp_path: Path, name: str) -> None:
-    table = summarize(write_folder(tmp_path, [trial(row(name, victim)) for victim in (2, 3)]))
+    lines = summary_lines(write_folder(tmp_path, [trial(row(name, victim)) for victim in (2, 3)]))
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        page = write_report(tmp_path, table).read_text()
+        page = write_report(tmp_path, lines).read_text()
     assert not [entry for entry in told if "Glyph" in str(entry.message)]
     missing = fonts_for([name]).missing
     assert ("No font of the machine" in page) == bool(missing)

@@ -6,12 +6,12 @@ import io
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.lines import Line
+from orchestrator.analysis.summary import summary_lines
 from orchestrator.report.notes import LISTED, notes
 from orchestrator.report.terminal import _folded, summary_table
 from tests.support.results_folder import failed_row, row, trial, write_folder
@@ -21,7 +21,7 @@ ATTACKERS = ("generic", "adaptive", "looks_first")
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Line, ...]:
     """Thirty-six rows that all ran the same, but for one with failures and one cell with a note of its own."""
     trials = []
     for strength, cell in enumerate(CELLS):
@@ -34,7 +34,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
                 for victim in range(2, 8)
             ]
     trials.append(trial(failed_row(CELLS[5], 9, attacker="generic")))
-    return summarize(write_folder(tmp_path_factory.mktemp("large"), trials))
+    return summary_lines(write_folder(tmp_path_factory.mktemp("large"), trials))
 
 
 def lines(shown: Table, width: int) -> list[str]:
@@ -44,7 +44,7 @@ def lines(shown: Table, width: int) -> list[str]:
     return captured.get().splitlines()
 
 
-def test_notes_are_said_once_and_warnings_each_time(table: pd.DataFrame) -> None:
+def test_notes_are_said_once_and_warnings_each_time(table: tuple[Line, ...]) -> None:
     assert len(table) == 36
     said = notes(table)
     assert len(said) <= 12
@@ -67,14 +67,16 @@ def test_notes_that_differ_in_more_than_numbers_are_limited(tmp_path: Path) -> N
         for victim in (2, 3)
     ]
     said = [
-        line for line in notes(summarize(write_folder(tmp_path, some))) if ": note " in line or "..." in line
+        line
+        for line in notes(summary_lines(write_folder(tmp_path, some)))
+        if ": note " in line or "..." in line
     ]
     assert len(said) == LISTED + 1
     assert said[-1] == f"... {10 - LISTED} more like these in the report"
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
-def test_names_stay_whole_and_the_loss_is_a_column(table: pd.DataFrame, width: int) -> None:
+def test_names_stay_whole_and_the_loss_is_a_column(table: tuple[Line, ...], width: int) -> None:
     shown = lines(summary_table(table, width=width), width)
     assert max(map(len, shown)) <= width
     words = {word for line in shown[3:] for word in line[:24].split()}
@@ -100,7 +102,7 @@ def test_names_break_where_their_parts_meet(name: str, room: int, expected: list
 
 
 def test_columns_without_figures_are_left_out(tmp_path: Path) -> None:
-    table = summarize(write_folder(tmp_path, [trial(row(victim=victim)) for victim in (2, 3)]))
+    table = summary_lines(write_folder(tmp_path, [trial(row(victim=victim)) for victim in (2, 3)]))
     head = " ".join(lines(summary_table(table), 80)[:4])
     assert "epsilon" not in head
     assert "loss" not in head

@@ -31,7 +31,7 @@ from ruamel.yaml import YAML
 
 from fl_core.base.errors import InputError
 from fl_core.data.celeba import open_celeba
-from orchestrator.analysis.summary import summarize
+from orchestrator.analysis.summary import summary_lines
 from orchestrator.capture.store import CaptureStore
 from orchestrator.config.address import PASSWORD
 from orchestrator.config.parse import cell_settings
@@ -396,7 +396,7 @@ def test_pruned_suggestions_leave_victims_out_and_cannot_win(pruned: Path) -> No
         assert means[-1] > 1.0
         assert all(mean <= 1.0 for mean in means[:-1])
     assert_mirrored(pruned, journal(pruned))
-    write_report(pruned, summarize(pruned))
+    write_report(pruned, summary_lines(pruned))
 
 
 @pytest.mark.parametrize(("capacity", "seed"), [(8, 2)])
@@ -441,7 +441,7 @@ def test_a_budget_of_seconds_is_the_recorded_time_and_a_resumed_sweep_has_what_i
     assert more.groupby("study").size().to_dict() == {"dp/generic": 6, "none/generic": 6}
     kept = more[more["suggestion"] < 5].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, studies)
-    page = write_report(tmp_path, summarize(tmp_path)).read_text()
+    page = write_report(tmp_path, summary_lines(tmp_path)).read_text()
     assert "9 s of attack time (tpe), each on 2 tuning victims; the same in every cell" in page
     assert "not reproducible" in page
     for changes, message in (
