@@ -21,12 +21,12 @@ from urllib.parse import urlsplit
 import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 import orchestrator
 from fl_core.base.errors import InputError, first_line
 from orchestrator.config.parse import load_sweep
 from orchestrator.io.provenance import provenance
+from orchestrator.io.retries import patiently
 from orchestrator.runtime.stop import EXIT_CODE
 
 T = TypeVar("T")
@@ -224,15 +224,8 @@ class Jobs:
 
     def _call(self, call: Callable[[], T]) -> T:
         """Call the cluster; what is transient is tried again, what is not becomes one line."""
-        retrying = Retrying(
-            retry=retry_if_exception(_transient),
-            stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_exponential(0.5, max=8.0),
-            before_sleep=_say_retry,
-            reraise=True,
-        )
         try:
-            return retrying(call)
+            return patiently(f"the cluster at {self._address}", call, _transient, tries=_ATTEMPTS)
         except AuthenticationError as error:
             if self._token is None:
                 raise InputError(f"The cluster at {self._address} wants a token. {_HOW}") from error
@@ -252,18 +245,6 @@ def _transient(error: BaseException) -> bool:
     if isinstance(error, RuntimeError):
         return "status code 5" in str(error) or "closed unexpectedly" in str(error)
     return isinstance(error, OSError | aiohttp.ClientError)
-
-
-def _say_retry(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    wait = state.next_action.sleep if state.next_action else 0.0
-    _log.warning(
-        "the cluster did not answer (%s); try %d of %d in %.1f s",
-        _line(error) if error else "?",
-        state.attempt_number + 1,
-        _ATTEMPTS,
-        wait,
-    )
 
 
 def _line(error: BaseException) -> str:

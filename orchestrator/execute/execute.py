@@ -33,13 +33,6 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from tenacity import (
-    before_sleep_log,
-    retry,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_exponential,
-)
 
 from fl_core.base.errors import InputError, unknown_name
 from orchestrator.execute.lifelines import PATIENCE_SECONDS, Lifelines, connected
@@ -486,31 +479,28 @@ def _one_line(reason: object) -> str:
     return " ".join(str(reason).split())[:400] or type(reason).__name__
 
 
-@retry(
-    retry=retry_if_exception_type((ConnectionError, TimeoutError)),
-    stop=stop_after_attempt(3),
-    wait=wait_exponential(1.0, max=10.0),
-    before_sleep=before_sleep_log(log, logging.WARNING),
-    reraise=True,
-)
 def _connect(address: str, *, cpus: int) -> None:
     """A busy machine may start Ray's processes too slowly for each other; a second try then works."""
-    if address == "local":
-        _start_local(cpus)
-    else:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
+
+    def connect() -> None:
+        if address == "local":
+            _start_local(cpus)
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+
+    def passes(error: BaseException) -> bool:
+        return isinstance(error, ConnectionError | TimeoutError)
+
+    patiently(f"Ray at {address}", connect, passes, tries=3, wait=1.0)
 
 
-@retry(
-    retry=retry_if_exception_type(OSError),
-    stop=stop_after_attempt(3),
-    wait=wait_exponential(0.5, max=5.0),
-    before_sleep=before_sleep_log(log, logging.WARNING),
-    reraise=True,
-)
 def _reach(address: str) -> None:
     """Open and close a connection: Ray itself would try for minutes where nobody listens."""
-    connected(address).close()
+
+    def passes(error: BaseException) -> bool:
+        return isinstance(error, OSError)
+
+    patiently(f"Ray at {address}", lambda: connected(address).close(), passes, tries=3)
 
 
 def check_address(address: str) -> str:

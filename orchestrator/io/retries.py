@@ -15,22 +15,35 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 TRIES = 5
-"""Tries of one action, over at most 8 seconds."""
+"""Tries of one action where nothing else is said, over at most 8 seconds."""
 
 
-def patiently(what: object, action: Callable[[], T], passes: Callable[[BaseException], bool]) -> T:
-    """`action()`, tried again while it raises what `passes` by itself; other errors, and the last one, are raised."""
+def patiently(
+    what: object,
+    action: Callable[[], T],
+    passes: Callable[[BaseException], bool],
+    *,
+    tries: int = TRIES,
+    wait: float = 0.5,
+    between: Callable[[], None] = lambda: None,
+) -> T:
+    """`action()`, tried again while it raises what `passes` by itself; other errors, and the last one, are raised.
 
-    def warn(state: RetryCallState) -> None:
+    There are `tries` in all; the first pause is `wait` seconds, each further one twice as long. `between` two tries is
+    for what has to be put in order first.
+    """
+
+    def prepare(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        line = first_line(error) if error else "?"
-        log.warning("%s: %s; trying again (%d of %d)", what, line, state.attempt_number, TRIES - 1)
+        line = first_line(error.__cause__ or error) if error else "?"
+        log.warning("%s: %s; trying again (%d of %d)", what, line, state.attempt_number, tries - 1)
+        between()
 
     retrying = Retrying(
         retry=retry_if_exception(passes),
-        stop=stop_after_attempt(TRIES),
-        wait=wait_exponential(0.5),
-        before_sleep=warn,
+        stop=stop_after_attempt(tries),
+        wait=wait_exponential(wait),
+        before_sleep=prepare,
         reraise=True,
     )
     return retrying(action)

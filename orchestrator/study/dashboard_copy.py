@@ -6,7 +6,6 @@ always the beginning of the study in the rows, whatever was killed when, and the
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,19 +18,18 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from fl_core.base.errors import InputError
 from orchestrator.config.address import PASSWORD
 from orchestrator.config.space import Params
 from orchestrator.config.sweep import JOURNAL
+from orchestrator.io.retries import patiently
 from orchestrator.study.cell_study import CellStudy
 
 T = TypeVar("T")
 
 JOURNAL_FILE = "optuna.journal"
 
-_LOG = logging.getLogger(__name__)
 _AWAY = (StorageInternalError, SQLAlchemyError, OSError)
 _GARBLED = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError, OptunaError)
 """What Optuna's readers meet in content that is not their own."""
@@ -136,15 +134,10 @@ class Mirror:
 
     def _attempt(self, action: Callable[[], T]) -> T | None:
         """Do something with the storage; None where it fails for good."""
-        again = Retrying(
-            retry=retry_if_exception_type(_AWAY),
-            stop=stop_after_attempt(3),
-            wait=wait_exponential(0.5, max=5.0),
-            before_sleep=self._before_retry,
-            reraise=True,
-        )
         try:
-            return again(action)
+            return patiently(
+                self._place, action, lambda error: isinstance(error, _AWAY), tries=3, between=self.close
+            )
         except InputError:
             raise
         except _AWAY as error:
@@ -161,11 +154,6 @@ class Mirror:
             f"Optuna's copy of the studies stops here: {self._place} {why}. The sweep goes on and its results are "
             "complete; run it again later to fill in the copy."
         )
-
-    def _before_retry(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        _LOG.warning("%s: %s; trying again", self._place, _line(error))
-        self.close()
 
 
 def _frozen(study: CellStudy, number: int) -> FrozenTrial:

@@ -67,8 +67,8 @@ def test_an_address_that_does_not_answer_is_one_line(
     monkeypatch.setattr(submit, "_ATTEMPTS", 2)
     done = gradsweep("submit", file, "--address", "http://127.0.0.1:9", "--out", "/results", "--no-token")
     refused(done, "No Ray dashboard answers at http://127.0.0.1:9")
-    assert "the cluster did not answer" in caplog.text
-    assert "try 2 of 2" in caplog.text
+    assert "the cluster at http://127.0.0.1:9: " in caplog.text
+    assert "trying again (1 of 1)" in caplog.text
     for address in ("127.0.0.1:8265", "ray://127.0.0.1:10001"):
         done = gradsweep("submit", file, "--address", address, "--out", "/results", "--no-token")
         refused(done, f"--address '{address}'", "http://127.0.0.1:8265")
