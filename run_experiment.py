@@ -2,6 +2,6 @@
 
 import sys
 
-from orchestrator.cli.main import main
+from orchestrator.cli.start import main
 
 main(["run", *sys.argv[1:]])

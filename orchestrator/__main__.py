@@ -1,5 +1,5 @@
 """`python -m orchestrator` is `gradsweep`."""
 
-from orchestrator.cli.main import main
+from orchestrator.cli.start import main
 
 main()

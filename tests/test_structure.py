@@ -47,17 +47,27 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """The rooms of each package from the lowest level up. A room imports rooms of lower levels only, and itself."""
 LARGEST_ROOM = 10
-ORCHESTRATION = {
-    "ray",
-    "optuna",
-    "pydantic",
-    "pyarrow",
-    "pandas",
-    "matplotlib",
-    "typer",
-    "rich",
-    "safetensors",
+IMPORTED_AS = {
+    "cryptography": "cryptography",
+    "filelock": "filelock",
+    "jinja2": "jinja2",
+    "matplotlib": "matplotlib",
+    "optuna": "optuna",
+    "pandas": "pandas",
+    "pyarrow": "pyarrow",
+    "pycryptodome": "Crypto",
+    "pydantic": "pydantic",
+    "ray": "ray",
+    "rich": "rich",
+    "ruamel-yaml": "ruamel",
+    "safetensors": "safetensors",
+    "tenacity": "tenacity",
+    "tenseal": "tenseal",
+    "typer": "typer",
 }
+"""The libraries of the extras, and the names that they are imported by."""
+CRYPTOGRAPHY = {"cryptography", "Crypto", "tenseal"}
+ORCHESTRATION = set(IMPORTED_AS.values()) - CRYPTOGRAPHY
 
 
 def sources(package: str) -> list[Path]:
@@ -147,11 +157,13 @@ def test_what_a_room_exports_is_there(room: str) -> None:
 
 
 def test_numerical_packages_load_no_orchestration_library() -> None:
-    modules = [name for name in MODULES if name.split(".")[0] != "orchestrator"]
+    # The masks' own arithmetic is loaded when a sum is masked.
+    apart = ("orchestrator", "defenses.masking.parties")
+    modules = [name for name in MODULES if not name.startswith(apart)]
     # A bare machine has none of them: a package that needs one would fail to import here.
     code = f"""
 import importlib, sys
-for name in {sorted(ORCHESTRATION)!r}:
+for name in {sorted(IMPORTED_AS.values())!r}:
     sys.modules[name] = None
 for module in {[name.removesuffix(".__init__") for name in modules]!r}:
     importlib.import_module(module)
@@ -178,12 +190,48 @@ def test_the_lock_pins_every_dependency_and_names_no_address(name: str) -> None:
         found = re.fullmatch(r"([a-z0-9-]+)==([0-9][\w.+!-]*)( ; .+)?", line)
         assert found, line
         pinned[found[1]] = found[2]
+    for package in required("all", *(["dev"] if name == "dev" else [])):
+        assert package in pinned, f"{package} is not locked: run make lock"
+
+
+def required(*extras: str) -> set[str]:
+    """The distributions that the project needs with these extras, which may name others of them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + (project["optional-dependencies"]["dev"] if name == "dev" else [])
-    for requirement in wanted:
+    waiting, seen, found = list(extras), set(extras), set[str]()
+    requirements = list(project["dependencies"])
+    while waiting:
+        requirements += project["optional-dependencies"][waiting.pop()]
+        for requirement in [each for each in requirements if each.startswith("gradsweep[")]:
+            inner = set(requirement.partition("[")[2].rstrip("]").split(",")) - seen
+            waiting += inner
+            seen |= inner
+    for requirement in requirements:
         package = re.match(r"[A-Za-z0-9-]+", requirement)
         assert package
-        assert package[0] in pinned, f"{package[0]} is not locked: run make lock"
+        found.add(package[0])
+    return found - {"gradsweep"}
+
+
+def test_extras_hold_what_the_numerical_packages_do_without() -> None:
+    """`IMPORTED_AS` blocks the libraries of every extra in the test above; all together are what `make` installs."""
+    assert required("all") - required() == set(IMPORTED_AS)
+    assert {"torch", "numpy", "scipy", "dp-accounting"} <= required()
+
+
+@pytest.mark.parametrize("missing", ["ray", "matplotlib"])
+def test_a_missing_extra_is_one_line_with_the_command_that_installs_it(missing: str) -> None:
+    code = f"""
+import sys
+sys.modules[{missing!r}] = None
+from orchestrator.cli.start import main
+main(["doctor"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"gradsweep: The library {missing} is not installed, which the command line needs: "
+        'pip install "gradsweep[all]"\n'
+    )
 
 
 def test_the_two_locks_agree() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from fl_core.base.errors import InputError
-from orchestrator.analysis.strength import critical_frame, critical_lines
+from orchestrator.analysis.crossing import Ends
+from orchestrator.analysis.strength import GAIN, CriticalLine, critical_frame, critical_lines
 from orchestrator.analysis.summary import summary_lines
 from orchestrator.config.parse import build, load_sweep, threshold_value, with_thresholds
 from orchestrator.config.sweep import SweepConfig
@@ -142,21 +145,27 @@ def test_further_strengths_extend_a_folder_and_other_cells_do_not(faces_root: Pa
 
 
 @pytest.mark.parametrize(("side", "text"), [("before", "<= 0.01"), ("inside", "0.01"), ("after", "> 0.01")])
-def test_strengths_beyond_the_measured_ones_are_bounds(side: str, text: str) -> None:
-    line = {
-        "criterion": "gain",
-        "side": side,
-        "critical": 0.01,
-        "weaker": float("nan"),
-        "stronger": 0.1,
-        "bracket_weaker": 0.001,
-        "bracket_stronger": float("nan"),
-        "resolved": False,
-        "victims": 5,
-    }
+def test_strengths_beyond_the_measured_ones_are_bounds(
+    side: Literal["before", "inside", "after"], text: str
+) -> None:
+    line = CriticalLine(
+        threshold="noise",
+        strength="defense.0.sigma",
+        attacker="auto",
+        criterion=GAIN,
+        side=side,
+        critical=0.01,
+        interval=Ends(weaker=math.nan, stronger=0.1),
+        victims=5,
+        strengths=4,
+        accuracy=0.8,
+        bracket=Ends(weaker=0.001, stronger=math.nan),
+        resolved=False,
+        images=5,
+    )
     assert critical_value(line) == text
     assert critical_interval(line) == "[.., 0.1]"
-    assert critical_interval(line | {"victims": 4}) == "-"
+    assert critical_interval(dataclasses.replace(line, victims=4)) == "-"
     assert critical_bracket(line) == ("0.001, .. *" if side == "inside" else "0.001, ..")
 
 
