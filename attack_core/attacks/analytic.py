@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.attacks.falls_back import FallsBack
-from attack_core.base.types import PRIOR_ALONE, Progress, Reconstruction
+from attack_core.base.types import Outcome, Progress, Reconstruction
 from attack_core.evidence.cross_validation import Residuals, residuals_elsewhere
 from attack_core.evidence.likelihood_ratio import credible, prior_instead
 from attack_core.fc.inversion import Estimate, input_estimate
@@ -39,6 +39,8 @@ from fl_core.threat.observation import Observation
 _GREY = 0.01
 """Standard deviation of the start where there is no mean image."""
 _TINY = 1e-30
+_PRIOR = "analytic: prior alone"
+"""The `method` of answers that are the prior."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +135,7 @@ class _Problem:
         read, size, count = self.read, self.observation.model.image_size, self.count
         if math.isinf(read.error):
             note = f"the known noise hides the layer input: the answer is {self._prior_name}"
-            return self._result(f"analytic: {PRIOR_ALONE}", self._start().expand(count, -1, -1, -1), [note])
+            return self._result(_PRIOR, self._start().expand(count, -1, -1, -1), [note], outcome="prior")
         if read.tail.pixels and read.complete:
             images = read.shares.inputs.view(-1, 3, size, size)
             return self._result("analytic: layer input", images, [read.note()])
@@ -244,7 +246,7 @@ class _Problem:
             answer = credible(found, self.observation, self.model, reason)
         else:
             answer = prior_instead(found, self.observation, reason) if torch.equal(images, start) else found
-        return answer if answer is found else replace(answer, method=f"analytic: {PRIOR_ALONE}")
+        return answer if answer is found else replace(answer, method=_PRIOR)
 
     def _explaining(self, found: Reconstruction, prior: Tensor) -> Reconstruction:
         """`found` with a note where it leaves exact features unexplained; `prior` where it is worth no more."""
@@ -265,7 +267,7 @@ class _Problem:
             f"than {self._prior_name}, which is taken instead"
         )
         answer = prior_instead(found, self.observation, reason)
-        return replace(answer, method=f"analytic: {PRIOR_ALONE}")
+        return replace(answer, method=_PRIOR)
 
     def _following(self) -> NextLayer | None:
         """What the second layer's gradients say of the first one's outputs, where some of its inputs are unknown."""
@@ -295,7 +297,13 @@ class _Problem:
         return noise[0].to(self.read.shares.inputs.device)
 
     def _result(
-        self, method: str, images: Tensor, notes: list[str], loss: float | None = None
+        self,
+        method: str,
+        images: Tensor,
+        notes: list[str],
+        loss: float | None = None,
+        *,
+        outcome: Outcome = "analytic",
     ) -> Reconstruction:
         images, labels = images.detach().clamp(-1.0, 1.0), self.read.shares.labels
         if loss is None:
@@ -311,6 +319,7 @@ class _Problem:
             iterations=len(self.seen),
             failed=0,
             method=method,
+            outcome=outcome,
             notes=tuple(notes),
         )
 

@@ -86,7 +86,7 @@ class Auto(FallsBack):
     ) -> Reconstruction:
         """Run the attack; see `attack_core.base.types.Attack`. Raises what the chosen attack raises."""
         found = self._trained_on(observation, model, generator, progress)
-        return found if found.is_prior else undone(found, observation)
+        return found if found.outcome == "prior" else undone(found, observation)
 
     def _trained_on(
         self,
@@ -130,7 +130,7 @@ class Auto(FallsBack):
 
         Who knows of no defense takes the signal as it is.
         """
-        if found.method != "matching" or not observation.facts or observation.public_mean is None:
+        if found.outcome != "matching" or not observation.facts or observation.public_mean is None:
             return found
         of_mean = float(at_the_mean(fallback)(observation, model, generator).history[0, 0])
         if explains_more(found.loss, of_mean, observation):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,14 @@ from fl_core.threat.observation import Observation
 Progress = Callable[[int, int, float], None]
 """Called with iterations done, iterations planned, best loss so far."""
 
+Outcome = Literal["analytic", "matching", "prior", "other"]
+"""What an answer was found by.
 
-PRIOR_ALONE = "prior alone"
-"""How the `method` of an answer ends that took nothing from the signal."""
+- `analytic`: layer inputs by linear algebra, and feature inversion.
+- `matching`: the matching loop.
+- `prior`: nothing was taken from the signal; the answer is what was known before it.
+- `other`: an attack with a loop of its own.
+"""
 
 
 class AttackFailed(Exception):
@@ -33,8 +38,8 @@ class Reconstruction:
     `candidates` (C, B, 3, S, S) in [-1, 1] are all restarts' best images, on the CPU; `images` (B, 3, S, S) is
     the one of them that the attacker selected, `labels` (B,) its labels, `loss` its matching loss. `history`
     (iterations, C) holds each candidate's matching loss, NaN once it has ended. `failed` counts candidates
-    that met a loss that is not finite. `method` names what ran in the end, `notes` say in sentences why it was
-    chosen and what was fallen back from.
+    that met a loss that is not finite. `outcome` says what ran in the end; `method` says the same to a reader, in
+    more detail, and `notes` say in sentences why it was chosen and what was fallen back from.
     """
 
     images: Tensor
@@ -45,12 +50,8 @@ class Reconstruction:
     iterations: int
     failed: int
     method: str
+    outcome: Outcome = "other"
     notes: tuple[str, ...] = ()
-
-    @property
-    def is_prior(self) -> bool:
-        """Whether the answer is what was known before the signal, which said no more."""
-        return self.method.endswith(PRIOR_ALONE)
 
 
 @dataclass(frozen=True, kw_only=True)

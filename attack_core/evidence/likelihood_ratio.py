@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from attack_core.base.types import PRIOR_ALONE, Reconstruction
+from attack_core.base.types import Reconstruction
 from attack_core.gradients.objectives import Signs, loss_at, squared_distance
 from attack_core.gradients.targets import gradient_estimate
 from attack_core.signal.signal_model import (
@@ -142,6 +142,7 @@ def prior_answer(observation: Observation, labels: Tensor | None, note: str) -> 
         history=torch.zeros(1, 1),
         iterations=0,
         failed=0,
-        method=PRIOR_ALONE,
+        method="prior alone",
+        outcome="prior",
         notes=(note,),
     )

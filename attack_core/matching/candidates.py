@@ -145,6 +145,7 @@ class Candidates:
             iterations=iterations,
             failed=sum(self._failed),
             method="matching",
+            outcome="matching",
         )
 
 

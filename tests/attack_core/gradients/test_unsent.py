@@ -90,7 +90,7 @@ def test_auto_answers_almost_empty_signals(faces: FaceDataset, ratio: float, tol
     found = Auto(fallback=SHORT)(observation, build_model(observation.model), generator("attack", 0))
     assert bool(found.images.isfinite().all())
     if told:
-        assert found.method == "prior alone"
+        assert found.outcome == "prior"
         assert attacked(observation, truth, Auto(fallback=SHORT)) == pytest.approx(
             of_mean(observation, truth)
         )

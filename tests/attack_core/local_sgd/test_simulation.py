@@ -221,6 +221,7 @@ def test_copies_are_assigned_to_each_other_and_averaged() -> None:
         iterations=1,
         failed=0,
         method="matching",
+        outcome="matching",
     )
     merged = merge_copies(found, 3)
     torch.testing.assert_close(merged.images, images)
