@@ -27,20 +27,33 @@ from attack_core.fc.step_order import Order
 from attack_core.gradients.objectives import Matched, squared_distance
 from attack_core.gradients.targets import check_observation
 from attack_core.inversion.continuation import Descent, Mismatch
-from attack_core.inversion.explained import UNEXPLAINED, Explained
+from attack_core.inversion.explained import Explained
 from attack_core.inversion.features import FeatureInverter, along_path, drift_errors
 from attack_core.inversion.refinement import NextLayer, equations_mismatch
 from attack_core.matching.matching import Matching
 from attack_core.signal.inits import initial_images
 from attack_core.signal.signal_model import is_sparse, matched_numbers, sent_numbers
+from fl_core.base.numbers import TINY
 from fl_core.base.types import ModelState, Tensors, require
 from fl_core.threat.observation import Observation
 
-_GREY = 0.01
-"""Standard deviation of the start where there is no mean image."""
-_TINY = 1e-30
 _PRIOR = "analytic: prior alone"
 """The `method` of answers that are the prior."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyticLimits:
+    """What the attack does that no sweep file sets."""
+
+    grey: float = 0.01
+    """The standard deviation, in normalised pixels, of the start where there is no mean image.
+
+    Networks without biases have no slope at exact grey; the size was not measured.
+    """
+
+
+ANALYTIC_LIMITS = AnalyticLimits()
+"""The limits in force."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +269,7 @@ class _Problem:
         judge = Explained(observation=self.observation, model=self.model, read=self.read)
         images = found.images.to(prior.device)
         mismatch = judge.mismatch(images)
-        if mismatch <= UNEXPLAINED:
+        if mismatch <= judge.limits.unexplained:
             return found
         note = f"the answer does not explain the features: relative mismatch {magnitude(mismatch)}"
         found = replace(found, notes=(*found.notes, note))
@@ -293,7 +306,9 @@ class _Problem:
             return mean[None]
         size = self.observation.model.image_size
         # Not quite grey: networks without biases have no slope there.
-        noise = initial_images("fourier", (1, 1, 3, size, size), std=_GREY, generator=self.generator)
+        noise = initial_images(
+            "fourier", (1, 1, 3, size, size), std=ANALYTIC_LIMITS.grey, generator=self.generator
+        )
         return noise[0].to(self.read.shares.inputs.device)
 
     def _result(
@@ -338,7 +353,7 @@ def relative_distance(
     """Squared L2 distance of the gradient of `images` (B, 3, S, S) with `labels` (B,), over the target's square."""
     # The expansion of squares cancels where the match is nearly exact.
     distance = squared_distance(matched, model, state, images, labels)
-    return max(float(distance / matched.squares.sum().clamp_min(_TINY)), 0.0)
+    return max(float(distance / matched.squares.sum().clamp_min(TINY)), 0.0)
 
 
 def _reporter(seen: list[float], planned: int, progress: Progress | None) -> Callable[[float], None]:

@@ -47,12 +47,28 @@ from fl_core.base.errors import InputError
 from fl_core.base.types import require
 from fl_core.threat.observation import Observation
 
-MOST_IMAGES = 16
-"""Batches up to this size are taken apart; the search for larger ones takes minutes and mostly fails."""
-LEAST_FEATURES = 1 / 5
-"""Fewer features than this share of the pixels leave the image to the prior: matching does better (docs/attacks.md)."""
-LEAST_UNCUT = 1 / 2
-"""The same where features were cut and the gradients of the layers in front, which matching uses, were not."""
+
+@dataclass(frozen=True, kw_only=True)
+class AutoLimits:
+    """Where the analytic attack is not tried."""
+
+    most_images: int = 16
+    """Larger batches go to matching: separating them takes minutes and mostly fails. Chosen on faces, cnn64."""
+    least_features: float = 1 / 5
+    """Networks with fewer features than this share of the pixels go to matching.
+
+    Between resnet18 at 32 pixels (512 features, a sixth: 11.9 dB from features alone, 17 to 19 by matching,
+    docs/attacks.md) and lenet at 32 pixels (768, a quarter: 35.2 dB). Not measured in between.
+    """
+    least_uncut: float = 1 / 2
+    """The same where features were cut and the gradients of the layers in front, which matching uses, were not.
+
+    Not measured against other values.
+    """
+
+
+AUTO_LIMITS = AutoLimits()
+"""The limits in force."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +185,9 @@ def knows_features(observation: Observation, model: nn.Module) -> bool:
     return True
 
 
-def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | None:
+def obstacle_to_analytic(
+    observation: Observation, model: nn.Module, limits: AutoLimits = AUTO_LIMITS
+) -> str | None:
     """Why the analytic attack would not do well on this observation; None where it should."""
     size, images = observation.model.image_size, observation.examples
     try:
@@ -180,10 +198,10 @@ def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | No
         return "signs of numbers tell nothing of their sizes"
     features = observation.state.parameters[f"{tail.first}.weight"].shape[1]
     pixels = 3 * size * size
-    if features < LEAST_FEATURES * pixels:
+    if features < limits.least_features * pixels:
         return f"layer {tail.first} has {features} features for {pixels} pixels"
     cut = cut_columns(observation, f"{tail.first}.weight")
-    if cut and features - cut < LEAST_UNCUT * pixels:
+    if cut and features - cut < limits.least_uncut * pixels:
         return f"{features - cut} features of layer {tail.first} are left for {pixels} pixels"
     if images == 1:
         return None
@@ -193,7 +211,7 @@ def obstacle_to_analytic(observation: Observation, model: nn.Module) -> str | No
         return f"the codes that were drawn hide how the weights moved between {images} images"
     if not tail.rectified:
         return f"no ReLU between fully connected layers tells {images} images apart"
-    if images > MOST_IMAGES:
+    if images > limits.most_images:
         return f"{images} images are too many to tell apart"
     if withholds(observation, f"{tail.first}.weight"):
         return f"numbers were withheld, so {images} images do not come apart"

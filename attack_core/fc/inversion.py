@@ -18,11 +18,30 @@ from torch.linalg import vector_norm
 from attack_core.fc.head import Tail
 from attack_core.fc.spear import Inseparable, disaggregate
 from fl_core.base.device import exact
+from fl_core.base.numbers import TINY
 from fl_core.base.types import Tensors
 
 Estimate = Literal["ratio", "weighted", "rank_one"]
 
 _PURPOSE = "reading layer inputs off a gradient"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingLimits:
+    """Where arithmetic ends when layer inputs are read; none was measured against others."""
+
+    most_turns: int = 100
+    """Withheld numbers: how often errors and inputs are found from each other at most."""
+    settled: float = 1e-6
+    """Withheld numbers: inputs that change less than this, relatively, are final. About float32's own precision."""
+    rounding: float = 1e-6
+    """The relative error that float32 arithmetic leaves at least in a recovered output of a ReLU."""
+    on: float = 1e-4
+    """A unit of the last hidden layer is on for an image where its error exceeds this share of the largest."""
+
+
+READING_LIMITS = ReadingLimits()
+"""The limits in force."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +95,13 @@ def input_estimate(weight: Tensor, bias: Tensor, estimate: Estimate, *, balance:
     return found
 
 
-def completed_input(weight: Tensor, bias: Tensor, sent: Tensor, sent_bias: Tensor) -> tuple[Tensor, Tensor]:
+def completed_input(
+    weight: Tensor,
+    bias: Tensor,
+    sent: Tensor,
+    sent_bias: Tensor,
+    limits: ReadingLimits = READING_LIMITS,
+) -> tuple[Tensor, Tensor]:
     """A single image's layer input (I,) from gradients of which only some numbers were sent, and which of it is known.
 
     `weight` (O, I) and `bias` (O,) are 0 where the masks `sent` and `sent_bias` are False. [W b] has rank one, so the
@@ -87,19 +112,15 @@ def completed_input(weight: Tensor, bias: Tensor, sent: Tensor, sent_bias: Tenso
         raise Inseparable("no bias gradient of the layer was sent, so the scale of its input is not known")
     mask = sent.to(weight)
     errors, inputs = bias.clone(), torch.zeros_like(weight[0])
-    for _ in range(_MOST_TURNS):
+    for _ in range(limits.most_turns):
         before = inputs
         weight_of_input = errors.square() @ mask
-        inputs = (errors @ weight) / weight_of_input.clamp_min(_TINY)
+        inputs = (errors @ weight) / weight_of_input.clamp_min(TINY)
         seen = mask @ inputs.square() + sent_bias.to(weight)
-        errors = (weight @ inputs + bias) / seen.clamp_min(_TINY)
-        if float((inputs - before).norm()) <= _SETTLED * float(inputs.norm()):
+        errors = (weight @ inputs + bias) / seen.clamp_min(TINY)
+        if float((inputs - before).norm()) <= limits.settled * float(inputs.norm()):
             break
     return inputs, weight_of_input > 0
-
-
-_MOST_TURNS, _SETTLED, _TINY = 100, 1e-6, 1e-30
-"""How long errors and inputs are found from each other: until inputs change, relatively, by less."""
 
 
 def estimate_error(weight: Tensor, bias: Tensor, sigma: float) -> float:
@@ -230,12 +251,8 @@ def _distance(found: Tensor, wanted: Tensor) -> float:
 def _switched_on(outputs: Tensor) -> Tensor:
     """Which recovered outputs of a ReLU (B, O) are above 0; the negative ones show how large the error is."""
     largest = outputs.amax(dim=1, keepdim=True)
-    error = (-outputs).amax().maximum(_ROUNDING * largest)
+    error = (-outputs).amax().maximum(READING_LIMITS.rounding * largest)
     return outputs > 2.0 * error
-
-
-_ROUNDING = 1e-6
-"""Float32 arithmetic leaves at least this relative error."""
 
 
 def _logit_errors(errors: Tensor, outgoing: Tensor) -> Tensor:
@@ -246,7 +263,7 @@ def _logit_errors(errors: Tensor, outgoing: Tensor) -> Tensor:
     differences = exact(outgoing[1:] - outgoing[:1], _PURPOSE)
     found = []
     for error in exact(errors, _PURPOSE):
-        on = error.abs() > 1e-4 * error.abs().max()
+        on = error.abs() > READING_LIMITS.on * error.abs().max()
         rest = torch.linalg.lstsq(differences[:, on].mT, error[on][:, None]).solution[:, 0]
         found.append(torch.cat([-rest.sum()[None], rest]))
     return torch.stack(found).to(errors)

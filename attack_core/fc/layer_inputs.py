@@ -28,14 +28,26 @@ from attack_core.signal.signal_model import (
     withholds,
 )
 from fl_core.base.errors import InputError
+from fl_core.base.numbers import TINY
 from fl_core.base.types import Tensors
 from fl_core.threat.observation import Observation
 
-_ATTEMPTS = 3
-"""How often a batch is taken apart before a wrong answer is given up on."""
-_MISFIT = 1e-2
-"""How far, relatively, an image's errors may be from what the network makes of its recovered input."""
-_TINY = 1e-30
+
+@dataclass(frozen=True, kw_only=True)
+class SeparationCheck:
+    """When the separated parts of a batch's gradient are believed."""
+
+    attempts: int = 3
+    """How often a batch is separated before a wrong answer is given up on. Each draws other units; not measured."""
+    misfit: float = 1e-2
+    """How far, relatively, an image's errors may be from what the network makes of its recovered input.
+
+    Right separations reach about 1e-6, wrong ones are off by several per cent (docs/attacks.md, a weight delta).
+    """
+
+
+SEPARATION_CHECK = SeparationCheck()
+"""The check in force."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +157,10 @@ def _separated(
 
 
 def _checked(
-    recover: Callable[[], Shares], observation: Observation, tail: Tail
+    recover: Callable[[], Shares],
+    observation: Observation,
+    tail: Tail,
+    check: SeparationCheck = SEPARATION_CHECK,
 ) -> tuple[Shares, Order | None]:
     """Shares that the network's own fully connected end confirms, with the order of several steps.
 
@@ -157,10 +172,10 @@ def _checked(
     if observation.examples == 1 or tail.random or (several and (observation.clients > 1 or tail.pixels)):
         return recover(), None
     misfit = math.inf
-    for _ in range(_ATTEMPTS):
+    for _ in range(check.attempts):
         shares = recover()
         order = find_order(observation, tail, shares)
-        if order.misfit <= _MISFIT:
+        if order.misfit <= check.misfit:
             return shares, order
         misfit = min(misfit, order.misfit)
     raise Inseparable(f"the recovered inputs do not cause the recovered errors (misfit {misfit:.2f})")
@@ -189,7 +204,7 @@ def _completed(observation: Observation, gradients: Tensors, tail: Tail) -> tupl
         inputs=inputs[None],
         errors=errors[None],
         logit_errors=logit_errors[None],
-        residual=float((fitted - weight).norm() / weight.norm().clamp_min(_TINY)),
+        residual=float((fitted - weight).norm() / weight.norm().clamp_min(TINY)),
         unknown=None if bool(known.all()) else ~known,
         ceiling=largest_withheld(observation, name) / float(errors.abs().max()),
     )

@@ -16,12 +16,28 @@ from attack_core.fc.head import Tail, passed_through, tail_errors
 from attack_core.fc.inversion import completed_input
 from attack_core.fc.spear import Inseparable
 from fl_core.base.device import exact
+from fl_core.base.numbers import TINY
 from fl_core.base.types import Tensors
 
-_CREDIBLE = 0.05
-"""How far, relatively and squared, the error that the network causes may be from the one that was seen."""
-_LENGTHS, _SPAN, _ZOOMS = 33, 30.0, 4
-"""How many lengths are tried at a time, up to how many times what a short input would need, and how often closer."""
+
+@dataclass(frozen=True, kw_only=True)
+class LengthSearch:
+    """How the length of a layer input is searched for. No field was measured against other values."""
+
+    lengths: int = 33
+    """How many lengths are tried at a time, evenly spaced by their logarithm."""
+    span: float = 30.0
+    """The first lengths reach from the estimate for a short input over this factor to that times this factor."""
+    zooms: int = 4
+    """How often the search is repeated around the best length, each time 33/2 times as close."""
+    largest_mismatch: float = 0.05
+    """The relative squared distance from the error that was seen, above which no length explains it."""
+    seen: float = 1e-6
+    """A unit's error counts as seen where its known inputs hold more than this share of the direction's energy."""
+
+
+LENGTH_SEARCH = LengthSearch()
+"""The search in force."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +50,9 @@ class Scaled:
     logit_errors: Tensor
 
 
-def scaled_input(weight: Tensor, sent: Tensor, tail: Tail, parameters: Tensors) -> Scaled:
+def scaled_input(
+    weight: Tensor, sent: Tensor, tail: Tail, parameters: Tensors, search: LengthSearch = LENGTH_SEARCH
+) -> Scaled:
     """A single image's input of the tail's first layer from its weight gradient (O, I), 0 where `sent` is False.
 
     `parameters` are the network's weights, by name. Raises `Inseparable` where no input of this direction causes such
@@ -50,10 +68,10 @@ def scaled_input(weight: Tensor, sent: Tensor, tail: Tail, parameters: Tensors) 
     if float(direction.sum()) < 0:
         direction = -direction
     reached = sent.to(weight) @ direction.square()
-    error = (weight @ direction) / reached.clamp_min(1e-30)
-    rows = reached > 1e-6
-    label, length, missed = _length(direction, error, rows, tail, parameters)
-    if missed > _CREDIBLE:
+    error = (weight @ direction) / reached.clamp_min(TINY)
+    rows = reached > search.seen
+    label, length, missed = _length(direction, error, rows, tail, parameters, search)
+    if missed > search.largest_mismatch:
         raise Inseparable("no bias gradient was seen, and no length of the layer's input explains its error")
     logits = passed_through(parameters, tail.layers, direction[None] * length)[0]
     target = functional.one_hot(torch.tensor(label), len(logits)).to(logits)
@@ -63,7 +81,7 @@ def scaled_input(weight: Tensor, sent: Tensor, tail: Tail, parameters: Tensors) 
 
 
 def _length(
-    direction: Tensor, error: Tensor, rows: Tensor, tail: Tail, parameters: Tensors
+    direction: Tensor, error: Tensor, rows: Tensor, tail: Tail, parameters: Tensors, search: LengthSearch
 ) -> tuple[int, float, float]:
     """The label and length whose error fits best on the `rows` that were seen, and its relative squared distance."""
     classes = len(parameters[f"{tail.layers[-1]}.bias"])
@@ -72,13 +90,13 @@ def _length(
         here = torch.full((1,), label, device=direction.device)
         short = tail_errors(parameters, tail, torch.zeros_like(direction)[None], here)
         # Of a short input the error hardly depends on it, so that its length follows from the error's size.
-        centre, span = float(error[rows].norm() / short[0, rows].norm().clamp_min(1e-30)), _SPAN
-        for _ in range(_ZOOMS):
-            lengths = centre * torch.logspace(-1.0, 1.0, _LENGTHS, base=span).to(direction)
-            caused = tail_errors(parameters, tail, lengths[:, None] * direction, here.expand(_LENGTHS))
+        centre, span = float(error[rows].norm() / short[0, rows].norm().clamp_min(TINY)), search.span
+        for _ in range(search.zooms):
+            lengths = centre * torch.logspace(-1.0, 1.0, search.lengths, base=span).to(direction)
+            caused = tail_errors(parameters, tail, lengths[:, None] * direction, here.expand(search.lengths))
             apart = (lengths[:, None] * caused - error)[:, rows].square().sum(1)
             missed, place = (apart / error[rows].square().sum()).min(0)
-            centre, span = float(lengths[place]), span ** (2.0 / _LENGTHS)
+            centre, span = float(lengths[place]), span ** (2.0 / search.lengths)
             if float(missed) < best[2]:
                 best = (label, centre, float(missed))
     return best

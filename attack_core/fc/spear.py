@@ -26,23 +26,48 @@ from torch import Tensor
 from fl_core.base.device import exact
 
 _PURPOSE = "taking a batch's gradient apart"
-_ROUND = 4096
-"""Choices of units that are tried together."""
-_OFF = 1e-3
-"""A unit counts as off where the error is below this share of the direction's largest."""
-_SAME = 1e-4
-"""Directions whose cosine is this close to 1 are one."""
-_FIT_STILL, _FIT_MOVED = 1e-2, 0.1
-"""How far, relatively, an image's error may be from the last layer's span, where its weights stood still or moved."""
-_PARTNERS = 4
-"""How many similar units each unit is compared with."""
-_TIGHTENINGS = 3
-"""How often a direction that is nearly right is fitted anew to the units that it leaves most nearly off."""
-_CONTRADICTIONS = 0.1
-"""The largest share of units that may contradict an image; where weights moved, some do."""
-_GAP = 10.0
-"""By how much the mixture's last singular value must exceed the next."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class SpearLimits:
+    """What counts as off, as one direction, as an image's error, and how many choices of units are tried.
+
+    Chosen together on batches of synthetic faces and of the CelebA sample (docs/attacks.md, Which pictures fixed the
+    constants); no field was measured against other values.
+    """
+
+    together: int = 4096
+    """Choices of units that are tried at a time."""
+    rank_gap: float = 10.0
+    """By which factor the gradient's last singular value of an image must exceed the next one, which is noise."""
+    live: float = 1e-5
+    """A unit whose row is shorter than this share of the longest row is on for no image."""
+    off: float = 1e-3
+    """A unit is off where the error is below this share of the direction's largest error."""
+    parallel: float = 1e-8
+    """Two units are on for the same images where the cosine of their rows is this close to 1 (float64)."""
+    one_direction: float = 1e-4
+    """Two directions are one where their cosine is this close to 1."""
+    independent: float = 1e-6
+    """Unit directions are independent where their smallest singular value exceeds this."""
+    fit_still: float = 1e-2
+    """How far, relatively, an image's error may be from the last layer's span, where its weights stood still."""
+    fit_moved: float = 0.1
+    """The same where the weights moved between the images: no weights at one moment explain all errors then."""
+    common: float = 1e-2
+    """With two classes: units whose common error is below this share of the largest take no part in pairs."""
+    one_unit: float = 1e-4
+    """With two classes: two units say the same where their distance is below this share of the largest distance."""
+    partners: int = 4
+    """With two classes: how many similar units each unit is compared with."""
+    tightenings: int = 3
+    """How often a direction that is nearly right is fitted anew to the units that it leaves most nearly off."""
+    contradictions: float = 0.1
+    """The share of units that may contradict an image. Some do where the weights moved."""
+
+
+SPEAR_LIMITS = SpearLimits()
+"""The limits in force."""
 
 Layer = tuple[Tensor, Tensor]
 """A linear layer's weights (O, I) and biases (O,)."""
@@ -74,21 +99,22 @@ def disaggregate(
     outgoing: tuple[Tensor, ...] = (),
     rounds: int = 100,
     tolerance: float = 1e-3,
+    limits: SpearLimits = SPEAR_LIMITS,
 ) -> Mixture:
     """Errors and inputs of `count` images from a weight gradient (O, I) and a bias gradient (O,).
 
     `layers` is the layer itself, weights (O, I) and biases (O,), `outgoing` the weights (K, O) of the last layer where
     it follows next, without which zeros alone decide; each for a weight delta over several steps before and after. At
-    most `rounds` times 4,096 choices of units are tried; `tolerance` bounds the relative residual of both gradients.
-    Raises `Inseparable`.
+    most `rounds` times `limits.together` choices of units are tried; `tolerance` bounds the relative residual of both
+    gradients. Raises `Inseparable`.
     """
-    last = _LastLayer.of([exact(each, _PURPOSE) for each in outgoing]) if outgoing else None
-    puzzle = _Puzzle.of(exact(weight, _PURPOSE), exact(bias, _PURPOSE), count, layers, last)
+    last = _LastLayer.of([exact(each, _PURPOSE) for each in outgoing], limits) if outgoing else None
+    puzzle = _Puzzle.of(exact(weight, _PURPOSE), exact(bias, _PURPOSE), count, layers, last, limits)
     found: list[Tensor] = []
     tried, told_apart, mixture = 0, 0, None
     for candidates in _candidates(puzzle, generator, rounds):
         for direction in _conspicuous(puzzle, candidates):
-            if all(float((direction @ known).abs()) < 1 - _SAME for known in found):
+            if all(float((direction @ known).abs()) < 1 - limits.one_direction for known in found):
                 found.append(direction)
         if count <= len(found) and (last is not None or len(found) >= 2 * count or count == 1):
             if len(found) == tried:
@@ -118,11 +144,11 @@ class _LastLayer:
     fit: float
 
     @classmethod
-    def of(cls, outgoing: list[Tensor]) -> _LastLayer:
+    def of(cls, outgoing: list[Tensor], limits: SpearLimits) -> _LastLayer:
         """Softmax minus one-hot sums to zero over classes, so errors combine differences of rows."""
         span = torch.cat([(each[1:] - each[:1]).mT for each in outgoing], dim=1)
         common = span.mean(1) if len(outgoing[0]) == 2 else None
-        return cls(span, common, _FIT_STILL if len(outgoing) == 1 else _FIT_MOVED)
+        return cls(span, common, limits.fit_still if len(outgoing) == 1 else limits.fit_moved)
 
     def of_units(self, which: Tensor) -> _LastLayer:
         """The same for some of the units."""
@@ -144,6 +170,7 @@ class _Puzzle:
     rows: Tensor
     layers: tuple[Layer, ...]
     last: _LastLayer | None
+    limits: SpearLimits
 
     @classmethod
     def of(
@@ -153,6 +180,7 @@ class _Puzzle:
         count: int,
         layers: tuple[Layer, ...],
         last: _LastLayer | None,
+        limits: SpearLimits,
     ) -> _Puzzle:
         """Factors of rank `count` with orthonormal rows in the second; refuses another numerical rank."""
         if min(weight.shape) <= count:
@@ -160,11 +188,11 @@ class _Puzzle:
         squares, columns = torch.linalg.eigh(weight @ weight.mT)
         spectrum = squares.flip(0).clamp_min(0.0).sqrt()
         columns = columns.flip(1)[:, :count]
-        if float(spectrum[count - 1]) <= _GAP * float(spectrum[count]):
+        if float(spectrum[count - 1]) <= limits.rank_gap * float(spectrum[count]):
             raise Inseparable(f"its gradient does not have rank {count}, one for each image, above its noise")
         left, rows = columns * spectrum[:count], (columns.mT @ weight) / spectrum[:count, None]
         double = tuple((exact(each, _PURPOSE), exact(offset, _PURPOSE)) for each, offset in layers)
-        return cls(weight, bias, left, rows, double, last)
+        return cls(weight, bias, left, rows, double, last, limits)
 
     @property
     def count(self) -> int:
@@ -178,63 +206,63 @@ def _candidates(puzzle: _Puzzle, generator: torch.Generator, rounds: int) -> Ite
     Units themselves and, before two classes, their switches take turns: switches hit far more often where the last
     layer stood still, units alone are exact where it moved.
     """
-    left, last = puzzle.left[_live(puzzle.left)], puzzle.last
+    left, last, limits = puzzle.left[_live(puzzle)], puzzle.last, puzzle.limits
     if puzzle.count == 1:
         yield torch.ones((1, 1), dtype=left.dtype)
         return
-    pools = [_distinct(left)]
+    pools = [_distinct(left, limits)]
     if last is not None and last.common is not None:
-        pools.insert(0, _switches(left, last.common[_live(puzzle.left)]))
+        pools.insert(0, _switches(left, last.common[_live(puzzle)], limits))
     pools = [units for units in pools if len(units) >= puzzle.count]
     if not pools:
         raise Inseparable(f"too few units react to tell {puzzle.count} images apart")
     for number in range(rounds):
         units = pools[number % len(pools)]
-        keys = torch.rand((_ROUND, len(units)), generator=generator)
+        keys = torch.rand((limits.together, len(units)), generator=generator)
         chosen = units[keys.topk(puzzle.count - 1, dim=1).indices]
         candidates = torch.linalg.svd(chosen, full_matrices=True).Vh[:, -1]
-        yield torch.cat([candidates, _tightened(left, candidates)]) if len(pools) > 1 else candidates
+        yield torch.cat([candidates, _tightened(left, candidates, limits)]) if len(pools) > 1 else candidates
 
 
-def _live(left: Tensor) -> Tensor:
+def _live(puzzle: _Puzzle) -> Tensor:
     """Units that are on for any image."""
-    size = left.norm(dim=1)
-    live: Tensor = size > 1e-5 * size.max()
+    size = puzzle.left.norm(dim=1)
+    live: Tensor = size > puzzle.limits.live * size.max()
     return live
 
 
-def _distinct(rows: Tensor) -> Tensor:
+def _distinct(rows: Tensor, limits: SpearLimits) -> Tensor:
     """Unit rows without those parallel to an earlier one: units that go on and off together say one thing."""
     unit = rows / rows.norm(dim=1, keepdim=True)
-    parallel = (unit @ unit.mT).abs() > 1 - 1e-8
+    parallel = (unit @ unit.mT).abs() > 1 - limits.parallel
     distinct: Tensor = unit[parallel.double().argmax(dim=1) == torch.arange(len(unit))]
     return distinct
 
 
-def _switches(left: Tensor, common: Tensor) -> Tensor:
+def _switches(left: Tensor, common: Tensor, limits: SpearLimits) -> Tensor:
     """Rows for a layer before two classes: differences of units that are on for nearly the same images.
 
     Divided by what all errors have in common, a unit's row is the sum of one vector for each image it is on for. Two
     similar rows differ by the vectors of the few images that switch one of the units, so for any other image their
     difference is zero: far more often than a unit is off.
     """
-    usable = common.abs() > 1e-2 * common.abs().max()
+    usable = common.abs() > limits.common * common.abs().max()
     sums = torch.cat([left[usable] / common[usable, None], torch.zeros_like(left[:1])])
     centred = sums - sums.mean(0)
     white = centred @ torch.linalg.inv(torch.linalg.cholesky(centred.mT @ centred)).mT
     near = torch.cdist(white, white)
-    same = near < 1e-4 * near.max()
+    same = near < limits.one_unit * near.max()
     first = same.double().argmax(dim=1) == torch.arange(len(near))
     sums, near = sums[first], near[first][:, first].fill_diagonal_(torch.inf)
-    partners = near.topk(min(_PARTNERS, len(near) - 1), dim=1, largest=False).indices
-    return _distinct((sums[:, None] - sums[partners]).flatten(0, 1))
+    partners = near.topk(min(limits.partners, len(near) - 1), dim=1, largest=False).indices
+    return _distinct((sums[:, None] - sums[partners]).flatten(0, 1), limits)
 
 
-def _tightened(left: Tensor, candidates: Tensor) -> Tensor:
+def _tightened(left: Tensor, candidates: Tensor, limits: SpearLimits) -> Tensor:
     """Each nearly right direction (N, B) replaced by the one that its most nearly off units have in common."""
     unit = left / left.norm(dim=1, keepdim=True)
     many = min(2 * left.shape[1], len(unit))
-    for _ in range(_TIGHTENINGS):
+    for _ in range(limits.tightenings):
         rows = unit[(candidates @ unit.mT).abs().topk(many, dim=1, largest=False).indices]
         candidates = torch.linalg.eigh(rows.mT @ rows).eigenvectors[:, :, 0]
     return candidates
@@ -242,10 +270,10 @@ def _tightened(left: Tensor, candidates: Tensor) -> Tensor:
 
 def _conspicuous(puzzle: _Puzzle, candidates: Tensor) -> list[Tensor]:
     """The candidates (N, B) that look like an image's error, each computed anew from all the units it leaves off."""
-    live = _live(puzzle.left)
+    live = _live(puzzle)
     left, last = puzzle.left[live], None if puzzle.last is None else puzzle.last.of_units(live)
     errors = candidates @ left.mT
-    off = errors.abs() < _OFF * errors.abs().amax(dim=1, keepdim=True)
+    off = errors.abs() < puzzle.limits.off * errors.abs().amax(dim=1, keepdim=True)
     if puzzle.count == 1:
         return list(candidates)
     enough = off.sum(1) >= (puzzle.count if last is not None else 2 * puzzle.count)
@@ -266,29 +294,29 @@ def _solve(puzzle: _Puzzle, found: list[Tensor], tolerance: float) -> tuple[int,
     is. The worst offender goes and the next direction takes its place.
     """
     errors = puzzle.left @ torch.stack(found, dim=1)
-    zeros = (errors.abs() < _OFF * errors.abs().amax(dim=0)).sum(0)
+    zeros = (errors.abs() < puzzle.limits.off * errors.abs().amax(dim=0)).sum(0)
     remaining = [found[i] for i in zeros.argsort(descending=True, stable=True).tolist()]
     while True:
-        chosen = _independent(remaining, puzzle.count)
+        chosen = _independent(remaining, puzzle)
         if len(chosen) < puzzle.count:
             return len(chosen), None
         mixture = _mixture(puzzle, torch.stack([remaining[i] for i in chosen], dim=1))
         contradictions = _contradictions(puzzle, mixture)
-        if float(contradictions.max()) <= _CONTRADICTIONS:
+        if float(contradictions.max()) <= puzzle.limits.contradictions:
             explained = (mixture.errors.sum(0) - puzzle.bias).norm() / puzzle.bias.norm()
             if max(float(explained), mixture.residual) <= tolerance:
                 return puzzle.count, mixture
         del remaining[chosen[int(contradictions.argmax())]]
 
 
-def _independent(directions: list[Tensor], count: int) -> list[int]:
-    """The first up to `count` linearly independent directions, by index."""
+def _independent(directions: list[Tensor], puzzle: _Puzzle) -> list[int]:
+    """The first linearly independent directions, by index, up to one for each image."""
     chosen: list[int] = []
     for i, direction in enumerate(directions):
         stacked = torch.stack([*(directions[j] for j in chosen), direction], dim=1)
-        if float(torch.linalg.svdvals(stacked)[-1]) > 1e-6:
+        if float(torch.linalg.svdvals(stacked)[-1]) > puzzle.limits.independent:
             chosen.append(i)
-        if len(chosen) == count:
+        if len(chosen) == puzzle.count:
             break
     return chosen
 
@@ -308,7 +336,7 @@ def _contradictions(puzzle: _Puzzle, mixture: Mixture) -> Tensor:
 
     Where the layer moved, a unit counts that contradicts it both before and after.
     """
-    reacts = mixture.errors.abs() > _OFF * mixture.errors.abs().amax(dim=1, keepdim=True)
+    reacts = mixture.errors.abs() > puzzle.limits.off * mixture.errors.abs().amax(dim=1, keepdim=True)
     contradicts = torch.ones_like(reacts)
     for weight, bias in puzzle.layers:
         contradicts &= (mixture.inputs @ weight.mT + bias > 0) != reacts

@@ -25,6 +25,7 @@ from attack_core.gradients.targets import (
     weights_along,
 )
 from attack_core.signal.signal_model import mixes_labels
+from fl_core.base.numbers import TINY
 from fl_core.base.types import ModelState, Tensors
 from fl_core.federation.client import LocalTraining, Trained, difference, gradient_of, train_locally
 from fl_core.threat.observation import Observation
@@ -63,7 +64,7 @@ def find_order(observation: Observation, tail: Tail, shares: Shares) -> Order:
         if observation.steps == 1:
             # A clipped gradient is a shorter one, whatever its parts.
             errors = errors * ((errors * observed).sum() / errors.square().sum()).clamp_min(0.0)
-        misfits = vector_norm(errors - observed, dim=1) / vector_norm(observed, dim=1).clamp_min(1e-30)
+        misfits = vector_norm(errors - observed, dim=1) / vector_norm(observed, dim=1).clamp_min(TINY)
         chosen = misfits.argsort(stable=True)[:size].tolist()
         misfit = max(misfit, float(misfits[chosen].max()))
         batch = tuple(sorted(left[i] for i in chosen))

@@ -18,9 +18,23 @@ from fl_core.base.types import Config, ModelState, Tensors, require
 
 LayerMode = Literal["uniform", "auto", "early", "early_linear", "early_strong", "early_conv"]
 
-_TINY = 1e-12
-_LEAST = 1e-24
-"""Squared norms below are taken for 0: their roots have slopes that float32 cannot hold products of."""
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveLimits:
+    """Below which sizes a gradient counts as 0; set by what float32 holds, not by measurement."""
+
+    least_square: float = 1e-24
+    """Squared norms below are 0 to a cosine: their roots have slopes that float32 cannot hold products of."""
+    least_norm: float = 1e-12
+    """Norms below weigh nothing with the layer weights `auto`, which divide by the norm."""
+    least_scale: float = 1e-12
+    """The mean absolute value that signs are compared at is at least this."""
+    least_energy: float = 1e-12
+    """The squared norm that the best factor of a clipped gradient is divided by is at least this."""
+
+
+OBJECTIVE_LIMITS = ObjectiveLimits()
+"""The limits in force."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +164,7 @@ class Terms:
         found = []
         for handle, target in zip(self.handles, self.targets, strict=True):
             known = target.count_nonzero().clamp_min(1)
-            scale = (target.abs().sum() / known).clamp_min(_TINY)
+            scale = (target.abs().sum() / known).clamp_min(OBJECTIVE_LIMITS.least_scale)
             margins = (handle.dense() * (2.0 * target.sign() / scale)).flatten(1)
             margins = margins if factor is None else margins * factor[:, None]
             bits = functional.softplus(-margins) * (target != 0).flatten()
@@ -179,7 +193,7 @@ class Terms:
 
 def _best_factor(dot: Tensor, norm: Tensor) -> Tensor:
     """The factor in [0, 1] that brings a gradient of squared norm `norm` nearest to the target, given their product."""
-    return (dot / norm.clamp_min(_TINY)).clamp(0.0, 1.0)
+    return (dot / norm.clamp_min(OBJECTIVE_LIMITS.least_energy)).clamp(0.0, 1.0)
 
 
 def _cosine(dot: Tensor, norm: Tensor, square: Tensor) -> Tensor:
@@ -187,7 +201,8 @@ def _cosine(dot: Tensor, norm: Tensor, square: Tensor) -> Tensor:
 
     Roots are taken one by one: the product of the squares of two small gradients is below what float32 can tell from 0.
     """
-    there = (norm > _LEAST) & (square > _LEAST)
+    least = OBJECTIVE_LIMITS.least_square
+    there = (norm > least) & (square > least)
     lengths = [torch.where(there, value, torch.ones_like(value)).sqrt() for value in (norm, square)]
     return torch.where(there, dot / lengths[0] / lengths[1], torch.zeros_like(dot))
 
@@ -246,7 +261,7 @@ def _raw_weight(mode: LayerMode, i: int, count: int, tensor: Tensor) -> float:
             return 1.0
         case "auto":
             norm = float(vector_norm(tensor))
-            return 1.0 / norm if norm > _TINY else 0.0
+            return 1.0 / norm if norm > OBJECTIVE_LIMITS.least_norm else 0.0
         case "early":
             return math.exp(-0.08 * i)
         case "early_linear":

@@ -13,52 +13,64 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fl_core.base.numbers import TINY
 from fl_core.data.transforms import Transform, draws_of, loses, taken_back, transformed
 
-_MIDDLE = 0.5
-"""Standard deviation of the window around the middle, in halves of the image's side."""
-_SEAM = 5.0
-"""What the mean step between neighbours counts beside the distance from the mean image."""
-_REMADE = 100.0
-"""What the squared distance between the image and the one made of the answer counts beside them."""
-_TINY = 1e-12
+
+@dataclass(frozen=True, kw_only=True)
+class LikenessWeights:
+    """What makes an image look like the mean public image. Chosen on synthetic faces, not measured against others."""
+
+    middle: float = 0.5
+    """The standard deviation of the window around the middle, in halves of the image's side."""
+    seam: float = 5.0
+    """What the mean step between neighbours counts beside the distance from the mean image."""
+    remade: float = 100.0
+    """What the squared distance between the image and the one made of the answer counts beside both."""
 
 
-def straightened(images: Tensor, policy: Sequence[Transform], mean: Tensor) -> Tensor:
+LIKENESS_WEIGHTS = LikenessWeights()
+"""The weights in force."""
+
+
+def straightened(
+    images: Tensor, policy: Sequence[Transform], mean: Tensor, weights: LikenessWeights = LIKENESS_WEIGHTS
+) -> Tensor:
     """Images (B, 3, S, S), each taken back by the draw of `policy` that makes it look most like `mean` (3, S, S)."""
     size = images.shape[-1]
     least = torch.full((len(images),), torch.inf, device=images.device)
     answer = images
     for drawn in itertools.product(*(draws_of(transform, size) for transform in policy)):
         tried = taken_back(images, policy, drawn, missing=mean)
-        strange = strangeness(tried, mean)
+        strange = strangeness(tried, mean, weights)
         if loses(policy):
             remade = transformed(tried, policy, drawn)
-            strange = strange + _REMADE * (remade - images).square().mean((1, 2, 3))
+            strange = strange + weights.remade * (remade - images).square().mean((1, 2, 3))
         better = strange < least
         least = torch.where(better, strange, least)
         answer = torch.where(better[:, None, None, None], tried, answer)
     return answer
 
 
-def strangeness(images: Tensor, mean: Tensor) -> Tensor:
+def strangeness(images: Tensor, mean: Tensor, weights: LikenessWeights = LIKENESS_WEIGHTS) -> Tensor:
     """How little images (B, 3, S, S) look like `mean` (3, S, S), (B,): distance minus correlation, plus steps."""
-    window = _window(images)
+    window = _window(images, weights.middle)
     centred = images - (images * window).mean((1, 2, 3), keepdim=True)
     wanted = mean - (mean * window).mean()
     sizes = (centred.square() * window).mean((1, 2, 3)) * (wanted.square() * window).mean()
-    alike = (centred * wanted * window).mean((1, 2, 3)) / sizes.sqrt().clamp_min(_TINY)
+    alike = (centred * wanted * window).mean((1, 2, 3)) / sizes.sqrt().clamp_min(TINY)
     distance = ((images - mean).square() * window).mean((1, 2, 3))
     steps = images.diff(dim=-1).abs().mean((1, 2, 3)) + images.diff(dim=-2).abs().mean((1, 2, 3))
-    return distance - alike + _SEAM * steps
+    return distance - alike + weights.seam * steps
 
 
-def _window(images: Tensor) -> Tensor:
+def _window(images: Tensor, middle: float) -> Tensor:
     """Weights (S, S) of mean 1 that fall from the middle outwards."""
     side = torch.linspace(-1.0, 1.0, images.shape[-1]).to(images)
-    weights = torch.exp(-(side[:, None].square() + side[None, :].square()) / (2.0 * _MIDDLE**2))
-    return weights / weights.mean()
+    window = torch.exp(-(side[:, None].square() + side[None, :].square()) / (2.0 * middle**2))
+    return window / window.mean()

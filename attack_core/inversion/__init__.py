@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "continuation": ["Descent", "Mismatch"],
-        "explained": ["Explained", "UNEXPLAINED"],
+        "explained": ["Explained"],
         "features": ["FeatureInverter", "along_path", "drift_errors"],
         "refinement": ["NextLayer", "equations_mismatch"],
     },

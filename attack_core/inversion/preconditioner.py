@@ -19,9 +19,19 @@ from attack_core.priors.priors import cosine_matrix
 Features = Callable[[Tensor], Tensor]
 """From images (B, 3, S, S) to a layer's inputs (B, I)."""
 
-_PROBES = 8
-_FLOOR = 1e-4
-"""Gains below this share of the largest count as it: they are noise."""
+
+@dataclass(frozen=True, kw_only=True)
+class PreconditionerLimits:
+    """How the network's gain at each frequency is estimated. Neither field was measured against other values."""
+
+    probes: int = 8
+    """How many times white noise is sent backwards; the mean over them, and over a band, is the estimate."""
+    floor: float = 1e-4
+    """Gains below this share of the largest are noise, and count as this share."""
+
+
+PRECONDITIONER_LIMITS = PreconditionerLimits()
+"""The limits in force."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +43,24 @@ class CosineCoordinates:
     scale: Tensor
 
     @classmethod
-    def measured(cls, features: Features, image: Tensor, generator: torch.Generator) -> CosineCoordinates:
+    def measured(
+        cls,
+        features: Features,
+        image: Tensor,
+        generator: torch.Generator,
+        limits: PreconditionerLimits = PRECONDITIONER_LIMITS,
+    ) -> CosineCoordinates:
         """Scales from the gain at `image` (1, 3, S, S): white noise sent backwards has the power of J^T J."""
         plain = cls(cosine_matrix(image.shape[-1]).to(image), opponent_axes(image), torch.ones_like(image[0]))
         point = image.detach().clone().requires_grad_(True)
         found = features(point)
         power = torch.zeros_like(image[0])
-        for _ in range(_PROBES):
+        for _ in range(limits.probes):
             noise = torch.randn(found.shape, generator=generator).to(found)
             (back,) = torch.autograd.grad(found, point, noise, retain_graph=True)
             power += plain.coefficients(back)[0].square()
         gain = _band_means(power).sqrt()
-        return cls(plain.cosines, plain.colours, (gain / gain.max()).clamp_min(_FLOOR).sqrt())
+        return cls(plain.cosines, plain.colours, (gain / gain.max()).clamp_min(limits.floor).sqrt())
 
     def coefficients(self, images: Tensor) -> Tensor:
         """Unscaled coefficients of images, both (B, 3, S, S)."""

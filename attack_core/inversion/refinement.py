@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.fc.head import Prefix, Tail
+from fl_core.base.numbers import TINY
 from fl_core.base.types import ModelState, Tensors
-
-_TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class NextLayer:
         """
         found = features @ self.weight.mT + self.bias
         missed = torch.where(self.outputs > 0, found - self.outputs, found.clamp_min(0.0))
-        return missed.square().sum() / self.outputs.square().sum().clamp_min(_TINY)
+        return missed.square().sum() / self.outputs.square().sum().clamp_min(TINY)
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,12 @@ class Features:
     def missed(self, features: Tensor) -> Tensor:
         """The squared distance () of `features` (B, I) from what is known, over its square."""
         if self.unknown is None:
-            return (features - self.inputs).square().sum() / self.inputs.square().sum().clamp_min(_TINY)
+            return (features - self.inputs).square().sum() / self.inputs.square().sum().clamp_min(TINY)
         known = ~self.unknown
         missed = (features - self.inputs)[:, known].square().sum()
         if math.isfinite(self.ceiling):
             missed = missed + (features[:, self.unknown].abs() - self.ceiling).clamp_min(0.0).square().sum()
-        missed = missed / self.inputs[:, known].square().sum().clamp_min(_TINY)
+        missed = missed / self.inputs[:, known].square().sum().clamp_min(TINY)
         return missed if self.following is None else missed + self.following.missed(features)
 
 
@@ -86,7 +85,7 @@ def equations_mismatch(
     moving = ModelState(parameters={**state.parameters, **earlier}, buffers=state.buffers)
     prefix = Prefix(model, moving, tail.first)
     back = errors @ state.parameters[f"{tail.first}.weight"]
-    squares = {name: gradients[name].square().sum().clamp_min(_TINY) for name in earlier}
+    squares = {name: gradients[name].square().sum().clamp_min(TINY) for name in earlier}
 
     def mismatch(images: Tensor) -> Tensor:
         features = prefix(images)

@@ -38,6 +38,21 @@ from fl_core.models.bottleneck import find_bottleneck
 from fl_core.threat.observation import Observation
 
 
+@dataclass(frozen=True, kw_only=True)
+class SimulationLimits:
+    """What the simulation of local steps keeps in memory."""
+
+    kept_images: int = 32
+    """Up to so many images in all steps, every step's activations are kept; above, steps are recomputed.
+
+    Memory and time alone depend on it, no figure does. Not measured against other values.
+    """
+
+
+SIMULATION_LIMITS = SimulationLimits()
+"""The limits in force."""
+
+
 @dataclass(frozen=True)
 class Count:
     """How many candidates there are, and how many images each reconstructs."""
@@ -236,8 +251,8 @@ def _batches(images: int, size: int, steps: int, *, free: bool) -> tuple[Batch, 
     return tuple(found)
 
 
-def _many(batches: tuple[Batch, ...]) -> bool:
-    return sum(map(len, batches)) > 32
+def _many(batches: tuple[Batch, ...], limits: SimulationLimits = SIMULATION_LIMITS) -> bool:
+    return sum(map(len, batches)) > limits.kept_images
 
 
 class _Plain:

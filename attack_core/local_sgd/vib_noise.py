@@ -25,10 +25,19 @@ from fl_core.models.bottleneck import Bottleneck, code_of, divergence, encoded, 
 from fl_core.threat.facts import RandomCode
 from fl_core.threat.observation import Observation
 
-_LARGEST = 6.0
-"""No standard normal draw is as large: beyond, what was read off is no draw."""
-_PLAUSIBLE = 1e-4
-"""The weight of a draw's log-density beside a relative matching loss: enough to keep it from wandering off."""
+
+@dataclass(frozen=True, kw_only=True)
+class VibNoiseLimits:
+    """When a draw that was read off a gradient is believed, and what keeps an optimised one plausible."""
+
+    largest: float = 6.0
+    """No entry of a standard normal draw is as large: one in 5e8 is. Beyond, what was read off is no draw."""
+    density: float = 1e-4
+    """The weight of a draw's negative log-density beside a relative matching loss. Not measured."""
+
+
+VIB_NOISE_LIMITS = VibNoiseLimits()
+"""The limits in force."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ class ThroughCode:
         if self.noise is not None:
             return images.new_zeros(len(images))
         halves: Tensor = 0.5 * self._drawn(which).square().flatten(1).mean(1)
-        return _PLAUSIBLE * halves
+        return VIB_NOISE_LIMITS.density * halves
 
     def _drawn(self, which: list[int]) -> Tensor:
         return torch.stack([self.free[candidate] for candidate in which])
@@ -102,7 +111,9 @@ class ThroughCode:
         return loss
 
 
-def solved_noise(observation: Observation, gradients: Tensors, name: str) -> Tensor | None:
+def solved_noise(
+    observation: Observation, gradients: Tensors, name: str, limits: VibNoiseLimits = VIB_NOISE_LIMITS
+) -> Tensor | None:
     """What the bottleneck `name` drew (1, size) for a single image in a single step; None where it can't be read off.
 
     Every layer's gradients give its own input: those of the decoder the code, those of the encoder the features.
@@ -121,4 +132,4 @@ def solved_noise(observation: Observation, gradients: Tensors, name: str) -> Ten
     mean, deviation = code_of(functional.linear(features.unsqueeze(0), weight, bias))
     noise = (code - mean) / deviation
     largest = float(noise.abs().max())
-    return noise if math.isfinite(largest) and largest < _LARGEST else None
+    return noise if math.isfinite(largest) and largest < limits.largest else None

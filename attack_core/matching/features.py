@@ -17,10 +17,9 @@ from attack_core.fc.spear import Inseparable
 from attack_core.gradients.handles import GhostHandle, GradientHandle
 from attack_core.signal.signal_model import layer_numbers, masked, sent_numbers
 from fl_core.base.errors import InputError
+from fl_core.base.numbers import TINY
 from fl_core.base.types import Tensors
 from fl_core.threat.observation import Observation
-
-_TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -59,4 +58,4 @@ class FeatureTarget:
         if not isinstance(handle, GhostHandle):
             raise AssertionError("linear weights come as factors")
         missed = masked(handle.input[:, 0] - self.target, self.known)
-        return self.weight * missed.square().sum(1) / self.target.square().sum().clamp_min(_TINY)
+        return self.weight * missed.square().sum(1) / self.target.square().sum().clamp_min(TINY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -16,11 +17,32 @@ Sign = Literal["none", "hard", "soft"]
 Evaluate = Callable[[list[int]], Tensor]
 """Losses (A,) of the listed candidates, leaving gradients in their parameters' `grad`."""
 
-_SCALED_LOSS = 1e6
-"""What L-BFGS sees each candidate begin with: the library compares curvatures with an absolute 1e-10, and a
-matching loss of 1e-6 would stall there."""
-_TRIALS = 25
-"""Evaluations that one line search may take."""
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """What the optimizers and schedules take that no sweep file sets."""
+
+    decay: float = 0.01
+    """AdamW's weight decay: the library's own value."""
+    momentum: float = 0.9
+    """SGD's momentum: the usual value."""
+    first_loss: float = 1e6
+    """What L-BFGS sees each candidate's loss begin with.
+
+    The library compares curvatures with an absolute 1e-10, and a matching loss of 1e-6 would stall there.
+    """
+    trials: int = 25
+    """Evaluations that one line search may take: the library's own limit."""
+    history: int = 50
+    """How many pairs of steps and gradients L-BFGS keeps. Not measured against other values."""
+    longest_warmup: int = 100
+    """Cosine schedule: how many iterations the linear rise takes at most; else a tenth of all. Not measured."""
+    last_rate: float = 0.01
+    """Cosine schedule: the share of the learning rate that is left at the end. Not measured against other values."""
+
+
+OPTIMIZER_SETTINGS = OptimizerSettings()
+"""The settings in force."""
 
 
 class Stepper(Protocol):
@@ -47,9 +69,9 @@ class FirstOrder:
             case "adam":
                 self._optimizer = torch.optim.Adam(groups)
             case "adamw":
-                self._optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+                self._optimizer = torch.optim.AdamW(groups, weight_decay=OPTIMIZER_SETTINGS.decay)
             case "sgd":
-                self._optimizer = torch.optim.SGD(groups, momentum=0.9)
+                self._optimizer = torch.optim.SGD(groups, momentum=OPTIMIZER_SETTINGS.momentum)
 
     def step(self, active: list[int], rates: Sequence[float], evaluate: Evaluate) -> None:
         """See `Stepper.step`."""
@@ -91,8 +113,8 @@ class LBFGS:
                 own,
                 max_iter=1,
                 # Unset, it would follow from max_iter and leave the line search a single trial.
-                max_eval=_TRIALS + 1,
-                history_size=50,
+                max_eval=OPTIMIZER_SETTINGS.trials + 1,
+                history_size=OPTIMIZER_SETTINGS.history,
                 tolerance_grad=0.0,
                 tolerance_change=0.0,
                 line_search_fn="strong_wolfe",
@@ -124,7 +146,9 @@ class LBFGS:
         loss = evaluate([candidate])[0]
         if candidate not in self._scales:
             first = abs(float(loss))
-            self._scales[candidate] = _SCALED_LOSS / first if math.isfinite(first) and first > 0 else 1.0
+            self._scales[candidate] = (
+                OPTIMIZER_SETTINGS.first_loss / first if math.isfinite(first) and first > 0 else 1.0
+            )
         scale = self._scales[candidate]
         for leaf in self._parameters[candidate]:
             if leaf.grad is not None:
@@ -145,7 +169,7 @@ def make_stepper(kind: OptimizerName, parameters: list[list[Tensor]], sign: Sign
 
 def warmup(iterations: int) -> int:
     """How many iterations the cosine schedule's linear warm-up takes: a tenth, at most 100."""
-    return min(100, iterations // 10)
+    return min(OPTIMIZER_SETTINGS.longest_warmup, iterations // 10)
 
 
 def rate_factor(schedule: Schedule, iteration: int, iterations: int) -> float:
@@ -164,4 +188,5 @@ def rate_factor(schedule: Schedule, iteration: int, iterations: int) -> float:
             if iteration < rising:
                 return (iteration + 1) / rising
             done = (iteration - rising) / max(1, iterations - rising)
-            return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done))
+            least = OPTIMIZER_SETTINGS.last_rate
+            return least + (1.0 - least) * 0.5 * (1.0 + math.cos(math.pi * done))

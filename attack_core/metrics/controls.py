@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch.linalg import vector_norm
 
+from fl_core.base.numbers import TINY
 from fl_core.threat.observation import Observation
 
 
@@ -19,5 +20,5 @@ def norm_matched_noise(observation: Observation, generator: torch.Generator) -> 
     noise = {}
     for name, tensor in observation.tensors.items():
         draw = torch.randn(tensor.shape, generator=generator).to(tensor.device)
-        noise[name] = draw * (vector_norm(tensor) / vector_norm(draw).clamp_min(1e-12))
+        noise[name] = draw * (vector_norm(tensor) / vector_norm(draw).clamp_min(TINY))
     return dataclasses.replace(observation, tensors=noise, earlier=())

@@ -6,15 +6,28 @@ Ulyanov et al. 2018, arXiv:1711.10925. The network's input is fixed noise; its w
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-_CODE = 16
-"""Channels of the noise."""
-_WIDTH = 32
-"""Channels inside."""
-_SLOPE = 0.2
+
+@dataclass(frozen=True, kw_only=True)
+class PriorNetwork:
+    """The size of the network: far smaller than that of Ulyanov et al., for small images. Not measured."""
+
+    noise_channels: int = 16
+    """Channels of the fixed noise."""
+    width: int = 32
+    """Channels of each convolution."""
+    groups: int = 4
+    """Groups of each group norm (Wu & He 2018); they divide `width`."""
+    slope: float = 0.2
+    """The slope of the leaky ReLU below 0."""
+
+
+PRIOR_NETWORK = PriorNetwork()
+"""The network in use."""
 
 
 class DeepPrior:
@@ -26,7 +39,9 @@ class DeepPrior:
     def __init__(self, images: int, size: int, generator: torch.Generator, device: torch.device) -> None:
         with torch.device("meta"):
             self._network = _network()
-        self._noise = torch.randn((images, _CODE, size // 8, size // 8), generator=generator).to(device)
+        self._noise = torch.randn(
+            (images, PRIOR_NETWORK.noise_channels, size // 8, size // 8), generator=generator
+        ).to(device)
         self._weights = {
             name: _initial(parameter.shape, name, generator).to(device).requires_grad_(True)
             for name, parameter in self._network.named_parameters()
@@ -48,22 +63,23 @@ class DeepPrior:
 def _network() -> nn.Sequential:
     """Three doublings of the noise's size, each after a convolution; group norms keep the scale (Wu & He 2018)."""
     layers: list[nn.Module] = []
-    channels = _CODE
+    channels, width, slope = PRIOR_NETWORK.noise_channels, PRIOR_NETWORK.width, PRIOR_NETWORK.slope
+    groups = PRIOR_NETWORK.groups
     for _ in range(3):
         layers += [
-            nn.Conv2d(channels, _WIDTH, 3, padding=1),
-            nn.GroupNorm(4, _WIDTH),
-            nn.LeakyReLU(_SLOPE),
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.GroupNorm(groups, width),
+            nn.LeakyReLU(slope),
             nn.Upsample(scale_factor=2, mode="bilinear"),
         ]
-        channels = _WIDTH
-    layers += [nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1), nn.GroupNorm(4, _WIDTH), nn.LeakyReLU(_SLOPE)]
-    return nn.Sequential(*layers, nn.Conv2d(_WIDTH, 3, 1), nn.Tanh())
+        channels = width
+    layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(groups, width), nn.LeakyReLU(slope)]
+    return nn.Sequential(*layers, nn.Conv2d(width, 3, 1), nn.Tanh())
 
 
 def _initial(shape: torch.Size, name: str, generator: torch.Generator) -> Tensor:
     """He et al. 2015 normal for convolutions; ones and zeros for the norms and biases."""
     if len(shape) == 4:
-        deviation = math.sqrt(2.0 / ((1.0 + _SLOPE**2) * math.prod(shape[1:])))
+        deviation = math.sqrt(2.0 / ((1.0 + PRIOR_NETWORK.slope**2) * math.prod(shape[1:])))
         return torch.randn(shape, generator=generator) * deviation
     return torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)

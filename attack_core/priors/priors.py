@@ -19,8 +19,20 @@ from attack_core.priors.colour_tv import opponent_variation
 from fl_core.base.errors import InputError
 from fl_core.base.types import Config, ModelState, require
 
-_SMOOTH = 1e-8
-"""Keeps roots of squared differences differentiable where neighbours are equal."""
+
+@dataclass(frozen=True, kw_only=True)
+class PriorLimits:
+    """What keeps priors differentiable."""
+
+    smooth: float = 1e-8
+    """What is added to squared differences before their root, in squared normalised pixels.
+
+    Roots of 0, where neighbours are equal, have an infinite slope. Not measured: it is far below any visible step.
+    """
+
+
+PRIOR_LIMITS = PriorLimits()
+"""The limits in force."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ class TotalVariation(Config):
         horizontal = functional.pad(images.diff(dim=-1).abs(), (0, 1))
         steps = vertical.pow(self.inner) + horizontal.pow(self.inner)
         # An infinite slope at equal neighbours comes from the outer root alone.
-        rooted = steps if self.outer == 1 else (steps + _SMOOTH).pow(self.outer)
+        rooted = steps if self.outer == 1 else (steps + PRIOR_LIMITS.smooth).pow(self.outer)
         total: Tensor = rooted.flatten(1).sum(1)
         return self.weight * total
 

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fl_core.base.errors import InputError
+from fl_core.base.numbers import TINY
 
 Init = Literal["normal", "uniform", "fourier", "pattern-2", "pattern-4", "pattern-8", "mean"]
 
 Shape = tuple[int, int, int, int, int]
 """Candidates, images, 3, height, width."""
 
-_MEAN_NOISE = 0.1
-"""How much of the standard deviation is left around the mean image: enough to tell restarts apart."""
+
+@dataclass(frozen=True, kw_only=True)
+class InitSettings:
+    """What random images look like besides their standard deviation."""
+
+    noise_around_mean: float = 0.1
+    """The share of the standard deviation that is left around the mean image.
+
+    Enough to tell restarts apart; not measured against other values.
+    """
+    spectrum: float = 1.5
+    """The exponent of `fourier`: the amplitude at frequency f is 1 / f^1.5, as of photographs (Field 1987)."""
+
+
+INIT_SETTINGS = InitSettings()
+"""The settings in force."""
 
 
 def initial_images(
@@ -44,7 +60,9 @@ def initial_images(
         case "pattern-2" | "pattern-4" | "pattern-8":
             return _tiled(int(kind.removeprefix("pattern-")), shape, generator) * std
         case "mean":
-            return _mean_image(mean, shape) + torch.randn(shape, generator=generator) * (_MEAN_NOISE * std)
+            return _mean_image(mean, shape) + torch.randn(shape, generator=generator) * (
+                INIT_SETTINGS.noise_around_mean * std
+            )
 
 
 def _photographic(noise: Tensor, std: float) -> Tensor:
@@ -52,9 +70,11 @@ def _photographic(noise: Tensor, std: float) -> Tensor:
     vertical = torch.fft.fftfreq(size)[:, None]
     horizontal = torch.fft.rfftfreq(size)[None, :]
     radius = (vertical.square() + horizontal.square()).sqrt().clamp_min(1.0 / size)
-    coloured: Tensor = torch.fft.irfft2(torch.fft.rfft2(noise) * radius.pow(-1.5), s=(size, size))
+    coloured: Tensor = torch.fft.irfft2(
+        torch.fft.rfft2(noise) * radius.pow(-INIT_SETTINGS.spectrum), s=(size, size)
+    )
     centred = coloured - coloured.mean((-3, -2, -1), keepdim=True)
-    spread = centred.std((-3, -2, -1), keepdim=True).clamp_min(1e-12)
+    spread = centred.std((-3, -2, -1), keepdim=True).clamp_min(TINY)
     return centred * (std / spread)
 
 

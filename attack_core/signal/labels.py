@@ -6,6 +6,7 @@ with the mean probability p_k and the count n_k. Inferred labels are multisets, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,8 +22,19 @@ from fl_core.threat.observation import Observation
 
 LabelStrategy = Literal["auto", "idlg", "bias_corrected", "counts", "optimize", "known"]
 
-_SURROGATES = 32
-"""How many stand-ins for training images the mean probabilities are estimated on."""
+
+@dataclass(frozen=True, kw_only=True)
+class StandIns:
+    """The random images on which mean probabilities are estimated. Neither field was measured against other values."""
+
+    images: int = 32
+    """How many there are."""
+    std: float = 0.4
+    """Their standard deviation around the mean image, in normalised pixels: about that of photographs."""
+
+
+STAND_INS = StandIns()
+"""The stand-ins in force."""
 
 
 def resolve_labels(
@@ -148,7 +160,9 @@ def rounded_counts(shares: Tensor, total: int) -> Tensor:
 def _mean_probabilities(observation: Observation, model: nn.Module, generator: torch.Generator) -> Tensor:
     """(K,), on the device of the signal."""
     size = observation.model.image_size
-    noise = initial_images("fourier", (1, _SURROGATES, 3, size, size), std=0.4, generator=generator)[0]
+    noise = initial_images(
+        "fourier", (1, STAND_INS.images, 3, size, size), std=STAND_INS.std, generator=generator
+    )[0]
     device = next(iter(observation.tensors.values())).device
     images = noise.to(device) + (0.0 if observation.public_mean is None else observation.public_mean)
     logits = predict(model, _halfway(observation), images.clamp(-1.0, 1.0))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.errors import InputError
+from fl_core.base.numbers import TINY
 from fl_core.base.rng import Random, normal
 from fl_core.base.types import ModelState, require
 from fl_core.federation.client import Batch, GradientRule
@@ -26,7 +27,6 @@ _ROWS = 64
 """Rows of the Jacobian that are computed together."""
 _TOGETHER = 4
 """Directions that are; more of them do not go faster."""
-_TINY = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Soteria(Mechanism):
             norms, found = jacobian_norms(of, images)
         else:
             norms, found = probed_norms(of, images, self.probes, random)
-        return (norms / found.abs().clamp_min(_TINY)).sum(0)
+        return (norms / found.abs().clamp_min(TINY)).sum(0)
 
 
 def fully_connected(model: nn.Module) -> list[str]:

@@ -1,4 +1,4 @@
-"""What everything rests on: errors, randomness, shared types, devices, decibels."""
+"""What everything rests on: errors, randomness, shared types and numbers, devices, decibels."""
 
 import lazy_loader
 
@@ -25,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "one_line",
             "unknown_name",
         ],
+        "numbers": ["TINY"],
         "rng": ["Random", "derive_seed", "generator", "normal", "stream", "uniform"],
         "types": [
             "ClientUpdate",
