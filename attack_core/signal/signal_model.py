@@ -14,39 +14,16 @@ from torch import Tensor
 from attack_core.gradients.objectives import Matched
 from attack_core.gradients.targets import travelled
 from fl_core.base.types import Tensors
-from fl_core.threat.facts import (
-    Clip,
-    ExampleClip,
-    Fact,
-    HiddenMixture,
-    InTheClear,
-    MeanNoise,
-    Mixture,
-    Noise,
-    PrunedRepresentation,
-    Quantiser,
-    RandomCode,
-    Sparsity,
-    StepNoise,
-)
+from fl_core.threat.facts import Fact, RandomCode
 from fl_core.threat.observation import Observation
 
 
 def sent_numbers(observation: Observation) -> dict[str, Tensor]:
-    """Masks of the numbers that the client sent as they were, by parameter name; {} where all are known.
-
-    Of several clients' mean nothing is known of what was withheld: a number may lack some clients' parts, and nothing
-    tells which. A layer whose columns were cut is told apart where the signal shows the cuts (`_uncut`).
-    """
+    """Masks of the numbers that are known as they were, by parameter name; {} where all are."""
     masks: dict[str, Tensor] = {}
-    if is_sparse(observation) and observation.clients == 1:
-        masks = {name: observation.tensors[name] != 0 for name in observation.state.parameters}
     for fact in observation.facts:
-        if isinstance(fact, InTheClear):
-            masks = {name: mask & masks.get(name, mask) for name, mask in fact.masks.items()}
-    for name in _cut_weights(observation):
-        uncut = _uncut(observation, observation.tensors[name])
-        masks[name] = masks[name] & uncut if name in masks else uncut
+        for name, mask in fact.known(observation).items():
+            masks[name] = mask & masks[name] if name in masks else mask
     return masks
 
 
@@ -67,21 +44,14 @@ def matched_numbers(observation: Observation, targets: Tensors, weights: Mapping
 
 def largest_withheld(observation: Observation, name: str) -> float:
     """What the absolute value of a withheld number of parameter `name` is at most; infinite where nothing bounds it."""
-    if name in _cut_weights(observation) or sees_a_part(observation):
-        return math.inf
-    facts = [fact for fact in observation.facts if isinstance(fact, Sparsity)]
-    alone = any(fact.scope == "tensor" for fact in facts)
-    group = [observation.tensors[name]] if alone else list(observation.tensors.values())
-    sent = [tensor[tensor != 0].abs() for tensor in group]
-    least = min((float(values.min()) for values in sent if len(values)), default=math.inf)
-    return least * _unit(observation)
+    bounds = (fact.ceiling(observation, name) for fact in _withholding(observation, name))
+    return max(bounds, default=0.0) * _unit(observation)
 
 
 def cut_columns(observation: Observation, name: str) -> int:
     """How many columns of weight `name` a defense of the representation left nothing of that can be relied on."""
-    if name not in _cut_weights(observation):
-        return 0
-    return int((~_uncut(observation, observation.tensors[name]).any(dim=0)).sum())
+    cuts = [fact for fact in _withholding(observation, name) if fact.withheld == "columns"]
+    return sum(int((~fact.known(observation)[name].any(dim=0)).sum()) for fact in cuts)
 
 
 def hides_the_scale(observation: Observation) -> bool:
@@ -89,7 +59,7 @@ def hides_the_scale(observation: Observation) -> bool:
 
     With `scales_examples` each image's part may have its own besides.
     """
-    return any(isinstance(fact, (Clip, ExampleClip)) for fact in observation.facts)
+    return any(fact.rescales != "nothing" for fact in observation.facts)
 
 
 def scales_examples(observation: Observation) -> bool:
@@ -98,18 +68,17 @@ def scales_examples(observation: Observation) -> bool:
     Such a factor is a label: for probabilities p and label y an image's gradient is the one that p - y sends back, and
     f (p - y) is p - y' with the soft label y' = (1 - f) p + f y.
     """
-    return observation.examples > 1 and any(isinstance(fact, ExampleClip) for fact in observation.facts)
+    return observation.examples > 1 and any(fact.rescales == "examples" for fact in observation.facts)
 
 
 def sends_signs(observation: Observation) -> bool:
     """Whether one client's numbers say no more than a sign each, and a size for all of a tensor."""
-    one_bit = any(isinstance(fact, Quantiser) and fact.bits == 1 for fact in observation.facts)
-    return one_bit and observation.clients == 1
+    return observation.clients == 1 and any(fact.likelihood == "signs" for fact in observation.facts)
 
 
 def rounds_fairly(observation: Observation) -> bool:
-    """Whether rounded numbers are right on average, so that rounding is noise; the sign of a number is not."""
-    return all(fact.scheme == "stochastic" for fact in observation.facts if isinstance(fact, Quantiser))
+    """Whether the numbers are right on average, so that rounding is noise."""
+    return all(fact.unbiased for fact in observation.facts)
 
 
 def code_of_images(observation: Observation) -> RandomCode | None:
@@ -119,39 +88,31 @@ def code_of_images(observation: Observation) -> RandomCode | None:
 
 def mixes_labels(observation: Observation) -> bool:
     """Whether images were trained on with mixtures of labels, so that a label is a vector of probabilities."""
-    return any(isinstance(fact, (Mixture, HiddenMixture)) for fact in observation.facts)
+    return any(fact.mixes_labels for fact in observation.facts)
 
 
 def is_sparse(observation: Observation) -> bool:
     """Whether only the largest numbers were sent."""
-    return any(isinstance(fact, Sparsity) for fact in observation.facts)
+    return any(fact.withheld == "smallest" for fact in observation.facts)
 
 
 def sees_a_part(observation: Observation) -> bool:
     """Whether only some numbers went in the clear, the rest encrypted."""
-    return any(isinstance(fact, InTheClear) for fact in observation.facts)
+    return any(fact.withheld == "part" for fact in observation.facts)
 
 
 def withholds(observation: Observation, name: str) -> bool:
     """Whether numbers of parameter `name` that are 0 in the signal may have been something else."""
-    return is_sparse(observation) or sees_a_part(observation) or name in _cut_weights(observation)
+    return bool(_withholding(observation, name))
 
 
 def deviations(observation: Observation, gradients: Tensors) -> dict[str, float]:
-    """The standard deviation of the known error on each parameter's numbers; 0.0 where none is known.
-
-    Noise has one for all. Random rounding between steps of d has d / sqrt(6) where values lie anywhere between two
-    steps; with one bit it has nearly the largest value itself. Each client's errors are its own, so their mean has
-    less.
-    """
-    noise = sum(_noise_variance(fact, observation) for fact in observation.facts)
-    rounding = [fact for fact in observation.facts if isinstance(fact, Quantiser)]
-    found = {}
-    for name, tensor in gradients.items():
-        found[name] = math.sqrt(
-            noise + sum(_rounding_variance(fact, tensor) for fact in rounding) / observation.clients
-        )
-    return found
+    """The standard deviation of the known error on each parameter's numbers; 0.0 where none is known."""
+    unit = _unit(observation)
+    return {
+        name: math.sqrt(sum(fact.variance(observation, tensor, unit) for fact in observation.facts))
+        for name, tensor in gradients.items()
+    }
 
 
 def precisions(observation: Observation, gradients: Tensors) -> dict[str, float]:
@@ -160,26 +121,9 @@ def precisions(observation: Observation, gradients: Tensors) -> dict[str, float]
     return {name: 1.0 / sigma**2 for name, sigma in found.items() if sigma > 0}
 
 
-def _noise_variance(fact: Fact, observation: Observation) -> float:
-    """Of the noise that `fact` tells of, 0.0 where it tells of none."""
-    unit = _unit(observation) ** 2
-    match fact:
-        case Noise(sigma=sigma):
-            return sigma**2 * unit / observation.clients
-        case MeanNoise(sigma=sigma):
-            return sigma**2 * unit
-        case StepNoise() if observation.signal == "gradients":
-            return fact.sigma**2
-        case StepNoise():
-            moved = fact.in_delta(lr=observation.lr, momentum=observation.momentum, steps=observation.steps)
-            return moved**2 * unit / observation.clients
-        case _:
-            return 0.0
-
-
 def knows_errors(observation: Observation) -> bool:
     """Whether a fact says that the signal's numbers are off."""
-    return any(isinstance(fact, (Noise, MeanNoise, StepNoise, Quantiser)) for fact in observation.facts)
+    return any(fact.likelihood != "exact" for fact in observation.facts)
 
 
 def signal_energy(observation: Observation, gradients: Tensors) -> float:
@@ -201,23 +145,9 @@ def signal_energy(observation: Observation, gradients: Tensors) -> float:
     return total
 
 
-def _cut_weights(observation: Observation) -> list[str]:
-    """The names of the weights of which columns were cut."""
-    layers = [name for name, value in observation.state.parameters.items() if value.dim() == 2]
-    ends = [fact.layer for fact in observation.facts if isinstance(fact, PrunedRepresentation)]
-    return [layers[0 if end == "first" else -1] for end in ends if layers]
-
-
-def _uncut(observation: Observation, weight: Tensor) -> Tensor:
-    """Where a weight with cut columns is what it was: where a column is not 0, if zeros are seen as such.
-
-    Several clients or steps have different columns cut, momentum of earlier rounds and errors cover them; then none
-    of the weight's numbers is relied on (matching without the defended layer: Balunovic et al., ICLR 2022).
-    """
-    blurred = observation.clients > 1 or observation.steps > 1 or observation.earlier
-    if blurred or knows_errors(observation):
-        return torch.zeros_like(weight, dtype=torch.bool)
-    return (weight != 0).any(dim=0).expand_as(weight)
+def _withholding(observation: Observation, name: str) -> list[Fact]:
+    """The facts that say that numbers of parameter `name` were not sent."""
+    return [fact for fact in observation.facts if fact.withholds(observation, name)]
 
 
 def _second_moment_above(least: float) -> float:
@@ -233,14 +163,6 @@ def _unit(observation: Observation) -> float:
     if observation.signal == "gradients":
         return 1.0
     return 1.0 / (observation.lr * travelled(observation.momentum, observation.steps))
-
-
-def _rounding_variance(fact: Quantiser, tensor: Tensor) -> float:
-    largest = float(tensor.abs().max())
-    if fact.bits == 1:
-        return largest * largest
-    step = 2.0 * largest / float(2**fact.bits - 1)
-    return step * step / 6.0
 
 
 def masked(values: Tensor, mask: Tensor | None) -> Tensor:

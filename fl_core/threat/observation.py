@@ -20,7 +20,7 @@ from fl_core.base.types import (
 )
 from fl_core.federation.aggregation import FedAvg, FixedMean, mean_change
 from fl_core.models.zoo import ModelConfig
-from fl_core.threat.facts import Fact, InTheClear, MeanNoise
+from fl_core.threat.facts import Fact, InTheClear
 from fl_core.threat.model import SUMMED, ThreatModel, View
 from fl_core.threat.record import RoundRecord
 
@@ -64,7 +64,7 @@ class Observation:
             tensors={name: tensor.to(device) for name, tensor in self.tensors.items()},
             labels=None if self.labels is None else self.labels.to(device),
             public_mean=None if self.public_mean is None else self.public_mean.to(device),
-            facts=tuple(fact.to(device) if isinstance(fact, InTheClear) else fact for fact in self.facts),
+            facts=tuple(fact.to(device) for fact in self.facts),
             earlier=tuple(
                 dataclasses.replace(update, tensors={k: v.to(device) for k, v in update.tensors.items()})
                 for update in self.earlier
@@ -203,9 +203,6 @@ def _whole_mean(record: RoundRecord, view: View) -> Tensors:
 
 def _facts(record: RoundRecord, view: View, left: int) -> tuple[Fact, ...]:
     """The facts that are about what `view` sees: noise that a server adds is in what it makes public alone."""
-    rest = sum(shares_of(record)[:left])
-    facts = (
-        dataclasses.replace(fact, sigma=fact.sigma / rest) if isinstance(fact, MeanNoise) else fact
-        for fact in record.facts
-    )
-    return tuple(fact for fact in facts if view == "public" or not isinstance(fact, MeanNoise))
+    share = sum(shares_of(record)[:left])
+    facts = (fact.seen_as(view, share) for fact in record.facts)
+    return tuple(fact for fact in facts if fact is not None)
