@@ -1,1 +1,1 @@
-"""Defenses as studied objects: what a client does to its update before it leaves."""
+"""Defenses: what is done to networks, images, gradients and updates before a server sees them."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.module_map import LEVELS
 from tests.support.paths import ROOT
 
 PACKAGES = ("fl_core", "defenses", "attack_core", "orchestrator")
@@ -23,29 +24,6 @@ MAY_IMPORT = {
     "attack_core": {"fl_core"},
     "orchestrator": {"fl_core", "defenses", "attack_core"},
 }
-LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "fl_core": (("base",), ("data", "models"), ("federation",), ("threat",)),
-    "defenses": (("mechanism",), ("compression", "inputs", "secure"), ("dp", "he", "masking"), ("chain",)),
-    "attack_core": (
-        ("base", "gradients", "metrics"),
-        ("signal", "priors", "input_inversion"),
-        ("fc", "evidence"),
-        ("inversion", "local_sgd"),
-        ("matching",),
-        ("attacks",),
-    ),
-    "orchestrator": (
-        ("config", "io", "runtime"),
-        ("results", "execute", "cluster"),
-        ("capture",),
-        ("trial", "analysis"),
-        ("study", "report"),
-        ("driver",),
-        ("cli",),
-        ("__main__",),
-    ),
-}
-"""The rooms of each package from the lowest level up. A room imports rooms of lower levels only, and itself."""
 LARGEST_ROOM = 10
 IMPORTED_AS = {
     "cryptography": "cryptography",

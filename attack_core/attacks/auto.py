@@ -1,4 +1,4 @@
-"""The attack that looks at the observation first: analytic where it can work, matching where it cannot.
+"""The attack that chooses by the observation: analytic where that applies, matching elsewhere.
 
 What decides: the network's fully connected end, the number of images, the signal and its steps, and the noise that
 the threat model lets the attacker know of. The reason is a note of the answer. Where the known error of the signal

@@ -1,4 +1,4 @@
-"""Evidence for an image in the numbers that it was not read from.
+"""Cross-validation on other layers: whether an image explains gradients that it was not read from.
 
 An image that is fitted to a few noisy numbers explains these better and better while it turns into noise. What tells is
 how well it explains the others, whose noise it has not seen: cross-validation (Stone 1974), here along a path of priors

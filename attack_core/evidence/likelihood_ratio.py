@@ -1,4 +1,4 @@
-"""Whether a signal with known errors says anything about the images: where it does not, the prior is the best answer.
+"""Likelihood-ratio evidence: whether a signal with known errors supports an answer over the mean public image.
 
 An attacker that knows the size of the error can tell an image that explains the signal from one that was fitted to
 the error. Fitting k numbers to noise alone explains k units of the error's variance (Wilks 1938), so an answer has to

@@ -1,4 +1,4 @@
-"""A network's fully connected end, and everything before it.
+"""A network's fully connected head, and the layers before it.
 
 The analytic attack needs to know which linear layers follow each other with nothing but ReLUs between them, and to
 run the part of the network in front of them alone.

@@ -1,4 +1,4 @@
-"""Taking apart a batch's gradient at a fully connected layer that a ReLU follows.
+"""Batch separation (SPEAR): a batch's layer inputs from the gradient of a layer that a ReLU follows.
 
 The weight gradient is a mixture of rank B, sum over b of error_b input_b^T, and a ReLU makes the errors sparse:
 unit j is off for image b exactly where error_bj = 0. In the B-dimensional column space of the gradient the true

@@ -1,4 +1,4 @@
-"""Which local step saw which image, and the weights at that step: what a weight delta over several steps leaves open.
+"""Which local step used which image, and the weights at that step, from a weight delta over several steps.
 
 Once the shares of a delta are known, the fully connected end of the network can be trained again without any image:
 its inputs are known. At the first step the weights are known too, so the images of that step are those whose errors

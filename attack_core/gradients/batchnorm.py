@@ -1,4 +1,4 @@
-"""What each BatchNorm layer of a network sees, against what it remembers."""
+"""BatchNorm statistics of candidate images, beside those that the network has stored."""
 
 from __future__ import annotations
 

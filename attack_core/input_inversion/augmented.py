@@ -1,4 +1,4 @@
-"""From images that a known policy transformed back to images that look like faces: every draw is tried.
+"""Inversion of a known augmentation policy: every draw is tried, the most natural image is kept.
 
 A policy's draws are few. The mean public image shows how faces stand, where they are, and how bright: surest in the
 middle, where they differ least. An image that was shifted round the edge has a seam, which the right draw moves back to

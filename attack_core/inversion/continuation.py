@@ -1,4 +1,4 @@
-"""L-BFGS under an image prior that gives way in stages: the engine of the analytic attack.
+"""Continuation: L-BFGS stages under a falling weight of the image prior, for the analytic attack.
 
 The prior leads while the images are far off and the data have the last word, as in graduated non-convexity (Blake and
 Zisserman 1987). Where the data's error is known, the prior stops giving way once the images explain the data as well

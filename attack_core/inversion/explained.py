@@ -1,4 +1,4 @@
-"""Whether images that were found from exact features explain them, and a gradient that they were not read from.
+"""Whether images explain the exact features that they came from, and a gradient that they were not read from.
 
 Behind ReLUs fewer features than an image has numbers are not 0, so a prior has to fill the rest, and on pictures that
 are unlike photographs the descent ends in a local minimum (docs/attacks.md, Limits). The attacker sees that: features

@@ -1,4 +1,4 @@
-"""Coordinates in which the network passes all of an image's structure about equally strongly.
+"""DCT preconditioner: coordinates in which a network passes all of an image's structure about equally strongly.
 
 Convolutions with pooling pass coarse structure a hundred to ten thousand times more strongly than fine structure, and
 a descent in pixels spends its steps on the coarse part. Cosine coefficients in opponent colours, each divided by the

@@ -1,4 +1,4 @@
-"""Matching through a bottleneck that draws: the draw is a part of what is reconstructed.
+"""Matching through a variational bottleneck (VIB): its random draw is reconstructed with the images.
 
 A client with PRECODE takes the gradient at a code that nobody else knows. But its decoder's gradients give the code of
 one image exactly, its encoder's the features that the code was drawn for, and so the draw itself: matching is then the

@@ -1,4 +1,4 @@
-"""What an attack must be compared with: a signal that holds nothing."""
+"""The noise control: a signal of the same norm that holds no information."""
 
 from __future__ import annotations
 

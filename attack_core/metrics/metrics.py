@@ -1,4 +1,4 @@
-"""How close a reconstruction is to the truth. Only scoring calls this; no attack imports it."""
+"""How close images are to each other: scores, and the assignment, which attacks use on their own images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images as the output of a small untrained network: what it can say easily looks like a picture.
+"""Deep image prior: images as the output of a small untrained network.
 
 Ulyanov et al. 2018, arXiv:1711.10925. The network's input is fixed noise; its weights are what is optimised.
 """

@@ -1,4 +1,4 @@
-"""Compression as a defense: what is not sent, or only roughly, is not there to be inverted."""
+"""Compression as a defense: pruning, rounding at random, and signs."""
 
 from __future__ import annotations
 

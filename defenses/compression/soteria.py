@@ -1,4 +1,4 @@
-"""Cutting the representation that gives the image away: Soteria (Sun et al., CVPR 2021, arXiv:2012.06043)."""
+"""Soteria: pruning of the representation that reveals the image (Sun et al., CVPR 2021, arXiv:2012.06043)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Client-level differential privacy under distributed noise: each client adds a share, only the sum has it all."""
+"""Client-level differential privacy under distributed noise: each client adds a share of the sum's noise."""
 
 from __future__ import annotations
 

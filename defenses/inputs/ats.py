@@ -1,4 +1,4 @@
-"""Training on transformed images: augmentation against reconstruction (Gao et al., CVPR 2021, arXiv:2011.12505)."""
+"""ATS: training on transformed images, against reconstruction (Gao et al., CVPR 2021, arXiv:2011.12505)."""
 
 from __future__ import annotations
 

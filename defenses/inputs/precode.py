@@ -1,4 +1,4 @@
-"""A bottleneck that draws anew in every forward pass: PRECODE (Scheliga et al., WACV 2022, arXiv:2108.04725)."""
+"""PRECODE: a bottleneck with a new random draw in every forward pass (Scheliga et al., WACV 2022, arXiv:2108.04725)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Libraries that are imported when they are used, and missed in words."""
+"""Optional libraries: imported on first use, with a message that says what to install where one is missing."""
 
 from __future__ import annotations
 

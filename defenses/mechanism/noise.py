@@ -1,4 +1,4 @@
-"""Clipping alone and noise alone: what differential privacy is made of, without its promise."""
+"""Clipping alone and noise alone, without a differential-privacy statement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What everything rests on: errors, randomness, shared types and numbers, devices, decibels."""
+"""Shared foundations: errors, randomness, types and numbers, devices, decibels."""
 
 import lazy_loader
 

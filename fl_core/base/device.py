@@ -1,4 +1,4 @@
-"""The device that tensors live on: which one, and what must be known of it to use it rightly."""
+"""Which device tensors are on, and what it supports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the parts of CelebA lie under a data folder, and where they may lie when they are not there."""
+"""Finds the parts of CelebA under a data folder; where one is missing, says which nearby folder may hold it."""
 
 from __future__ import annotations
 

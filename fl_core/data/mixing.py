@@ -1,4 +1,4 @@
-"""How a batch is mixed by one share: each image with the next one of a circle. Who knows the map can undo it."""
+"""Mixtures of a batch: each image with the next one of a random circle, by one share; the map and its inverse."""
 
 from __future__ import annotations
 

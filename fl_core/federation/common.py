@@ -1,4 +1,4 @@
-"""What clients can agree on before a round, because all of them have it: the weights and public images."""
+"""What all clients have before a round and can agree on: the weights and public images."""
 
 from __future__ import annotations
 

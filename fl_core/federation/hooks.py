@@ -1,4 +1,4 @@
-"""Where a defense can step into a client's round; what is here changes nothing."""
+"""The hooks through which a defense changes a client's round; the default hooks change nothing."""
 
 from __future__ import annotations
 

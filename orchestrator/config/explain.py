@@ -1,4 +1,4 @@
-"""Why data is not the settings that it should be: one sentence, in a person's words, on the setting that was meant."""
+"""Explains why settings are refused: one sentence on the setting that was meant."""
 
 from __future__ import annotations
 

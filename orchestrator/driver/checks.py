@@ -1,4 +1,4 @@
-"""What of a sweep would fail whatever the data: found out before anything is computed or written."""
+"""Checks before a sweep starts: settings that would fail whatever the data are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nobody waits for hours unasked: a sweep whose encryption is slow says so before it begins, and needs a yes."""
+"""Consent to slow encryption: a sweep says how long it would take before it begins, and needs a yes."""
 
 from __future__ import annotations
 

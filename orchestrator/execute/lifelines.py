@@ -1,4 +1,4 @@
-"""Whether Ray is still there: a call into it without its processes ends this one, so whoever calls looks first."""
+"""Checks that Ray's processes are alive before each call: a call without them would end this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that survive a bad moment of the disk: writes that are whole or not there, tries again where that helps."""
+"""File writes that are whole or not there, with retries of transient errors."""
 
 from __future__ import annotations
 

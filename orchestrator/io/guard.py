@@ -1,4 +1,4 @@
-"""What keeps the writes of a sweep inside its results folder."""
+"""Keeps the writes of a sweep inside its results folder."""
 
 from __future__ import annotations
 

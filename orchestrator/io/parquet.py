@@ -1,4 +1,4 @@
-"""Parquet files that show their damage: a checksum of every page, and one of the whole file in its metadata."""
+"""Parquet files with checksums: one of every page, and one of the whole file in its metadata."""
 
 from __future__ import annotations
 

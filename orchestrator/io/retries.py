@@ -1,4 +1,4 @@
-"""Trying again what passes by itself, and nothing else: with a limit, and a line in the log for every try."""
+"""Retries of transient errors and of nothing else: with a limit, and a line in the log for every retry."""
 
 from __future__ import annotations
 

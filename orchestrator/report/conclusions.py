@@ -1,4 +1,4 @@
-"""What the numbers of one summary line allow to say, in words, and no more than that."""
+"""Conclusions in words from one line of the summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the terminal's table has no room for: how to read it, what sets its rows apart, and what went wrong."""
+"""Notes beside the terminal's table: how to read it, in what its rows differ, and what went wrong."""
 
 from __future__ import annotations
 

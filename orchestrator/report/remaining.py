@@ -1,4 +1,4 @@
-"""What a results folder still lacks of the sweep that it belongs to."""
+"""What is still missing in a results folder of the sweep that it belongs to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report shows rather than tells: figures and the gallery of reconstructions, as data URIs."""
+"""The report's sections of pictures: figures and the gallery of reconstructions, as data URIs."""
 
 from __future__ import annotations
 

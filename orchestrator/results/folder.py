@@ -1,4 +1,4 @@
-"""Whose results a folder holds: the resolved config in `sweep.json`."""
+"""Which sweep a results folder belongs to: the resolved config in `sweep.json`."""
 
 from __future__ import annotations
 

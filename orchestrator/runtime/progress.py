@@ -1,4 +1,4 @@
-"""What a running sweep says: trials done, best PSNR, rate, time left."""
+"""The progress of a running sweep: trials done, best PSNR, rate, time left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stopping when told to: SIGTERM and SIGUSR1 end a sweep so that the same command goes on with it later."""
+"""Stopping on a signal: SIGTERM and SIGUSR1 end a sweep so that the same command resumes it later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard output and error as commands use them: what cannot be shown never ends a command that has work to do."""
+"""Standard output and error: what cannot be printed never ends a command that still has work to do."""
 
 from __future__ import annotations
 

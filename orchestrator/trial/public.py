@@ -1,4 +1,4 @@
-"""What anybody can answer for a batch without its signal: controls that are assigned to the truth as an attack is."""
+"""Controls of a batch that need no signal: public images, assigned to the truth as an attack's answers are."""
 
 from __future__ import annotations
 
