@@ -225,6 +225,7 @@ def test_tests_live_where_their_modules_live() -> None:
         "cluster",
         "containers",
         "docker",
+        "docs",
         "scripts",
         "benchmarks",
     }
