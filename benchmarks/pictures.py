@@ -35,8 +35,8 @@ from torch import Tensor
 
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto
-from attack_core.fc.head import Prefix, find_tail
-from attack_core.inversion.continuation import Descent
+from attack_core.fc.head import Prefix, find_head
+from attack_core.inversion.continuation import Continuation
 from attack_core.metrics.metrics import psnr
 from fl_core.base.errors import InputError, unknown_name
 from fl_core.base.rng import generator
@@ -181,10 +181,10 @@ def gather(options: argparse.Namespace) -> list[Kind]:
 
 def measure(kinds: Sequence[Kind], options: argparse.Namespace) -> None:
     """Attack every picture, kind by kind in turn, so that a busy machine slows all kinds alike."""
-    attack = Auto(analytic=Analytic(inversion=Descent(evaluations=options.evaluations)))
+    attack = Auto(analytic=Analytic(inversion=Continuation(evaluations=options.evaluations)))
     config = ModelConfig(image_size=options.image_size)
     model, state = build_model(config), initial_state(config, generator("model", options.seed))
-    features = Prefix(model, state, find_tail(model, state, options.image_size).first)
+    features = Prefix(model, state, find_head(model, state, options.image_size).first)
     for number in range(options.victims):
         for kind in kinds:
             truth = kind.pictures[number : number + 1]
@@ -214,7 +214,7 @@ def count_directions(kinds: Sequence[Kind], options: argparse.Namespace) -> list
     """For each kind's first picture: its numbers, its features that are not 0, and the rank of their Jacobian."""
     config = ModelConfig(image_size=options.image_size)
     model, state = build_model(config), initial_state(config, generator("model", options.seed))
-    features = Prefix(model, state, find_tail(model, state, options.image_size).first)
+    features = Prefix(model, state, find_head(model, state, options.image_size).first)
     lines = []
     for kind in kinds:
         picture = kind.pictures[:1].clone().requires_grad_(True)

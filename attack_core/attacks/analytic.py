@@ -1,6 +1,6 @@
 """The analytic attack: solve the fully connected layers exactly, then invert the features.
 
-No double backward, no label, no restarts: the layer inputs follow from linear algebra (`dense`, `disaggregation`), and
+No double backward, no label, no restarts: the layer inputs follow from linear algebra (`attack_core.fc`), and
 the image is found whose features they are (the inversion of Mahendran and Vedaldi 2015, arXiv:1412.0035, with exact
 features). Where the network has fewer features than pixels, the gradients of the layers in front refine the answer.
 """
@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from attack_core.attacks.falls_back import FallsBack
 from attack_core.base.types import Outcome, Progress, Reconstruction
 from attack_core.evidence.cross_validation import Residuals, residuals_elsewhere
-from attack_core.evidence.likelihood_ratio import credible, prior_instead
+from attack_core.evidence.likelihood_ratio import prior_instead, supported_or_prior
 from attack_core.fc.inversion import Estimate, input_estimate
 from attack_core.fc.layer_inputs import LayerInputs, Reading, magnitude
 from attack_core.fc.spear import Inseparable
 from attack_core.fc.step_order import Order
 from attack_core.gradients.objectives import Matched, squared_distance
 from attack_core.gradients.targets import check_observation
-from attack_core.inversion.continuation import Descent, Mismatch
-from attack_core.inversion.explained import Explained
+from attack_core.inversion.continuation import Continuation, Mismatch
+from attack_core.inversion.feature_fit import FeatureFit
 from attack_core.inversion.features import FeatureInverter, along_path, drift_errors
 from attack_core.inversion.refinement import NextLayer, equations_mismatch
 from attack_core.matching.matching import Matching
@@ -71,9 +71,9 @@ class Analytic(FallsBack):
 
     kind: Literal["analytic"] = "analytic"
     estimate: Literal["auto"] | Estimate = "auto"
-    inversion: Descent = field(default_factory=Descent)
+    inversion: Continuation = field(default_factory=Continuation)
     refine: Literal["auto", "always", "never"] = "auto"
-    refinement: Descent = field(default_factory=partial(Descent, evaluations=300))
+    refinement: Continuation = field(default_factory=partial(Continuation, evaluations=300))
     rounds: int = 100
     tolerance: float = 1e-3
     drift_tolerance: float = 0.1
@@ -149,7 +149,7 @@ class _Problem:
         if math.isinf(read.error):
             note = f"the known noise hides the layer input: the answer is {self._prior_name}"
             return self._result(_PRIOR, self._start().expand(count, -1, -1, -1), [note], outcome="prior")
-        if read.tail.pixels and read.complete:
+        if read.head.pixels and read.complete:
             images = read.shares.inputs.view(-1, 3, size, size)
             return self._result("analytic: layer input", images, [read.note()])
         if read.order is not None:
@@ -172,7 +172,7 @@ class _Problem:
             if self.refined
             else self._result("analytic: features", images, notes)
         )
-        return self._explaining(found, start)
+        return self._checked_fit(found, start)
 
     @property
     def count(self) -> int:
@@ -187,7 +187,7 @@ class _Problem:
     @property
     def scarce(self) -> bool:
         """Whether exact features are too few for the image, and the layers in front say more."""
-        whole = not is_sparse(self.observation) and not self.read.tail.pixels
+        whole = not is_sparse(self.observation) and not self.read.head.pixels
         return self.read.known < self.pixels and self.read.error == 0 and whole
 
     @property
@@ -201,7 +201,7 @@ class _Problem:
         shares = self.read.shares
         return FeatureInverter(
             model=self.model,
-            layer=self.read.tail.first,
+            layer=self.read.head.first,
             targets=shares.inputs,
             descent=self.attack.inversion,
             # Fewer equations than unknowns: the prior has to decide more.
@@ -211,7 +211,7 @@ class _Problem:
             unknown=shares.unknown,
             ceiling=shares.ceiling,
             following=self._following(),
-            held_out=self._held_out(),
+            validation=self._validation(),
         )
 
     def _along(self, order: Order) -> Reconstruction:
@@ -234,7 +234,7 @@ class _Problem:
         mismatch: Mismatch = equations_mismatch(
             self.model,
             self.observation.state,
-            read.tail,
+            read.head,
             read.gradients,
             inverter.known(read.shares.inputs),
             read.shares.errors,
@@ -244,7 +244,7 @@ class _Problem:
         )
         return self._result("analytic: features, refined", images, notes)
 
-    def _held_out(self) -> Residuals | None:
+    def _validation(self) -> Residuals | None:
         """How a single noisy image is judged: by all numbers but those that its features were read from."""
         read = self.read
         if not read.error or self.count > 1:
@@ -256,24 +256,24 @@ class _Problem:
         found = self._result("analytic: features", images, notes)
         reason = "the image explains the signal no better than a fit to the known noise would"
         if self.count > 1:
-            answer = credible(found, self.observation, self.model, reason)
+            answer = supported_or_prior(found, self.observation, self.model, reason)
         else:
             answer = prior_instead(found, self.observation, reason) if torch.equal(images, start) else found
         return answer if answer is found else replace(answer, method=_PRIOR)
 
-    def _explaining(self, found: Reconstruction, prior: Tensor) -> Reconstruction:
+    def _checked_fit(self, found: Reconstruction, prior: Tensor) -> Reconstruction:
         """`found` with a note where it leaves exact features unexplained; `prior` where it is worth no more."""
         exact = self.read.complete and self.read.shares.residual <= self.attack.tolerance
         if not exact or self.observation.steps > 1:
             return found
-        judge = Explained(observation=self.observation, model=self.model, read=self.read)
+        judge = FeatureFit(observation=self.observation, model=self.model, read=self.read)
         images = found.images.to(prior.device)
         mismatch = judge.mismatch(images)
         if mismatch <= judge.limits.unexplained:
             return found
         note = f"the answer does not explain the features: relative mismatch {magnitude(mismatch)}"
         found = replace(found, notes=(*found.notes, note))
-        if not judge.worthless(images, prior):
+        if not judge.no_better_than_prior(images, prior):
             return found
         reason = (
             "what was trained on was not recovered: the answer explains the first layer's gradient hardly better "
@@ -285,9 +285,9 @@ class _Problem:
     def _following(self) -> NextLayer | None:
         """What the second layer's gradients say of the first one's outputs, where some of its inputs are unknown."""
         read = self.read
-        if read.shares.unknown is None or not read.tail.rectified:
+        if read.shares.unknown is None or not read.head.rectified:
             return None
-        first, second = read.tail.layers[:2]
+        first, second = read.head.layers[:2]
         weight, bias = (f"{second}.{kind}" for kind in ("weight", "bias"))
         if sent_numbers(self.observation).keys() & {weight, bias} or not bool(read.gradients[bias].any()):
             return None

@@ -2,7 +2,7 @@
 
 What decides: the network's fully connected end, the number of images, the signal and its steps, and the noise that
 the threat model lets the attacker know of. The reason is a note of the answer. Where the known error of the signal
-drowns what the images could say, the answer is the mean public image (`credibility`).
+drowns what the images could say, the answer is the mean public image (`attack_core.evidence`).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.falls_back import FallsBack
 from attack_core.base.types import Progress, Reconstruction
 from attack_core.evidence.likelihood_ratio import (
-    credible,
     explains_more,
     prior_answer,
     prior_instead,
     says_nothing,
+    supported_or_prior,
     too_weak,
 )
-from attack_core.fc.head import solvable_tail
+from attack_core.fc.head import solvable_head
 from attack_core.gradients.objectives import Signs
 from attack_core.gradients.targets import check_observation, gradient_estimate
-from attack_core.input_inversion.inversion import undone
+from attack_core.input_inversion.inversion import invert_inputs
 from attack_core.local_sgd.simulation import Averaged, Simulated
 from attack_core.matching.features import FeatureTarget
 from attack_core.matching.matching import Matching, at_the_mean
@@ -35,12 +35,12 @@ from attack_core.matching.presets import soft_matching
 from attack_core.signal.inits import Init
 from attack_core.signal.labels import resolve_labels
 from attack_core.signal.signal_model import (
-    code_of_images,
     cut_columns,
     knows_errors,
     mixes_labels,
     rounds_fairly,
     sends_signs,
+    vib_of_images,
     withholds,
 )
 from fl_core.base.errors import InputError
@@ -102,7 +102,7 @@ class Auto(FallsBack):
     ) -> Reconstruction:
         """Run the attack; see `attack_core.base.types.Attack`. Raises what the chosen attack raises."""
         found = self._trained_on(observation, model, generator, progress)
-        return found if found.outcome == "prior" else undone(found, observation)
+        return found if found.outcome == "prior" else invert_inputs(found, observation)
 
     def _trained_on(
         self,
@@ -132,7 +132,7 @@ class Auto(FallsBack):
         if not knows_errors(observation):
             return self._weighed(found, fallback, observation, model, generator)
         reason = "auto: what matching found explains the signal no better than a fit to the known error would"
-        return credible(found, observation, model, reason)
+        return supported_or_prior(found, observation, model, reason)
 
     def _weighed(
         self,
@@ -158,7 +158,7 @@ class Auto(FallsBack):
         several = observation.steps > 1 and observation.clients == 1
         plain = self.fallback.local == Averaged() and self.fallback.images in (None, observation.examples)
         # A simulation knows nothing of draws; the mean gradient is taken at draws that are optimised.
-        drawn = code_of_images(observation) is not None
+        drawn = vib_of_images(observation) is not None
         local = Simulated() if several and plain and not drawn else self.fallback.local
         known = observation.examples == 1 and knows_features(observation, model)
         weight = self.feature_weight if known else self.fallback.feature_weight
@@ -178,7 +178,7 @@ class Auto(FallsBack):
 def knows_features(observation: Observation, model: nn.Module) -> bool:
     """Whether the network has a fully connected end whose gradients determine one image's features."""
     try:
-        solvable_tail(model, observation)
+        solvable_head(model, observation)
         FeatureTarget.of(1.0, observation, model, gradient_estimate(observation))
     except InputError:
         return False
@@ -191,29 +191,29 @@ def obstacle_to_analytic(
     """Why the analytic attack would not do well on this observation; None where it should."""
     size, images = observation.model.image_size, observation.examples
     try:
-        tail = solvable_tail(model, observation)
+        head = solvable_head(model, observation)
     except InputError as reason:
         return str(reason).removesuffix(".")
     if sends_signs(observation) and not rounds_fairly(observation):
         return "signs of numbers tell nothing of their sizes"
-    features = observation.state.parameters[f"{tail.first}.weight"].shape[1]
+    features = observation.state.parameters[f"{head.first}.weight"].shape[1]
     pixels = 3 * size * size
     if features < limits.least_features * pixels:
-        return f"layer {tail.first} has {features} features for {pixels} pixels"
-    cut = cut_columns(observation, f"{tail.first}.weight")
+        return f"layer {head.first} has {features} features for {pixels} pixels"
+    cut = cut_columns(observation, f"{head.first}.weight")
     if cut and features - cut < limits.least_uncut * pixels:
-        return f"{features - cut} features of layer {tail.first} are left for {pixels} pixels"
+        return f"{features - cut} features of layer {head.first} are left for {pixels} pixels"
     if images == 1:
         return None
     if mixes_labels(observation) and observation.steps > 1:
         return f"labels were mixed, which hides how the weights moved between {images} images"
-    if tail.random and observation.steps > 1:
-        return f"the codes that were drawn hide how the weights moved between {images} images"
-    if not tail.rectified:
+    if head.random and observation.steps > 1:
+        return f"the bottleneck's noise hides how the weights moved between {images} images"
+    if not head.rectified:
         return f"no ReLU between fully connected layers tells {images} images apart"
     if images > limits.most_images:
         return f"{images} images are too many to tell apart"
-    if withholds(observation, f"{tail.first}.weight"):
+    if withholds(observation, f"{head.first}.weight"):
         return f"numbers were withheld, so {images} images do not come apart"
     if knows_errors(observation):
         return f"the known noise hides which units {images} images leave off"

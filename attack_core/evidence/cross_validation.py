@@ -1,8 +1,8 @@
 """Cross-validation on other layers: whether an image explains gradients that it was not read from.
 
 An image that is fitted to a few noisy numbers explains these better and better while it turns into noise. What tells is
-how well it explains the others, whose noise it has not seen: cross-validation (Stone 1974), here along a path of priors
-that give way.
+how well it explains the others, whose noise it has not seen: cross-validation (Stone 1974), here along a path of ever
+weaker priors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fl_core.base.types import Tensors
 from fl_core.threat.observation import Observation
 
 Residuals = Callable[[Tensor], Tensor]
-"""From images (B, 3, S, S) to what they leave unexplained of the numbers held out (N,), each in units of the known
+"""From images (B, 3, S, S) to what they leave unexplained of the validation numbers (N,), each in units of the known
 error's standard deviation."""
 
 

@@ -72,7 +72,7 @@ def too_weak(observation: Observation) -> bool:
     return signal_energy(observation, gradient_estimate(observation)) < pixels(observation)
 
 
-def is_credible(
+def is_supported(
     found: Reconstruction, prior: Reconstruction, observation: Observation, model: nn.Module
 ) -> bool:
     """Whether `found` explains the signal better than `prior` does by more than a fit to the error would."""
@@ -80,12 +80,12 @@ def is_credible(
     return explained[0] - explained[1] > pixels(observation)
 
 
-def credible(
+def supported_or_prior(
     found: Reconstruction, observation: Observation, model: nn.Module, reason: str
 ) -> Reconstruction:
-    """`found` where it is credible, else the prior with `reason` as its last note, at the cost of finding."""
+    """`found` where the signal supports it, else the prior with `reason` as its last note, at the cost of finding."""
     prior = prior_instead(found, observation, reason)
-    return found if is_credible(found, prior, observation, model) else prior
+    return found if is_supported(found, prior, observation, model) else prior
 
 
 def prior_instead(found: Reconstruction, observation: Observation, reason: str) -> Reconstruction:

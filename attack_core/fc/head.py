@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attack_core.gradients.handles import couples_examples
-from attack_core.signal.signal_model import code_of_images
+from attack_core.signal.signal_model import vib_of_images
 from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState, Tensors
 from fl_core.models.bottleneck import find_bottleneck
@@ -26,7 +26,7 @@ from fl_core.threat.observation import Observation
 
 
 @dataclass(frozen=True)
-class Tail:
+class Head:
     """Names of the last linear layers, first to last, with a ReLU after each but the last.
 
     `pixels` says that the first one's input is the flattened image itself. `random` says that a bottleneck that draws
@@ -56,20 +56,20 @@ class _Call:
     output: Tensor
 
 
-def solvable_tail(model: nn.Module, observation: Observation) -> Tail:
-    """`find_tail` of the observed network; raises `InputError` too where BatchNorm mixes the images before it."""
+def solvable_head(model: nn.Module, observation: Observation) -> Head:
+    """`find_head` of the observed network; raises `InputError` too where BatchNorm mixes the images before it."""
     if couples_examples(model):
         raise InputError("BatchNorm in train mode mixes the images of a batch.")
-    return observed_tail(model, observation)
+    return observed_head(model, observation)
 
 
-def observed_tail(model: nn.Module, observation: Observation) -> Tail:
-    """`find_tail` of the observed network, through its bottleneck where the attacker knows that one draws."""
-    through = code_of_images(observation) is not None
-    return find_tail(model, observation.state, observation.model.image_size, through=through)
+def observed_head(model: nn.Module, observation: Observation) -> Head:
+    """`find_head` of the observed network, through its bottleneck where the attacker knows that one draws."""
+    through = vib_of_images(observation) is not None
+    return find_head(model, observation.state, observation.model.image_size, through=through)
 
 
-def find_tail(model: nn.Module, state: ModelState, image_size: int, *, through: bool = False) -> Tail:
+def find_head(model: nn.Module, state: ModelState, image_size: int, *, through: bool = False) -> Head:
     """The fully connected end of `model`, found by running one image; raises `InputError` where there is none.
 
     `through` goes on in front of a bottleneck: whatever it drew, its gradients and those in front hold for that draw.
@@ -90,12 +90,12 @@ def find_tail(model: nn.Module, state: ModelState, image_size: int, *, through: 
         layers.insert(0, linear)
     entry = layers[0].input
     pixels = entry.shape[1] == image.numel() and bool(torch.equal(entry[0], image.flatten()))
-    return Tail(tuple(call.name for call in layers), pixels, found is not None)
+    return Head(tuple(call.name for call in layers), pixels, found is not None)
 
 
-def tail_errors(weights: Tensors, tail: Tail, inputs: Tensor, labels: Tensor) -> Tensor:
+def head_errors(weights: Tensors, head: Head, inputs: Tensor, labels: Tensor) -> Tensor:
     """The loss's gradient (B, O) at the first layer's output for each image alone."""
-    first, *rest = tail.layers
+    first, *rest = head.layers
     outputs = passed_through(weights, [first], inputs).requires_grad_(True)
     logits = passed_through(weights, rest, outputs.relu()) if rest else outputs
     loss = functional.cross_entropy(logits, labels, reduction="sum")

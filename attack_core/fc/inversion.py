@@ -2,7 +2,7 @@
 
 For one image the weight gradient of a layer y = W x + b is the outer product of the error at y and the input x, and
 the bias gradient is that error: every row of one over the other is x (Phong et al. 2018, arXiv:1706.04340; Geiping et
-al. 2020, arXiv:2003.14053, prop. 3.1). For several images both are sums, which `disaggregation` takes apart.
+al. 2020, arXiv:2003.14053, prop. 3.1). For several images both are sums, which `attack_core.fc.spear` separates.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from attack_core.fc.head import Tail
-from attack_core.fc.spear import Inseparable, disaggregate
+from attack_core.fc.head import Head
+from attack_core.fc.spear import Inseparable, separate_batch
 from fl_core.base.device import exact
 from fl_core.base.numbers import TINY
 from fl_core.base.types import Tensors
@@ -46,7 +46,7 @@ READING_LIMITS = ReadingLimits()
 
 @dataclass(frozen=True)
 class Shares:
-    """Each image's part in the gradient of the tail's first layer.
+    """Each image's part in the gradient of the head's first layer.
 
     `inputs` (B, I) and `errors` (B, O) are that layer's; `logit_errors` (B, K) are those at the network's output, up
     to a positive factor for each image. `residual` is the relative L2 distance between the observed weight gradient
@@ -151,7 +151,7 @@ def _gram(weight: Tensor, bias: Tensor) -> Tensor:
 def recover_shares(
     gradients: Tensors,
     weights: Tensors,
-    tail: Tail,
+    head: Head,
     count: int,
     generator: torch.Generator,
     *,
@@ -167,26 +167,26 @@ def recover_shares(
 
     Several images are told apart at the last hidden layer, whose errors the output layer's weights explain, and
     followed down from there: a layer's inputs, known, say which units below are on, so the errors there are known
-    too and the inputs are the solution of linear equations. `rounds` and `tolerance` are `disaggregate`'s,
+    too and the inputs are the solution of linear equations. `rounds` and `tolerance` are `separate_batch`'s,
     `balance` is `input_estimate`'s for a single image. Raises `Inseparable`.
     """
     if count == 1:
-        weight, bias = (gradients[f"{tail.first}.{kind}"] for kind in ("weight", "bias"))
+        weight, bias = (gradients[f"{head.first}.{kind}"] for kind in ("weight", "bias"))
         inputs = input_estimate(weight, bias, estimate, balance=balance)[None]
         residual = _distance(bias[:, None] * inputs, weight)
-        return Shares(inputs, bias[None], gradients[f"{tail.layers[-1]}.bias"][None], residual)
-    if tail.random:
-        return _in_front(gradients, weights, tail, count, generator, rounds=rounds, tolerance=tolerance)
-    if len(tail.layers) < 2:
+        return Shares(inputs, bias[None], gradients[f"{head.layers[-1]}.bias"][None], residual)
+    if head.random:
+        return _in_front(gradients, weights, head, count, generator, rounds=rounds, tolerance=tolerance)
+    if len(head.layers) < 2:
         raise Inseparable(
-            f"one fully connected layer of {len(gradients[f'{tail.first}.bias'])} outputs holds no ReLU pattern "
+            f"one fully connected layer of {len(gradients[f'{head.first}.bias'])} outputs holds no ReLU pattern "
             f"that tells {count} images apart"
         )
-    hidden, last = tail.layers[-2:]
+    hidden, last = head.layers[-2:]
     ends = [weights] if after is None else [weights, after]
     middle = weights if after is None else {name: (weights[name] + after[name]) / 2 for name in weights}
     outgoing = middle[f"{last}.weight"]
-    mixture = disaggregate(
+    mixture = separate_batch(
         gradients[f"{hidden}.weight"],
         gradients[f"{hidden}.bias"],
         count,
@@ -198,15 +198,15 @@ def recover_shares(
     )
     logit_errors = _logit_errors(mixture.errors, outgoing)
     errors, inputs = mixture.errors, mixture.inputs
-    for lower, upper in reversed(list(zip(tail.layers[:-2], tail.layers[1:-1], strict=True))):
+    for lower, upper in reversed(list(zip(head.layers[:-2], head.layers[1:-1], strict=True))):
         errors = (errors @ middle[f"{upper}.weight"]) * _switched_on(inputs)
         observed = exact(gradients[f"{lower}.weight"], _PURPOSE)
         inputs = torch.linalg.lstsq(exact(errors.mT, _PURPOSE), observed).solution.to(errors)
-    weight = gradients[f"{tail.first}.weight"]
+    weight = gradients[f"{head.first}.weight"]
     residual = _distance(errors.mT @ inputs, weight)
     if not residual <= tolerance:
         raise Inseparable(
-            f"the errors followed down to {tail.first} leave {residual:.1e} of its gradient unexplained"
+            f"the errors followed down to {head.first} leave {residual:.1e} of its gradient unexplained"
         )
     return Shares(inputs, errors, logit_errors, residual)
 
@@ -214,7 +214,7 @@ def recover_shares(
 def _in_front(
     gradients: Tensors,
     weights: Tensors,
-    tail: Tail,
+    head: Head,
     count: int,
     generator: torch.Generator,
     *,
@@ -226,10 +226,10 @@ def _in_front(
     What its layers hand back depends on the draws, so the zeros of the ReLU in front alone tell images apart, and
     labels stay those of the whole. Raises `Inseparable`.
     """
-    if not tail.rectified:
+    if not head.rectified:
         raise Inseparable(f"no ReLU in front of the bottleneck tells {count} images apart")
-    weight, bias = (f"{tail.first}.{kind}" for kind in ("weight", "bias"))
-    mixture = disaggregate(
+    weight, bias = (f"{head.first}.{kind}" for kind in ("weight", "bias"))
+    mixture = separate_batch(
         gradients[weight],
         gradients[bias],
         count,
@@ -238,7 +238,7 @@ def _in_front(
         rounds=rounds,
         tolerance=tolerance,
     )
-    whole = gradients[f"{tail.layers[-1]}.bias"].expand(count, -1)
+    whole = gradients[f"{head.layers[-1]}.bias"].expand(count, -1)
     return Shares(mixture.inputs, mixture.errors, whole, mixture.residual)
 
 

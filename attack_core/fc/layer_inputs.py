@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from attack_core.fc.head import Tail, solvable_tail
+from attack_core.fc.head import Head, solvable_head
 from attack_core.fc.inversion import Estimate, Shares, completed_input, estimate_error, recover_shares
 from attack_core.fc.rank_one import scaled_input
 from attack_core.fc.spear import Inseparable
@@ -69,7 +69,7 @@ class LayerInputs:
     """
 
     gradients: Tensors
-    tail: Tail
+    head: Head
     shares: Shares
     order: Order | None
     error: float
@@ -80,20 +80,20 @@ class LayerInputs:
     ) -> LayerInputs:
         """Solve the fully connected layers; raises `Inseparable`."""
         try:
-            tail = solvable_tail(model, observation)
+            head = solvable_head(model, observation)
         except InputError as reason:
             raise Inseparable(str(reason).removesuffix(".")) from None
         gradients = gradient_estimate(observation)
-        if withholds(observation, f"{tail.first}.weight"):
-            shares, order, error = _completed(observation, gradients, tail)
+        if withholds(observation, f"{head.first}.weight"):
+            shares, order, error = _completed(observation, gradients, head)
         else:
-            shares, order, error = _separated(reading, observation, gradients, tail, generator)
-        return cls(gradients=gradients, tail=tail, shares=shares, order=order, error=error)
+            shares, order, error = _separated(reading, observation, gradients, head, generator)
+        return cls(gradients=gradients, head=head, shares=shares, order=order, error=error)
 
     @property
     def own(self) -> tuple[str, str]:
         """The names of the parameters that the inputs were read from."""
-        return f"{self.tail.first}.weight", f"{self.tail.first}.bias"
+        return f"{self.head.first}.weight", f"{self.head.first}.bias"
 
     @property
     def known(self) -> int:
@@ -109,7 +109,7 @@ class LayerInputs:
     def note(self) -> str:
         """In words what was read, and how well."""
         images = len(self.shares.inputs)
-        layer = self.tail.layers[-2] if images > 1 and not self.tail.random else self.tail.first
+        layer = self.head.layers[-2] if images > 1 and not self.head.random else self.head.first
         what = "the input" if images == 1 else f"the inputs of {images} images"
         note = f"{what} of layer {layer} from its gradients"
         if self.shares.unknown is not None:
@@ -123,14 +123,14 @@ class LayerInputs:
 
 
 def _separated(
-    reading: Reading, observation: Observation, gradients: Tensors, tail: Tail, generator: torch.Generator
+    reading: Reading, observation: Observation, gradients: Tensors, head: Head, generator: torch.Generator
 ) -> tuple[Shares, Order | None, float]:
     """The images' shares, with the order of several steps, and the relative squared error that known noise leaves.
 
     Raises `Inseparable`.
     """
     moved = observation.steps > 1
-    weight, bias = (f"{tail.first}.{kind}" for kind in ("weight", "bias"))
+    weight, bias = (f"{head.first}.{kind}" for kind in ("weight", "bias"))
     known = deviations(observation, gradients)
     sigma, bias_sigma = known[weight], known[bias]
     # As if both had the same noise, which is what one estimate and that of its error take.
@@ -140,7 +140,7 @@ def _separated(
         recover_shares,
         gradients,
         observation.state.parameters,
-        tail,
+        head,
         observation.examples,
         generator,
         estimate=chosen if reading.estimate == "auto" else reading.estimate,
@@ -149,7 +149,7 @@ def _separated(
         after=weights_along(observation, 1.0).parameters if moved else None,
         balance=balance,
     )
-    shares, order = _checked(recover, observation, tail)
+    shares, order = _checked(recover, observation, head)
     error = 0.0
     if sigma > 0:
         error = estimate_error(gradients[weight], gradients[bias] * balance, sigma)
@@ -159,7 +159,7 @@ def _separated(
 def _checked(
     recover: Callable[[], Shares],
     observation: Observation,
-    tail: Tail,
+    head: Head,
     check: SeparationCheck = SEPARATION_CHECK,
 ) -> tuple[Shares, Order | None]:
     """Shares that the network's own fully connected end confirms, with the order of several steps.
@@ -169,30 +169,30 @@ def _checked(
     the last hidden layer explain only roughly. Raises `Inseparable`.
     """
     several = observation.steps > 1
-    if observation.examples == 1 or tail.random or (several and (observation.clients > 1 or tail.pixels)):
+    if observation.examples == 1 or head.random or (several and (observation.clients > 1 or head.pixels)):
         return recover(), None
     misfit = math.inf
     for _ in range(check.attempts):
         shares = recover()
-        order = find_order(observation, tail, shares)
+        order = find_order(observation, head, shares)
         if order.misfit <= check.misfit:
             return shares, order
         misfit = min(misfit, order.misfit)
     raise Inseparable(f"the recovered inputs do not cause the recovered errors (misfit {misfit:.2f})")
 
 
-def _completed(observation: Observation, gradients: Tensors, tail: Tail) -> tuple[Shares, None, float]:
+def _completed(observation: Observation, gradients: Tensors, head: Head) -> tuple[Shares, None, float]:
     """What `_separated` gives, where numbers were withheld.
 
     Raises `Inseparable` for several images, and where too little was sent.
     """
     if observation.examples > 1:
         raise Inseparable(f"numbers were withheld, so {observation.examples} images do not come apart")
-    name = f"{tail.first}.weight"
-    weight, bias, mask, sent_bias = layer_numbers(observation, gradients, tail.first)
-    logit_errors = gradients[f"{tail.layers[-1]}.bias"]
+    name = f"{head.first}.weight"
+    weight, bias, mask, sent_bias = layer_numbers(observation, gradients, head.first)
+    logit_errors = gradients[f"{head.layers[-1]}.bias"]
     if sees_a_part(observation) and not bool((sent_bias & (bias != 0)).any()):
-        found = scaled_input(weight, mask, tail, observation.state.parameters)
+        found = scaled_input(weight, mask, head, observation.state.parameters)
         inputs, known, errors, logit_errors = found.inputs, found.known, found.errors, found.logit_errors
     else:
         inputs, known = completed_input(weight, bias, mask, sent_bias)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attack_core.fc.head import Tail, passed_through, tail_errors
+from attack_core.fc.head import Head, head_errors, passed_through
 from attack_core.fc.inversion import completed_input
 from attack_core.fc.spear import Inseparable
 from fl_core.base.device import exact
@@ -51,9 +51,9 @@ class Scaled:
 
 
 def scaled_input(
-    weight: Tensor, sent: Tensor, tail: Tail, parameters: Tensors, search: LengthSearch = LENGTH_SEARCH
+    weight: Tensor, sent: Tensor, head: Head, parameters: Tensors, search: LengthSearch = LENGTH_SEARCH
 ) -> Scaled:
-    """A single image's input of the tail's first layer from its weight gradient (O, I), 0 where `sent` is False.
+    """A single image's input of the head's first layer from its weight gradient (O, I), 0 where `sent` is False.
 
     `parameters` are the network's weights, by name. Raises `Inseparable` where no input of this direction causes such
     an error, or nothing was seen.
@@ -70,10 +70,10 @@ def scaled_input(
     reached = sent.to(weight) @ direction.square()
     error = (weight @ direction) / reached.clamp_min(TINY)
     rows = reached > search.seen
-    label, length, missed = _length(direction, error, rows, tail, parameters, search)
+    label, length, missed = _length(direction, error, rows, head, parameters, search)
     if missed > search.largest_mismatch:
         raise Inseparable("no bias gradient was seen, and no length of the layer's input explains its error")
-    logits = passed_through(parameters, tail.layers, direction[None] * length)[0]
+    logits = passed_through(parameters, head.layers, direction[None] * length)[0]
     target = functional.one_hot(torch.tensor(label), len(logits)).to(logits)
     return Scaled(
         direction * length, torch.where(rows, error / length, 0.0), known, logits.softmax(0) - target
@@ -81,19 +81,19 @@ def scaled_input(
 
 
 def _length(
-    direction: Tensor, error: Tensor, rows: Tensor, tail: Tail, parameters: Tensors, search: LengthSearch
+    direction: Tensor, error: Tensor, rows: Tensor, head: Head, parameters: Tensors, search: LengthSearch
 ) -> tuple[int, float, float]:
     """The label and length whose error fits best on the `rows` that were seen, and its relative squared distance."""
-    classes = len(parameters[f"{tail.layers[-1]}.bias"])
+    classes = len(parameters[f"{head.layers[-1]}.bias"])
     best = (0, 1.0, float("inf"))
     for label in range(classes):
         here = torch.full((1,), label, device=direction.device)
-        short = tail_errors(parameters, tail, torch.zeros_like(direction)[None], here)
+        short = head_errors(parameters, head, torch.zeros_like(direction)[None], here)
         # Of a short input the error hardly depends on it, so that its length follows from the error's size.
         centre, span = float(error[rows].norm() / short[0, rows].norm().clamp_min(TINY)), search.span
         for _ in range(search.zooms):
             lengths = centre * torch.logspace(-1.0, 1.0, search.lengths, base=span).to(direction)
-            caused = tail_errors(parameters, tail, lengths[:, None] * direction, here.expand(search.lengths))
+            caused = head_errors(parameters, head, lengths[:, None] * direction, here.expand(search.lengths))
             apart = (lengths[:, None] * caused - error)[:, rows].square().sum(1)
             missed, place = (apart / error[rows].square().sum()).min(0)
             centre, span = float(lengths[place]), span ** (2.0 / search.lengths)

@@ -78,7 +78,7 @@ class Inseparable(Exception):
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Separation:
     """A layer's gradient taken apart: `errors` (B, O), `inputs` (B, I), and how well they explain it.
 
     `residual` is the relative L2 distance between the observed weight gradient and the one they give.
@@ -89,7 +89,7 @@ class Mixture:
     residual: float
 
 
-def disaggregate(
+def separate_batch(
     weight: Tensor,
     bias: Tensor,
     count: int,
@@ -100,7 +100,7 @@ def disaggregate(
     rounds: int = 100,
     tolerance: float = 1e-3,
     limits: SpearLimits = SPEAR_LIMITS,
-) -> Mixture:
+) -> Separation:
     """Errors and inputs of `count` images from a weight gradient (O, I) and a bias gradient (O,).
 
     `layers` is the layer itself, weights (O, I) and biases (O,), `outgoing` the weights (K, O) of the last layer where
@@ -109,27 +109,29 @@ def disaggregate(
     gradients. Raises `Inseparable`.
     """
     last = _LastLayer.of([exact(each, _PURPOSE) for each in outgoing], limits) if outgoing else None
-    puzzle = _Puzzle.of(exact(weight, _PURPOSE), exact(bias, _PURPOSE), count, layers, last, limits)
+    problem = _SeparationProblem.of(
+        exact(weight, _PURPOSE), exact(bias, _PURPOSE), count, layers, last, limits
+    )
     found: list[Tensor] = []
     tried, told_apart, mixture = 0, 0, None
-    for candidates in _candidates(puzzle, generator, rounds):
-        for direction in _conspicuous(puzzle, candidates):
+    for candidates in _candidates(problem, generator, rounds):
+        for direction in _conspicuous(problem, candidates):
             if all(float((direction @ known).abs()) < 1 - limits.one_direction for known in found):
                 found.append(direction)
         if count <= len(found) and (last is not None or len(found) >= 2 * count or count == 1):
             if len(found) == tried:
                 continue  # The same directions have the same answer.
             tried = len(found)
-            told_apart, mixture = _solve(puzzle, found, tolerance)
+            told_apart, mixture = _solve(problem, found, tolerance)
             if mixture is not None:
                 break
     else:
         if last is None and count <= len(found) and len(found) != tried:
             # Few images have few directions: with two, the images' own may be all there are.
-            told_apart, mixture = _solve(puzzle, found, tolerance)
+            told_apart, mixture = _solve(problem, found, tolerance)
     if mixture is None:
         raise Inseparable(f"{told_apart or min(len(found), count - 1)} of {count} images were told apart")
-    return Mixture(mixture.errors.to(weight), mixture.inputs.to(weight), mixture.residual)
+    return Separation(mixture.errors.to(weight), mixture.inputs.to(weight), mixture.residual)
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class _LastLayer:
 
 
 @dataclass(frozen=True)
-class _Puzzle:
+class _SeparationProblem:
     """The gradients `weight` = `left` `rows`, (O, B) times (B, I), and `bias` (O,), and the layers around them."""
 
     weight: Tensor
@@ -181,7 +183,7 @@ class _Puzzle:
         layers: tuple[Layer, ...],
         last: _LastLayer | None,
         limits: SpearLimits,
-    ) -> _Puzzle:
+    ) -> _SeparationProblem:
         """Factors of rank `count` with orthonormal rows in the second; refuses another numerical rank."""
         if min(weight.shape) <= count:
             raise Inseparable(f"{count} images are too many for a layer of shape {tuple(weight.shape)}")
@@ -200,34 +202,34 @@ class _Puzzle:
         return self.left.shape[1]
 
 
-def _candidates(puzzle: _Puzzle, generator: torch.Generator, rounds: int) -> Iterator[Tensor]:
+def _candidates(problem: _SeparationProblem, generator: torch.Generator, rounds: int) -> Iterator[Tensor]:
     """Directions (N, B), unit vectors, that leave a random choice of B - 1 units off; again and again.
 
     Units themselves and, before two classes, their switches take turns: switches hit far more often where the last
     layer stood still, units alone are exact where it moved.
     """
-    left, last, limits = puzzle.left[_live(puzzle)], puzzle.last, puzzle.limits
-    if puzzle.count == 1:
+    left, last, limits = problem.left[_live(problem)], problem.last, problem.limits
+    if problem.count == 1:
         yield torch.ones((1, 1), dtype=left.dtype)
         return
     pools = [_distinct(left, limits)]
     if last is not None and last.common is not None:
-        pools.insert(0, _switches(left, last.common[_live(puzzle)], limits))
-    pools = [units for units in pools if len(units) >= puzzle.count]
+        pools.insert(0, _switches(left, last.common[_live(problem)], limits))
+    pools = [units for units in pools if len(units) >= problem.count]
     if not pools:
-        raise Inseparable(f"too few units react to tell {puzzle.count} images apart")
+        raise Inseparable(f"too few units react to tell {problem.count} images apart")
     for number in range(rounds):
         units = pools[number % len(pools)]
         keys = torch.rand((limits.together, len(units)), generator=generator)
-        chosen = units[keys.topk(puzzle.count - 1, dim=1).indices]
+        chosen = units[keys.topk(problem.count - 1, dim=1).indices]
         candidates = torch.linalg.svd(chosen, full_matrices=True).Vh[:, -1]
         yield torch.cat([candidates, _tightened(left, candidates, limits)]) if len(pools) > 1 else candidates
 
 
-def _live(puzzle: _Puzzle) -> Tensor:
+def _live(problem: _SeparationProblem) -> Tensor:
     """Units that are on for any image."""
-    size = puzzle.left.norm(dim=1)
-    live: Tensor = size > puzzle.limits.live * size.max()
+    size = problem.left.norm(dim=1)
+    live: Tensor = size > problem.limits.live * size.max()
     return live
 
 
@@ -268,15 +270,15 @@ def _tightened(left: Tensor, candidates: Tensor, limits: SpearLimits) -> Tensor:
     return candidates
 
 
-def _conspicuous(puzzle: _Puzzle, candidates: Tensor) -> list[Tensor]:
+def _conspicuous(problem: _SeparationProblem, candidates: Tensor) -> list[Tensor]:
     """The candidates (N, B) that look like an image's error, each computed anew from all the units it leaves off."""
-    live = _live(puzzle)
-    left, last = puzzle.left[live], None if puzzle.last is None else puzzle.last.of_units(live)
+    live = _live(problem)
+    left, last = problem.left[live], None if problem.last is None else problem.last.of_units(live)
     errors = candidates @ left.mT
-    off = errors.abs() < puzzle.limits.off * errors.abs().amax(dim=1, keepdim=True)
-    if puzzle.count == 1:
+    off = errors.abs() < problem.limits.off * errors.abs().amax(dim=1, keepdim=True)
+    if problem.count == 1:
         return list(candidates)
-    enough = off.sum(1) >= (puzzle.count if last is not None else 2 * puzzle.count)
+    enough = off.sum(1) >= (problem.count if last is not None else 2 * problem.count)
     kept = []
     # Choices of units repeat, so each set of zeros is looked at once.
     for pattern in torch.unique(off[enough], dim=0):
@@ -286,58 +288,60 @@ def _conspicuous(puzzle: _Puzzle, candidates: Tensor) -> list[Tensor]:
     return kept
 
 
-def _solve(puzzle: _Puzzle, found: list[Tensor], tolerance: float) -> tuple[int, Mixture | None]:
+def _solve(
+    problem: _SeparationProblem, found: list[Tensor], tolerance: float
+) -> tuple[int, Separation | None]:
     """Errors and inputs from the directions with most zeros, and how many images of the last trial hold up.
 
     Where one image's units include nearly all of another's, their difference looks like an image too. It is found out
     by running the recovered inputs through the layer: the units that they switch on are not the ones where its error
     is. The worst offender goes and the next direction takes its place.
     """
-    errors = puzzle.left @ torch.stack(found, dim=1)
-    zeros = (errors.abs() < puzzle.limits.off * errors.abs().amax(dim=0)).sum(0)
+    errors = problem.left @ torch.stack(found, dim=1)
+    zeros = (errors.abs() < problem.limits.off * errors.abs().amax(dim=0)).sum(0)
     remaining = [found[i] for i in zeros.argsort(descending=True, stable=True).tolist()]
     while True:
-        chosen = _independent(remaining, puzzle)
-        if len(chosen) < puzzle.count:
+        chosen = _independent(remaining, problem)
+        if len(chosen) < problem.count:
             return len(chosen), None
-        mixture = _mixture(puzzle, torch.stack([remaining[i] for i in chosen], dim=1))
-        contradictions = _contradictions(puzzle, mixture)
-        if float(contradictions.max()) <= puzzle.limits.contradictions:
-            explained = (mixture.errors.sum(0) - puzzle.bias).norm() / puzzle.bias.norm()
+        mixture = _mixture(problem, torch.stack([remaining[i] for i in chosen], dim=1))
+        contradictions = _contradictions(problem, mixture)
+        if float(contradictions.max()) <= problem.limits.contradictions:
+            explained = (mixture.errors.sum(0) - problem.bias).norm() / problem.bias.norm()
             if max(float(explained), mixture.residual) <= tolerance:
-                return puzzle.count, mixture
+                return problem.count, mixture
         del remaining[chosen[int(contradictions.argmax())]]
 
 
-def _independent(directions: list[Tensor], puzzle: _Puzzle) -> list[int]:
+def _independent(directions: list[Tensor], problem: _SeparationProblem) -> list[int]:
     """The first linearly independent directions, by index, up to one for each image."""
     chosen: list[int] = []
     for i, direction in enumerate(directions):
         stacked = torch.stack([*(directions[j] for j in chosen), direction], dim=1)
-        if float(torch.linalg.svdvals(stacked)[-1]) > puzzle.limits.independent:
+        if float(torch.linalg.svdvals(stacked)[-1]) > problem.limits.independent:
             chosen.append(i)
-        if len(chosen) == puzzle.count:
+        if len(chosen) == problem.count:
             break
     return chosen
 
 
-def _mixture(puzzle: _Puzzle, directions: Tensor) -> Mixture:
+def _mixture(problem: _SeparationProblem, directions: Tensor) -> Separation:
     """What `directions` (B, B), in columns, make of both gradients; scales from the bias gradient."""
-    errors = puzzle.left @ directions
-    scales = torch.linalg.lstsq(errors, puzzle.bias[:, None]).solution[:, 0]
+    errors = problem.left @ directions
+    scales = torch.linalg.lstsq(errors, problem.bias[:, None]).solution[:, 0]
     errors = errors * scales
-    inputs = torch.linalg.lstsq(directions * scales, puzzle.rows, driver="gelsd").solution
-    residual = float((errors @ inputs - puzzle.weight).norm() / puzzle.weight.norm())
-    return Mixture(errors.mT, inputs, residual)
+    inputs = torch.linalg.lstsq(directions * scales, problem.rows, driver="gelsd").solution
+    residual = float((errors @ inputs - problem.weight).norm() / problem.weight.norm())
+    return Separation(errors.mT, inputs, residual)
 
 
-def _contradictions(puzzle: _Puzzle, mixture: Mixture) -> Tensor:
+def _contradictions(problem: _SeparationProblem, mixture: Separation) -> Tensor:
     """(B,): the share of units that an image's input switches on without an error there, or the reverse.
 
     Where the layer moved, a unit counts that contradicts it both before and after.
     """
-    reacts = mixture.errors.abs() > puzzle.limits.off * mixture.errors.abs().amax(dim=1, keepdim=True)
+    reacts = mixture.errors.abs() > problem.limits.off * mixture.errors.abs().amax(dim=1, keepdim=True)
     contradicts = torch.ones_like(reacts)
-    for weight, bias in puzzle.layers:
+    for weight, bias in problem.layers:
         contradicts &= (mixture.inputs @ weight.mT + bias > 0) != reacts
     return contradicts.double().mean(1)

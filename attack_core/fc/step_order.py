@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 from torch.nn import functional
 
-from attack_core.fc.head import Tail, passed_through, tail_errors
+from attack_core.fc.head import Head, head_errors, passed_through
 from attack_core.fc.inversion import Shares
 from attack_core.gradients.local_steps import Batch
 from attack_core.gradients.targets import (
@@ -43,7 +43,7 @@ class Order:
         return next(step for step, batch in enumerate(self.batches) if image in batch)
 
 
-def find_order(observation: Observation, tail: Tail, shares: Shares) -> Order:
+def find_order(observation: Observation, head: Head, shares: Shares) -> Order:
     """Give every image of `shares` to a local step, one epoch through; a single step takes all of them.
 
     Step by step the images are taken whose errors the weights at that step explain best. Shares that are wrong are
@@ -51,15 +51,15 @@ def find_order(observation: Observation, tail: Tail, shares: Shares) -> Order:
     single step's errors alike, as clipping does, is let pass.
     """
     total = observation.examples
-    names = [f"{layer}.{kind}" for layer in tail.layers for kind in ("weight", "bias")]
+    names = [f"{layer}.{kind}" for layer in head.layers for kind in ("weight", "bias")]
     weights = {name: observation.state.parameters[name] for name in names}
-    labels = _soft_labels(weights, tail, shares) if mixes_labels(observation) else shares.labels
+    labels = _soft_labels(weights, head, shares) if mixes_labels(observation) else shares.labels
     velocity = {name: value for name, value in velocity_estimate(observation).items() if name in weights}
     left, batches, misfit = list(range(total)), list[Batch](), 0.0
     for step in range(observation.steps):
         size = len(left) if observation.steps == 1 else min(observation.batch_size, len(left))
         scale = _share_of_step(observation, step) / size
-        errors = tail_errors(weights, tail, shares.inputs[left], labels[left]) * scale
+        errors = head_errors(weights, head, shares.inputs[left], labels[left]) * scale
         observed = shares.errors[left]
         if observation.steps == 1:
             # A clipped gradient is a shorter one, whatever its parts.
@@ -68,7 +68,7 @@ def find_order(observation: Observation, tail: Tail, shares: Shares) -> Order:
         chosen = misfits.argsort(stable=True)[:size].tolist()
         misfit = max(misfit, float(misfits[chosen].max()))
         batch = tuple(sorted(left[i] for i in chosen))
-        gradient = _tail_gradient(weights, tail, shares.inputs[list(batch)], labels[list(batch)])
+        gradient = _head_gradient(weights, head, shares.inputs[list(batch)], labels[list(batch)])
         weights, velocity = _stepped(observation, weights, velocity, gradient)
         left = [image for image in left if image not in batch]
         batches.append(batch)
@@ -149,13 +149,13 @@ def _stepped(
     return {name: value - lr * moved[name] for name, value in weights.items()}, moved
 
 
-def _soft_labels(weights: Tensors, tail: Tail, shares: Shares) -> Tensor:
+def _soft_labels(weights: Tensors, head: Head, shares: Shares) -> Tensor:
     """The label probabilities (B, K) that explain each image's errors at the output in a single step."""
-    probabilities = passed_through(weights, tail.layers, shares.inputs).softmax(dim=1)
+    probabilities = passed_through(weights, head.layers, shares.inputs).softmax(dim=1)
     return (probabilities - len(shares.inputs) * shares.logit_errors).clamp(0.0, 1.0)
 
 
-def _tail_gradient(weights: Tensors, tail: Tail, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def _head_gradient(weights: Tensors, head: Head, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """The gradient of the mean loss over a batch for the fully connected end."""
     moving = {name: value.detach().requires_grad_(True) for name, value in weights.items()}
-    return gradient_of(functional.cross_entropy(passed_through(moving, tail.layers, inputs), labels), moving)
+    return gradient_of(functional.cross_entropy(passed_through(moving, head.layers, inputs), labels), moving)

@@ -38,7 +38,7 @@ LIKENESS_WEIGHTS = LikenessWeights()
 """The weights in force."""
 
 
-def straightened(
+def invert_augmentation(
     images: Tensor, policy: Sequence[Transform], mean: Tensor, weights: LikenessWeights = LIKENESS_WEIGHTS
 ) -> Tensor:
     """Images (B, 3, S, S), each taken back by the draw of `policy` that makes it look most like `mean` (3, S, S)."""

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from attack_core.base.types import Reconstruction
-from attack_core.input_inversion.augmented import straightened
-from attack_core.input_inversion.mixtures import unmixed, unsigned
+from attack_core.input_inversion.augmented import invert_augmentation
+from attack_core.input_inversion.mixtures import expected_images, invert_mixup
 from fl_core.data.transforms import loses
 from fl_core.threat.facts import Augmented, HiddenMixture, Mixture
 from fl_core.threat.observation import Observation
 
 
-def undone(found: Reconstruction, observation: Observation) -> Reconstruction:
+def invert_inputs(found: Reconstruction, observation: Observation) -> Reconstruction:
     """`found` with its images changed back as far as one observation allows, and a note of how.
 
     The selected images and every candidate are changed by the same rule, none of them by the truth. Of several clients'
@@ -28,15 +28,15 @@ def undone(found: Reconstruction, observation: Observation) -> Reconstruction:
     for fact in observation.facts:
         match fact:
             case Mixture() if _one_batch(found, observation):
-                images, share = unmixed(found.images)
+                images, share = invert_mixup(found.images)
                 note = (
                     "no mixing was seen" if share == 1 else f"taken out of mixtures at a share of {share:.2f}"
                 )
-                found = _changed(found, images, lambda batch: unmixed(batch)[0], note)
+                found = _changed(found, images, lambda batch: invert_mixup(batch)[0], note)
             case HiddenMixture() if mean is not None:
                 if _sees_pixels(observation):
                     back, note = (
-                        partial(unsigned, mean=mean),
+                        partial(expected_images, mean=mean),
                         "signs as the mean public image makes them likely",
                     )
                 else:
@@ -46,7 +46,7 @@ def undone(found: Reconstruction, observation: Observation) -> Reconstruction:
                     )
                 found = _changed(found, back(found.images), back, note)
             case Augmented(policy=policy) if mean is not None:
-                back = partial(straightened, policy=policy, mean=mean)
+                back = partial(invert_augmentation, policy=policy, mean=mean)
                 note = "taken back by the draw of the policy that looks most like the mean public image"
                 if loses(policy):
                     note = "taken back by the policy's likeliest draw; the mean public image where it cut"

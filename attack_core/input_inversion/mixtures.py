@@ -1,6 +1,6 @@
 """From mixtures of images back to the images: which share and which order a batch was mixed with.
 
-Mixing each image with the next one of a circle is a linear map that can be undone once the one share and the circle
+Mixing each image with the next one of a circle is a linear map that can be inverted once the one share and the circle
 are known. Neither is told, but wrong guesses leave ghosts of other images: more edges (their sparsity is L1 over L2,
 Krishnan et al., CVPR 2011), at the same places in two images, and pixels out of range. Images as they came are one of
 the guesses.
@@ -49,7 +49,7 @@ UNMIXING_LIMITS = UnmixingLimits()
 """The limits in force."""
 
 
-def unmixed(images: Tensor, limits: UnmixingLimits = UNMIXING_LIMITS) -> tuple[Tensor, float]:
+def invert_mixup(images: Tensor, limits: UnmixingLimits = UNMIXING_LIMITS) -> tuple[Tensor, float]:
     """The images (B, 3, S, S) behind mixtures of that shape, and the share l of l x_i + (1 - l) x_next(i), 1 for none.
 
     Batches of more than `limits.most_images` come back as they are.
@@ -93,7 +93,7 @@ def unnaturalness(images: Tensor, limits: UnmixingLimits = UNMIXING_LIMITS) -> T
     return total
 
 
-def unsigned(images: Tensor, mean: Tensor, limits: UnmixingLimits = UNMIXING_LIMITS) -> Tensor:
+def expected_images(images: Tensor, mean: Tensor, limits: UnmixingLimits = UNMIXING_LIMITS) -> Tensor:
     """What mixtures (B, 3, S, S) whose signs were drawn anew are expected to have been, given the public `mean` image.
 
     Their absolute values a are known. Where a pixel is normal around the mean's value m with variance v, its expected

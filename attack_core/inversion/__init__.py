@@ -5,8 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "continuation": ["Descent", "Mismatch"],
-        "explained": ["Explained"],
+        "continuation": ["Continuation", "Mismatch"],
+        "feature_fit": ["FeatureFit"],
         "features": ["FeatureInverter", "along_path", "drift_errors"],
         "refinement": ["NextLayer", "equations_mismatch"],
     },

@@ -1,9 +1,9 @@
-"""Continuation: L-BFGS stages under a falling weight of the image prior, for the analytic attack.
+"""Continuation: L-BFGS under an image prior whose weight falls in stages; the engine of the analytic attack.
 
-The prior leads while the images are far off and the data have the last word, as in graduated non-convexity (Blake and
-Zisserman 1987). Where the data's error is known, the prior stops giving way once the images explain the data as well
-as the truth does: going on would fit the error (Morozov's discrepancy principle). Where other data are at hand, they
-say where to stop (`held_out`).
+The prior's weight is large while the images are far off and small at the end, as in graduated non-convexity (Blake and
+Zisserman 1987). Where the data's error is known, it stops falling once the images explain the data as well as the truth
+does: further stages would fit the error (Morozov's discrepancy principle). Where other data are at hand, they decide
+where to stop (cross-validation, `Continuation.follow`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from attack_core.base.types import AttackFailed
 from attack_core.evidence.cross_validation import Residuals, chosen, evidence
-from attack_core.inversion.preconditioner import CosineCoordinates
-from attack_core.priors.colour_tv import opponent_variation
+from attack_core.inversion.preconditioner import DctPreconditioner
+from attack_core.priors.colour_tv import colour_variation
 from fl_core.base.types import Config, require
 
 Mismatch = Callable[[Tensor], Tensor]
 """From images (B, 3, S, S) to how badly they explain the data, relative to the data's own square, ()."""
-Measure = Callable[[Tensor], CosineCoordinates]
+Measure = Callable[[Tensor], DctPreconditioner]
 """From images (B, 3, S, S) to the coordinates that suit the data there."""
 
 
@@ -74,8 +74,8 @@ CONTINUATION_LIMITS = ContinuationLimits()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Descent(Config):
-    """Minimise mismatch + weight * variation, with `opponent_variation` of `chroma` and `edge` as the prior.
+class Continuation(Config):
+    """Minimise mismatch + weight * variation, with `colour_variation` of `chroma` and `edge` as the prior.
 
     About `evaluations` of mismatch and gradient in all (a line search ends what it began), spread evenly over
     `stages` whose weight falls geometrically from `prior_start` to `prior_end`. `memory` is how many pairs L-BFGS
@@ -119,8 +119,8 @@ class Descent(Config):
         """Images (B, 3, S, S) from `start`; `report` is told each evaluation's mismatch.
 
         `stiffness` multiplies the prior's weights. `error` is the mismatch that the truth itself is expected to have:
-        above 0, the prior starts as much stronger, gives way in as many more stages, and stops where it is reached.
-        Raises `AttackFailed` where the mismatch stops being finite.
+        above 0, the prior's weight starts as much higher, falls in as many more stages, and stops falling where the
+        error is reached. Raises `AttackFailed` where the mismatch stops being finite.
         """
         weights = [stiffness * weight for weight in self._weights(error, limits)]
         images = start.detach()
@@ -145,11 +145,10 @@ class Descent(Config):
         report: Callable[[float], None] = lambda _: None,
         limits: ContinuationLimits = CONTINUATION_LIMITS,
     ) -> Tensor:
-        """Images (B, 3, S, S) from where on the prior's way the numbers held out say; `start` where they are for none.
+        """Images (B, 3, S, S) of the stage that cross-validation chooses; `start` where it supports none.
 
-        As `minimise` for a known `error`, but no stage is the last one for the data's sake: the way ends soon after
-        the evidence in `residuals` stops growing. A stage takes a quarter of the evaluations, or more where there are
-        fewer.
+        As `minimise` for a known `error`, but the mismatch ends no stage: the stages end soon after the evidence in
+        `residuals` stops growing. A stage takes a quarter of the evaluations, or more where there are fewer stages.
         """
         strongest = max(self.prior_start, limits.validated_start_over_error * error)
         stages = math.ceil(math.log(strongest / self.prior_end, limits.validated_step) + 1e-9) + 1
@@ -185,7 +184,7 @@ class Descent(Config):
         self,
         mismatch: Mismatch,
         start: Tensor,
-        coordinates: CosineCoordinates | None,
+        coordinates: DctPreconditioner | None,
         weight: float,
         evaluations: int,
         report: Callable[[float], None],
@@ -209,7 +208,7 @@ class Descent(Config):
             optimizer.zero_grad(set_to_none=True)
             candidate = start + (moved if coordinates is None else coordinates.images(moved))
             data = mismatch(candidate)
-            variation = opponent_variation(candidate, chroma=self.chroma, edge=self.edge).sum()
+            variation = colour_variation(candidate, chroma=self.chroma, edge=self.edge).sum()
             loss = limits.scale * (data + weight * variation)
             loss.backward()
             total, match = float(loss.detach()), float(data.detach())

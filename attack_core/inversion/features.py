@@ -19,8 +19,8 @@ from attack_core.evidence.cross_validation import Residuals
 from attack_core.fc.head import Prefix
 from attack_core.fc.step_order import Order, even_states, simulate
 from attack_core.gradients.targets import weights_along
-from attack_core.inversion.continuation import Descent
-from attack_core.inversion.preconditioner import CosineCoordinates
+from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.inversion.refinement import Features, NextLayer, feature_mismatch
 from fl_core.base.types import ModelState
 from fl_core.threat.observation import Observation
@@ -53,31 +53,31 @@ DRIFT_LIMITS = DriftLimits()
 class FeatureInverter:
     """Finds the images whose inputs to `layer` are `targets` (B, I), each alone.
 
-    `stiffness` and `report` are `Descent.minimise`'s, the last three but one are those of `Features`. `held_out`
+    `stiffness` and `report` are `Continuation.minimise`'s, the last three but one are those of `Features`. `validation`
     says for a single image with errors how far to go.
     """
 
     model: nn.Module
     layer: str
     targets: Tensor
-    descent: Descent
+    descent: Continuation
     stiffness: float
     generator: torch.Generator
     report: Callable[[float], None]
     unknown: Tensor | None = None
     ceiling: float = 0.0
     following: NextLayer | None = None
-    held_out: Residuals | None = None
+    validation: Residuals | None = None
 
     def invert(self, states: Sequence[ModelState], start: Tensor, errors: Sequence[float]) -> Tensor:
         """Images (B, 3, S, S) at their own weights, from `start` of that shape, at expected mismatches `errors`."""
-        measure = partial(CosineCoordinates.measured, generator=self.generator)
+        measure = partial(DctPreconditioner.measured, generator=self.generator)
         found = []
         for target, state, image, error in zip(self.targets, states, start, errors, strict=True):
             prefix = self.prefix(state)
             descend = self.descent.minimise
-            if self.held_out is not None:
-                descend = partial(self.descent.follow, residuals=self.held_out)
+            if self.validation is not None:
+                descend = partial(self.descent.follow, residuals=self.validation)
             found.append(
                 descend(
                     feature_mismatch(prefix, self.known(target[None])),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attack_core.priors.colour_tv import opponent_axes
+from attack_core.priors.colour_tv import colour_axes
 from attack_core.priors.priors import cosine_matrix
 
 Features = Callable[[Tensor], Tensor]
@@ -35,7 +35,7 @@ PRECONDITIONER_LIMITS = PreconditionerLimits()
 
 
 @dataclass(frozen=True)
-class CosineCoordinates:
+class DctPreconditioner:
     """Scaled cosine coefficients: `cosines` (S, S) and `colours` (3, 3) are orthonormal, `scale` (3, S, S) divides."""
 
     cosines: Tensor
@@ -49,9 +49,9 @@ class CosineCoordinates:
         image: Tensor,
         generator: torch.Generator,
         limits: PreconditionerLimits = PRECONDITIONER_LIMITS,
-    ) -> CosineCoordinates:
+    ) -> DctPreconditioner:
         """Scales from the gain at `image` (1, 3, S, S): white noise sent backwards has the power of J^T J."""
-        plain = cls(cosine_matrix(image.shape[-1]).to(image), opponent_axes(image), torch.ones_like(image[0]))
+        plain = cls(cosine_matrix(image.shape[-1]).to(image), colour_axes(image), torch.ones_like(image[0]))
         point = image.detach().clone().requires_grad_(True)
         found = features(point)
         power = torch.zeros_like(image[0])

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attack_core.fc.head import Prefix, Tail
+from attack_core.fc.head import Head, Prefix
 from fl_core.base.numbers import TINY
 from fl_core.base.types import ModelState, Tensors
 
@@ -70,21 +70,21 @@ def feature_mismatch(prefix: Prefix, features: Features) -> Callable[[Tensor], T
 
 
 def equations_mismatch(
-    model: nn.Module, state: ModelState, tail: Tail, gradients: Tensors, known: Features, errors: Tensor
+    model: nn.Module, state: ModelState, head: Head, gradients: Tensors, known: Features, errors: Tensor
 ) -> Callable[[Tensor], Tensor]:
     """`feature_mismatch` plus the relative squared distance of every earlier parameter's gradient.
 
-    `known` inputs and `errors` (B, O) are those of the tail's first layer.
+    `known` inputs and `errors` (B, O) are those of the head's first layer.
     """
-    own = tuple(f"{layer}." for layer in tail.layers)
+    own = tuple(f"{layer}." for layer in head.layers)
     earlier = {
         name: value.detach().clone().requires_grad_(True)
         for name, value in state.parameters.items()
         if not name.startswith(own)
     }
     moving = ModelState(parameters={**state.parameters, **earlier}, buffers=state.buffers)
-    prefix = Prefix(model, moving, tail.first)
-    back = errors @ state.parameters[f"{tail.first}.weight"]
+    prefix = Prefix(model, moving, head.first)
+    back = errors @ state.parameters[f"{head.first}.weight"]
     squares = {name: gradients[name].square().sum().clamp_min(TINY) for name in earlier}
 
     def mismatch(images: Tensor) -> Tensor:

@@ -29,9 +29,9 @@ from attack_core.gradients.local_steps import (
     path_handles,
 )
 from attack_core.gradients.targets import gradient_estimate, velocity_estimate, weights_along
-from attack_core.local_sgd.vib_noise import ThroughCode
+from attack_core.local_sgd.vib_noise import ThroughVib
 from attack_core.metrics.metrics import assign
-from attack_core.signal.signal_model import code_of_images
+from attack_core.signal.signal_model import vib_of_images
 from fl_core.base.errors import InputError
 from fl_core.base.types import Config, ModelState, require
 from fl_core.models.bottleneck import find_bottleneck
@@ -91,10 +91,10 @@ class Averaged(Config):
     def prepare(self, observation: Observation, model: nn.Module, count: Count) -> LocalProblem:
         """The problem that `observation` poses to candidates of the number and size in `count`."""
         targets = gradient_estimate(observation)
-        fact, found = code_of_images(observation), find_bottleneck(model)
+        fact, found = vib_of_images(observation), find_bottleneck(model)
         if fact is None or found is None or couples_examples(model):
             return _AtPoint(model, observation.state, targets)
-        return ThroughCode.of(
+        return ThroughVib.of(
             observation, model, targets, found, fact, restarts=count.restarts, images=count.images
         )
 

@@ -1,9 +1,9 @@
-"""Matching through a variational bottleneck (VIB): its random draw is reconstructed with the images.
+"""Matching through a variational information bottleneck (VIB): its noise is a part of what is reconstructed.
 
-A client with PRECODE takes the gradient at a code that nobody else knows. But its decoder's gradients give the code of
-one image exactly, its encoder's the features that the code was drawn for, and so the draw itself: matching is then the
-same as without noise. For several images each draw is optimised together with the images. Taking the noise as fixed or
-sampled is how Balunovic et al. (ICLR 2022, arXiv:2111.04706) attack it.
+A client with PRECODE takes the gradient at a latent code that nobody else knows. But its decoder's gradients give the
+latent code of one image exactly, its encoder's the features that it was drawn for, and so the noise itself: matching is
+then the same as without noise. For several images each draw is optimised together with the images. Taking the noise as
+fixed or sampled is how Balunovic et al. (ICLR 2022, arXiv:2111.04706) attack it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ VIB_NOISE_LIMITS = VibNoiseLimits()
 
 
 @dataclass(frozen=True)
-class ThroughCode:
+class ThroughVib:
     """The mean gradient at fixed weights of a network with a `bottleneck`, `name`d so in it; a `LocalProblem`.
 
     `noise` (B, size) are the draws where they are known, else there is one of that size for each candidate in `free`.
@@ -68,7 +68,7 @@ class ThroughCode:
         *,
         restarts: int,
         images: int,
-    ) -> ThroughCode:
+    ) -> ThroughVib:
         """The problem for so many candidates of so many images each."""
         name, bottleneck = named
         noise = solved_noise(observation, targets, name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from attack_core.fc.head import observed_tail
+from attack_core.fc.head import observed_head
 from attack_core.fc.inversion import completed_input, input_estimate
 from attack_core.fc.spear import Inseparable
 from attack_core.gradients.handles import GhostHandle, GradientHandle
@@ -41,7 +41,7 @@ class FeatureTarget:
                 f"Matching.feature_weight = {weight}: the signal holds {observation.examples} images, and the "
                 "features are known for one alone; set it to 0."
             )
-        first = observed_tail(model, observation).first
+        first = observed_head(model, observation).first
         names, known = (f"{first}.weight", f"{first}.bias"), None
         try:
             if sent_numbers(observation).keys() & set(names):

@@ -67,7 +67,7 @@ class Matching(Attack):
     pixels by itself.
 
     With the cosine schedule `anneal_tv` lets the weights of all priors fall with the learning rate, so that they
-    lead early and the data has the last word; a restart's answer is then its last point, and its best point by
+    count early and hardly count at the end; a restart's answer is then its last point, and its best point by
     the loss otherwise. Among restarts the one of least loss is taken. Nothing is selected by the truth.
     """
 

@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "colour_tv": ["opponent_axes", "opponent_variation"],
+        "colour_tv": ["colour_axes", "colour_variation"],
         "deep_prior": ["DeepPrior"],
         "priors": [
             "BatchNormStatistics",

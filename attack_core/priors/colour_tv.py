@@ -14,20 +14,20 @@ from torch import Tensor
 _AXES = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
 
 
-def opponent_axes(like: Tensor) -> Tensor:
+def colour_axes(like: Tensor) -> Tensor:
     """(3, 3), orthonormal rows: brightness, red against blue, green against both; on `like`'s device."""
     return torch.tensor(_AXES, dtype=torch.float32, device=like.device)
 
 
-def opponent_variation(images: Tensor, *, chroma: float = 3.0, edge: float = 0.1) -> Tensor:
-    """Smooth total variation in opponent colours of images (N, 3, H, W): a sum for each image, (N,).
+def colour_variation(images: Tensor, *, chroma: float = 3.0, edge: float = 0.1) -> Tensor:
+    """Smooth total variation in opponent colours (brightness and two colour differences) of images (N, 3, H, W), (N,).
 
     Each difference d of neighbours costs sqrt(d^2 + edge^2) - edge: linear for edges, as in total variation, and
     quadratic below `edge` (normalised pixel units), which second-order optimizers need. Colour differences count
     `chroma` times brightness differences.
     """
     weights = torch.tensor([[1.0], [chroma], [chroma]], device=images.device)
-    turned = torch.einsum("kc,nchw->nkhw", opponent_axes(images) * weights, images)
+    turned = torch.einsum("kc,nchw->nkhw", colour_axes(images) * weights, images)
     vertical = turned[..., 1:, :] - turned[..., :-1, :]
     horizontal = turned[..., :, 1:] - turned[..., :, :-1]
     return _smooth(vertical, edge) + _smooth(horizontal, edge)

@@ -15,7 +15,7 @@ from torch.linalg import vector_norm
 from torch.nn import functional
 
 from attack_core.gradients.batchnorm import has_batch_norm, statistics_distance
-from attack_core.priors.colour_tv import opponent_variation
+from attack_core.priors.colour_tv import colour_variation
 from fl_core.base.errors import InputError
 from fl_core.base.types import Config, ModelState, require
 
@@ -84,8 +84,8 @@ class TotalVariation(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpponentVariation(Config):
-    """`weight` * smooth total variation in opponent colours: `attack_core.priors.colour_tv.opponent_variation`."""
+class ColourVariation(Config):
+    """`weight` * smooth total variation in opponent colours: `attack_core.priors.colour_tv.colour_variation`."""
 
     kind: Literal["opponent"] = "opponent"
     weight: float = 1e-5
@@ -99,7 +99,7 @@ class OpponentVariation(Config):
 
     def penalty(self, images: Tensor, scene: Scene) -> Tensor:  # noqa: ARG002
         """See `TotalVariation.penalty`."""
-        each = opponent_variation(images.flatten(0, 1), chroma=self.chroma, edge=self.edge)
+        each = colour_variation(images.flatten(0, 1), chroma=self.chroma, edge=self.edge)
         total: Tensor = each.unflatten(0, (len(images), -1)).sum(1)
         return self.weight * total
 
@@ -219,7 +219,7 @@ class GroupConsistency(Config):
 
 Prior = (
     TotalVariation
-    | OpponentVariation
+    | ColourVariation
     | L2Norm
     | Wavelet
     | PatchSparsity

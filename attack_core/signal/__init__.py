@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "inits": ["Init", "initial_images"],
         "labels": ["LabelStrategy", "resolve_labels"],
         "signal_model": [
-            "code_of_images",
+            "vib_of_images",
             "cut_columns",
             "deviations",
             "is_sparse",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attack_core.gradients.targets import gradient_estimate, weights_along
 from attack_core.signal.inits import initial_images
-from attack_core.signal.signal_model import code_of_images, mixes_labels, scales_examples
+from attack_core.signal.signal_model import mixes_labels, scales_examples, vib_of_images
 from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState
 from fl_core.models.zoo import predict
@@ -76,7 +76,7 @@ def _choose(observation: Observation, images: int) -> LabelStrategy:
         return "known"
     if images == 1 and observation.signal != "agg_update" and observation.clients == 1:
         # The code that a bottleneck hands on has negative numbers, so row sums say nothing; the bias does.
-        return "idlg" if code_of_images(observation) is None else "bias_corrected"
+        return "idlg" if vib_of_images(observation) is None else "bias_corrected"
     if scales_examples(observation):
         return "optimize"
     # Of some images among many the counts say only which label is the most frequent.

@@ -81,7 +81,7 @@ def rounds_fairly(observation: Observation) -> bool:
     return all(fact.unbiased for fact in observation.facts)
 
 
-def code_of_images(observation: Observation) -> RandomCode | None:
+def vib_of_images(observation: Observation) -> RandomCode | None:
     """The bottleneck that drew a code for each image, where the attacker knows of one."""
     return next((fact for fact in observation.facts if isinstance(fact, RandomCode)), None)
 

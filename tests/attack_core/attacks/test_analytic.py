@@ -12,11 +12,11 @@ from torch import Tensor
 
 from attack_core.attacks.analytic import Analytic, gradient_mismatch
 from attack_core.base.types import Reconstruction
-from attack_core.fc.head import find_tail
+from attack_core.fc.head import find_head
 from attack_core.fc.inversion import input_estimate, recover_shares
 from attack_core.fc.step_order import find_order
 from attack_core.gradients.targets import gradient_estimate
-from attack_core.inversion.continuation import Descent
+from attack_core.inversion.continuation import Continuation
 from attack_core.inversion.features import FeatureInverter, along_path
 from attack_core.matching.matching import Matching
 from attack_core.metrics.metrics import assign, psnr
@@ -32,7 +32,7 @@ from tests.support.analytic import observed
 from tests.support.local_training import CNN, LENET
 from tests.support.matched import MLP, NoFloat64, score
 
-SHORT = Descent(evaluations=60)
+SHORT = Continuation(evaluations=60)
 
 
 QUICK = Analytic(inversion=SHORT, refinement=SHORT, passes=2, fallback=Matching(iterations=3))
@@ -115,7 +115,7 @@ def test_a_network_that_begins_with_a_linear_layer_gives_the_pixels(
 def test_more_evaluations_give_better_images(faces: FaceDataset) -> None:
     observation, truth = observed(faces)
     short, long = (
-        attacked(observation, dataclasses.replace(QUICK, inversion=Descent(evaluations=evaluations)))
+        attacked(observation, dataclasses.replace(QUICK, inversion=Continuation(evaluations=evaluations)))
         for evaluations in (20, 200)
     )
     assert score(long.images, truth.images) > score(short.images, truth.images) + 5.0
@@ -125,15 +125,15 @@ def test_more_evaluations_give_better_images(faces: FaceDataset) -> None:
 def test_weights_along_the_steps_matter(faces: FaceDataset) -> None:
     """Long steps: features taken at the weights before all of them give worse images."""
     observation, truth = observed(faces, signal="local_update", images=3, lr=0.1)
-    along = attacked(observation, dataclasses.replace(QUICK, inversion=Descent(evaluations=150)))
+    along = attacked(observation, dataclasses.replace(QUICK, inversion=Continuation(evaluations=150)))
     assert along.method == "analytic: features along the steps"
     assert any("one epoch of 3 steps" in note for note in along.notes)
     model, state = build_model(CNN), observation.state
-    tail = find_tail(model, state, 16)
+    head = find_head(model, state, 16)
     shares = recover_shares(
         gradient_estimate(observation),
         state.parameters,
-        tail,
+        head,
         3,
         generator("attack", 0),
         estimate="weighted",
@@ -141,17 +141,17 @@ def test_weights_along_the_steps_matter(faces: FaceDataset) -> None:
         tolerance=0.1,
         after={name: value + observation.tensors[name] for name, value in state.parameters.items()},
     )
-    still = inverter_of(observation, shares.inputs, Descent(evaluations=150)).invert(
+    still = inverter_of(observation, shares.inputs, Continuation(evaluations=150)).invert(
         [state] * 3, torch.zeros_like(truth.images), [0.0] * 3
     )
     assert score(along.images, truth.images) > score(still, truth.images) + 3.0
 
 
-def inverter_of(observation: Observation, targets: Tensor, descent: Descent) -> FeatureInverter:
+def inverter_of(observation: Observation, targets: Tensor, descent: Continuation) -> FeatureInverter:
     model = build_model(observation.model)
     return FeatureInverter(
         model=model,
-        layer=find_tail(model, observation.state, 16).first,
+        layer=find_head(model, observation.state, 16).first,
         targets=targets,
         descent=descent,
         stiffness=1.0,
@@ -224,7 +224,7 @@ def test_known_noise_that_leaves_the_input_ends_the_descent_in_time(faces: FaceD
     """Without the fact the descent goes on to fit the noise."""
     observation, truth = observed(faces)
     sigma = 0.003 * float(observation.tensors["fc1.bias"].abs().max())
-    attack = dataclasses.replace(QUICK, inversion=Descent(evaluations=300))
+    attack = dataclasses.replace(QUICK, inversion=Continuation(evaluations=300))
     known = noised(observation, sigma)
     told = attacked(known, attack)
     untold = attacked(dataclasses.replace(known, facts=()), attack)
@@ -257,7 +257,7 @@ def test_refinement_is_left_out_where_features_suffice(
 def test_refinement_helps_where_features_are_few(faces: FaceDataset) -> None:
     observation, truth = observed(faces, LENET)
     attack = dataclasses.replace(
-        QUICK, inversion=Descent(evaluations=200), refinement=Descent(evaluations=200)
+        QUICK, inversion=Continuation(evaluations=200), refinement=Continuation(evaluations=200)
     )
     never = attacked(observation, dataclasses.replace(attack, refine="never"))
     auto = attacked(observation, attack)
@@ -306,7 +306,7 @@ def test_the_loss_is_the_relative_distance_of_gradients(faces: FaceDataset) -> N
 
 def test_single_images_are_attacked_without_float64(faces: FaceDataset) -> None:
     """Batches and known noise need linear algebra, which runs in float64 on the CPU wherever the attack runs."""
-    short = Descent(evaluations=6)
+    short = Continuation(evaluations=6)
     attack = dataclasses.replace(QUICK, inversion=short, refinement=short)
     for config in (CNN, LENET, MLP):
         observation, _ = observed(faces, config)
@@ -318,11 +318,11 @@ def test_single_images_are_attacked_without_float64(faces: FaceDataset) -> None:
 def test_images_along_the_steps_are_found_without_float64(faces: FaceDataset) -> None:
     observation, _ = observed(faces, signal="local_update", images=3)
     model, start = build_model(CNN), observation.state.parameters
-    tail = find_tail(model, observation.state, 16)
+    head = find_head(model, observation.state, 16)
     shares = recover_shares(
         gradient_estimate(observation),
         start,
-        tail,
+        head,
         3,
         generator("attack"),
         estimate="weighted",
@@ -331,8 +331,8 @@ def test_images_along_the_steps_are_found_without_float64(faces: FaceDataset) ->
         after={name: value + observation.tensors[name] for name, value in start.items()},
     )
     with NoFloat64():
-        order = find_order(observation, tail, shares)
-        inverter = inverter_of(observation, shares.inputs, Descent(evaluations=6))
+        order = find_order(observation, head, shares)
+        inverter = inverter_of(observation, shares.inputs, Continuation(evaluations=6))
         images, missed = along_path(
             inverter, observation, order, shares.labels, torch.zeros(1, 3, 16, 16), passes=2
         )

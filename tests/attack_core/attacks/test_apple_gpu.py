@@ -26,7 +26,7 @@ from attack_core.attacks.registry import NAMED, AnyAttack
 from attack_core.base.types import Reconstruction
 from attack_core.fc.inversion import Estimate
 from attack_core.gradients.objectives import Both, Cosine, LayerMode, Objective, Signs, Similarity
-from attack_core.inversion.continuation import Descent
+from attack_core.inversion.continuation import Continuation
 from attack_core.local_sgd.simulation import LocalModel, Simulated, Surrogate
 from attack_core.matching.candidates import EarlyStop, Parametrisation
 from attack_core.matching.matching import Matching
@@ -35,9 +35,9 @@ from attack_core.metrics.controls import norm_matched_noise
 from attack_core.metrics.metrics import psnr, ssim
 from attack_core.priors.priors import (
     BatchNormStatistics,
+    ColourVariation,
     GroupConsistency,
     L2Norm,
-    OpponentVariation,
     PatchSparsity,
     Prior,
     TotalVariation,
@@ -76,7 +76,7 @@ from tests.support.local_training import trained_client
 from tests.support.small import sweep
 
 CNN, LENET, MLP = (ModelConfig(kind=kind, image_size=16) for kind in ("cnn64", "lenet", "mlp"))
-SHORT = Descent(evaluations=6)
+SHORT = Continuation(evaluations=6)
 
 
 def on_gpu(
@@ -189,7 +189,7 @@ RUNS: Sequence[tuple[str, dict[str, Any]]] = (
     ("bias_corrected", {"layer_weights": "early_linear", "init": "pattern-2", "layer_names": ("weight",)}),
     ("optimize", {"layer_weights": "early_strong", "init": "pattern-4", "early_stop": EarlyStop(patience=1)}),
     ("optimize", {"layer_weights": "early_conv", "init": "pattern-8", "optimizer": "lbfgs"}),
-    ("auto", {"init": "mean", "priors": (L2Norm(), Wavelet(), PatchSparsity(), OpponentVariation())}),
+    ("auto", {"init": "mean", "priors": (L2Norm(), Wavelet(), PatchSparsity(), ColourVariation())}),
     ("auto", {"parametrisation": "deep_prior", "priors": (TotalVariation(inner=2.0, outer=0.5),)}),
     ("auto", {"priors": (GroupConsistency(centre="median"), TotalVariation(double_opponents=True))}),
     ("auto", {"priors": (GroupConsistency(centre="mean"), BatchNormStatistics())}),

@@ -13,7 +13,7 @@ from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto, obstacle_to_analytic
 from attack_core.attacks.registry import NAMED
 from attack_core.base.types import Reconstruction
-from attack_core.inversion.continuation import Descent
+from attack_core.inversion.continuation import Continuation
 from attack_core.local_sgd.simulation import Averaged, Simulated
 from attack_core.matching.matching import Matching
 from attack_core.metrics.controls import norm_matched_noise
@@ -30,7 +30,7 @@ from fl_core.threat.record import RoundRecord
 from tests.support.claims import CLAIMS
 from tests.support.matched import grey, observed, score
 
-QUICK = Analytic(inversion=Descent(evaluations=60), refinement=Descent(evaluations=60))
+QUICK = Analytic(inversion=Continuation(evaluations=60), refinement=Continuation(evaluations=60))
 
 
 LOOP = Matching(iterations=30, schedule="cosine", tv_weight=1e-4)

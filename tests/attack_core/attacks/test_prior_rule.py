@@ -12,7 +12,7 @@ import torch
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto
 from attack_core.evidence.likelihood_ratio import explains_more
-from attack_core.inversion.continuation import Descent
+from attack_core.inversion.continuation import Continuation
 from attack_core.matching.presets import soft_matching
 from defenses.chain import AnyDefense
 from defenses.compression.compression import Prune, Quantise, SignOnly
@@ -29,7 +29,7 @@ from fl_core.threat.facts import InTheClear
 from tests.support.defended import attacked, of_mean, seen
 
 AUTO = Auto(
-    analytic=Analytic(inversion=Descent(evaluations=30), refine="never"),
+    analytic=Analytic(inversion=Continuation(evaluations=30), refine="never"),
     fallback=replace(soft_matching(), iterations=8),
 )
 MLP = ModelConfig(kind="mlp")

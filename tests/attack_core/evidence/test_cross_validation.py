@@ -14,7 +14,7 @@ from attack_core.evidence.cross_validation import chosen, evidence, residuals_el
 from attack_core.gradients.handles import DenseHandle, GhostHandle, GradientHandle
 from attack_core.gradients.objectives import L2, Matched
 from attack_core.gradients.targets import gradient_estimate
-from attack_core.inversion.continuation import Descent
+from attack_core.inversion.continuation import Continuation
 from defenses.chain import AnyDefense
 from defenses.compression.compression import Quantise
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
@@ -23,7 +23,7 @@ from fl_core.data.celeba import FaceDataset
 from fl_core.models.zoo import ModelConfig, build_model
 from tests.support.defended import attacked, of_mean, seen
 
-ATTACK = Auto(analytic=Analytic(inversion=Descent(evaluations=120)))
+ATTACK = Auto(analytic=Analytic(inversion=Continuation(evaluations=120)))
 MLP = ModelConfig(kind="mlp")
 FEATURES = ("fc1.weight", "fc1.bias")
 
@@ -99,7 +99,7 @@ def test_the_way_ends_soon_after_evidence_stops_growing() -> None:
             stage = len(seen_images) - 1  # The first is the start.
             return torch.tensor([1000.0 - 10.0 * (stage if stage <= grows else grows - stage)])
 
-        return Descent(evaluations=8).follow(
+        return Continuation(evaluations=8).follow(
             lambda images: (images - target).square().mean(), start, residuals, error=0.5
         )
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attack_core.attacks.auto import Auto
-from attack_core.evidence.likelihood_ratio import is_credible, prior_answer, too_weak
+from attack_core.evidence.likelihood_ratio import is_supported, prior_answer, too_weak
 from attack_core.gradients.handles import DenseHandle
 from attack_core.gradients.objectives import Matched, Signs
 from attack_core.matching.presets import soft_matching
@@ -52,7 +52,7 @@ def test_it_is_least_at_the_gradient_behind_random_rounding() -> None:
 
 
 def test_who_knows_of_signs_gains_over_the_mean_image(faces: FaceDataset) -> None:
-    """Paired over two victims; its answers are credible, and a picture of nothing is not."""
+    """Paired over two victims; its answers are supported, and a picture of nothing is not."""
     gains, leads = [], []
     for victim in range(2):
         told, truth = seen(faces, SignOnly(), victim=victim)
@@ -63,7 +63,7 @@ def test_who_knows_of_signs_gains_over_the_mean_image(faces: FaceDataset) -> Non
         assert not too_weak(told)
         model, prior = build_model(told.model), prior_answer(told, truth.example_labels(), "")
         noise = torch.randn(prior.images.shape, generator=generator("noise", victim))
-        assert not is_credible(dataclasses.replace(prior, images=noise), prior, told, model)
+        assert not is_supported(dataclasses.replace(prior, images=noise), prior, told, model)
     assert min(gains) > -0.05
     assert sum(gains) / 2 > 2.0
     assert sum(leads) > 0

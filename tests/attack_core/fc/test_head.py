@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attack_core.fc.head import Prefix, find_tail
+from attack_core.fc.head import Prefix, find_head
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ModelState
@@ -30,11 +30,11 @@ def own(**layers: nn.Module) -> tuple[nn.Module, ModelState]:
 @pytest.mark.parametrize("config", MODELS, ids=lambda c: c.kind)
 def test_the_tail_of_every_model(config: ModelConfig) -> None:
     model, state = build_model(config), initial_state(config, generator("model", 0))
-    tail = find_tail(model, state, config.image_size)
-    assert tail.layers == LAYERS[config.kind]
-    assert tail.first == tail.layers[0]
-    assert tail.pixels is (config.kind == "mlp")
-    for name in tail.layers:
+    head = find_head(model, state, config.image_size)
+    assert head.layers == LAYERS[config.kind]
+    assert head.first == head.layers[0]
+    assert head.pixels is (config.kind == "mlp")
+    for name in head.layers:
         assert isinstance(model.get_submodule(name), nn.Linear)
 
 
@@ -62,33 +62,33 @@ def test_only_relus_join_linear_layers() -> None:
     }
     for name, (layers, expected) in cases.items():
         model, state = own(flatten=nn.Flatten(), **layers)
-        tail = find_tail(model, state, 8)
-        assert tail.layers == expected, name
-        assert tail.pixels is (tail.first == "a"), name
+        head = find_head(model, state, 8)
+        assert head.layers == expected, name
+        assert head.pixels is (head.first == "a"), name
 
 
 def test_pixels_means_the_image_itself() -> None:
     """As many features as pixels are not enough."""
     model, state = own(conv=nn.Conv2d(3, 3, 1), flatten=nn.Flatten(), fc=nn.Linear(192, 2))
-    assert find_tail(model, state, 8).pixels is False
+    assert find_head(model, state, 8).pixels is False
     model, state = own(flatten=nn.Flatten(), fc=nn.Linear(192, 2))
-    assert find_tail(model, state, 8).pixels is True
+    assert find_head(model, state, 8).pixels is True
 
 
 def test_a_model_that_does_not_end_in_a_linear_layer_is_refused() -> None:
     model, state = own(conv=nn.Conv2d(3, 2, 8), flatten=nn.Flatten())
     with pytest.raises(InputError, match="last layer is not fully connected"):
-        find_tail(model, state, 8)
+        find_head(model, state, 8)
     model, state = own(flatten=nn.Flatten(), fc=nn.Linear(192, 2), last=nn.Sigmoid())
     with pytest.raises(InputError, match="last layer is not fully connected"):
-        find_tail(model, state, 8)
+        find_head(model, state, 8)
 
 
 def test_looking_leaves_hooks_and_buffers_alone() -> None:
     config = ModelConfig(kind="resnet18", image_size=64, batch_norm="train")
     model, state = build_model(config), initial_state(config, generator("model", 0))
     before = state.detached()
-    assert find_tail(model, state, 64).layers == ("fc",)
+    assert find_head(model, state, 64).layers == ("fc",)
     torch.testing.assert_close(state.buffers, before.buffers, rtol=0, atol=0)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attack_core.fc.head import Tail, find_tail
+from attack_core.fc.head import Head, find_head
 from attack_core.fc.inversion import Shares, recover_shares
-from attack_core.fc.spear import Inseparable, Mixture, disaggregate
+from attack_core.fc.spear import Inseparable, Separation, separate_batch
 from fl_core.base.rng import generator
 from fl_core.base.types import ModelState
 from fl_core.federation.client import loss_gradient
@@ -32,17 +32,17 @@ class Batch:
 
     state: ModelState
     gradients: dict[str, Tensor]
-    tail: Tail
+    head: Head
     labels: Tensor
     inputs: Tensor
     errors: Tensor
     features: Tensor
     logit_errors: Tensor
 
-    def taken_apart(self, count: int | None = None, *, seed: int = 0) -> Mixture:
-        hidden, last = self.tail.layers[-2:]
+    def taken_apart(self, count: int | None = None, *, seed: int = 0) -> Separation:
+        hidden, last = self.head.layers[-2:]
         weights = self.state.parameters
-        return disaggregate(
+        return separate_batch(
             self.gradients[f"{hidden}.weight"],
             self.gradients[f"{hidden}.bias"],
             len(self.labels) if count is None else count,
@@ -56,7 +56,7 @@ class Batch:
         return recover_shares(
             self.gradients,
             self.state.parameters,
-            self.tail,
+            self.head,
             len(self.labels),
             generator("attack", 0),
             estimate="weighted",
@@ -68,29 +68,29 @@ class Batch:
 def batch_of(config: ModelConfig, images: Tensor, labels: Tensor) -> Batch:
     """By hooks on the real network, each image's error by autograd."""
     model, state = build_model(config), initial_state(config, generator("model", 0))
-    tail = find_tail(model, state, config.image_size)
+    head = find_head(model, state, config.image_size)
     calls: dict[str, tuple[Tensor, Tensor]] = {}
     hooks = [
         model.get_submodule(name).register_forward_hook(
             lambda _, inputs, output, name=name: calls.update({name: (inputs[0], output)})
         )
-        for name in tail.layers
+        for name in head.layers
     ]
     moving = ModelState(parameters={k: v.clone().requires_grad_(True) for k, v in state.parameters.items()})
     logits = predict(model, moving, images)
     for hook in hooks:
         hook.remove()
-    hidden = tail.layers[-2] if len(tail.layers) > 1 else tail.first
+    hidden = head.layers[-2] if len(head.layers) > 1 else head.first
     (errors,) = torch.autograd.grad(functional.cross_entropy(logits, labels), calls[hidden][1])
     one_hot = functional.one_hot(labels, config.classes)
     return Batch(
         state=state,
         gradients=loss_gradient(model, state, (images, labels)),
-        tail=tail,
+        head=head,
         labels=labels,
         inputs=calls[hidden][0].detach(),
         errors=errors,
-        features=calls[tail.first][0].detach(),
+        features=calls[head.first][0].detach(),
         logit_errors=(logits.softmax(-1).detach() - one_hot) / len(labels),
     )
 
@@ -135,7 +135,7 @@ def test_shares_follow_the_errors_down_to_the_features_and_up_to_the_labels(conf
         rtol=0,
     )
     rebuilt = found.errors.mT @ found.inputs
-    torch.testing.assert_close(rebuilt, batch.gradients[f"{batch.tail.first}.weight"], atol=1e-6, rtol=1e-3)
+    torch.testing.assert_close(rebuilt, batch.gradients[f"{batch.head.first}.weight"], atol=1e-6, rtol=1e-3)
 
 
 def test_one_image_needs_no_pattern() -> None:
@@ -166,7 +166,7 @@ def test_another_number_of_images_is_refused(claimed: int) -> None:
 def test_more_images_than_the_layer_has_room_for_are_refused() -> None:
     weight, bias = torch.randn((6, 9), generator=generator(0)), torch.ones(6)
     with pytest.raises(Inseparable, match=r"6 images are too many for a layer of shape \(6, 9\)"):
-        disaggregate(weight, bias, 6, generator(0), layers=((weight, bias),))
+        separate_batch(weight, bias, 6, generator(0), layers=((weight, bias),))
 
 
 @pytest.mark.parametrize("config", [MLP, CNN], ids=["mlp", "cnn64"])
@@ -183,7 +183,7 @@ def test_errors_without_zeros_are_refused_and_the_message_says_how_many_images_w
     random = generator("dense")
     errors, inputs = torch.randn((3, 20), generator=random), torch.randn((3, 30), generator=random)
     with pytest.raises(Inseparable, match="0 of 3 images were told apart"):
-        disaggregate(
+        separate_batch(
             errors.mT @ inputs,
             errors.sum(0),
             3,

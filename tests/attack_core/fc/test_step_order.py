@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attack_core.fc.head import Prefix, Tail, find_tail
+from attack_core.fc.head import Head, Prefix, find_head
 from attack_core.fc.inversion import Shares, recover_shares
 from attack_core.fc.step_order import Order, even_states, find_order, simulate
 from attack_core.gradients.targets import gradient_estimate, travelled
@@ -32,7 +32,7 @@ class Client:
     images: Tensor
     labels: Tensor
     states: list[ModelState]
-    tail: Tail
+    head: Head
 
     @property
     def order(self) -> Order:
@@ -45,7 +45,7 @@ class Client:
         with torch.no_grad():
             return torch.cat(
                 [
-                    Prefix(self.model, state, self.tail.first)(self.images[list(batch)])
+                    Prefix(self.model, state, self.head.first)(self.images[list(batch)])
                     for state, batch in seen
                 ]
             )
@@ -55,7 +55,7 @@ class Client:
         return recover_shares(
             gradient_estimate(self.observation),
             before,
-            self.tail,
+            self.head,
             len(self.labels),
             generator("attack"),
             estimate="weighted",
@@ -97,7 +97,7 @@ def client_of(
         train_locally(model, state, batches[:steps], local, velocity=velocity).state
         for steps in range(len(batches) + 1)
     ]
-    return Client(model, observation, data, labels, states, find_tail(model, state, CNN.image_size))
+    return Client(model, observation, data, labels, states, find_head(model, state, CNN.image_size))
 
 
 def distance(one: ModelState, other: ModelState) -> float:
@@ -116,7 +116,7 @@ def test_every_image_is_given_to_the_step_that_saw_it(
     assert sorted(nearest) == [0, 1, 2, 3]
     torch.testing.assert_close(shares.inputs, true[nearest], rtol=0, atol=1e-3 * float(true.abs().max()))
     assert torch.equal(shares.labels, client.labels[nearest])
-    order = find_order(client.observation, client.tail, shares)
+    order = find_order(client.observation, client.head, shares)
     assert len(order.batches) == 4 // size
     for slot, image in enumerate(nearest):
         assert order.step_of(slot) == image // size
@@ -126,7 +126,7 @@ def test_every_image_is_given_to_the_step_that_saw_it(
 def test_a_last_batch_may_be_smaller(faces: FaceDataset) -> None:
     client = client_of(faces, 0.9, 2, images=3)
     shares = client.shares()
-    order = find_order(client.observation, client.tail, shares)
+    order = find_order(client.observation, client.head, shares)
     nearest = torch.cdist(shares.inputs, client.features()).argmin(dim=1).tolist()
     assert [len(batch) for batch in order.batches] == [2, 1]
     assert nearest[order.batches[1][0]] == 2
@@ -136,7 +136,7 @@ def test_misfit_tells_wrong_shares(faces: FaceDataset) -> None:
     client = client_of(faces, 0.9, 1)
     shares = client.shares()
     swapped = replace(shares, inputs=shares.inputs.roll(1, 0))
-    assert find_order(client.observation, client.tail, swapped).misfit > 0.05
+    assert find_order(client.observation, client.head, swapped).misfit > 0.05
 
 
 @pytest.mark.parametrize("persistent", [False, True])

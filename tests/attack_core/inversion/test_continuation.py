@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from attack_core.base.types import AttackFailed
-from attack_core.inversion.continuation import Descent, Mismatch
-from attack_core.inversion.preconditioner import CosineCoordinates
-from attack_core.priors.colour_tv import opponent_axes, opponent_variation
+from attack_core.inversion.continuation import Continuation, Mismatch
+from attack_core.inversion.preconditioner import DctPreconditioner
+from attack_core.priors.colour_tv import colour_axes, colour_variation
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 
@@ -29,7 +29,7 @@ def test_a_tiny_known_error_changes_nothing(end: float) -> None:
     """The prior leads no longer, and evaluations are spread no thinner, than where the data are taken for exact."""
     target = torch.rand((1, 3, 8, 8), generator=generator("tiny", 0))
     found = [
-        Descent(evaluations=30, prior_end=end).minimise(
+        Continuation(evaluations=30, prior_end=end).minimise(
             lambda images: (images - target).square().mean(), torch.zeros_like(target), error=error
         )
         for error in (0.0, 1e-20)
@@ -38,7 +38,7 @@ def test_a_tiny_known_error_changes_nothing(end: float) -> None:
 
 
 def test_opponent_axes_are_orthonormal_and_begin_with_brightness() -> None:
-    axes = opponent_axes(torch.zeros(1))
+    axes = colour_axes(torch.zeros(1))
     torch.testing.assert_close(axes @ axes.mT, torch.eye(3))
     grey = axes @ torch.ones(3)
     torch.testing.assert_close(grey, torch.tensor([3**0.5, 0.0, 0.0]), atol=1e-6, rtol=0)
@@ -46,10 +46,10 @@ def test_opponent_axes_are_orthonormal_and_begin_with_brightness() -> None:
 
 def test_variation_of_a_grey_image_has_no_part_from_colour() -> None:
     grey = random_images(2)[:, :1].expand(-1, 3, -1, -1)
-    plain, dear = (opponent_variation(grey, chroma=chroma) for chroma in (0.0, 100.0))
+    plain, dear = (colour_variation(grey, chroma=chroma) for chroma in (0.0, 100.0))
     torch.testing.assert_close(dear, plain, rtol=1e-4, atol=0)
     coloured = random_images(2)
-    free, dear = (opponent_variation(coloured, chroma=chroma) for chroma in (0.0, 100.0))
+    free, dear = (colour_variation(coloured, chroma=chroma) for chroma in (0.0, 100.0))
     assert bool((dear > 10 * free).all())
 
 
@@ -73,19 +73,19 @@ def test_variation_by_hand() -> None:
     pairs = [((0, 0), (1, 0)), ((0, 1), (1, 1)), ((0, 0), (0, 1)), ((1, 0), (1, 1))]
     expected = sum(cost(pixels[a], pixels[b]) for a, b in pairs)
     both = torch.cat([image, torch.full_like(image, 0.3)])
-    assert opponent_variation(both, chroma=chroma, edge=edge).tolist() == pytest.approx([expected, 0.0])
-    assert opponent_variation(both).tolist() == pytest.approx([expected, 0.0]), "the same are the defaults"
+    assert colour_variation(both, chroma=chroma, edge=edge).tolist() == pytest.approx([expected, 0.0])
+    assert colour_variation(both).tolist() == pytest.approx([expected, 0.0]), "the same are the defaults"
 
 
 def low_pass(images: Tensor) -> Tensor:
     """Features that hold the coarse structure of each channel and nothing else."""
-    plain = CosineCoordinates.measured(lambda x: x.flatten(1), torch.zeros(1, 3, 8, 8), generator(0))
+    plain = DctPreconditioner.measured(lambda x: x.flatten(1), torch.zeros(1, 3, 8, 8), generator(0))
     return plain.coefficients(images)[:, :, :2, :2].flatten(1)
 
 
 def test_coordinates_go_back_and_forth() -> None:
     images = random_images(2, 8)
-    coordinates = CosineCoordinates.measured(low_pass, images[:1], generator("probes"))
+    coordinates = DctPreconditioner.measured(low_pass, images[:1], generator("probes"))
     there = coordinates.coefficients(images)
     torch.testing.assert_close(coordinates.images(there * coordinates.scale), images, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(there.square().sum((1, 2, 3)), images.square().sum((1, 2, 3)))
@@ -98,20 +98,20 @@ def test_coordinates_go_back_and_forth() -> None:
 def test_coordinates_measure_what_the_features_pass() -> None:
     """Bands without any gain get the floor; the others the root of theirs, up to the probes' randomness."""
     image = random_images(1, 8)
-    scale = CosineCoordinates.measured(low_pass, image, generator("probes")).scale
+    scale = DctPreconditioner.measured(low_pass, image, generator("probes")).scale
     assert float(scale.max()) == pytest.approx(1.0)
     assert bool((scale[:, :2, :2] > 0.5).all())
     torch.testing.assert_close(scale[:, 4:], torch.full((3, 4, 8), 1e-2))
 
     def bright(images: Tensor) -> Tensor:
-        turned = torch.einsum("kc,nchw->nkhw", opponent_axes(images), images)
+        turned = torch.einsum("kc,nchw->nkhw", colour_axes(images), images)
         return (turned * torch.tensor([1.0, 0.25, 0.25])[:, None, None]).flatten(1)
 
-    scale = CosineCoordinates.measured(bright, image, generator("probes")).scale
+    scale = DctPreconditioner.measured(bright, image, generator("probes")).scale
     # The last band has most coefficients, so its mean over few probes is steady.
     ratio = float(scale[1, -1, -1] / scale[0, -1, -1])
     assert ratio == pytest.approx(0.5, rel=0.1)
-    again = CosineCoordinates.measured(bright, image, generator("probes")).scale
+    again = DctPreconditioner.measured(bright, image, generator("probes")).scale
     assert torch.equal(scale, again)
 
 
@@ -134,10 +134,10 @@ def test_descent_reaches_the_solution_of_linear_equations(measured: bool) -> Non
     mismatch, matrix, solution = least_squares()
     seen: list[float] = []
 
-    def measure(images: Tensor) -> CosineCoordinates:
-        return CosineCoordinates.measured(lambda x: x.flatten(1) @ matrix.mT, images, generator("probes"))
+    def measure(images: Tensor) -> DctPreconditioner:
+        return DctPreconditioner.measured(lambda x: x.flatten(1) @ matrix.mT, images, generator("probes"))
 
-    found = Descent(evaluations=240, prior_end=1e-12).minimise(
+    found = Continuation(evaluations=240, prior_end=1e-12).minimise(
         mismatch,
         torch.zeros_like(solution),
         measure=measure if measured else None,
@@ -157,12 +157,12 @@ def test_the_prior_decides_where_the_data_say_nothing() -> None:
         return (images.mean((2, 3)) - means).square().sum() / means.square().sum()
 
     start = random_images(1, 4)
-    found = Descent(evaluations=600, prior_start=1e-3, prior_end=1e-3).minimise(mismatch, start)
+    found = Continuation(evaluations=600, prior_start=1e-3, prior_end=1e-3).minimise(mismatch, start)
     torch.testing.assert_close(found, means[None, :, None, None].expand_as(found), rtol=0, atol=0.01)
-    stiff = Descent(evaluations=30, stages=1, prior_end=1e-8)
+    stiff = Continuation(evaluations=30, stages=1, prior_end=1e-8)
     loose = stiff.minimise(mismatch, start)
     smooth = stiff.minimise(mismatch, start, stiffness=1e5)
-    assert float(opponent_variation(smooth)) < 0.5 * float(opponent_variation(loose))
+    assert float(colour_variation(smooth)) < 0.5 * float(colour_variation(loose))
 
 
 def test_descent_stops_once_the_images_explain_the_data_as_well_as_the_truth_does() -> None:
@@ -171,7 +171,7 @@ def test_descent_stops_once_the_images_explain_the_data_as_well_as_the_truth_doe
     def run(error: float) -> tuple[float, int]:
         seen: list[float] = []
         start = torch.zeros_like(solution)
-        found = Descent(evaluations=300).minimise(mismatch, start, error=error, report=seen.append)
+        found = Continuation(evaluations=300).minimise(mismatch, start, error=error, report=seen.append)
         return float(mismatch(found)), len(seen)
 
     through, all_of_them = run(0.0)
@@ -186,7 +186,7 @@ def test_descent_stops_once_the_images_explain_the_data_as_well_as_the_truth_doe
 def test_descent_starts_where_it_is_told_and_leaves_the_start_alone() -> None:
     mismatch, _, solution = least_squares()
     start = solution.clone()
-    found = Descent(evaluations=3).minimise(mismatch, start)
+    found = Continuation(evaluations=3).minimise(mismatch, start)
     assert torch.equal(start, solution)
     assert float((found - solution).abs().max()) < 1e-3
 
@@ -197,7 +197,7 @@ def test_a_mismatch_that_is_not_finite_fails(value: float) -> None:
         return images.square().sum() + value
 
     with pytest.raises(AttackFailed, match="not finite"):
-        Descent(evaluations=9).minimise(broken, random_images())
+        Continuation(evaluations=9).minimise(broken, random_images())
 
 
 @pytest.mark.parametrize(
@@ -215,5 +215,5 @@ def test_a_mismatch_that_is_not_finite_fails(value: float) -> None:
     ],
 )
 def test_bad_settings_are_refused_by_name(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=f"Descent.{message}"):
-        Descent(**options)
+    with pytest.raises(InputError, match=f"Continuation.{message}"):
+        Continuation(**options)

@@ -16,7 +16,7 @@ from attack_core.fc.inversion import completed_input
 from attack_core.fc.spear import Inseparable
 from attack_core.gradients.handles import DenseHandle, GhostHandle
 from attack_core.gradients.objectives import L2, Matched
-from attack_core.inversion.continuation import Descent
+from attack_core.inversion.continuation import Continuation
 from attack_core.matching.matching import Matching
 from attack_core.metrics.metrics import psnr
 from attack_core.signal.signal_model import deviations, largest_withheld, sent_numbers, signal_energy
@@ -172,7 +172,7 @@ def test_under_clipping_distances_are_at_the_best_scale() -> None:
     assert float(L2().loss(larger.terms({"a": DenseHandle(gradient)}))) == pytest.approx(expected, rel=1e-4)
 
 
-ANALYTIC = Analytic(inversion=Descent(evaluations=150))
+ANALYTIC = Analytic(inversion=Continuation(evaluations=150))
 MATCHING = Matching(iterations=120, schedule="cosine", tv_weight=1e-5)
 
 

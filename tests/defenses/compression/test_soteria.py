@@ -11,7 +11,7 @@ import torch
 
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto
-from attack_core.inversion.continuation import Descent
+from attack_core.inversion.continuation import Continuation
 from attack_core.matching.presets import soft_matching
 from attack_core.signal.signal_model import cut_columns, sent_numbers
 from defenses.chain import AnyDefense, Chain
@@ -38,7 +38,7 @@ from tests.support.small import both, run_quietly, sweep
 LENET = ModelConfig(kind="lenet", image_size=8, classes=3)
 PLAN = FederationConfig(rounds=1)
 SHORT = replace(soft_matching(), iterations=150)
-AUTO = Auto(analytic=Analytic(inversion=Descent(evaluations=120), refine="never"), fallback=SHORT)
+AUTO = Auto(analytic=Analytic(inversion=Continuation(evaluations=120), refine="never"), fallback=SHORT)
 
 
 def batch_of(model: ModelConfig, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,8 +15,8 @@ from PIL import Image, ImageEnhance
 
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto
-from attack_core.input_inversion.augmented import straightened
-from attack_core.inversion.continuation import Descent
+from attack_core.input_inversion.augmented import invert_augmentation
+from attack_core.inversion.continuation import Continuation
 from attack_core.matching.matching import Matching
 from attack_core.matching.presets import soft_matching
 from attack_core.metrics.metrics import psnr
@@ -42,7 +42,7 @@ from tests.support.small import both, run_quietly, sweep
 
 PLAN = FederationConfig(rounds=1)
 SHORT = replace(soft_matching(), iterations=60)
-AUTO = Auto(analytic=Analytic(inversion=Descent(evaluations=90), refine="never"), fallback=SHORT)
+AUTO = Auto(analytic=Analytic(inversion=Continuation(evaluations=90), refine="never"), fallback=SHORT)
 MLP = ModelConfig(kind="mlp")
 KINDS: tuple[Transform, ...] = ("mirror", "turn", "shift", "negate", "brighten")
 PAPER: Published = "3-1-7+43-18-18"
@@ -109,7 +109,7 @@ def test_faces_are_taken_back_by_what_the_mean_image_shows(faces_root: Path) -> 
     images, labels = faces.batch(range(24))
     policy: tuple[Transform, ...] = ("turn", "shift", "negate")
     changed, _ = ATS(policy=policy).on_batch((images, labels), stream("defense", 0), PLAN, 2)
-    back = straightened(changed, policy, public_mean(faces))
+    back = invert_augmentation(changed, policy, public_mean(faces))
     exact = (back - images).abs().flatten(1).amax(1) < 1e-5
     assert int(((changed - images).abs().flatten(1).amax(1) < 1e-5).sum()) <= 2
     assert int(exact.sum()) >= 12
@@ -194,7 +194,7 @@ def test_the_draw_of_a_published_policy_shows_and_the_rest_is_the_mean_image(
     images, labels = faces.batch(range(12))
     mean = public_mean(faces)
     changed, _ = ATS(policy=(policy,)).on_batch((images, labels), stream("defense", 0), PLAN, 2)
-    back = straightened(changed, (policy,), mean)
+    back = invert_augmentation(changed, (policy,), mean)
     found, untouched, guess = (
         torch.stack([psnr(each[None], true[None]) for each, true in zip(batch, images, strict=True)])
         for batch in (back, changed, mean.expand_as(images))

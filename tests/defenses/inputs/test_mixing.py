@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto
-from attack_core.input_inversion.mixtures import unmixed, unsigned
-from attack_core.inversion.continuation import Descent
+from attack_core.input_inversion.mixtures import expected_images, invert_mixup
+from attack_core.inversion.continuation import Continuation
 from attack_core.matching.matching import Matching
 from attack_core.matching.presets import soft_matching
 from attack_core.metrics.metrics import assign, psnr
@@ -38,7 +38,7 @@ from tests.support.small import both, run_quietly, sweep
 
 PLAN = FederationConfig(rounds=1, local=LocalTraining(batch_size=4))
 SHORT = replace(soft_matching(), iterations=60)
-AUTO = Auto(analytic=Analytic(inversion=Descent(evaluations=120), refine="never"), fallback=SHORT)
+AUTO = Auto(analytic=Analytic(inversion=Continuation(evaluations=120), refine="never"), fallback=SHORT)
 MLP = ModelConfig(kind="mlp")
 
 
@@ -120,7 +120,7 @@ def test_mixtures_are_undone_by_what_looks_natural(faces_root: Path, count: int)
         other = torch.eye(count).roll(1, 0)
         for share in (0.7, 0.8):
             matrix = share * torch.eye(count) + (1 - share) * other
-            found, guess = unmixed(mixed((images, torch.zeros(count).long()), matrix, 2)[0])
+            found, guess = invert_mixup(mixed((images, torch.zeros(count).long()), matrix, 2)[0])
             assert guess == pytest.approx(share, abs=0.06)
             chosen = assign(found.clamp(-1, 1), images)
             best = [
@@ -137,7 +137,7 @@ def test_signs_are_taken_as_they_are_likely() -> None:
     truth = 0.3 + 0.5 * torch.randn(1, 3, 64, 64, generator=draws)
     signs = torch.randint(0, 2, truth.shape, generator=draws) * 2.0 - 1.0
     mean = torch.full((3, 64, 64), 0.3)
-    found = unsigned(truth * signs, mean)
+    found = expected_images(truth * signs, mean)
     error = float((found - truth).square().mean())
     assert error < float((mean - truth).square().mean())
     near = (truth.abs() - 0.6).abs() < 0.05

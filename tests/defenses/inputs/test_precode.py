@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto
-from attack_core.fc.head import observed_tail
+from attack_core.fc.head import observed_head
 from attack_core.gradients.targets import gradient_estimate
-from attack_core.inversion.continuation import Descent
+from attack_core.inversion.continuation import Continuation
 from attack_core.local_sgd.vib_noise import solved_noise
 from attack_core.matching.matching import Matching, Problem
 from attack_core.matching.presets import soft_matching
@@ -46,7 +46,7 @@ from tests.support.small import both, run_quietly, sweep
 
 PLAN = FederationConfig(rounds=1)
 SHORT = replace(soft_matching(), iterations=60)
-AUTO = Auto(analytic=Analytic(inversion=Descent(evaluations=90), refine="never"), fallback=SHORT)
+AUTO = Auto(analytic=Analytic(inversion=Continuation(evaluations=90), refine="never"), fallback=SHORT)
 SMALL = Precode(size=32)
 
 
@@ -145,8 +145,8 @@ def test_the_attacker_reads_the_draw_off_the_gradients(faces: FaceDataset) -> No
         Bottleneck(1, 32), 1, Chain().clients(seed=1, plan=PLAN).draws(0, 0), torch.zeros(1)
     )
     torch.testing.assert_close(noise, expected, rtol=1e-2, atol=1e-3)
-    assert observed_tail(model, told).first == "fc1"
-    assert observed_tail(model, untold).first == "fc2"
+    assert observed_head(model, told).first == "fc1"
+    assert observed_head(model, untold).first == "fc2"
     losses = []
     for observation in (told, untold):
         attack = Matching(tv_weight=0.0)

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from attack_core.attacks.auto import Auto
-from attack_core.fc.head import Tail, find_tail
+from attack_core.fc.head import Head, find_head
 from attack_core.fc.rank_one import scaled_input
 from attack_core.matching.matching import Matching
 from attack_core.metrics.metrics import psnr
@@ -140,7 +140,7 @@ def test_the_network_says_how_long_an_input_is() -> None:
     """Without any bias gradient, from part of the weight gradient."""
     config = ModelConfig(kind="mlp", image_size=16)
     model, state = build_model(config), initial_state(config, generator("length"))
-    tail: Tail = find_tail(model, state, 16)
+    tail: Head = find_head(model, state, 16)
     image = torch.rand((1, 3, 16, 16), generator=generator("image"))
     for label in (0, 1):
         gradient = loss_gradient(model, state, (image, torch.tensor([label])))[f"{tail.first}.weight"]

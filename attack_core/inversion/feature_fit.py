@@ -23,7 +23,7 @@ from fl_core.threat.observation import Observation
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainedLimits:
+class FeatureFitLimits:
     """When an answer does not explain exact features, and when it is given up for the prior."""
 
     unexplained: float = 1e-5
@@ -32,7 +32,7 @@ class ExplainedLimits:
     Fixed with a look at the first two pictures of most kinds in docs/attacks.md: faces and photographs end at 2e-6 and
     less, text and noise at 2e-3 and more.
     """
-    worthless: float = 1 / 2
+    most_left: float = 1 / 2
     """The share that an answer may leave of what the prior leaves of the first layer's gradient.
 
     Measured: from 60 evaluations on noise leaves 0.6 and more, photographs and text leave 0.13 at most (16 and 32
@@ -40,29 +40,29 @@ class ExplainedLimits:
     """
 
 
-EXPLAINED_LIMITS = ExplainedLimits()
+FEATURE_FIT_LIMITS = FeatureFitLimits()
 """The limits in force."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explained:
+class FeatureFit:
     """Judges images by what was `read` of them exactly."""
 
     observation: Observation
     model: nn.Module
     read: LayerInputs
-    limits: ExplainedLimits = EXPLAINED_LIMITS
+    limits: FeatureFitLimits = FEATURE_FIT_LIMITS
 
     @torch.no_grad()
     def mismatch(self, images: Tensor) -> float:
         """The relative squared distance of the features of `images` (B, 3, S, S) from the known ones."""
-        prefix = Prefix(self.model, self.observation.state, self.read.tail.first)
+        prefix = Prefix(self.model, self.observation.state, self.read.head.first)
         return float(Features(self.read.shares.inputs).missed(prefix(images)))
 
-    def worthless(self, images: Tensor, prior: Tensor) -> bool:
+    def no_better_than_prior(self, images: Tensor, prior: Tensor) -> bool:
         """Whether `images` explain the first layer's gradient hardly better than `prior` does, both (B, 3, S, S)."""
         left = [self._unexplained(each) for each in (images, prior)]
-        return left[0] > self.limits.worthless * left[1]
+        return left[0] > self.limits.most_left * left[1]
 
     def _unexplained(self, images: Tensor) -> float:
         """The share of the energy of the first weight's gradient that images leave at the factor that fits best.
@@ -73,8 +73,8 @@ class Explained:
         first = next(name for name in state.parameters if name.endswith("weight"))
         weight = state.parameters[first].detach().clone().requires_grad_(True)
         moving = ModelState(parameters={**state.parameters, first: weight}, buffers=state.buffers)
-        back = read.shares.errors @ state.parameters[f"{read.tail.first}.weight"]
-        features = Prefix(self.model, moving, read.tail.first)(images)
+        back = read.shares.errors @ state.parameters[f"{read.head.first}.weight"]
+        features = Prefix(self.model, moving, read.head.first)(images)
         (found,) = torch.autograd.grad((features * back).sum(), weight)
         known = masked(found, sent_numbers(self.observation).get(first))
         cosine = functional.cosine_similarity(known.flatten(), read.gradients[first].flatten(), dim=0)

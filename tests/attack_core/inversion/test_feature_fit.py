@@ -11,7 +11,7 @@ from torch import Tensor
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto
 from attack_core.base.types import Reconstruction
-from attack_core.inversion.continuation import Descent
+from attack_core.inversion.continuation import Continuation
 from defenses.inputs.mixing import InstaHide
 from fl_core.base.rng import generator
 from fl_core.data.celeba import FaceDataset
@@ -25,7 +25,7 @@ WORTHLESS = "what was trained on was not recovered"
 
 
 def attack(evaluations: int) -> Analytic:
-    return Analytic(inversion=Descent(evaluations=evaluations))
+    return Analytic(inversion=Continuation(evaluations=evaluations))
 
 
 def attacked(observation: Observation, evaluations: int = 60) -> Reconstruction:
