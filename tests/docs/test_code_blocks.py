@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -68,12 +66,11 @@ def test_settings_are_those_of_a_sweep_file(block: Block, tmp_path: Path) -> Non
     "block", [block for block in of("python") if block.page not in ELSEWHERE], ids=lambda block: block.name
 )
 def test_python_runs(block: Block) -> None:
-    """In a process of its own. A journal that our own sweep wrote stands for the reader's."""
+    """A journal that our own sweep wrote stands in the place of the reader's."""
     journal = ROOT / "tests" / "compatibility" / "results" / "optuna.journal"
     text = block.text.replace("results/quickstart/optuna.journal", str(journal))
     text = text.replace("quickstart/none/generic", "old/none/generic")
-    done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    exec(compile(text, block.name, "exec"), {})
 
 
 @pytest.mark.parametrize(("page", "test"), ELSEWHERE.items())
