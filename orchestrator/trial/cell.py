@@ -64,7 +64,7 @@ class Cell:
         source = store.source(settings, chain, dataset, weights=weights)
         return cls(settings=settings, chain=chain, dataset=dataset, source=source)
 
-    @property
+    @cached_property
     def config(self) -> CellConfig:
         """The cell as the sweep file has it."""
         return self.settings.cell

@@ -196,6 +196,22 @@ def test_other_versions_other_columns_and_broken_files_are_refused_by_name(tmp_p
         pass
 
 
+def test_a_folder_from_before_a_column_is_read_and_gone_on_with(tmp_path: Path) -> None:
+    with ResultStore(tmp_path, COLUMNS) as store:
+        store.add_trial(trial(0))
+    part = next((tmp_path / "trials").glob("part-*"))
+    table = pq.read_table(part)
+    pq.write_table(table.drop_columns(["psnr_groups", "gpu_seconds"]), part)
+    with ResultStore(tmp_path, COLUMNS) as store:
+        assert not store.empty
+        store.add_trial(trial(1))
+        store.compact()
+    rows = read_rows(tmp_path)
+    assert rows.num_rows == 2
+    assert rows.schema.names == table.schema.names
+    assert rows.column("gpu_seconds").null_count >= 1
+
+
 def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
