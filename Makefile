@@ -1,5 +1,6 @@
 # make sweep   a first result in minutes: installs, runs sweeps/quickstart.yaml, prints the table
 # make test    installs what tests need, then linter, type checker and tests
+# make test-slow   the tests that take most of a minute or more each: kills, restarts, whole sweeps on Ray
 # make container-test   builds the image and runs it, a cluster of containers too; docs/containers.md says how
 # make test-cluster   batch scripts on an emulated Slurm and jobs on a real Ray head: minutes, root for Slurm
 # make lock    renews the pinned versions from pyproject.toml
@@ -10,12 +11,15 @@ BIN := $(VENV)/bin
 SWEEP ?= sweeps/quickstart.yaml
 OUT ?= results/quickstart
 
-.PHONY: sweep test test-cluster container-test lint types tests format bench lock clean
+.PHONY: sweep test test-slow test-cluster container-test lint types tests format bench lock clean
 
 sweep: $(VENV)/.run
 	$(BIN)/gradsweep sweep $(SWEEP) --out $(OUT)
 
 test: lint types tests
+
+test-slow: $(VENV)/.dev
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 test-cluster: $(VENV)/.dev
 	$(BIN)/pytest tests/cluster

@@ -161,7 +161,7 @@ def _run(
                     workers=execution.workers,
                     threads=execution.threads,
                     gpus=execution.gpus,
-                    preload=(trial_job.__module__,),
+                    preload=(trial_job,),
                 )
             started.callback(made.close)
             return made

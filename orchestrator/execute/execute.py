@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import os
@@ -49,6 +48,9 @@ ADDRESSES = ("serial", "local", "auto")
 """Where to run, but for the address of a cluster."""
 
 T = TypeVar("T")
+
+Preload = tuple[Callable[..., Any], ...]
+"""Functions whose modules workers import while they start."""
 
 log = logging.getLogger(__name__)
 
@@ -137,9 +139,7 @@ class WorkerLost(RuntimeError):
 class _Worker:
     """Lives in a Ray actor; imports stay warm between jobs."""
 
-    def __init__(self, threads: int, preload: tuple[str, ...]) -> None:
-        for module in preload:
-            importlib.import_module(module)
+    def __init__(self, threads: int, preload: Preload) -> None:  # noqa: ARG002 - its arrival imports its modules
         # Ray sets it from the actor's CPUs, but not where the node's environment names another number.
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
@@ -194,12 +194,12 @@ class RayExecutor:
         workers: int | None,
         threads: int,
         gpus: float = 0.0,
-        preload: tuple[str, ...] = (),
+        preload: Preload = (),
     ) -> None:
         """Connect to the cluster at `address`, or start Ray on this machine for `local`.
 
         At most `workers` actors (None: as many as fit), each with `threads` CPUs and `gpus` GPUs: a whole number, or
-        a share of one. Actors import the modules `preload` while they start, not in their first job. Raises
+        a share of one. Actors import the modules of `preload` while they start, not in their first job. Raises
         `Unreachable` where no cluster answers.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -549,11 +549,11 @@ def make_executor(
     workers: int | None,
     threads: int,
     gpus: float = 0.0,
-    preload: tuple[str, ...] = (),
+    preload: Preload = (),
 ) -> Executor:
     """`serial` runs in this process; `local` starts Ray here; anything else is a Ray cluster's address.
 
-    Workers of Ray import the modules `preload` while they start.
+    Workers of Ray import the modules of the functions `preload` while they start.
     """
     if address == "serial":
         return SerialExecutor()

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.paths import ROOT
 
 
+@pytest.mark.slow
 def test_a_tiny_comparison_without_flower(tmp_path: Path) -> None:
     blocked = tmp_path / "no-folder"
     blocked.write_text("an environment cannot be made where a file lies")

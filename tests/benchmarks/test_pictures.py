@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.support.paths import ROOT
@@ -55,6 +56,7 @@ def test_noise_has_fewer_features_than_numbers() -> None:
     assert 0 < found["value"] <= min(found["features"], found["numbers"])
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     for arguments, message in (
         (("--kinds", "logos"), "kind of picture 'logos'"),

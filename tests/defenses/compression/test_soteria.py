@@ -139,6 +139,7 @@ def test_the_attacker_relies_on_columns_that_the_signal_shows_uncut(faces: FaceD
     assert sent_numbers(seen(faces, Soteria(ratio=0.5), told=False)[0]) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ratio", "method"), [(0.5, "analytic: features"), (0.9, "matching")], ids=["half", "most"]
 )
@@ -154,6 +155,7 @@ def test_an_attacker_that_knows_of_it_does_without_the_cut_features(
         assert quality(found.images, truth) > of_mean(told, truth) + 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [(Prune(ratio=0.5),), (ClipOnly(max_norm=0.1), NoiseOnly(sigma=1e-4))])
 def test_it_goes_before_what_is_done_to_updates(faces: FaceDataset, others: tuple[AnyDefense, ...]) -> None:
     told, truth = seen(faces, Soteria(ratio=0.5), *others)
@@ -167,6 +169,7 @@ def test_cut_pixels_of_a_network_without_convolutions_are_filled_in(faces: FaceD
     assert attacked(told, truth, AUTO) > attacked(untold, truth, AUTO) + 5.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal", ["gradients", "one_step_update", "local_update"])
 @pytest.mark.parametrize("layer", ["first", "last"])
 def test_every_signal_of_one_client_is_captured_and_attacked(

@@ -118,6 +118,7 @@ def test_an_opened_mean_is_fedavgs_of_whole_updates(scheme: SumProtection) -> No
     assert min(opened.protect_seconds, opened.reveal_seconds) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", [CKKS(), Masking()], ids=["ckks", "masking"])
 def test_training_agrees_in_every_bit_whatever_keys_and_chunks(
     faces: FaceDataset, scheme: CKKS | Masking
@@ -136,6 +137,7 @@ def test_schemes_of_equal_precision_agree_in_every_bit(faces: FaceDataset) -> No
     assert len({tensor_hash(state.parameters) for state in found}) == 1
 
 
+@pytest.mark.slow
 def test_workers_agree_with_one_process(faces: FaceDataset) -> None:
     chain, federation = Chain(defenses=(CKKS(),)), federation_of(faces, chunk=1)
     work = ClientWork(

@@ -262,6 +262,7 @@ def test_a_sweep_compares_the_views(faces_root: Path, tmp_path: Path) -> None:
     assert table.loc["ckks", "rounding_error"] < 1e-6
 
 
+@pytest.mark.slow
 def test_serial_and_workers_agree_and_a_resumed_sweep_goes_on(faces_root: Path, tmp_path: Path) -> None:
     config = sweep(faces_root, **SMALL | {"cells": [CELLS[0], CELLS[1], CELLS[6]]})
     half = run(config, tmp_path / "serial", cells=["ckks"])

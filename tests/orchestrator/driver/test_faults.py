@@ -47,6 +47,7 @@ def undisturbed(faces_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
+@pytest.mark.slow
 def test_told_to_stop_it_ends_with_75_and_the_next_run_goes_on(
     undisturbed: Path, faces_root: Path, tmp_path: Path
 ) -> None:
@@ -71,6 +72,7 @@ def test_told_to_stop_it_ends_with_75_and_the_next_run_goes_on(
     assert_same_end(undisturbed, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_trial_of_minutes_does_not_delay_the_stop(faces_root: Path, tmp_path: Path) -> None:
     flags = {"data-root": faces_root, "out-dir": tmp_path / "out", "model": "mlp", "image-size": 16}
     flags |= {"data-subset": 20, "num-clients": 2, "attack-iterations": 10**7, "controls": ""}
@@ -85,6 +87,7 @@ def test_a_trial_of_minutes_does_not_delay_the_stop(faces_root: Path, tmp_path: 
     assert "gradsweep: stopped by SIGTERM; run the same command again to resume." in log.read_text()
 
 
+@pytest.mark.slow
 @LINUX
 def test_on_ray_a_killed_worker_and_a_stopped_driver_cost_only_what_ran(
     undisturbed: Path, faces_root: Path, tmp_path: Path
@@ -109,6 +112,7 @@ def test_on_ray_a_killed_worker_and_a_stopped_driver_cost_only_what_ran(
     assert_same_end(undisturbed, out)
 
 
+@pytest.mark.slow
 @LINUX
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("process", ["raylet", "gcs_server"])
@@ -163,6 +167,7 @@ def test_a_disk_that_is_full_again_and_again_costs_nothing_that_was_recorded(
     assert_same_end(undisturbed, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_real_full_disk_stops_clearly_reads_and_goes_on(
     undisturbed: Path, faces_root: Path, tmp_path: Path
 ) -> None:

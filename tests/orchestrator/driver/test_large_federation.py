@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from fl_core.data.synthetic.faces import write_faces
 from orchestrator.driver.sweep import run_sweep
@@ -13,6 +14,7 @@ from orchestrator.runtime.progress import Silent
 from tests.support.small import comparable, sweep
 
 
+@pytest.mark.slow
 def test_a_sweep_of_a_large_federation_gives_the_serial_rows_and_accuracies(tmp_path: Path) -> None:
     root = tmp_path / "faces"
     write_faces(root, num=1344, seed=2)

@@ -180,6 +180,7 @@ def test_an_interrupted_sweep_resumes_to_the_same_end(
     pd.testing.assert_frame_equal(comparable(undisturbed), comparable(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_killed_driver_loses_nothing(undisturbed: Path, faces_root: Path, tmp_path: Path) -> None:
     file, out = tmp_path / "small.yaml", tmp_path / "out"
     YAML(typ="safe", pure=True).dump(tree(faces_root, attackers__0__attack__iterations=8), file)
@@ -331,6 +332,7 @@ def test_a_corrupt_image_stops_the_sweep_with_its_name_and_keeps_what_is_done(
         run(config, tmp_path / "fresh")
 
 
+@pytest.mark.slow
 def test_accuracy_of_several_trainings_is_their_mean(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,6 +371,7 @@ def test_accuracy_of_several_trainings_is_their_mean(
     assert len(trained) == 3, "what is there is not trained again"
 
 
+@pytest.mark.slow
 def test_accuracy_is_measured_once_and_stands_in_the_test_rows(tmp_path: Path, tmp_path_factory: Any) -> None:
     from fl_core.data.synthetic.faces import write_faces
 
@@ -403,6 +406,7 @@ def test_two_drivers_on_one_folder_are_refused(faces_root: Path, tmp_path: Path)
         run(sweep(faces_root), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["serial", "local"])
 def test_two_attackers_share_a_cells_captures(faces_root: Path, tmp_path: Path, address: str) -> None:
     plain = {"kind": "matching", "iterations": 3}
@@ -420,6 +424,7 @@ def test_two_attackers_share_a_cells_captures(faces_root: Path, tmp_path: Path, 
     assert rows["image_id"].nunique() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["serial", "local"])
 def test_captures_that_are_not_kept_go_victim_by_victim(
     faces_root: Path, tmp_path: Path, address: str
