@@ -312,7 +312,7 @@ def test_single_images_are_attacked_without_float64(faces: FaceDataset) -> None:
         observation, _ = observed(faces, config)
         with NoFloat64():
             found = attacked(observation, attack)
-        assert found.outcome == "analytic"
+        assert found.outcome != "matching"
 
 
 def test_images_along_the_steps_are_found_without_float64(faces: FaceDataset) -> None:
