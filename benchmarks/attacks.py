@@ -38,8 +38,10 @@ from attack_core.attacks.registry import NAMED
 from attack_core.metrics.metrics import assign, psnr
 from fl_core.base.errors import InputError, unknown_name
 from fl_core.base.rng import derive_seed, generator
+from fl_core.base.shape import ImageShape
 from fl_core.base.types import ModelState
-from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.data.dataset import ImageDataset
+from fl_core.data.kinds.celeba import open_celeba
 from fl_core.data.synthetic.faces import write_faces
 from fl_core.federation.accuracy import count_correct
 from fl_core.federation.client import LocalTraining, gradient_update, loss_gradient, train_locally
@@ -160,7 +162,7 @@ def _json_or_text(value: str) -> Any:
         return value
 
 
-def make_victims(options: argparse.Namespace, dataset: FaceDataset) -> list[Victim]:
+def make_victims(options: argparse.Namespace, dataset: ImageDataset) -> list[Victim]:
     """The first batches of the test split, each with its gradient at the same weights."""
     config = ModelConfig(kind=options.model, image_size=options.image_size)
     state = initial_state(config, generator("model", options.seed))
@@ -186,7 +188,7 @@ def make_victims(options: argparse.Namespace, dataset: FaceDataset) -> list[Vict
     return found
 
 
-def trained(config: ModelConfig, state: ModelState, dataset: FaceDataset) -> ModelState:
+def trained(config: ModelConfig, state: ModelState, dataset: ImageDataset) -> ModelState:
     """SGD (0.01, momentum 0.9, batches of 10) on the train split until the valid split is 80% right.
 
     BatchNorm trains as usual, by batch statistics; the attack then meets its running ones. Raises `InputError`
@@ -425,7 +427,7 @@ def run_comparison(options: argparse.Namespace) -> tuple[list[Method], list[dict
             root = Path(folder) / "faces"
             wanted = 8 * (options.first + options.victims) * options.batch
             write_faces(root, num=max(wanted, 4 * TRAINING_FACES // 3 if options.weights == "trained" else 0))
-        victims = make_victims(options, open_celeba(root, image_size=options.image_size))
+        victims = make_victims(options, open_celeba(root, shape=ImageShape.square(options.image_size)))
         compare(methods, victims, options.first)
     if options.figure is not None:
         title = f"{options.model} {options.image_size}x{options.image_size}, {options.weights} weights, "

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from attack_core.metrics.metrics import assign, psnr
 from fl_core.base.rng import generator
-from fl_core.data.celeba import open_celeba
+from fl_core.base.shape import ImageShape
+from fl_core.data.kinds.celeba import open_celeba
 from orchestrator.analysis.intervals import mean_interval
 from orchestrator.analysis.summary import SUCCESS_DB
 from orchestrator.trial.public import public_answers
@@ -64,7 +65,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    dataset = open_celeba(options.data, image_size=options.image_size)
+    dataset = open_celeba(options.data, shape=ImageShape.square(options.image_size))
     public = dataset.batch(dataset.split("test")[:PUBLIC])[0]
     train = dataset.split("train")
     for batch in options.batches:

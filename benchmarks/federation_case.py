@@ -11,8 +11,10 @@ import torch
 from torch.nn import functional
 
 from fl_core.base.rng import generator
+from fl_core.base.shape import ImageShape
 from fl_core.base.types import ModelState
-from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.data.dataset import ImageDataset
+from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state, predict
@@ -60,9 +62,9 @@ class Case:
         """The clients' network."""
         return ModelConfig(kind=self.model, image_size=self.size)  # type: ignore[arg-type]
 
-    def dataset(self) -> FaceDataset:
+    def dataset(self) -> ImageDataset:
         """The faces, opened."""
-        return open_celeba(Path(self.faces), image_size=self.size)
+        return open_celeba(Path(self.faces), shape=ImageShape.square(self.size))
 
     def federation(self) -> Federation:
         """Who holds what, and in which batches."""

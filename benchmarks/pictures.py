@@ -40,7 +40,8 @@ from attack_core.inversion.continuation import Continuation
 from attack_core.metrics.metrics import psnr
 from fl_core.base.errors import InputError, unknown_name
 from fl_core.base.rng import generator
-from fl_core.data.celeba import open_celeba
+from fl_core.base.shape import ImageShape
+from fl_core.data.kinds.celeba import open_celeba
 from fl_core.data.synthetic.faces import write_faces
 from fl_core.federation.client import LocalTraining, gradient_update
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
@@ -238,7 +239,7 @@ def _faces(options: argparse.Namespace) -> Tensor:
         if root is None:
             root = Path(folder)
             write_faces(root, num=8 * options.victims + 64, seed=0)
-        dataset = open_celeba(root, image_size=options.image_size)
+        dataset = open_celeba(root, shape=ImageShape.square(options.image_size))
         images, _ = dataset.batch(dataset.split("test", options.victims))
         return images
 

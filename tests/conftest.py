@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.base.shape import ImageShape
+from fl_core.data.dataset import ImageDataset
+from fl_core.data.kinds.celeba import open_celeba
 from fl_core.data.synthetic.faces import write_faces
 
 
@@ -36,5 +38,5 @@ def celeba_root() -> Path:
 
 
 @pytest.fixture
-def faces(faces_root: Path) -> FaceDataset:
-    return open_celeba(faces_root, image_size=16)
+def faces(faces_root: Path) -> ImageDataset:
+    return open_celeba(faces_root, shape=ImageShape.square(16))

@@ -145,12 +145,12 @@ class _Problem:
 
     def solve(self) -> Reconstruction:
         """Images from the layer inputs."""
-        read, size, count = self.read, self.observation.model.image_size, self.count
+        read, picture, count = self.read, self.observation.model.shape.size, self.count
         if math.isinf(read.error):
             note = f"the known noise hides the layer input: the answer is {self._prior_name}"
             return self._result(_PRIOR, self._start().expand(count, -1, -1, -1), [note], outcome="prior")
         if read.head.pixels and read.complete:
-            images = read.shares.inputs.view(-1, 3, size, size)
+            images = read.shares.inputs.view(-1, *picture)
             return self._result("analytic: layer input", images, [read.note()])
         if read.order is not None:
             return self._along(read.order)
@@ -182,7 +182,7 @@ class _Problem:
     @property
     def pixels(self) -> int:
         """How many numbers one image has."""
-        return 3 * self.observation.model.image_size**2
+        return self.observation.model.shape.numbers
 
     @property
     def scarce(self) -> bool:
@@ -304,10 +304,10 @@ class _Problem:
         mean = self.observation.public_mean
         if mean is not None:
             return mean[None]
-        size = self.observation.model.image_size
+        picture = self.observation.model.shape.size
         # Not quite grey: networks without biases have no slope there.
         noise = initial_images(
-            "fourier", (1, 1, 3, size, size), std=ANALYTIC_LIMITS.grey, generator=self.generator
+            "fourier", (1, 1, *picture), std=ANALYTIC_LIMITS.grey, generator=self.generator
         )
         return noise[0].to(self.read.shares.inputs.device)
 

@@ -189,7 +189,7 @@ def obstacle_to_analytic(
     observation: Observation, model: nn.Module, limits: AutoLimits = AUTO_LIMITS
 ) -> str | None:
     """Why the analytic attack would not do well on this observation; None where it should."""
-    size, images = observation.model.image_size, observation.examples
+    pixels, images = observation.model.shape.numbers, observation.examples
     try:
         head = solvable_head(model, observation)
     except InputError as reason:
@@ -197,7 +197,6 @@ def obstacle_to_analytic(
     if sends_signs(observation) and not rounds_fairly(observation):
         return "signs of numbers tell nothing of their sizes"
     features = observation.state.parameters[f"{head.first}.weight"].shape[1]
-    pixels = 3 * size * size
     if features < limits.least_features * pixels:
         return f"layer {head.first} has {features} features for {pixels} pixels"
     cut = cut_columns(observation, f"{head.first}.weight")

@@ -7,11 +7,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "cross_validation": ["Residuals", "chosen", "evidence", "residuals_elsewhere"],
         "likelihood_ratio": [
-            "supported_or_prior",
             "explains_more",
             "prior_answer",
             "prior_instead",
             "says_nothing",
+            "supported_or_prior",
             "too_weak",
         ],
     },

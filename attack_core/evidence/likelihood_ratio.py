@@ -31,7 +31,7 @@ from fl_core.threat.observation import Observation
 
 def pixels(observation: Observation) -> int:
     """How many numbers an attack on all images of the signal fits."""
-    return 3 * observation.model.image_size**2 * observation.examples
+    return observation.model.shape.numbers * observation.examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +139,9 @@ def prior_answer(observation: Observation, labels: Tensor | None, note: str) -> 
 
     `labels` (B,) are what the attacker takes them for; the first class where it does not know.
     """
-    size, count = observation.model.image_size, observation.examples
+    picture, count = observation.model.shape.size, observation.examples
     mean = observation.public_mean
-    image = torch.zeros(3, size, size) if mean is None else mean.detach().cpu()
+    image = torch.zeros(picture) if mean is None else mean.detach().cpu()
     images = image.expand(count, -1, -1, -1).clone()
     known = torch.zeros(count, dtype=torch.int64) if labels is None else labels.detach().cpu()
     return Reconstruction(

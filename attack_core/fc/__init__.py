@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "head": ["Prefix", "Head", "observed_head", "solvable_head"],
+        "head": ["Head", "Prefix", "observed_head", "solvable_head"],
         "inversion": ["Estimate", "completed_input", "input_estimate"],
         "layer_inputs": ["LayerInputs", "Reading", "magnitude"],
         "spear": ["Inseparable"],

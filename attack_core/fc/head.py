@@ -19,6 +19,7 @@ from torch.nn import functional
 from attack_core.gradients.handles import couples_examples
 from attack_core.signal.signal_model import vib_of_images
 from fl_core.base.errors import InputError
+from fl_core.base.shape import ImageShape
 from fl_core.base.types import ModelState, Tensors
 from fl_core.models.bottleneck import find_bottleneck
 from fl_core.models.zoo import layer_input, predict
@@ -66,16 +67,16 @@ def solvable_head(model: nn.Module, observation: Observation) -> Head:
 def observed_head(model: nn.Module, observation: Observation) -> Head:
     """`find_head` of the observed network, through its bottleneck where the attacker knows that one draws."""
     through = vib_of_images(observation) is not None
-    return find_head(model, observation.state, observation.model.image_size, through=through)
+    return find_head(model, observation.state, observation.model.shape, through=through)
 
 
-def find_head(model: nn.Module, state: ModelState, image_size: int, *, through: bool = False) -> Head:
+def find_head(model: nn.Module, state: ModelState, shape: ImageShape, *, through: bool = False) -> Head:
     """The fully connected end of `model`, found by running one image; raises `InputError` where there is none.
 
     `through` goes on in front of a bottleneck: whatever it drew, its gradients and those in front hold for that draw.
     """
     device = next(iter(state.parameters.values())).device
-    image = torch.linspace(-1.0, 1.0, 3 * image_size**2, device=device).view(1, 3, image_size, image_size)
+    image = torch.linspace(-1.0, 1.0, shape.numbers, device=device).view(1, *shape.size)
     calls = list(reversed(_calls(model, state, image)))
     if not calls or not isinstance(calls[0].module, nn.Linear):
         raise InputError("The model's last layer is not fully connected, so nothing follows analytically.")

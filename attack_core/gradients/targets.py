@@ -96,8 +96,7 @@ def check_observation(observation: Observation) -> None:
     if observation.labels is not None:
         _check_labels(observation.labels, observation)
     if observation.public_mean is not None:
-        size = observation.model.image_size
-        _check_shape("public_mean", observation.public_mean, (3, size, size), "the observation")
+        _check_shape("public_mean", observation.public_mean, observation.model.shape.size, "the observation")
         _check_finite("public_mean", observation.public_mean, "the observation")
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fl_core.base.numbers import TINY
-from fl_core.data.transforms import Transform, draws_of, loses, taken_back, transformed
+from fl_core.data.changes.transforms import Transform, draws_of, loses, taken_back, transformed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from attack_core.base.types import Reconstruction
 from attack_core.input_inversion.augmented import invert_augmentation
 from attack_core.input_inversion.mixtures import expected_images, invert_mixup
-from fl_core.data.transforms import loses
+from fl_core.data.changes.transforms import loses
 from fl_core.threat.facts import Augmented, HiddenMixture, Mixture
 from fl_core.threat.observation import Observation
 

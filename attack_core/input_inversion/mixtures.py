@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_core.base.numbers import TINY
-from fl_core.data.mixing import circle_map
+from fl_core.data.changes.mixing import circle_map
 
 
 @dataclass(frozen=True, kw_only=True)

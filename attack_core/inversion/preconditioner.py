@@ -17,7 +17,7 @@ from attack_core.priors.colour_tv import colour_axes
 from attack_core.priors.priors import cosine_matrix
 
 Features = Callable[[Tensor], Tensor]
-"""From images (B, 3, S, S) to a layer's inputs (B, I)."""
+"""From images (B, C, H, W) to a layer's inputs (B, I)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,10 @@ PRECONDITIONER_LIMITS = PreconditionerLimits()
 
 @dataclass(frozen=True)
 class DctPreconditioner:
-    """Scaled cosine coefficients: `cosines` (S, S) and `colours` (3, 3) are orthonormal, `scale` (3, S, S) divides."""
+    """Cosine coefficients: `rows` (H, H), `columns` (W, W), `colours` (C, C) are orthonormal; `scale` divides."""
 
-    cosines: Tensor
+    rows: Tensor
+    columns: Tensor
     colours: Tensor
     scale: Tensor
 
@@ -50,8 +51,9 @@ class DctPreconditioner:
         generator: torch.Generator,
         limits: PreconditionerLimits = PRECONDITIONER_LIMITS,
     ) -> DctPreconditioner:
-        """Scales from the gain at `image` (1, 3, S, S): white noise sent backwards has the power of J^T J."""
-        plain = cls(cosine_matrix(image.shape[-1]).to(image), colour_axes(image), torch.ones_like(image[0]))
+        """Scales from the gain at `image` (1, C, H, W): white noise sent backwards has the power of J^T J."""
+        rows, columns = (cosine_matrix(side).to(image) for side in image.shape[-2:])
+        plain = cls(rows, columns, colour_axes(image), torch.ones_like(image[0]))
         point = image.detach().clone().requires_grad_(True)
         found = features(point)
         power = torch.zeros_like(image[0])
@@ -60,24 +62,26 @@ class DctPreconditioner:
             (back,) = torch.autograd.grad(found, point, noise, retain_graph=True)
             power += plain.coefficients(back)[0].square()
         gain = _band_means(power).sqrt()
-        return cls(plain.cosines, plain.colours, (gain / gain.max()).clamp_min(limits.floor).sqrt())
+        return cls(rows, columns, plain.colours, (gain / gain.max()).clamp_min(limits.floor).sqrt())
 
     def coefficients(self, images: Tensor) -> Tensor:
-        """Unscaled coefficients of images, both (B, 3, S, S)."""
+        """Unscaled coefficients of images, both (B, C, H, W)."""
         turned = torch.einsum("kc,nchw->nkhw", self.colours, images)
-        return self.cosines @ turned @ self.cosines.mT
+        return self.rows @ turned @ self.columns.mT
 
     def images(self, scaled: Tensor) -> Tensor:
-        """The images of scaled coefficients, both (B, 3, S, S)."""
-        planes = self.cosines.mT @ (scaled / self.scale) @ self.cosines
+        """The images of scaled coefficients, both (B, C, H, W)."""
+        planes = self.rows.mT @ (scaled / self.scale) @ self.columns
         return torch.einsum("kc,nkhw->nchw", self.colours, planes)
 
 
 def _band_means(power: Tensor) -> Tensor:
-    """Each coefficient's power (3, S, S) replaced by the mean over its channel's half-octave of frequency."""
-    size, channels = power.shape[-1], power.shape[0]
-    step = torch.arange(size, device=power.device)
-    frequency = torch.maximum(step[:, None], step[None, :]).float()
+    """Each coefficient's power (C, H, W) replaced by the mean over its channel's half-octave of frequency."""
+    channels, height, width = power.shape
+    longer = max(height, width)
+    down = torch.arange(height, device=power.device) * (longer / height)
+    across = torch.arange(width, device=power.device) * (longer / width)
+    frequency = torch.maximum(down[:, None], across[None, :])
     band = (2.0 * torch.log2(frequency + 1.0)).round().long().expand(channels, -1, -1)
     count = int(band.max()) + 1
     index = (band + count * torch.arange(channels, device=power.device)[:, None, None]).flatten()

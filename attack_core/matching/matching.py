@@ -300,12 +300,14 @@ def start(
 ) -> Candidates:
     """Random images and, where labels are optimised, random label logits, on the targets' device."""
     device = problem.matched.squares.device
-    size, count = observation.model.image_size, problem.images
+    picture, count = observation.model.shape.size, problem.images
     canvases: list[Canvas]
     if attack.parametrisation == "deep_prior":
-        canvases = [DeepPrior(count, size, generator, device) for _ in range(attack.restarts)]
+        canvases = [
+            DeepPrior(count, observation.model.shape, generator, device) for _ in range(attack.restarts)
+        ]
     else:
-        shape = (attack.restarts, count, 3, size, size)
+        shape = (attack.restarts, count, *picture)
         images = initial_images(
             attack.init, shape, std=attack.init_std, generator=generator, mean=observation.public_mean
         )

@@ -87,10 +87,15 @@ def load_lpips() -> Lpips:
 
     @torch.no_grad()
     def distance(a: Tensor, b: Tensor) -> Tensor:
-        value: Tensor = network(a.clamp(-1.0, 1.0), b.clamp(-1.0, 1.0)).flatten()
+        value: Tensor = network(_coloured(a), _coloured(b)).flatten()
         return value
 
     return Lpips(distance)
+
+
+def _coloured(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) as LPIPS takes them: clamped, in three channels."""
+    return images.clamp(-1.0, 1.0).expand(-1, 3, -1, -1)
 
 
 def assign(images: Tensor, truth: Tensor) -> list[int | None]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fl_core.base.shape import ImageShape
+
 
 @dataclass(frozen=True, kw_only=True)
 class PriorNetwork:
@@ -31,17 +33,21 @@ PRIOR_NETWORK = PriorNetwork()
 
 
 class DeepPrior:
-    """One candidate's B images (B, 3, S, S), painted by one network (32,739 weights) from B fixed noise maps.
+    """One candidate's B images (B, C, H, W), painted by one network (32,739 weights for RGB) from B fixed noise maps.
 
     Pixels lie within (-1, 1).
     """
 
-    def __init__(self, images: int, size: int, generator: torch.Generator, device: torch.device) -> None:
+    def __init__(
+        self, images: int, shape: ImageShape, generator: torch.Generator, device: torch.device
+    ) -> None:
         with torch.device("meta"):
-            self._network = _network()
-        self._noise = torch.randn(
-            (images, PRIOR_NETWORK.noise_channels, size // 8, size // 8), generator=generator
-        ).to(device)
+            self._network = _network(shape.channels)
+        self._sides = (shape.height, shape.width)
+        coarse = (math.ceil(shape.height / 8), math.ceil(shape.width / 8))
+        self._noise = torch.randn((images, PRIOR_NETWORK.noise_channels, *coarse), generator=generator).to(
+            device
+        )
         self._weights = {
             name: _initial(parameter.shape, name, generator).to(device).requires_grad_(True)
             for name, parameter in self._network.named_parameters()
@@ -54,13 +60,14 @@ class DeepPrior:
     def image(self) -> Tensor:
         """What the network paints now, differentiable with respect to its weights."""
         painted: Tensor = torch.func.functional_call(self._network, self._weights, (self._noise,))
-        return painted
+        height, width = self._sides
+        return painted[..., :height, :width]
 
     def clamp(self, bound: float) -> None:
         """Nothing: the last layer bounds the pixels."""
 
 
-def _network() -> nn.Sequential:
+def _network(painted: int) -> nn.Sequential:
     """Three doublings of the noise's size, each after a convolution; group norms keep the scale (Wu & He 2018)."""
     layers: list[nn.Module] = []
     channels, width, slope = PRIOR_NETWORK.noise_channels, PRIOR_NETWORK.width, PRIOR_NETWORK.slope
@@ -74,7 +81,7 @@ def _network() -> nn.Sequential:
         ]
         channels = width
     layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(groups, width), nn.LeakyReLU(slope)]
-    return nn.Sequential(*layers, nn.Conv2d(width, 3, 1), nn.Tanh())
+    return nn.Sequential(*layers, nn.Conv2d(width, painted, 1), nn.Tanh())
 
 
 def _initial(shape: torch.Size, name: str, generator: torch.Generator) -> Tensor:

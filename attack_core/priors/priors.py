@@ -139,7 +139,7 @@ class Wavelet(Config):
         """See `TotalVariation.penalty`."""
         total = torch.zeros_like(images[:, 0, 0, 0, 0])
         for _ in range(self.levels):
-            if images.shape[-1] % 2:
+            if images.shape[-1] % 2 or images.shape[-2] % 2:
                 break
             images, details = haar(images)
             total = total + sum(detail.abs().flatten(1).sum(1) for detail in details)

@@ -8,7 +8,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "inits": ["Init", "initial_images"],
         "labels": ["LabelStrategy", "resolve_labels"],
         "signal_model": [
-            "vib_of_images",
             "cut_columns",
             "deviations",
             "is_sparse",
@@ -24,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "sends_signs",
             "sent_numbers",
             "signal_energy",
+            "vib_of_images",
             "withholds",
         ],
     },

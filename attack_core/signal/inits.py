@@ -38,7 +38,7 @@ INIT_SETTINGS = InitSettings()
 def initial_images(
     kind: Init, shape: Shape, *, std: float, generator: torch.Generator, mean: Tensor | None = None
 ) -> Tensor:
-    """Starting images of `shape` (C, B, 3, S, S), float32, on the CPU, in normalised pixels.
+    """Starting images of `shape` (C, B, channels, H, W), float32, on the CPU, in normalised pixels.
 
     - `normal`: white noise of standard deviation `std`.
     - `uniform`: white noise, uniform in +-sqrt(3) `std`, which has the same deviation.
@@ -46,7 +46,7 @@ def initial_images(
       image by image.
     - `pattern-n`: a normal n x n tile repeated over the image (Wei et al. 2020, arXiv:2004.10397). A tile that
       does not divide the image is cut at the border.
-    - `mean`: the public `mean` image (3, S, S) plus normal noise of `std` / 10.
+    - `mean`: the public `mean` image (channels, H, W) plus normal noise of `std` / 10.
 
     Raises `InputError` for `mean` where there is no mean image or one of another size.
     """
@@ -66,12 +66,12 @@ def initial_images(
 
 
 def _photographic(noise: Tensor, std: float) -> Tensor:
-    size = noise.shape[-1]
-    vertical = torch.fft.fftfreq(size)[:, None]
-    horizontal = torch.fft.rfftfreq(size)[None, :]
-    radius = (vertical.square() + horizontal.square()).sqrt().clamp_min(1.0 / size)
+    height, width = noise.shape[-2:]
+    vertical = torch.fft.fftfreq(height)[:, None]
+    horizontal = torch.fft.rfftfreq(width)[None, :]
+    radius = (vertical.square() + horizontal.square()).sqrt().clamp_min(1.0 / max(height, width))
     coloured: Tensor = torch.fft.irfft2(
-        torch.fft.rfft2(noise) * radius.pow(-INIT_SETTINGS.spectrum), s=(size, size)
+        torch.fft.rfft2(noise) * radius.pow(-INIT_SETTINGS.spectrum), s=(height, width)
     )
     centred = coloured - coloured.mean((-3, -2, -1), keepdim=True)
     spread = centred.std((-3, -2, -1), keepdim=True).clamp_min(TINY)
@@ -80,8 +80,8 @@ def _photographic(noise: Tensor, std: float) -> Tensor:
 
 def _tiled(side: int, shape: Shape, generator: torch.Generator) -> Tensor:
     tile = torch.randn((*shape[:3], side, side), generator=generator)
-    times = math.ceil(shape[-1] / side)
-    return tile.repeat(1, 1, 1, times, times)[..., : shape[-2], : shape[-1]]
+    down, across = math.ceil(shape[-2] / side), math.ceil(shape[-1] / side)
+    return tile.repeat(1, 1, 1, down, across)[..., : shape[-2], : shape[-1]]
 
 
 def _mean_image(mean: Tensor | None, shape: Shape) -> Tensor:

@@ -159,9 +159,9 @@ def rounded_counts(shares: Tensor, total: int) -> Tensor:
 @torch.no_grad()
 def _mean_probabilities(observation: Observation, model: nn.Module, generator: torch.Generator) -> Tensor:
     """(K,), on the device of the signal."""
-    size = observation.model.image_size
+    picture = observation.model.shape.size
     noise = initial_images(
-        "fourier", (1, STAND_INS.images, 3, size, size), std=STAND_INS.std, generator=generator
+        "fourier", (1, STAND_INS.images, *picture), std=STAND_INS.std, generator=generator
     )[0]
     device = next(iter(observation.tensors.values())).device
     images = noise.to(device) + (0.0 if observation.public_mean is None else observation.public_mean)

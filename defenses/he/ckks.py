@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from defenses.mechanism.libraries import library
 from defenses.secure.fixed_point import FixedPoint, Integers
 from defenses.secure.keys import Ciphertexts
+from fl_core.base.libraries import library
 
 DEGREE = 8192
 MODULI = (60, 60)

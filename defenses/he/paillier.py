@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar, Literal
 
-from defenses.mechanism.libraries import library
 from defenses.secure.fixed_point import FixedPoint, Integers, Lanes, guard_bits
 from defenses.secure.keys import Ciphertexts
+from fl_core.base.libraries import library
 
 
 @dataclass(frozen=True, kw_only=True)

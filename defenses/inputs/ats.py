@@ -11,7 +11,7 @@ from torch import Tensor
 from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.rng import Random
 from fl_core.base.types import require
-from fl_core.data.transforms import Transform, draws_of, transformed
+from fl_core.data.changes.transforms import Transform, draws_of, transformed
 from fl_core.federation.client import Batch
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Augmented, Fact

@@ -13,7 +13,7 @@ from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random, uniform
 from fl_core.base.types import require
-from fl_core.data.mixing import circle_map
+from fl_core.data.changes.mixing import circle_map
 from fl_core.federation.client import Batch
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Fact, HiddenMixture, Mixture

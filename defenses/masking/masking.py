@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from defenses.masking.exchange import MaskedExchange, Met
-from defenses.mechanism.libraries import library
 from defenses.secure.fixed_point import FixedPoint
 from defenses.secure.mean import SumProtection, dropouts
 from fl_core.base.errors import InputError
+from fl_core.base.libraries import library
 from fl_core.base.types import Protection, require
 
 

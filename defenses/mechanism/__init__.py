@@ -8,7 +8,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "base": ["Adversary", "Mechanism", "Privacy", "STAGES", "Stage", "Unit"],
         "clipping": ["bounded"],
         "draws": ["Distribution", "add_noise", "draw_noise", "perturb"],
-        "libraries": ["library"],
         "noise": ["ClipOnly", "NoiseOnly"],
     },
 )

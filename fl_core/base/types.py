@@ -35,6 +35,13 @@ class Config:
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid", "strict": True}
 
 
+LATER: Mapping[str, bool] = {"later": True}
+"""The metadata of a field that was added after results were written: at its default it is no part of an identity.
+
+So a setting can be added, and older results folders still resume.
+"""
+
+
 def require(holds: bool, owner: object, name: str, rule: str) -> None:
     """Raise `InputError` with the field's name, its value and the rule, unless the rule holds."""
     if not holds:

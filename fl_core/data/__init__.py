@@ -5,10 +5,10 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "celeba": ["FaceDataset", "Picture", "SplitName", "check_celeba", "open_celeba"],
-        "celeba_folder": ["Layout", "check_folder", "expanded", "has_images", "is_there"],
-        "mixing": ["circle_map"],
+        "dataset": ["ImageDataset", "Picture", "SplitName"],
+        "decoding": ["Resize"],
         "partition": ["IID", "Partition"],
-        "transforms": ["Transform", "draws_of", "loses", "taken_back", "transformed"],
+        "places": ["check_folder", "expanded", "is_there"],
+        "splits": ["SeededSplit"],
     },
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from fl_core.base.types import ModelState
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.models.zoo import ModelConfig, build_model, predict
 
 EVALUATION_BATCH = 64
@@ -18,7 +18,7 @@ EVALUATION_BATCH = 64
 def count_correct(
     model: ModelConfig,
     state: ModelState,
-    dataset: FaceDataset,
+    dataset: ImageDataset,
     indices: Sequence[int],
     *,
     device: torch.device,

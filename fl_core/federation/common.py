@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fl_core.base.types import ModelState
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.aggregation import Reduction
 from fl_core.federation.client import Batch
 
@@ -20,7 +20,7 @@ class Common:
 
     model: nn.Module
     state: ModelState
-    dataset: FaceDataset
+    dataset: ImageDataset
     device: torch.device
 
     def public(self, count: int) -> Batch:

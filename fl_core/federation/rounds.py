@@ -15,7 +15,7 @@ from torch import nn
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ClientUpdate, Config, ModelState, require
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.data.partition import IID, Partition, partition
 from fl_core.federation.accuracy import count_correct
 from fl_core.federation.aggregation import Reduction
@@ -87,7 +87,7 @@ class Federation:
         *,
         config: FederationConfig,
         model: ModelConfig,
-        dataset: FaceDataset,
+        dataset: ImageDataset,
         train: Sequence[int],
         seed: int,
         device: torch.device,

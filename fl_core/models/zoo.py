@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_core.base.errors import InputError
-from fl_core.base.types import Config, ModelState, require
+from fl_core.base.shape import ImageShape
+from fl_core.base.types import LATER, Config, ModelState, require
 from fl_core.models.bottleneck import Bottleneck
 
 ModelName = Literal["cnn64", "lenet", "mlp", "resnet18"]
@@ -38,20 +39,32 @@ class ModelConfig(Config):
     `batch_norm` says how BatchNorm layers behave while a client trains: `eval` normalises by the running
     statistics and leaves them alone, `train` normalises by the batch and updates them. Models without
     BatchNorm ignore it. `bottleneck` is the size of a variational bottleneck in front of the last layer; null: none.
+
+    `image_size` is a side of square pictures, or `[height, width]`; `channels` is 3 for RGB (null says the same) or 1
+    for grey pictures.
     """
 
     kind: ModelName = "cnn64"
     classes: int = 2
-    image_size: int = 64
+    image_size: int | tuple[int, int] = 64
     batch_norm: Literal["eval", "train"] = "eval"
     bottleneck: int | None = None
+    channels: Literal[1, 3] | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         require(2 <= self.classes <= MOST_CLASSES, self, "classes", f"from 2 to {MOST_CLASSES}")
-        fits = 8 <= self.image_size <= MOST_PIXELS and self.image_size % 8 == 0
-        require(fits, self, "image_size", f"a positive multiple of 8, at most {MOST_PIXELS}")
+        sides = (self.image_size,) if isinstance(self.image_size, int) else self.image_size
+        fits = all(8 <= side <= MOST_PIXELS for side in sides)
+        require(fits, self, "image_size", f"from 8 to {MOST_PIXELS}, or [height, width] of such numbers")
         narrow = self.bottleneck is None or 1 <= self.bottleneck <= MOST_CLASSES
         require(narrow, self, "bottleneck", f"from 1 to {MOST_CLASSES}, or null for none")
+
+    @property
+    def shape(self) -> ImageShape:
+        """The pictures that the network takes."""
+        size = self.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return ImageShape(channels=self.channels or 3, height=height, width=width)
 
 
 def build_model(config: ModelConfig) -> nn.Module:
@@ -71,11 +84,11 @@ def check_batch(config: ModelConfig, images: int) -> None:
     if config.batch_norm == "eval":
         return
     try:
-        build_model(config)(torch.empty(images, 3, config.image_size, config.image_size, device="meta"))
+        build_model(config)(config.shape.empty(images, "meta"))
     except ValueError as error:
         many = f"{images} image{'s' if images > 1 else ''}"
         raise InputError(
-            f"model.batch_norm = 'train': a batch of {many} of {config.image_size} pixels leaves a BatchNorm layer of "
+            f"model.batch_norm = 'train': a batch of {many} of {config.shape} pixels leaves a BatchNorm layer of "
             f"{config.kind} one value a channel, which has no spread; use batch_norm: eval, larger images, or batches "
             "of more images that leave no single one over."
         ) from error
@@ -140,38 +153,38 @@ class _Reached(Exception):
 
 
 def _architecture(config: ModelConfig) -> nn.Module:
-    size, classes = config.image_size, config.classes
+    shape, classes = config.shape, config.classes
     match config.kind:
         case "cnn64":
-            widths = (3, 64, 128, 256)
+            widths = (shape.channels, 64, 128, 256)
             layers: OrderedDict[str, nn.Module] = OrderedDict()
             for i in range(3):
                 layers[f"conv{i + 1}"] = nn.Conv2d(widths[i], widths[i + 1], 3, padding=1)
                 layers[f"relu{i + 1}"] = nn.ReLU()
                 layers[f"pool{i + 1}"] = nn.AvgPool2d(2)
             layers["flatten"] = nn.Flatten()
-            layers["fc1"] = nn.Linear(256 * (size // 8) ** 2, 512)
+            layers["fc1"] = nn.Linear(256 * (shape.height // 8) * (shape.width // 8), 512)
             layers["relu4"] = nn.ReLU()
             layers["fc2"] = nn.Linear(512, classes)
             return nn.Sequential(layers)
         case "lenet":
             return nn.Sequential(
                 OrderedDict(
-                    conv1=nn.Conv2d(3, 12, 5, stride=2, padding=2),
+                    conv1=nn.Conv2d(shape.channels, 12, 5, stride=2, padding=2),
                     act1=nn.Sigmoid(),
                     conv2=nn.Conv2d(12, 12, 5, stride=2, padding=2),
                     act2=nn.Sigmoid(),
                     conv3=nn.Conv2d(12, 12, 5, stride=1, padding=2),
                     act3=nn.Sigmoid(),
                     flatten=nn.Flatten(),
-                    fc=nn.Linear(12 * (size // 4) ** 2, classes),
+                    fc=nn.Linear(12 * math.ceil(shape.height / 4) * math.ceil(shape.width / 4), classes),
                 )
             )
         case "mlp":
             return nn.Sequential(
                 OrderedDict(
                     flatten=nn.Flatten(),
-                    fc1=nn.Linear(3 * size * size, 512),
+                    fc1=nn.Linear(shape.numbers, 512),
                     relu1=nn.ReLU(),
                     fc2=nn.Linear(512, 256),
                     relu2=nn.ReLU(),
@@ -180,6 +193,8 @@ def _architecture(config: ModelConfig) -> nn.Module:
             )
         case "resnet18":
             network = torchvision.models.resnet18(num_classes=classes)
+            if shape.channels != 3:
+                network.conv1 = nn.Conv2d(shape.channels, 64, 7, stride=2, padding=3, bias=False)
             network.maxpool = _MaxPool()
             return cast("nn.Module", network)
 

@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "datasets": ["check_data", "data_line", "open_faces", "planned_faces", "resolve_kind"],
+        "datasets": ["check_data", "data_line", "open_data", "planned_data", "resolve_kind"],
         "store": [
             "Capture",
             "CaptureSource",

@@ -1,22 +1,30 @@
-"""Opens the faces that a sweep asks for; writes the synthetic ones where nothing else was named."""
+"""Opens the pictures that a sweep asks for; writes synthetic faces where nothing else was named."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import os
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fl_core.base.errors import InputError
-from fl_core.data.celeba import FaceDataset, open_celeba
-from fl_core.data.celeba_folder import Layout, check_folder, expanded, has_images, is_there
+from fl_core.base.shape import ImageShape
+from fl_core.data.dataset import ImageDataset
+from fl_core.data.decoding import Resize
+from fl_core.data.kinds.arrays import open_arrays
+from fl_core.data.kinds.celeba import open_celeba
+from fl_core.data.kinds.celeba_folder import PARTS, Layout, has_images
+from fl_core.data.kinds.class_folders import open_folder
+from fl_core.data.kinds.parquet import open_parquet
+from fl_core.data.kinds.torchvision_sets import open_torchvision
+from fl_core.data.places import check_folder, expanded, is_there
 from fl_core.data.synthetic.faces import unwritten_faces, write_faces
 from orchestrator.config.parse import build, put
-from orchestrator.config.sweep import DataConfig, SweepConfig
+from orchestrator.config.sweep import DataConfig, DataKind, SweepConfig
 
 _SYNTHETIC = "synthetic_faces"
 
@@ -31,12 +39,12 @@ def resolve_kind(data: DataConfig) -> DataConfig:
         return data
     root = expanded(data.root)
     if not has_images(root) and (not _is_named(data) or is_there(root / _SYNTHETIC)):
-        return dataclasses.replace(data, kind="synthetic")
+        return replace(data, kind="synthetic")
     try:
         Layout.of(root)
     except InputError as error:
         raise InputError(f"{error} For synthetic faces name none.") from error
-    return dataclasses.replace(data, kind="celeba")
+    return replace(data, kind="celeba")
 
 
 def check_data(common: DataConfig, cells: Iterable[SweepConfig]) -> None:
@@ -55,33 +63,79 @@ def check_data(common: DataConfig, cells: Iterable[SweepConfig]) -> None:
             )
         if data.kind == "celeba":
             Layout.of(expanded(data.root))
-        elif not is_there(_synthetic_root(data)):
+        elif data.kind == "synthetic" and not is_there(_synthetic_root(data)):
             _check_place(data)
 
 
-def open_faces(data: DataConfig, *, image_size: int, progress: Callable[[str], None]) -> FaceDataset:
-    """The data set of a definite kind; synthetic faces are written first where they are missing."""
-    root = expanded(data.root)
-    if data.kind == "synthetic":
+def open_data(data: DataConfig, shape: ImageShape, *, progress: Callable[[str], None]) -> ImageDataset:
+    """The data set of a definite kind, with pictures of `shape`; synthetic faces are written first where missing."""
+    if data.kind == "synthetic" and not _synthetic_root(data).is_dir():
         root = _synthetic_root(data)
-        if not root.is_dir():
-            _check_place(data)
-            progress(f"writing {data.synthetic_images} synthetic faces to {root}")
-            _write_whole(root, data)
-    return open_celeba(root, attribute=data.attribute, image_size=image_size)
+        _check_place(data)
+        progress(f"writing {data.synthetic_images} synthetic faces to {root}")
+        _write_whole(root, data)
+    return _OPENERS[data.kind](data, shape)
 
 
-def planned_faces(data: DataConfig, *, image_size: int) -> FaceDataset:
-    """What `open_faces` will open, without a write: synthetic faces to come have names, labels and splits alone."""
+def planned_data(data: DataConfig, shape: ImageShape) -> ImageDataset:
+    """What `open_data` will open, without a write: synthetic faces to come have names, labels and splits alone."""
     if data.kind == "synthetic" and not _synthetic_root(data).is_dir():
         return unwritten_faces(
             _synthetic_root(data),
             num=data.synthetic_images,
             seed=data.synthetic_seed,
-            attribute=data.attribute,
-            image_size=image_size,
+            attributes=_attributes(data),
+            shape=shape,
+            resize=_resize(data),
         )
-    return open_faces(data, image_size=image_size, progress=lambda _: None)
+    return open_data(replace(data, download=None), shape, progress=lambda _: None)
+
+
+def _open_faces(data: DataConfig, shape: ImageShape) -> ImageDataset:
+    root = _synthetic_root(data) if data.kind == "synthetic" else expanded(data.root)
+    return open_celeba(root, attributes=_attributes(data), shape=shape, resize=_resize(data))
+
+
+def _open_folder(data: DataConfig, shape: ImageShape) -> ImageDataset:
+    return open_folder(expanded(data.root), shape=shape, resize=_resize(data), split=data.split)
+
+
+def _open_arrays(data: DataConfig, shape: ImageShape) -> ImageDataset:
+    return open_arrays(expanded(data.root), shape=shape, resize=_resize(data), split=data.split)
+
+
+def _open_parquet(data: DataConfig, shape: ImageShape) -> ImageDataset:
+    return open_parquet(expanded(data.root), shape=shape, resize=_resize(data), split=data.split)
+
+
+def _open_torchvision(data: DataConfig, shape: ImageShape) -> ImageDataset:
+    return open_torchvision(
+        expanded(data.root),
+        name=data.name or "",
+        shape=shape,
+        resize=_resize(data),
+        split=data.split,
+        download=bool(data.download),
+    )
+
+
+_OPENERS: Mapping[DataKind, Callable[[DataConfig, ImageShape], ImageDataset]] = {
+    "celeba": _open_faces,
+    "synthetic": _open_faces,
+    "folder": _open_folder,
+    "arrays": _open_arrays,
+    "parquet": _open_parquet,
+    "torchvision": _open_torchvision,
+}
+"""How each definite kind is opened: a new kind is a function, a line here and its name in `DataKind`."""
+
+
+def _resize(data: DataConfig) -> Resize:
+    return data.resize or "crop"
+
+
+def _attributes(data: DataConfig) -> tuple[str, ...]:
+    return (data.attribute,) if isinstance(data.attribute, str) else data.attribute
 
 
 def data_line(config: Mapping[str, Any]) -> str:
@@ -100,11 +154,25 @@ def own_settings(config: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str
 
 
 def _described(data: DataConfig) -> str:
+    place = f" at {data.root}"
     if data.kind == "synthetic":
         what = f"synthetic faces (seed {data.synthetic_seed}, {data.synthetic_images})"
     else:
-        what = f"CelebA layout at {data.root}"
-    return f"{what}, attribute {data.attribute}"
+        what = {
+            "folder": "class folders",
+            "arrays": "arrays",
+            "parquet": "Parquet",
+            "torchvision": f"torchvision's {data.name}",
+        }.get(data.kind, "CelebA layout")
+        what += place
+    faces = data.kind in ("auto", "celeba", "synthetic")
+    parts = [
+        what,
+        f"attribute {' + '.join(_attributes(data))}" if faces else None,
+        str(data.split) if data.split else None,
+        f"resize {data.resize}" if data.resize else None,
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _is_named(data: DataConfig) -> bool:
@@ -121,7 +189,7 @@ def _check_place(data: DataConfig) -> None:
     root = expanded(data.root)
     if not _is_named(data) or (root / _SYNTHETIC).is_dir():
         return
-    check_folder(root if is_there(root) else root.absolute().parent)
+    check_folder(root if is_there(root) else root.absolute().parent, PARTS)
     if is_there(root) and any(root.iterdir()):
         raise InputError(
             f"data.root = {data.root!r}: synthetic faces are not written into a folder that holds something else; "

@@ -13,7 +13,7 @@ from defenses.chain import Chain
 from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed, generator
 from fl_core.base.types import ModelState, Truth, clipped_to_zeros
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.rounds import Federation
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
 from fl_core.federation.training import train
@@ -53,7 +53,7 @@ class Capture:
 
 
 def captured_federation(
-    settings: SweepConfig, defense: Chain, dataset: FaceDataset, *, device: torch.device
+    settings: SweepConfig, defense: Chain, dataset: ImageDataset, *, device: torch.device
 ) -> Federation:
     """The federation of one cell: `settings` as this cell has them."""
     return Federation(
@@ -106,7 +106,7 @@ class CaptureStore:
         self._weights: dict[str, Weights] = {}
 
     def source(
-        self, settings: SweepConfig, defense: Chain, dataset: FaceDataset, *, weights: str | None = None
+        self, settings: SweepConfig, defense: Chain, dataset: ImageDataset, *, weights: str | None = None
     ) -> CaptureSource:
         """The captures of one cell: `settings` as this cell has them.
 

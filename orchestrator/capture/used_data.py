@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fl_core.base.errors import InputError
-from fl_core.data.celeba import FaceDataset, Picture, SplitName
+from fl_core.data.dataset import ImageDataset, Picture, SplitName
+from fl_core.data.splits import SeededSplit
 from orchestrator.capture.datasets import own_settings
 from orchestrator.config.parse import build, to_plain
 from orchestrator.config.sweep import DataConfig, SweepConfig
@@ -31,19 +32,24 @@ class Selection:
 
     kind: str
     root: str | None
-    attribute: str
+    attribute: str | tuple[str, ...]
     synthetic_images: int
     synthetic_seed: int
-    image_size: int
+    image_size: int | tuple[int, int]
     train: int | None
     valid: int | None
     public: int | None
+    channels: int | None = None
+    name: str | None = None
+    resize: str | None = None
+    split: SeededSplit | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any], cell: Mapping[str, Any]) -> Selection:
         """That of a cell; both as `sweep.json` has them."""
         own = own_settings(config, cell)
         data: DataConfig = build(DataConfig, own["data"], where=f"cells.{cell['name']}: data")
+        size = own["model"]["image_size"]
         shared = [each["selective"]["images"] for each in cell["defense"] if each.get("selective")]
         return cls(
             kind=data.kind,
@@ -51,7 +57,11 @@ class Selection:
             attribute=data.attribute,
             synthetic_images=data.synthetic_images,
             synthetic_seed=data.synthetic_seed,
-            image_size=own["model"]["image_size"],
+            image_size=size if isinstance(size, int) else (size[0], size[1]),
+            channels=own["model"].get("channels"),
+            name=data.name,
+            resize=data.resize,
+            split=data.split,
             train=_largest(data.train, *([own["utility"]["train"]] if own["utility"] else [])),
             valid=data.valid,
             public=_largest(data.public, *shared),
@@ -114,7 +124,7 @@ class DataCheck:
         self._rows = by_source(self._config, rows)
         self._found: dict[Selection, Used] = {}
 
-    def admit(self, cell: str, dataset: FaceDataset) -> FaceDataset:
+    def admit(self, cell: str, dataset: ImageDataset) -> ImageDataset:
         """The data set, under the fingerprint that the folder has for it; raises `InputError` for other data."""
         plain = next(each for each in self._config["cells"] if each["name"] == cell)
         selection = Selection.of(self._config, plain)
@@ -130,7 +140,7 @@ class DataCheck:
         found = {used.selection: used for used in self._old} | self._found
         return [to_plain(used) for used in found.values()]
 
-    def _compared(self, selection: Selection, dataset: FaceDataset) -> Used:
+    def _compared(self, selection: Selection, dataset: ImageDataset) -> Used:
         """The pictures that are there now, found to be those of the folder."""
         pictures: dict[str, list[Picture]] = {
             split: _pictures(dataset, split, selection.limit(split)) for split in _SPLITS
@@ -146,7 +156,7 @@ class DataCheck:
         for used in kin:
             if changed := used.difference(now):
                 raise InputError(
-                    f"{self._out} holds a sweep on other pictures than {dataset.folder} has: {changed}; "
+                    f"{self._out} holds a sweep on other pictures than {dataset.root} has: {changed}; "
                     "bring the old data back, or use another --out."
                 )
         if kin:
@@ -163,7 +173,7 @@ class DataCheck:
             )
         return now
 
-    def _known(self, selection: Selection, dataset: FaceDataset, turned: Sequence[str]) -> str:
+    def _known(self, selection: Selection, dataset: ImageDataset, turned: Sequence[str]) -> str:
         """What a folder without noted pictures calls `dataset`; `InputError` where its trials are of another one."""
         if turned:
             raise InputError(
@@ -171,7 +181,7 @@ class DataCheck:
                 f"{turned[0]} for one; use another --out."
             )
         rows = self._rows.get(selection.source, set())
-        names = (dataset.fingerprint, dataset.raw_fingerprint)
+        names = (dataset.fingerprint, *dataset.earlier_fingerprints)
         for fingerprint in names:
             if not rows or f"{selection.kind}:{fingerprint}" in rows:
                 return fingerprint
@@ -256,7 +266,7 @@ def _noted(folder: Path, claim: Claim | None) -> list[Used]:
         raise Damaged.of(folder / CLAIM, error, RESTORE) from error
 
 
-def _pictures(dataset: FaceDataset, split: SplitName, limit: int | None) -> list[Picture]:
+def _pictures(dataset: ImageDataset, split: SplitName, limit: int | None) -> list[Picture]:
     """The first `limit` pictures of a split, which may have fewer or none: who needs them says so."""
     try:
         indices = dataset.split(split)[:limit]

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from attack_core.metrics.metrics import load_lpips
 from fl_core.base.device import blanket_fallback, pick_device
-from fl_core.data.celeba_folder import has_images
+from fl_core.data.kinds.celeba_folder import has_images
 from orchestrator.io.provenance import provenance
 
 

@@ -15,18 +15,21 @@ from rich.progress import Progress, track
 from typer.exceptions import TyperException
 
 from fl_core.base.errors import InputError, first_line, one_line
-from fl_core.data.celeba import check_celeba
-from fl_core.data.celeba_folder import expanded
+from fl_core.base.shape import ImageShape
+from fl_core.data.check import check_pictures, described
+from fl_core.data.kinds.celeba import check_celeba
+from fl_core.data.places import expanded
 from fl_core.data.synthetic.faces import write_faces
 from orchestrator.analysis.comparison import by_cell
 from orchestrator.analysis.rounds import by_round
 from orchestrator.analysis.strength import critical_lines
 from orchestrator.analysis.summary import summary_lines
-from orchestrator.capture.datasets import data_line
+from orchestrator.capture.datasets import data_line, planned_data
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import doctor as health
 from orchestrator.cli import experiment
-from orchestrator.config.parse import load_sweep, to_plain
+from orchestrator.config.parse import build, load_sweep, to_plain
+from orchestrator.config.sweep import DataConfig
 from orchestrator.driver.merge import merge_folders
 from orchestrator.driver.plan import check_plan, plan_table
 from orchestrator.driver.refine import run_refined
@@ -156,14 +159,31 @@ def synth(
 
 
 @data.command()
-def check(folder: Annotated[Path, typer.Argument(help="Folder in CelebA's layout.")]) -> None:
-    """Decode every image and read both tables; print all problems at once."""
+def check(
+    folder: Annotated[Path, typer.Argument(help="The folder or file that data.root would name.")],
+    kind: Annotated[str, typer.Option(help="celeba, folder, arrays, parquet or torchvision.")] = "celeba",
+    name: Annotated[str | None, typer.Option(help="The set's name, for torchvision.")] = None,
+    size: Annotated[str, typer.Option(help="The size that a network takes, channels first.")] = "3x64x64",
+) -> None:
+    """Decode every picture and read every table; print all problems at once, and what the data set holds."""
     console, folder = terminal(), expanded(folder)
     problems = 0
-    for problem in track(check_celeba(folder), description="checking", console=console, transient=True):
+    if kind == "celeba":
+        found, held = check_celeba(folder), []
+    else:
+        data = build(
+            DataConfig, {"kind": kind, "root": str(folder), "name": name}, where="gradsweep data check"
+        )
+        dataset = planned_data(data, ImageShape.parse(size))
+        found, held = check_pictures(dataset), described(dataset)
+    for problem in track(found, description="checking", console=console, transient=True):
         problems += 1
-        console.print(problem, soft_wrap=True)
-    console.print(f"{problems} problems in {folder}" if problems else f"{folder} is fine", soft_wrap=True)
+        console.print(problem, soft_wrap=True, markup=False)
+    for line in held:
+        console.print(line, soft_wrap=True, markup=False)
+    console.print(
+        f"{problems} problems in {folder}" if problems else f"{folder} is fine", soft_wrap=True, markup=False
+    )
     raise typer.Exit(BAD_INPUT if problems else 0)
 
 

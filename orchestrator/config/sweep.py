@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,7 +12,9 @@ from attack_core.attacks.registry import AnyAttack
 from attack_core.matching.matching import Matching
 from defenses.chain import AnyDefense, Chain
 from fl_core.base.errors import InputError
-from fl_core.base.types import Config, Signal, require
+from fl_core.base.types import LATER, Config, Signal, require
+from fl_core.data.decoding import Resize
+from fl_core.data.splits import SeededSplit
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig
 from fl_core.threat.model import ThreatModel
@@ -29,27 +31,53 @@ JOURNAL = "journal"
 """The storage that is a file in the results folder."""
 
 
+DataKind = Literal["auto", "celeba", "synthetic", "folder", "arrays", "parquet", "torchvision"]
+"""Where pictures come from; `auto` becomes CelebA or synthetic faces."""
+
+_KINDS_WITH: Mapping[str, tuple[str, ...]] = {
+    "name": ("torchvision",),
+    "download": ("torchvision",),
+    "split": ("folder", "arrays", "parquet", "torchvision"),
+}
+"""The settings that only some kinds have."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
-    """Where the faces come from.
+    """Where the pictures come from.
 
     `auto` takes CelebA where it lies under `root`; where that is the default and holds none, synthetic faces, written
     once under `root/synthetic_faces`. A root that is named must hold the data; `~` is a home folder in it. Clients
     hold the first `train` images of the train split, accuracy is measured on the first `valid` of the validation
     split, and the mean public image is that of at most `public` of the test
     split: three disjoint sets. null means all.
+
+    Other kinds are named: `folder` (a folder of pictures for each class), `arrays` (an `.npz` file), `parquet` (files
+    in Hugging Face's image layout), `torchvision` (the set `name`, fetched only where `download` is true). `resize`
+    says how pictures come to the network's size; null means `crop`. `split` cuts a set that has no splits, or lacks
+    one; null means 80% train, 10% valid, 10% test by seed 0. `attribute` is CelebA's; a list of k gives 2^k classes.
     """
 
-    kind: Literal["auto", "celeba", "synthetic"] = "auto"
+    kind: DataKind = "auto"
     root: str = "data"
-    attribute: str = "Male"
+    attribute: str | tuple[str, ...] = "Male"
     train: int | None = 160
     valid: int | None = 200
     public: int | None = 200
     synthetic_images: int = 2000
     synthetic_seed: int = 0
+    name: str | None = field(default=None, metadata=LATER)
+    download: bool | None = field(default=None, metadata=LATER)
+    resize: Resize | None = field(default=None, metadata=LATER)
+    split: SeededSplit | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
+        for setting, kinds in _KINDS_WITH.items():
+            fits = getattr(self, setting) is None or self.kind in kinds
+            require(fits, self, setting, f"left out for kind: {self.kind}; it is for {', '.join(kinds)}")
+        require(
+            self.kind != "torchvision" or self.name is not None, self, "name", "a set of torchvision.datasets"
+        )
         for name in ("train", "valid", "public"):
             value = getattr(self, name)
             require(value is None or value >= 1, self, name, "at least 1, or null for all")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attack_core.attacks.registry import AnyAttack
-from defenses.chain import Chain
+from defenses.chain import AnyDefense, Chain
+from defenses.inputs.ats import ATS
 from fl_core.base.errors import InputError
 from fl_core.models.zoo import build_model, check_batch
 from orchestrator.config.sweep import AttackerConfig, SweepConfig
@@ -20,11 +21,22 @@ def check_sweep(attackers: Sequence[AttackerConfig], cells: Sequence[SweepConfig
     for own in cells:
         for defense in own.cell.defense:
             defense.check_library()
+            _check_shape(own, defense)
         # No batch has more images; that some have fewer is known once the data are.
         check_batch(Chain(defenses=own.cell.defense).on_model(own.model), own.federation.local.batch_size)
     for attacker in attackers:
         for place, attack in _attacks(attacker).items():
             _check_fit(place, attack, cells)
+
+
+def _check_shape(own: SweepConfig, defense: AnyDefense) -> None:
+    """Raise `InputError` where a defense turns or shears pictures that are no squares."""
+    shape = own.model.shape
+    if isinstance(defense, ATS) and shape.height != shape.width:
+        raise InputError(
+            f"cells.{own.cell.name}: ats turns and moves square pictures, and model.image_size asks for {shape}; use a "
+            "square size."
+        )
 
 
 def _attacks(attacker: AttackerConfig) -> dict[str, AnyAttack]:

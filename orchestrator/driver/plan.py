@@ -5,15 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-import torch
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from attack_core.attacks.registry import AnyAttack
 from defenses.chain import Chain
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.models.zoo import ModelConfig, build_model
-from orchestrator.capture.datasets import check_data, planned_faces
+from orchestrator.capture.datasets import check_data, planned_data
 from orchestrator.config.parse import cell_settings, with_params
 from orchestrator.config.space import IntRange, Parameter
 from orchestrator.config.sweep import AttackerConfig, FamilyConfig, SweepConfig
@@ -32,12 +31,12 @@ def check_plan(config: SweepConfig, cells: Sequence[str]) -> None:
     chosen = [cell_settings(config, cell) for cell in config.matching_cells(cells)]
     check_sweep(config.attackers, chosen)
     check_data(config.data, chosen)
-    opened: dict[str, FaceDataset] = {}
+    opened: dict[str, ImageDataset] = {}
     for settings in map(resolve, chosen):
-        size = settings.model.image_size
-        key = content_hash({"data": settings.data, "size": size})
+        shape = settings.model.shape
+        key = content_hash({"data": settings.data, "shape": shape})
         if key not in opened:
-            opened[key] = planned_faces(settings.data, image_size=size)
+            opened[key] = planned_data(settings.data, shape)
         check_cell(settings, Chain(defenses=settings.cell.defense), opened[key])
 
 
@@ -118,5 +117,5 @@ def _parameters(model: ModelConfig) -> int:
 def _multiplications(model: ModelConfig) -> float:
     """Multiplications of one forward pass on one image, from a pass on the meta device."""
     with FlopCounterMode(display=False) as counter:
-        build_model(model).eval()(torch.empty(1, 3, model.image_size, model.image_size, device="meta"))
+        build_model(model).eval()(model.shape.empty(1, "meta"))
     return float(counter.get_total_flops()) / 2

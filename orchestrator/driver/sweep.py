@@ -17,8 +17,8 @@ import torch
 
 from fl_core.base.device import pick_device
 from fl_core.base.errors import InputError, NotSummable
-from fl_core.data.celeba import FaceDataset
-from orchestrator.capture.datasets import check_data, open_faces, resolve_kind
+from fl_core.data.dataset import ImageDataset
+from orchestrator.capture.datasets import check_data, open_data, resolve_kind
 from orchestrator.capture.store import CaptureStore
 from orchestrator.capture.used_data import DataCheck
 from orchestrator.config.parse import cell_settings
@@ -172,7 +172,7 @@ def _run(
         ours = check_folder(out, config, finished=finished)
         start = warm_starts(config, out, claimed=ours, say=reporter.message)
         claim = read_claim(out) if ours else None
-        faces, check = _FaceCache(reporter), DataCheck(out, config, claim, store.data, reporter.message)
+        faces, check = _DataCache(reporter), DataCheck(out, config, claim, store.data, reporter.message)
         with stop.window():
             sets = [check.admit(own.cell.name, faces.of(own)) for own in chosen]
         device = torch.device(config.execution.device)
@@ -213,7 +213,7 @@ def _run(
 
 def _check_images(cells: Sequence[Cell]) -> None:
     """Decode every image that a victim's capture has yet to be made of: a broken one is found now, not hours later."""
-    wanted: dict[FaceDataset, set[int]] = {}
+    wanted: dict[ImageDataset, set[int]] = {}
     for cell in cells:
         wanted.setdefault(cell.dataset, set()).update(cell.source.missing_images())
     for dataset, indices in wanted.items():
@@ -221,20 +221,18 @@ def _check_images(cells: Sequence[Cell]) -> None:
             dataset.image(index)
 
 
-class _FaceCache:
+class _DataCache:
     """Opens each data set once."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
-        self._open: dict[str, FaceDataset] = {}
+        self._open: dict[str, ImageDataset] = {}
 
-    def of(self, settings: SweepConfig) -> FaceDataset:
+    def of(self, settings: SweepConfig) -> ImageDataset:
         """The data set of a cell with these settings."""
-        key = content_hash({"data": settings.data, "size": settings.model.image_size})
+        key = content_hash({"data": settings.data, "shape": settings.model.shape})
         if key not in self._open:
-            self._open[key] = open_faces(
-                settings.data, image_size=settings.model.image_size, progress=self._reporter.message
-            )
+            self._open[key] = open_data(settings.data, settings.model.shape, progress=self._reporter.message)
         return self._open[key]
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from fl_core.base.types import Tensors
+from fl_core.base.types import LATER, Tensors
 
 
 def canonical(value: object) -> str:
-    """JSON with sorted keys and no spaces; dataclasses become objects. Raises `TypeError` for anything else."""
+    """JSON with sorted keys and no spaces; dataclasses become objects, without fields that were
+    added later (`fl_core.base.types.LATER`) and have their default. Raises `TypeError` for anything else."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain, allow_nan=False)
 
 
@@ -34,5 +35,9 @@ def tensor_hash(*groups: Tensors) -> str:
 
 def _plain(value: object) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {
+            field.name: getattr(value, field.name)
+            for field in dataclasses.fields(value)
+            if not (field.metadata.keys() >= LATER.keys() and getattr(value, field.name) == field.default)
+        }
     raise TypeError(f"{type(value).__name__} has no canonical JSON")

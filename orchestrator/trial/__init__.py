@@ -8,10 +8,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "cell": ["Cell", "check_cell"],
         "memory": ["out_of_memory", "packings", "ran_out"],
         "rows": ["Released", "rows_of"],
-        "run": ["TrialResult", "run_trial", "trial_job", "unfinished"],
-        "score": ["ImageScore"],
-        "shared_captures": ["SharedCaptures", "SharedInput"],
-        "spec": ["Phase", "TrialInput", "TrialSpec"],
+        "run": ["TrialResult", "trial_job", "unfinished"],
+        "shared_captures": ["SharedCaptures"],
+        "spec": ["Phase", "TrialSpec"],
         "utility": ["UtilitySpec", "run_utility"],
     },
 )

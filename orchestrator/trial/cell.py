@@ -11,9 +11,9 @@ import torch
 
 from defenses.chain import Chain
 from defenses.secure.mean import dropouts
-from fl_core.base.errors import InputError
+from fl_core.base.errors import InputError, listed
 from fl_core.base.rng import derive_seed, generator
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.accuracy import count_correct
 from fl_core.federation.rounds import Federation
 from fl_core.models.zoo import check_batch
@@ -42,14 +42,14 @@ class Cell:
 
     settings: SweepConfig
     chain: Chain
-    dataset: FaceDataset
+    dataset: ImageDataset
     source: CaptureSource
 
     @classmethod
     def prepare(
         cls,
         settings: SweepConfig,
-        dataset: FaceDataset,
+        dataset: ImageDataset,
         store: CaptureStore,
         *,
         weights: str | None = None,
@@ -183,7 +183,7 @@ class Cell:
         }
 
 
-def check_cell(settings: SweepConfig, chain: Chain, dataset: FaceDataset) -> None:
+def check_cell(settings: SweepConfig, chain: Chain, dataset: ImageDataset) -> None:
     """Raise `InputError` for a cell that cannot be run; `settings` as it has them. Nothing is trained or decoded."""
     _check_sum(settings, chain)
     _check_labels(settings, dataset)
@@ -209,16 +209,17 @@ def _check_sum(settings: SweepConfig, chain: Chain) -> None:
     settings.threat.check_colluders(view, clients)
 
 
-def _check_labels(settings: SweepConfig, dataset: FaceDataset) -> None:
+def _check_labels(settings: SweepConfig, dataset: ImageDataset) -> None:
     """Raise `InputError` for a label that the network has no output for."""
     largest, classes = int(dataset.labels.max()), settings.model.classes
     if largest >= classes:
         raise InputError(
-            f"model.classes = {classes}: {dataset.root} has labels from 0 to {largest}; must be at least {largest + 1}."
+            f"model.classes = {classes}: {dataset.root} has labels from 0 to {largest} ("
+            f"{listed(dataset.classes)}); must be at least {largest + 1}."
         )
 
 
-def _check_utility(settings: SweepConfig, chain: Chain, dataset: FaceDataset) -> None:
+def _check_utility(settings: SweepConfig, chain: Chain, dataset: ImageDataset) -> None:
     """Raise `InputError` where the data do not suffice for the utility run, or BatchNorm can't normalise a batch."""
     if settings.utility is None:
         return

@@ -105,6 +105,8 @@ def _lpips_once() -> Lpips:
 
 def _png(image: torch.Tensor) -> bytes:
     pixels = (to_unit(image) * 255.0).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    if pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from defenses.chain import Chain
 from fl_core.base.errors import NotSummable
 from fl_core.base.rng import derive_seed, generator
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
 from fl_core.federation.training import train
@@ -37,7 +37,7 @@ class UtilitySpec:
 
 def run_utility(
     spec: UtilitySpec,
-    dataset: FaceDataset,
+    dataset: ImageDataset,
     *,
     simulator: Callable[[ClientWork], Simulator] = InProcess,
     progress: Callable[[int, float], None] | None = None,
@@ -82,7 +82,7 @@ def run_utility(
     )
 
 
-def federation_of(spec: UtilitySpec, dataset: FaceDataset) -> Federation:
+def federation_of(spec: UtilitySpec, dataset: ImageDataset) -> Federation:
     """The federation that a utility run trains; raises `InputError` where the data do not suffice."""
     return Federation(
         config=spec.federation,

@@ -23,12 +23,13 @@ from types import SimpleNamespace
 
 from attack_core.attacks.blank import Blank
 from attack_core.attacks.registry import NAMED
+from fl_core.models.zoo import ModelConfig
 from orchestrator.config.parse import load_sweep
 
 shades, any_of_two = load_sweep(Path("sweep.yaml")).attackers
 assert shades.attack == NAMED["blank"] == Blank() == any_of_two.families["shades"].attack
 assert (shades.attack.restarts, shades.attack.cost(2)) == (1, 0.0)
-seen = SimpleNamespace(examples=2, model=SimpleNamespace(image_size=16))
+seen = SimpleNamespace(examples=2, model=ModelConfig(kind="mlp", image_size=16))
 found = Blank(level=0.2)(seen, None, None)
 assert found.images.shape == (2, 3, 16, 16) and float(found.images.max()) == float(found.images.new_tensor(0.2))
 """

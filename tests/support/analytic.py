@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fl_core.base.rng import generator
 from fl_core.base.types import Truth
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, initial_state
@@ -20,7 +20,7 @@ from tests.support.local_training import CNN
 
 
 def observed(
-    faces: FaceDataset,
+    faces: ImageDataset,
     model: ModelConfig = CNN,
     *,
     signal: str = "gradients",
@@ -43,7 +43,7 @@ def observed(
     return observe(record, ThreatModel(), public_mean=public_mean(faces)), truth
 
 
-def public_mean(faces: FaceDataset) -> Tensor:
+def public_mean(faces: ImageDataset) -> Tensor:
     """Of faces that no client has."""
     others = faces.split("valid", 12)
     images, _ = faces.batch(others, [False] * len(others))

@@ -12,7 +12,7 @@ from attack_core.metrics.metrics import assign, psnr
 from defenses.chain import AnyDefense, Chain
 from fl_core.base.rng import generator
 from fl_core.base.types import Signal, Truth
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
@@ -23,13 +23,13 @@ from fl_core.threat.observation import Observation, observe
 CNN = ModelConfig(kind="cnn64", image_size=16)
 
 
-def public_mean(faces: FaceDataset) -> torch.Tensor:
+def public_mean(faces: ImageDataset) -> torch.Tensor:
     """The mean public image (3, S, S)."""
     return torch.stack([faces.image(i) for i in faces.split("test")]).mean(0)
 
 
 def seen(
-    faces: FaceDataset,
+    faces: ImageDataset,
     *defenses: AnyDefense,
     told: bool = True,
     labels: bool = False,
@@ -60,7 +60,7 @@ def seen(
     return observe(record, threat, labels=known, public_mean=public_mean(faces)), truth
 
 
-def federation_of(faces: FaceDataset, plan: FederationConfig, model: ModelConfig, train: int) -> Federation:
+def federation_of(faces: ImageDataset, plan: FederationConfig, model: ModelConfig, train: int) -> Federation:
     """A federation on so many training images, on the CPU."""
     return Federation(
         config=plan,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.models.zoo import ModelConfig
@@ -19,7 +19,7 @@ MODELS = [
 
 
 def make_federation(
-    dataset: FaceDataset,
+    dataset: ImageDataset,
     *,
     model: ModelConfig | None = None,
     train: int = 24,

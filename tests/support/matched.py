@@ -12,7 +12,7 @@ from attack_core.matching.matching import Matching
 from attack_core.metrics.metrics import assign, psnr
 from fl_core.base.rng import generator
 from fl_core.base.types import Truth
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
@@ -25,7 +25,7 @@ MLP = ModelConfig(kind="mlp", image_size=16)
 
 
 def observed(
-    dataset: FaceDataset,
+    dataset: ImageDataset,
     model: ModelConfig = MLP,
     *,
     signal: str = "gradients",

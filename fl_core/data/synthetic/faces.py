@@ -7,7 +7,7 @@ defenses can be run end to end; a number that is to be quoted needs the real ima
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,11 @@ from PIL import Image
 
 from fl_core.base.errors import InputError, unknown_name
 from fl_core.base.rng import derive_seed
-from fl_core.data.celeba import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV, FaceDataset
+from fl_core.base.shape import ImageShape
+from fl_core.data.dataset import ImageDataset, PictureFiles
+from fl_core.data.decoding import Resize
+from fl_core.data.kinds.celeba import attribute_classes
+from fl_core.data.kinds.celeba_folder import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV
 from fl_core.data.synthetic.portrait import paint
 from fl_core.data.synthetic.scene import Beard, HairTone, Traits
 
@@ -109,30 +113,32 @@ def write_faces(
         ) from error
 
 
-def unwritten_faces(root: Path, *, num: int, seed: int, attribute: str, image_size: int) -> FaceDataset:
+def unwritten_faces(
+    root: Path, *, num: int, seed: int, attributes: Sequence[str], shape: ImageShape, resize: Resize = "crop"
+) -> ImageDataset:
     """The data set that `write_faces` would write, with names, labels and splits; there are no images to read.
 
     Raises `InputError` for an attribute that there is not.
     """
-    if attribute not in ATTRIBUTES:
-        raise unknown_name("attribute", attribute, ATTRIBUTES)
-    held = [
-        _attributes(_draw_traits(np.random.default_rng(derive_seed("synthetic face", seed, index))))[
-            attribute
-        ]
-        for index in range(num)
-    ]
-    return FaceDataset(
+    for attribute in attributes:
+        if attribute not in ATTRIBUTES:
+            raise unknown_name("attribute", attribute, ATTRIBUTES)
+    labels = []
+    for index in range(num):
+        held = _attributes(_draw_traits(np.random.default_rng(derive_seed("synthetic face", seed, index))))
+        labels.append(int("".join("1" if held[attribute] else "0" for attribute in attributes), base=2))
+    names = np.array([_name(index) for index in range(num)])
+    return ImageDataset(
         root=root,
-        folder=root / IMAGE_FOLDER,
-        attribute=attribute,
-        image_size=image_size,
-        names=np.array([_name(index) for index in range(num)]),
-        labels=torch.tensor(held, dtype=torch.int64),
+        source=PictureFiles(folder=root / IMAGE_FOLDER, names=names),
+        shape=shape,
+        resize=resize,
+        classes=attribute_classes(attributes),
+        names=names,
+        labels=torch.tensor(labels, dtype=torch.int64),
         partition=np.array([_partition(index, num) for index in range(num)], dtype=np.int8),
-        lists=(root / ATTRIBUTE_CSV, root / PARTITION_CSV),
+        split_by=str(root / PARTITION_CSV),
         fingerprint="",
-        raw_fingerprint="",
     )
 
 

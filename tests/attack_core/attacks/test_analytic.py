@@ -22,8 +22,9 @@ from attack_core.matching.matching import Matching
 from attack_core.metrics.metrics import assign, psnr
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
+from fl_core.base.shape import ImageShape
 from fl_core.base.types import Truth
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import loss_gradient
 from fl_core.models.zoo import ModelConfig, build_model
 from fl_core.threat.facts import Clip, Noise
@@ -71,7 +72,7 @@ CASES: list[tuple[ModelConfig, str, dict[str, Any], int, float, str]] = [
 
 @pytest.mark.parametrize(("model", "signal", "settings", "count", "margin", "method"), CASES)
 def test_every_signal_gives_its_images_and_labels(
-    faces: FaceDataset,
+    faces: ImageDataset,
     model: ModelConfig,
     signal: str,
     settings: dict[str, Any],
@@ -102,7 +103,7 @@ def test_every_signal_gives_its_images_and_labels(
     ],
 )
 def test_a_network_that_begins_with_a_linear_layer_gives_the_pixels(
-    faces: FaceDataset, signal: str, batch: int, lr: float, floor: float
+    faces: ImageDataset, signal: str, batch: int, lr: float, floor: float
 ) -> None:
     observation, truth = observed(faces, MLP, signal=signal, batch=batch, lr=lr)
     found = attacked(observation)
@@ -112,7 +113,7 @@ def test_a_network_that_begins_with_a_linear_layer_gives_the_pixels(
     assert labels_right(found, truth)
 
 
-def test_more_evaluations_give_better_images(faces: FaceDataset) -> None:
+def test_more_evaluations_give_better_images(faces: ImageDataset) -> None:
     observation, truth = observed(faces)
     short, long = (
         attacked(observation, dataclasses.replace(QUICK, inversion=Continuation(evaluations=evaluations)))
@@ -122,14 +123,14 @@ def test_more_evaluations_give_better_images(faces: FaceDataset) -> None:
     assert long.loss < short.loss
 
 
-def test_weights_along_the_steps_matter(faces: FaceDataset) -> None:
+def test_weights_along_the_steps_matter(faces: ImageDataset) -> None:
     """Long steps: features taken at the weights before all of them give worse images."""
     observation, truth = observed(faces, signal="local_update", images=3, lr=0.1)
     along = attacked(observation, dataclasses.replace(QUICK, inversion=Continuation(evaluations=150)))
     assert along.method == "analytic: features along the steps"
     assert any("one epoch of 3 steps" in note for note in along.notes)
     model, state = build_model(CNN), observation.state
-    head = find_head(model, state, 16)
+    head = find_head(model, state, ImageShape.square(16))
     shares = recover_shares(
         gradient_estimate(observation),
         state.parameters,
@@ -151,7 +152,7 @@ def inverter_of(observation: Observation, targets: Tensor, descent: Continuation
     model = build_model(observation.model)
     return FeatureInverter(
         model=model,
-        layer=find_head(model, observation.state, 16).first,
+        layer=find_head(model, observation.state, ImageShape.square(16)).first,
         targets=targets,
         descent=descent,
         stiffness=1.0,
@@ -177,7 +178,7 @@ FALLS_BACK: list[tuple[ModelConfig, int, str]] = [
 
 @pytest.mark.parametrize(("config", "batch", "note"), FALLS_BACK, ids=["batch norm", "one layer"])
 def test_what_cannot_be_taken_apart_is_matched_and_the_notes_say_so(
-    faces: FaceDataset, config: ModelConfig, batch: int, note: str
+    faces: ImageDataset, config: ModelConfig, batch: int, note: str
 ) -> None:
     observation, truth = observed(faces, config, batch=batch)
     found = attacked(observation)
@@ -189,7 +190,7 @@ def test_what_cannot_be_taken_apart_is_matched_and_the_notes_say_so(
     assert found.images.shape == truth.images.shape
 
 
-def test_the_same_image_twice_falls_back_too(faces: FaceDataset) -> None:
+def test_the_same_image_twice_falls_back_too(faces: ImageDataset) -> None:
     observation, truth = observed(faces, batch=2)
     twice = truth.images[[0, 0]], truth.labels[[0, 0]]
     gradients = loss_gradient(build_model(CNN), observation.state, twice)
@@ -208,7 +209,7 @@ def noised(observation: Observation, sigma: float) -> Observation:
     return dataclasses.replace(observation, tensors=tensors, facts=(Clip(max_norm=1.0), fact))
 
 
-def test_known_noise_that_hides_the_input_is_answered_by_the_mean_image(faces: FaceDataset) -> None:
+def test_known_noise_that_hides_the_input_is_answered_by_the_mean_image(faces: ImageDataset) -> None:
     observation, _ = observed(faces)
     found = attacked(noised(observation, 10.0))
     assert observation.public_mean is not None
@@ -220,7 +221,7 @@ def test_known_noise_that_hides_the_input_is_answered_by_the_mean_image(faces: F
     assert float(blind.images.abs().max()) < 0.1
 
 
-def test_known_noise_that_leaves_the_input_ends_the_descent_in_time(faces: FaceDataset) -> None:
+def test_known_noise_that_leaves_the_input_ends_the_descent_in_time(faces: ImageDataset) -> None:
     """Without the fact the descent goes on to fit the noise."""
     observation, truth = observed(faces)
     sigma = 0.003 * float(observation.tensors["fc1.bias"].abs().max())
@@ -234,7 +235,7 @@ def test_known_noise_that_leaves_the_input_ends_the_descent_in_time(faces: FaceD
 
 
 @pytest.mark.parametrize("estimate", ["ratio", "weighted", "rank_one"])
-def test_the_asked_estimate_is_taken(faces: FaceDataset, estimate: Any) -> None:
+def test_the_asked_estimate_is_taken(faces: ImageDataset, estimate: Any) -> None:
     observation, _ = observed(faces, MLP)
     noisy = dataclasses.replace(noised(observation, 1e-3), facts=())
     found = attacked(noisy, dataclasses.replace(QUICK, estimate=estimate))
@@ -246,7 +247,7 @@ def test_the_asked_estimate_is_taken(faces: FaceDataset, estimate: Any) -> None:
 
 @pytest.mark.parametrize(("refine", "refined"), [("auto", False), ("always", True), ("never", False)])
 def test_refinement_is_left_out_where_features_suffice(
-    faces: FaceDataset, refine: Any, refined: bool
+    faces: ImageDataset, refine: Any, refined: bool
 ) -> None:
     observation, _ = observed(faces)
     found = attacked(observation, dataclasses.replace(QUICK, refine=refine))
@@ -254,7 +255,7 @@ def test_refinement_is_left_out_where_features_suffice(
     assert (found.iterations > 80) is refined
 
 
-def test_refinement_helps_where_features_are_few(faces: FaceDataset) -> None:
+def test_refinement_helps_where_features_are_few(faces: ImageDataset) -> None:
     observation, truth = observed(faces, LENET)
     attack = dataclasses.replace(
         QUICK, inversion=Continuation(evaluations=200), refinement=Continuation(evaluations=200)
@@ -265,7 +266,7 @@ def test_refinement_helps_where_features_are_few(faces: FaceDataset) -> None:
     assert score(auto.images, truth.images) > score(never.images, truth.images) + 2.0
 
 
-def test_the_same_seed_gives_the_same_images(faces: FaceDataset) -> None:
+def test_the_same_seed_gives_the_same_images(faces: ImageDataset) -> None:
     for signal, batch in (("gradients", 3), ("local_update", 1)):
         observation, _ = observed(faces, signal=signal, batch=batch, images=3)
         first, again, other = (attacked(observation, seed=seed) for seed in (1, 1, 2))
@@ -274,7 +275,7 @@ def test_the_same_seed_gives_the_same_images(faces: FaceDataset) -> None:
         assert not torch.equal(first.images, other.images)
 
 
-def test_progress_counts_to_what_was_planned_and_reports_the_best(faces: FaceDataset) -> None:
+def test_progress_counts_to_what_was_planned_and_reports_the_best(faces: ImageDataset) -> None:
     observation, _ = observed(faces, batch=2)
     seen: list[tuple[int, int, float]] = []
     found = QUICK(
@@ -287,7 +288,7 @@ def test_progress_counts_to_what_was_planned_and_reports_the_best(faces: FaceDat
     assert best[-1] == pytest.approx(float(found.history.min()))
 
 
-def test_the_loss_is_the_relative_distance_of_gradients(faces: FaceDataset) -> None:
+def test_the_loss_is_the_relative_distance_of_gradients(faces: ImageDataset) -> None:
     observation, truth = observed(faces, batch=2)
     model, state = build_model(CNN), observation.state
     other = (truth.images * 0.5, truth.labels)
@@ -304,7 +305,7 @@ def test_the_loss_is_the_relative_distance_of_gradients(faces: FaceDataset) -> N
     )
 
 
-def test_single_images_are_attacked_without_float64(faces: FaceDataset) -> None:
+def test_single_images_are_attacked_without_float64(faces: ImageDataset) -> None:
     """Batches and known noise need linear algebra, which runs in float64 on the CPU wherever the attack runs."""
     short = Continuation(evaluations=6)
     attack = dataclasses.replace(QUICK, inversion=short, refinement=short)
@@ -315,10 +316,10 @@ def test_single_images_are_attacked_without_float64(faces: FaceDataset) -> None:
         assert found.outcome != "matching"
 
 
-def test_images_along_the_steps_are_found_without_float64(faces: FaceDataset) -> None:
+def test_images_along_the_steps_are_found_without_float64(faces: ImageDataset) -> None:
     observation, _ = observed(faces, signal="local_update", images=3)
     model, start = build_model(CNN), observation.state.parameters
-    head = find_head(model, observation.state, 16)
+    head = find_head(model, observation.state, ImageShape.square(16))
     shares = recover_shares(
         gradient_estimate(observation),
         start,
@@ -355,7 +356,7 @@ def test_bad_settings_are_refused_by_name(options: dict[str, Any], message: str)
         Analytic(**options)
 
 
-def test_a_signal_that_does_not_fit_the_model_is_refused_by_name(faces: FaceDataset) -> None:
+def test_a_signal_that_does_not_fit_the_model_is_refused_by_name(faces: ImageDataset) -> None:
     observation, _ = observed(faces)
     tensors = {name: value for name, value in observation.tensors.items() if name != "fc1.bias"}
     with pytest.raises(InputError, match=r"The signal lacks tensor 'fc1.bias'"):
@@ -365,7 +366,7 @@ def test_a_signal_that_does_not_fit_the_model_is_refused_by_name(faces: FaceData
 
 
 def test_a_batch_that_was_taken_apart_wrongly_is_tried_again_and_then_refused(
-    faces: FaceDataset, monkeypatch: pytest.MonkeyPatch
+    faces: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shares that swap their inputs explain nothing, whatever their residual says."""
     observation, _ = observed(faces, batch=2)
@@ -389,7 +390,7 @@ def test_a_batch_that_was_taken_apart_wrongly_is_tried_again_and_then_refused(
     assert "the recovered inputs do not cause the recovered errors" in found.notes[0]
 
 
-def test_clipping_changes_neither_inputs_nor_the_check(faces: FaceDataset) -> None:
+def test_clipping_changes_neither_inputs_nor_the_check(faces: ImageDataset) -> None:
     observation, _ = observed(faces, batch=2)
     shorter = {name: 0.1 * value for name, value in observation.tensors.items()}
     clipped = attacked(dataclasses.replace(observation, tensors=shorter))

@@ -52,8 +52,10 @@ from defenses.inputs.mixing import InstaHide, MixUp
 from defenses.inputs.precode import Precode
 from fl_core.base.device import _announce
 from fl_core.base.rng import generator, stream
+from fl_core.base.shape import ImageShape
 from fl_core.base.types import ClientUpdate
-from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.data.dataset import ImageDataset
+from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.accuracy import count_correct
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import Federation, FederationConfig
@@ -165,7 +167,7 @@ def test_slopes_are_those_of_an_apple_gpu(pool: Callable[..., Tensor], twice: bo
 def test_every_attack_runs_on_every_model_that_it_claims(faces_root: Path, name: str, kind: Any) -> None:
     # At 16 pixels even resnet18 has features enough for the choice to fall on the analytic attack.
     size = 32 if (name, kind) == ("auto", "resnet18") else 16
-    faces = open_celeba(faces_root, image_size=size)
+    faces = open_celeba(faces_root, shape=ImageShape.square(size))
     observation, _ = observed(faces, ModelConfig(kind=kind, image_size=size))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -198,7 +200,7 @@ RUNS: Sequence[tuple[str, dict[str, Any]]] = (
 
 
 @pytest.mark.parametrize(("labels", "settings"), RUNS, ids=range(len(RUNS)))
-def test_every_setting_of_matching_runs(faces: FaceDataset, labels: Any, settings: dict[str, Any]) -> None:
+def test_every_setting_of_matching_runs(faces: ImageDataset, labels: Any, settings: dict[str, Any]) -> None:
     needs_norms = any(isinstance(prior, BatchNormStatistics) for prior in settings.get("priors", ()))
     model = ModelConfig(kind="resnet18", image_size=16) if needs_norms else LENET
     observation, truth = observed(faces, model, batch=1 if labels == "idlg" else 2)
@@ -247,7 +249,7 @@ def test_every_account_of_local_steps_runs(local: LocalModel) -> None:
     on_gpu(Matching(iterations=2, restarts=2, local=local), observation)
 
 
-def test_batches_behind_batch_norm_run(faces: FaceDataset) -> None:
+def test_batches_behind_batch_norm_run(faces: ImageDataset) -> None:
     model = ModelConfig(kind="resnet18", image_size=16, batch_norm="train")
     observation, _ = observed(faces, model, batch=2)
     on_gpu(Matching(iterations=1), observation)
@@ -256,7 +258,7 @@ def test_batches_behind_batch_norm_run(faces: FaceDataset) -> None:
 @pytest.mark.parametrize("signal", ["gradients", "one_step_update", "local_update", "agg_update"])
 @pytest.mark.parametrize("model", [CNN, MLP], ids=lambda model: model.kind)
 def test_batches_of_every_signal_are_taken_apart(
-    faces: FaceDataset, signal: str, model: ModelConfig, caplog: pytest.LogCaptureFixture
+    faces: ImageDataset, signal: str, model: ModelConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     steps = 1 if signal == "local_update" else 2
     observation, _ = observed(faces, model, signal=signal, batch=steps, images=2, lr=0.01, momentum=0.0)
@@ -270,7 +272,7 @@ def test_batches_of_every_signal_are_taken_apart(
 
 
 @pytest.mark.parametrize("estimate", get_args(Estimate))
-def test_single_images_are_read_off_in_every_way(faces: FaceDataset, estimate: Any) -> None:
+def test_single_images_are_read_off_in_every_way(faces: ImageDataset, estimate: Any) -> None:
     observation, _ = observed(faces, CNN)
     seen = dataclasses.replace(
         observation, facts=(Noise(distribution="gaussian", sigma=1e-6), Clip(max_norm=1.0))
@@ -279,7 +281,7 @@ def test_single_images_are_read_off_in_every_way(faces: FaceDataset, estimate: A
     assert "(in float64 on the CPU)" in found.notes[0]
 
 
-def test_the_control_runs(faces: FaceDataset) -> None:
+def test_the_control_runs(faces: ImageDataset) -> None:
     observation, _ = observed(faces, MLP)
     with apple_gpu():
         noise = norm_matched_noise(observation.to(MPS), generator("control"))
@@ -317,7 +319,7 @@ INPUTS: dict[str, AnyDefense] = {
 @pytest.mark.parametrize("defense", INPUTS.values(), ids=list(INPUTS))
 @pytest.mark.parametrize("batch", [1, 2])
 def test_defended_gradients_are_taken_and_attacked(
-    faces: FaceDataset, defense: AnyDefense, batch: int
+    faces: ImageDataset, defense: AnyDefense, batch: int
 ) -> None:
     """The signal that is captured there is the CPU's, and so is what attackers who know of the defense answer."""
     if batch == 1 and isinstance(defense, MixUp | InstaHide):
@@ -358,7 +360,7 @@ def test_defended_gradients_are_taken_and_attacked(
 
 
 @pytest.mark.parametrize("kind", ["cnn64", "lenet", "mlp", "resnet18"])
-def test_federations_train_and_are_captured(faces: FaceDataset, kind: Any) -> None:
+def test_federations_train_and_are_captured(faces: ImageDataset, kind: Any) -> None:
     model = ModelConfig(kind=kind, image_size=16, batch_norm="train")
     local = LocalTraining(lr=0.05, batch_size=2, momentum_state="persistent")
     config = FederationConfig(clients=2, fraction=1.0, rounds=2, local=local, flip=True)
@@ -390,7 +392,7 @@ def test_federations_train_and_are_captured(faces: FaceDataset, kind: Any) -> No
     assert also == right
 
 
-def test_metrics_run(faces: FaceDataset) -> None:
+def test_metrics_run(faces: ImageDataset) -> None:
     truth = faces.batch(faces.split("test")[:2])[0]
     with apple_gpu():
         same = truth.to(MPS)
@@ -410,7 +412,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def trial_on_gpu(faces: FaceDataset, attack: Any) -> TrialResult:
+def trial_on_gpu(faces: ImageDataset, attack: Any) -> TrialResult:
     federation = Federation(
         config=FederationConfig(clients=2, local=LocalTraining(batch_size=2)),
         model=CNN,
@@ -440,7 +442,7 @@ def trial_on_gpu(faces: FaceDataset, attack: Any) -> TrialResult:
         return run_trial(spec, TrialInput(state, record, truth, torch.zeros(3, 16, 16)))
 
 
-def test_a_trial_runs(faces: FaceDataset, waits: list[str]) -> None:
+def test_a_trial_runs(faces: ImageDataset, waits: list[str]) -> None:
     """From the record to the scores, with the clock and the memory that only the device knows."""
     result = trial_on_gpu(faces, brief(NAMED["auto"]))
     assert result.status == "ok"
@@ -456,7 +458,7 @@ def test_a_trial_runs(faces: FaceDataset, waits: list[str]) -> None:
 
 @pytest.mark.usefixtures("waits")
 def test_a_fallback_that_the_user_asked_for_is_told(
-    faces: FaceDataset, monkeypatch: pytest.MonkeyPatch
+    faces: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = "PYTORCH_ENABLE_MPS_FALLBACK is set: operators that MPS lacks run on the CPU"
     attack = Matching(iterations=1)
@@ -470,7 +472,7 @@ def test_a_fallback_that_the_user_asked_for_is_told(
 
 @pytest.mark.usefixtures("waits")
 def test_no_memory_ends_the_trial_and_a_mistake_ends_the_sweep(
-    faces: FaceDataset, monkeypatch: pytest.MonkeyPatch
+    faces: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(error: Exception) -> Any:
         def attack(*_: Any, **__: Any) -> Any:
@@ -514,7 +516,7 @@ def test_a_sweep_runs(faces_root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not torch.backends.mps.is_available(), reason="there is no Apple GPU here")
-def test_a_real_apple_gpu_agrees(faces: FaceDataset) -> None:
+def test_a_real_apple_gpu_agrees(faces: ImageDataset) -> None:
     """Nothing is stood in for: every attack on every model, and every setting; all that differs is listed."""
     wrong = {}
     todo = [(brief(NAMED[name]), kind, 1) for name, kinds in CLAIMS.items() for kind in kinds]

@@ -19,8 +19,10 @@ from attack_core.matching.matching import Matching
 from attack_core.metrics.controls import norm_matched_noise
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
+from fl_core.base.shape import ImageShape
 from fl_core.base.types import Truth
-from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.data.dataset import ImageDataset
+from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.client import LocalTraining, weight_update
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.facts import Noise
@@ -68,7 +70,7 @@ def test_every_attack_beats_grey_on_every_model_that_it_claims(
 ) -> None:
     # At 16 pixels even resnet18 has features enough for the choice to fall on the analytic attack.
     size = 32 if (name, kind) == ("auto", "resnet18") else 16
-    faces = open_celeba(faces_root, image_size=size)
+    faces = open_celeba(faces_root, shape=ImageShape.square(size))
     observation, truth = observed(faces, ModelConfig(kind=kind, image_size=size))
     attack, model = cheaper(name, kind), build_model(observation.model)
     found = attack(observation, model, generator("attack"))
@@ -89,11 +91,11 @@ def attacked_by_auto(observation: Observation, **settings: Any) -> Reconstructio
     return attack(observation, build_model(observation.model), generator("attack"))
 
 
-def cnn(faces: FaceDataset, batch: int = 1) -> tuple[Observation, Truth]:
+def cnn(faces: ImageDataset, batch: int = 1) -> tuple[Observation, Truth]:
     return observed(faces, ModelConfig(kind="cnn64", image_size=16), batch=batch)
 
 
-def test_one_image_and_a_small_batch_are_solved(faces: FaceDataset) -> None:
+def test_one_image_and_a_small_batch_are_solved(faces: ImageDataset) -> None:
     for batch in (1, 2):
         found = attacked_by_auto(cnn(faces, batch)[0])
         assert found.outcome == "analytic"
@@ -110,7 +112,7 @@ def test_one_image_and_a_small_batch_are_solved(faces: FaceDataset) -> None:
     ],
 )
 def test_what_stands_in_the_way_is_said(
-    faces: FaceDataset, kind: Any, batch: int, train: bool, reason: str
+    faces: ImageDataset, kind: Any, batch: int, train: bool, reason: str
 ) -> None:
     size = 32 if kind == "resnet18" else 16
     config = ModelConfig(kind=kind, image_size=size, batch_norm="train" if train else "eval")
@@ -130,7 +132,7 @@ def test_what_stands_in_the_way_is_said(
     assert obstacle_to_analytic(observation, build_model(config)) == reason
 
 
-def test_known_noise_sends_a_batch_to_matching_and_one_image_not(faces: FaceDataset) -> None:
+def test_known_noise_sends_a_batch_to_matching_and_one_image_not(faces: ImageDataset) -> None:
     noise = (Noise(distribution="gaussian", sigma=1e-4),)
     one, two = (dataclasses.replace(cnn(faces, batch)[0], facts=noise) for batch in (1, 2))
     model = build_model(one.model)
@@ -141,7 +143,7 @@ def test_known_noise_sends_a_batch_to_matching_and_one_image_not(faces: FaceData
     assert found.notes[0].startswith("auto: matching, because the known noise")
 
 
-def local_update(faces: FaceDataset, *, epochs: int) -> Observation:
+def local_update(faces: ImageDataset, *, epochs: int) -> Observation:
     config = ModelConfig(kind="cnn64", image_size=16)
     state, model = initial_state(config, generator("model")), build_model(config)
     images, labels = faces.batch(faces.split("train")[:2])
@@ -154,7 +156,7 @@ def local_update(faces: FaceDataset, *, epochs: int) -> Observation:
     return observe(record, ThreatModel())
 
 
-def test_several_epochs_are_simulated(faces: FaceDataset) -> None:
+def test_several_epochs_are_simulated(faces: ImageDataset) -> None:
     observation = local_update(faces, epochs=2)
     assert observation.steps == 4
     found = attacked_by_auto(observation, fallback=dataclasses.replace(LOOP, iterations=2))
@@ -165,12 +167,12 @@ def test_several_epochs_are_simulated(faces: FaceDataset) -> None:
     assert isinstance(attack._fallback(cnn(faces)[0], model).local, Averaged)
 
 
-def test_one_epoch_is_followed_step_by_step(faces: FaceDataset) -> None:
+def test_one_epoch_is_followed_step_by_step(faces: ImageDataset) -> None:
     found = attacked_by_auto(local_update(faces, epochs=1))
     assert found.method == "analytic: features along the steps"
 
 
-def test_a_feature_weight_needs_one_image(faces: FaceDataset) -> None:
+def test_a_feature_weight_needs_one_image(faces: ImageDataset) -> None:
     observation, _ = cnn(faces, 2)
     attack = Matching(iterations=1, feature_weight=0.1)
     with pytest.raises(InputError, match=r"Matching\.feature_weight = 0\.1: the signal holds 2 images"):
@@ -179,7 +181,7 @@ def test_a_feature_weight_needs_one_image(faces: FaceDataset) -> None:
         Matching(feature_weight=-1)
 
 
-def test_features_are_part_of_the_loss(faces: FaceDataset) -> None:
+def test_features_are_part_of_the_loss(faces: ImageDataset) -> None:
     observation, truth = cnn(faces)
     model = build_model(observation.model)
     plain, more = (

@@ -24,7 +24,8 @@ from attack_core.priors.priors import (
 )
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
-from fl_core.data.celeba import FaceDataset
+from fl_core.base.shape import ImageShape
+from fl_core.data.dataset import ImageDataset
 from fl_core.models.zoo import ModelConfig, build_model
 from tests.support.matched import NoFloat64, attacked, grey, observed, score
 
@@ -52,7 +53,7 @@ def test_every_named_matching_has_its_claims() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in CLAIMS for kind in CLAIMS[name]])
 def test_every_attack_lowers_its_loss_on_every_model_that_it_claims(
-    faces: FaceDataset, name: str, kind: Any
+    faces: ImageDataset, name: str, kind: Any
 ) -> None:
     observation, _ = observed(faces, ModelConfig(kind=kind, image_size=16))
     # A deep prior begins near grey and first moves away from it.
@@ -67,7 +68,7 @@ def test_every_attack_lowers_its_loss_on_every_model_that_it_claims(
 
 
 @pytest.mark.parametrize("name", [name for name in CLAIMS if name not in ("gradinversion", "features")])
-def test_named_attacks_take_batches_and_repeat_themselves(faces: FaceDataset, name: str) -> None:
+def test_named_attacks_take_batches_and_repeat_themselves(faces: ImageDataset, name: str) -> None:
     observation, _ = observed(faces, ModelConfig(kind="lenet", image_size=16), batch=2)
     attack = dataclasses.replace(matching(name), iterations=8)
     model = build_model(observation.model)
@@ -83,7 +84,7 @@ def test_named_attacks_take_batches_and_repeat_themselves(faces: FaceDataset, na
 @pytest.mark.parametrize(
     ("name", "margin"), [("dlg", 3.0), ("idlg", 6.0), ("inverting_gradients", 4.0), ("deep_prior", 4.0)]
 )
-def test_named_attacks_reconstruct_behind_sigmoids(faces: FaceDataset, name: str, margin: float) -> None:
+def test_named_attacks_reconstruct_behind_sigmoids(faces: ImageDataset, name: str, margin: float) -> None:
     observation, truth = observed(faces, ModelConfig(kind="lenet", image_size=16))
     attack = dataclasses.replace(matching(name), iterations=120)
     found = attack(observation, build_model(observation.model), generator("attack"))
@@ -159,8 +160,8 @@ def test_step_schedule_by_hand() -> None:
 
 
 def test_a_deep_prior_paints_within_bounds_from_its_own_weights() -> None:
-    first, again = (DeepPrior(2, 24, generator(7), torch.device("cpu")) for _ in range(2))
-    other = DeepPrior(2, 24, generator(8), torch.device("cpu"))
+    first, again = (DeepPrior(2, ImageShape.square(24), generator(7), torch.device("cpu")) for _ in range(2))
+    other = DeepPrior(2, ImageShape.square(24), generator(8), torch.device("cpu"))
     images = first.image()
     assert images.shape == (2, 3, 24, 24)
     assert float(images.detach().abs().max()) < 1.0
@@ -172,7 +173,7 @@ def test_a_deep_prior_paints_within_bounds_from_its_own_weights() -> None:
     assert all(bool(torch.isfinite(slope).all()) and float(slope.abs().max()) > 0 for slope in slopes)
 
 
-def test_a_deep_prior_is_a_prior_by_itself(faces: FaceDataset) -> None:
+def test_a_deep_prior_is_a_prior_by_itself(faces: ImageDataset) -> None:
     observation, truth = observed(faces, ModelConfig(kind="cnn64", image_size=16))
     settings: dict[str, Any] = {"objective": Cosine(), "iterations": 80, "tv_weight": 0.0}
     painted = attacked(observation, parametrisation="deep_prior", lr=0.01, restarts=2, **settings)
@@ -180,14 +181,14 @@ def test_a_deep_prior_is_a_prior_by_itself(faces: FaceDataset) -> None:
     assert not torch.equal(painted.candidates[0], painted.candidates[1])
 
 
-def test_a_deep_prior_optimises_labels_too(faces: FaceDataset) -> None:
+def test_a_deep_prior_optimises_labels_too(faces: ImageDataset) -> None:
     observation, _ = observed(faces, batch=2)
     found = attacked(observation, parametrisation="deep_prior", lr=0.01, labels="optimize", iterations=20)
     assert found.loss < float(found.history[0, 0])
     assert found.labels.shape == (2,)
 
 
-def test_no_part_of_them_makes_float64(faces: FaceDataset) -> None:
+def test_no_part_of_them_makes_float64(faces: ImageDataset) -> None:
     observation, _ = observed(faces, ModelConfig(kind="resnet18", image_size=16), batch=2)
     seen = dataclasses.replace(observation, public_mean=torch.zeros(3, 16, 16))
     priors = (

@@ -23,7 +23,7 @@ from defenses.inputs.ats import ATS
 from defenses.inputs.mixing import InstaHide, MixUp
 from defenses.inputs.precode import Precode
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.models.zoo import ModelConfig
 from fl_core.threat.facts import InTheClear
 from tests.support.defended import attacked, of_mean, seen
@@ -67,7 +67,7 @@ def upper_bound(gains: list[float]) -> float:
     ],
 )
 def test_who_knows_of_a_defense_does_no_worse_than_the_mean_image(
-    faces: FaceDataset, defense: AnyDefense, batch: int, model: ModelConfig
+    faces: ImageDataset, defense: AnyDefense, batch: int, model: ModelConfig
 ) -> None:
     """After searches that are far too short to find anything, where there is one."""
     gains = []
@@ -77,7 +77,7 @@ def test_who_knows_of_a_defense_does_no_worse_than_the_mean_image(
     assert upper_bound(gains) >= 0.0, gains
 
 
-def test_what_hardly_anything_was_seen_of_is_answered_with_the_prior(faces: FaceDataset) -> None:
+def test_what_hardly_anything_was_seen_of_is_answered_with_the_prior(faces: ImageDataset) -> None:
     """As with selective encryption that leaves a few numbers of the convolutions; the generic attacker is as it was."""
     plain, truth = seen(faces, model=LENET)
     masks = {name: torch.zeros_like(value, dtype=torch.bool) for name, value in plain.tensors.items()}
@@ -89,7 +89,7 @@ def test_what_hardly_anything_was_seen_of_is_answered_with_the_prior(faces: Face
     assert attacked(replace(told, facts=()), truth, AUTO) != pytest.approx(of_mean(told, truth))
 
 
-def test_a_fit_to_nothing_is_no_explanation(faces: FaceDataset) -> None:
+def test_a_fit_to_nothing_is_no_explanation(faces: ImageDataset) -> None:
     observation, _ = seen(faces, model=LENET)
     numbers = sum(int(value.count_nonzero()) for value in observation.tensors.values())
     bar = math.exp(-3 * 16 * 16 / numbers)

@@ -19,7 +19,7 @@ from defenses.chain import AnyDefense
 from defenses.compression.compression import Quantise
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.rng import generator
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.models.zoo import ModelConfig, build_model
 from tests.support.defended import attacked, of_mean, seen
 
@@ -58,7 +58,7 @@ def test_residuals_have_the_loss_for_square(scaled: bool) -> None:
     torch.testing.assert_close(terms.residuals().square().sum(1), L2().loss(terms))
 
 
-def test_evidence_is_of_the_rest_alone_and_highest_for_the_truth(faces: FaceDataset) -> None:
+def test_evidence_is_of_the_rest_alone_and_highest_for_the_truth(faces: ImageDataset) -> None:
     told, truth = seen(faces, NoiseOnly(sigma=0.004))
     model, gradients, labels = build_model(told.model), gradient_estimate(told), truth.example_labels()
     assert told.public_mean is not None
@@ -77,7 +77,7 @@ def test_evidence_is_of_the_rest_alone_and_highest_for_the_truth(faces: FaceData
     assert evidence_for(truth.images, elsewhere) < for_truth
 
 
-def test_the_truth_leaves_noise_of_unit_size(faces: FaceDataset) -> None:
+def test_the_truth_leaves_noise_of_unit_size(faces: ImageDataset) -> None:
     """So that evidence is in units of the error's variance, and its standard error is what the rule says."""
     told, truth = seen(faces, NoiseOnly(sigma=0.004))
     residuals = residuals_elsewhere(
@@ -119,7 +119,7 @@ def test_the_way_ends_soon_after_evidence_stops_growing() -> None:
     ids=["one bit", "one bit of pixels", "pixels"],
 )
 def test_an_input_that_is_half_noise_still_shows_the_image(
-    faces: FaceDataset, defense: tuple[AnyDefense, ...], model: ModelConfig, least_gain: float
+    faces: ImageDataset, defense: tuple[AnyDefense, ...], model: ModelConfig, least_gain: float
 ) -> None:
     gains = []
     for victim in range(4):
@@ -129,7 +129,7 @@ def test_an_input_that_is_half_noise_still_shows_the_image(
     assert sum(gains) / len(gains) > least_gain
 
 
-def test_what_drowns_is_answered_with_the_mean_image(faces: FaceDataset) -> None:
+def test_what_drowns_is_answered_with_the_mean_image(faces: ImageDataset) -> None:
     """Where the leading direction is noise's, and where it is just not and the rest of the signal is against it."""
     for sigma in (0.02, 0.1):
         told, truth = seen(faces, NoiseOnly(sigma=sigma))

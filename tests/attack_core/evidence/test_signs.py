@@ -15,7 +15,7 @@ from attack_core.gradients.objectives import Matched, Signs
 from attack_core.matching.presets import soft_matching
 from defenses.compression.compression import SignOnly
 from fl_core.base.rng import generator
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.models.zoo import build_model
 from tests.support.defended import attacked, of_mean, seen
 
@@ -51,7 +51,7 @@ def test_it_is_least_at_the_gradient_behind_random_rounding() -> None:
     assert min(found, key=lambda factor: found[factor]) == 1.0
 
 
-def test_who_knows_of_signs_gains_over_the_mean_image(faces: FaceDataset) -> None:
+def test_who_knows_of_signs_gains_over_the_mean_image(faces: ImageDataset) -> None:
     """Paired over two victims; its answers are supported, and a picture of nothing is not."""
     gains, leads = [], []
     for victim in range(2):

@@ -12,6 +12,7 @@ from torch.nn import functional
 from attack_core.fc.head import Prefix, find_head
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
+from fl_core.base.shape import ImageShape
 from fl_core.base.types import ModelState
 from fl_core.models.zoo import ModelConfig, build_model, initial_state, predict
 from tests.support.local_training import CNN, LENET, RESNET, some_images
@@ -30,7 +31,7 @@ def own(**layers: nn.Module) -> tuple[nn.Module, ModelState]:
 @pytest.mark.parametrize("config", MODELS, ids=lambda c: c.kind)
 def test_the_tail_of_every_model(config: ModelConfig) -> None:
     model, state = build_model(config), initial_state(config, generator("model", 0))
-    head = find_head(model, state, config.image_size)
+    head = find_head(model, state, config.shape)
     assert head.layers == LAYERS[config.kind]
     assert head.first == head.layers[0]
     assert head.pixels is (config.kind == "mlp")
@@ -62,7 +63,7 @@ def test_only_relus_join_linear_layers() -> None:
     }
     for name, (layers, expected) in cases.items():
         model, state = own(flatten=nn.Flatten(), **layers)
-        head = find_head(model, state, 8)
+        head = find_head(model, state, ImageShape.square(8))
         assert head.layers == expected, name
         assert head.pixels is (head.first == "a"), name
 
@@ -70,25 +71,25 @@ def test_only_relus_join_linear_layers() -> None:
 def test_pixels_means_the_image_itself() -> None:
     """As many features as pixels are not enough."""
     model, state = own(conv=nn.Conv2d(3, 3, 1), flatten=nn.Flatten(), fc=nn.Linear(192, 2))
-    assert find_head(model, state, 8).pixels is False
+    assert find_head(model, state, ImageShape.square(8)).pixels is False
     model, state = own(flatten=nn.Flatten(), fc=nn.Linear(192, 2))
-    assert find_head(model, state, 8).pixels is True
+    assert find_head(model, state, ImageShape.square(8)).pixels is True
 
 
 def test_a_model_that_does_not_end_in_a_linear_layer_is_refused() -> None:
     model, state = own(conv=nn.Conv2d(3, 2, 8), flatten=nn.Flatten())
     with pytest.raises(InputError, match="last layer is not fully connected"):
-        find_head(model, state, 8)
+        find_head(model, state, ImageShape.square(8))
     model, state = own(flatten=nn.Flatten(), fc=nn.Linear(192, 2), last=nn.Sigmoid())
     with pytest.raises(InputError, match="last layer is not fully connected"):
-        find_head(model, state, 8)
+        find_head(model, state, ImageShape.square(8))
 
 
 def test_looking_leaves_hooks_and_buffers_alone() -> None:
     config = ModelConfig(kind="resnet18", image_size=64, batch_norm="train")
     model, state = build_model(config), initial_state(config, generator("model", 0))
     before = state.detached()
-    assert find_head(model, state, 64).layers == ("fc",)
+    assert find_head(model, state, ImageShape.square(64)).layers == ("fc",)
     torch.testing.assert_close(state.buffers, before.buffers, rtol=0, atol=0)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 

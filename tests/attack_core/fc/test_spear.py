@@ -68,7 +68,7 @@ class Batch:
 def batch_of(config: ModelConfig, images: Tensor, labels: Tensor) -> Batch:
     """By hooks on the real network, each image's error by autograd."""
     model, state = build_model(config), initial_state(config, generator("model", 0))
-    head = find_head(model, state, config.image_size)
+    head = find_head(model, state, config.shape)
     calls: dict[str, tuple[Tensor, Tensor]] = {}
     hooks = [
         model.get_submodule(name).register_forward_hook(

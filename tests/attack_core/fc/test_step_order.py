@@ -14,7 +14,7 @@ from attack_core.fc.step_order import Order, even_states, find_order, simulate
 from attack_core.gradients.targets import gradient_estimate, travelled
 from fl_core.base.rng import generator
 from fl_core.base.types import EarlierUpdate, ModelState, Tensors
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining, train_locally, weight_update
 from fl_core.models.zoo import build_model, initial_state
 from fl_core.threat.observation import Observation
@@ -66,7 +66,7 @@ class Client:
 
 
 def client_of(
-    faces: FaceDataset, momentum: float, size: int, *, images: int = 4, persistent: bool = False
+    faces: ImageDataset, momentum: float, size: int, *, images: int = 4, persistent: bool = False
 ) -> Client:
     model, state = build_model(CNN), initial_state(CNN, generator("model", 0))
     chosen = faces.split("train", 24)[7:]
@@ -97,7 +97,7 @@ def client_of(
         train_locally(model, state, batches[:steps], local, velocity=velocity).state
         for steps in range(len(batches) + 1)
     ]
-    return Client(model, observation, data, labels, states, find_head(model, state, CNN.image_size))
+    return Client(model, observation, data, labels, states, find_head(model, state, CNN.shape))
 
 
 def distance(one: ModelState, other: ModelState) -> float:
@@ -108,7 +108,7 @@ def distance(one: ModelState, other: ModelState) -> float:
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize(("momentum", "size"), SETTINGS)
 def test_every_image_is_given_to_the_step_that_saw_it(
-    faces: FaceDataset, momentum: float, size: int, persistent: bool
+    faces: ImageDataset, momentum: float, size: int, persistent: bool
 ) -> None:
     client = client_of(faces, momentum, size, persistent=persistent)
     shares, true = client.shares(), client.features()
@@ -123,7 +123,7 @@ def test_every_image_is_given_to_the_step_that_saw_it(
     assert order.misfit < 1e-3
 
 
-def test_a_last_batch_may_be_smaller(faces: FaceDataset) -> None:
+def test_a_last_batch_may_be_smaller(faces: ImageDataset) -> None:
     client = client_of(faces, 0.9, 2, images=3)
     shares = client.shares()
     order = find_order(client.observation, client.head, shares)
@@ -132,7 +132,7 @@ def test_a_last_batch_may_be_smaller(faces: FaceDataset) -> None:
     assert nearest[order.batches[1][0]] == 2
 
 
-def test_misfit_tells_wrong_shares(faces: FaceDataset) -> None:
+def test_misfit_tells_wrong_shares(faces: ImageDataset) -> None:
     client = client_of(faces, 0.9, 1)
     shares = client.shares()
     swapped = replace(shares, inputs=shares.inputs.roll(1, 0))
@@ -142,7 +142,7 @@ def test_misfit_tells_wrong_shares(faces: FaceDataset) -> None:
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize(("momentum", "size"), SETTINGS)
 def test_training_on_the_true_images_ends_at_the_delta(
-    faces: FaceDataset, momentum: float, size: int, persistent: bool
+    faces: ImageDataset, momentum: float, size: int, persistent: bool
 ) -> None:
     client = client_of(faces, momentum, size, persistent=persistent)
     found = simulate(client.observation, client.model, client.images, client.labels, client.order)
@@ -153,7 +153,7 @@ def test_training_on_the_true_images_ends_at_the_delta(
         assert distance(state, true) < 1e-3 * whole
 
 
-def test_what_a_wrong_simulation_misses_is_spread_over_the_steps(faces: FaceDataset) -> None:
+def test_what_a_wrong_simulation_misses_is_spread_over_the_steps(faces: ImageDataset) -> None:
     """With momentum m = 0.9 and steps 1 to 4 the path is 1, 2.9, 5.61, 9.049 long, by hand."""
     client = client_of(faces, 0.9, 1)
     wrong = torch.zeros_like(client.images)
@@ -174,7 +174,7 @@ def test_what_a_wrong_simulation_misses_is_spread_over_the_steps(faces: FaceData
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_even_progress_begins_at_the_start_and_would_end_at_the_delta(
-    faces: FaceDataset, momentum: float, persistent: bool
+    faces: ImageDataset, momentum: float, persistent: bool
 ) -> None:
     """Every step takes the same gradient, from the velocity at the start: the path by hand, step by step."""
     client = client_of(faces, momentum, 1, persistent=persistent)
@@ -198,7 +198,7 @@ def test_even_progress_begins_at_the_start_and_would_end_at_the_delta(
         assert share == pytest.approx(travelled(momentum, 2) / travelled(momentum, 4), rel=1e-3)
 
 
-def test_even_progress_is_nearer_to_the_truth_than_standing_still(faces: FaceDataset) -> None:
+def test_even_progress_is_nearer_to_the_truth_than_standing_still(faces: ImageDataset) -> None:
     client = client_of(faces, 0.9, 1)
     for even, true in list(zip(even_states(client.observation), client.states, strict=False))[1:]:
         assert distance(even, true) < 0.8 * distance(client.states[0], true)

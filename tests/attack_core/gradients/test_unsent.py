@@ -23,7 +23,7 @@ from attack_core.matching.matching import Matching
 from attack_core.matching.presets import soft_matching
 from defenses.compression.compression import Prune
 from fl_core.base.rng import generator
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.models.zoo import build_model
 from tests.support.defended import attacked, of_mean, seen
 
@@ -85,7 +85,7 @@ def test_a_layer_of_zeros_weighs_nothing_by_its_norm() -> None:
 
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("ratio", [0.9999, 0.99999, 0.9999999])
-def test_auto_answers_almost_empty_signals(faces: FaceDataset, ratio: float, told: bool) -> None:
+def test_auto_answers_almost_empty_signals(faces: ImageDataset, ratio: float, told: bool) -> None:
     observation, truth = seen(faces, Prune(ratio=ratio), told=told)
     found = Auto(fallback=SHORT)(observation, build_model(observation.model), generator("attack", 0))
     assert bool(found.images.isfinite().all())
@@ -97,14 +97,14 @@ def test_auto_answers_almost_empty_signals(faces: FaceDataset, ratio: float, tol
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o.kind)
-def test_matching_an_almost_empty_signal_is_finite(faces: FaceDataset, objective: Objective) -> None:
+def test_matching_an_almost_empty_signal_is_finite(faces: ImageDataset, objective: Objective) -> None:
     observation, _ = seen(faces, Prune(ratio=0.99999))
     attack = Matching(iterations=3, objective=objective, layer_weights="auto")
     found = attack(observation, build_model(observation.model), generator("attack", 0))
     assert found.failed == 0
 
 
-def test_a_signal_of_zeros_is_answered_with_the_prior(faces: FaceDataset) -> None:
+def test_a_signal_of_zeros_is_answered_with_the_prior(faces: ImageDataset) -> None:
     observation, truth = seen(faces)
     empty = dataclasses.replace(
         observation, tensors={name: torch.zeros_like(value) for name, value in observation.tensors.items()}

@@ -38,7 +38,7 @@ def test_a_tiny_known_error_changes_nothing(end: float) -> None:
 
 
 def test_opponent_axes_are_orthonormal_and_begin_with_brightness() -> None:
-    axes = colour_axes(torch.zeros(1))
+    axes = colour_axes(torch.zeros(3, 1, 1))
     torch.testing.assert_close(axes @ axes.mT, torch.eye(3))
     grey = axes @ torch.ones(3)
     torch.testing.assert_close(grey, torch.tensor([3**0.5, 0.0, 0.0]), atol=1e-6, rtol=0)

@@ -14,7 +14,7 @@ from attack_core.base.types import Reconstruction
 from attack_core.inversion.continuation import Continuation
 from defenses.inputs.mixing import InstaHide
 from fl_core.base.rng import generator
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import loss_gradient
 from fl_core.models.zoo import ModelConfig, build_model
 from fl_core.threat.observation import Observation
@@ -47,7 +47,9 @@ def noise(kind: str, count: int = 1) -> Tensor:
 
 @pytest.mark.parametrize("scale", [1.0, 0.01])
 @pytest.mark.parametrize("kind", ["white", "binary"])
-def test_noise_is_not_recovered_and_the_attacker_sees_it(faces: FaceDataset, kind: str, scale: float) -> None:
+def test_noise_is_not_recovered_and_the_attacker_sees_it(
+    faces: ImageDataset, kind: str, scale: float
+) -> None:
     observation, _ = seen(faces)
     found = attacked(of_pictures(observation, noise(kind), scale))
     assert observation.public_mean is not None
@@ -59,7 +61,7 @@ def test_noise_is_not_recovered_and_the_attacker_sees_it(faces: FaceDataset, kin
     assert "the mean public image" in found.notes[-1]
 
 
-def test_without_a_public_image_the_prior_is_grey(faces: FaceDataset) -> None:
+def test_without_a_public_image_the_prior_is_grey(faces: ImageDataset) -> None:
     observation, _ = seen(faces)
     blind = replace(observation, public_mean=None)
     found = attacked(of_pictures(blind, noise("white")))
@@ -67,14 +69,14 @@ def test_without_a_public_image_the_prior_is_grey(faces: FaceDataset) -> None:
     assert float(found.images.abs().max()) < 0.1
 
 
-def test_a_batch_of_noise_is_judged_together(faces: FaceDataset) -> None:
+def test_a_batch_of_noise_is_judged_together(faces: ImageDataset) -> None:
     observation, _ = seen(faces)
     found = attacked(of_pictures(observation, noise("white", count=2)))
     assert found.method == "analytic: prior alone", found.notes
     assert len(found.images) == 2
 
 
-def test_a_face_that_was_left_too_early_has_the_note_and_is_kept(faces: FaceDataset) -> None:
+def test_a_face_that_was_left_too_early_has_the_note_and_is_kept(faces: ImageDataset) -> None:
     """Clipping scales the gradient by an unknown factor, which must not count as unexplained."""
     observation, truth = seen(faces)
     found = attacked(of_pictures(observation, truth.images, scale=0.01), evaluations=25)
@@ -82,14 +84,14 @@ def test_a_face_that_was_left_too_early_has_the_note_and_is_kept(faces: FaceData
     assert UNEXPLAINED in found.notes[-1]
 
 
-def test_an_answer_that_explains_its_features_has_no_note(faces: FaceDataset) -> None:
+def test_an_answer_that_explains_its_features_has_no_note(faces: ImageDataset) -> None:
     observation, truth = seen(faces)
     found = attacked(of_pictures(observation, 0.5 * truth.images), evaluations=150)
     assert found.method == "analytic: features"
     assert not any(UNEXPLAINED in note for note in found.notes), found.notes
 
 
-def test_noise_that_nobody_told_of_is_not_judged_as_if_the_signal_were_exact(faces: FaceDataset) -> None:
+def test_noise_that_nobody_told_of_is_not_judged_as_if_the_signal_were_exact(faces: ImageDataset) -> None:
     """It leaves the first layer's gradient unexplained whatever the images are."""
     observation, _ = seen(faces)
     random, first = generator("noise"), "conv1.weight"
@@ -102,7 +104,7 @@ def test_noise_that_nobody_told_of_is_not_judged_as_if_the_signal_were_exact(fac
     assert not any(UNEXPLAINED in note for note in found.notes)
 
 
-def test_under_instahide_it_says_that_the_encoded_images_were_not_recovered(faces: FaceDataset) -> None:
+def test_under_instahide_it_says_that_the_encoded_images_were_not_recovered(faces: ImageDataset) -> None:
     auto = Auto(analytic=attack(60))
     observation, _ = seen(faces, InstaHide(images=2), batch=2, model=ModelConfig(kind="cnn64"))
     found = auto(observation, build_model(observation.model), generator("attack"))

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from attack_core.gradients.objectives import Cosine
-from fl_core.data.celeba import open_celeba
+from fl_core.base.shape import ImageShape
+from fl_core.data.kinds.celeba import open_celeba
 from fl_core.models.zoo import ModelConfig
 from tests.support.matched import attacked, observed, score
 
@@ -29,7 +30,7 @@ TOLERANCE_DB = 0.3
 def test_figures_are_what_they_were(
     faces_root: Any, kind: str, options: dict[str, Any], expected: float
 ) -> None:
-    dataset = open_celeba(faces_root, image_size=16)
+    dataset = open_celeba(faces_root, shape=ImageShape.square(16))
     observation, truth = observed(dataset, ModelConfig(kind=kind, image_size=16))  # type: ignore[arg-type]
     assert score(attacked(observation, **options).images, truth.images) == pytest.approx(
         expected, abs=TOLERANCE_DB

@@ -24,7 +24,8 @@ from defenses.chain import Chain
 from defenses.dp.local import DPUpdate
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
-from fl_core.data.celeba import FaceDataset
+from fl_core.base.shape import ImageShape
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.captures import Victim, capture
@@ -48,9 +49,9 @@ from tests.support.matched import NoFloat64, attacked, grey, observed, score
 def test_attack_beats_grey_and_its_own_prior_on_every_model(
     faces_root: Any, kind: str, size: int, margin: float, options: dict[str, Any]
 ) -> None:
-    from fl_core.data.celeba import open_celeba
+    from fl_core.data.kinds.celeba import open_celeba
 
-    dataset = open_celeba(faces_root, image_size=size)
+    dataset = open_celeba(faces_root, shape=ImageShape.square(size))
     observation, truth = observed(dataset, ModelConfig(kind=kind, image_size=size))  # type: ignore[arg-type]
     found = attacked(observation, **options)
     noise = attacked(norm_matched_noise(observation, generator("noise")), **options)
@@ -62,7 +63,7 @@ def test_attack_beats_grey_and_its_own_prior_on_every_model(
 
 
 @pytest.mark.parametrize("signal", ["gradients", "one_step_update", "local_update", "agg_update"])
-def test_every_signal_is_attackable(faces: FaceDataset, signal: str) -> None:
+def test_every_signal_is_attackable(faces: ImageDataset, signal: str) -> None:
     observation, truth = observed(faces, signal=signal)
     found = attacked(
         observation, images=1 if signal in ("gradients", "one_step_update") else 4, iterations=120
@@ -71,7 +72,7 @@ def test_every_signal_is_attackable(faces: FaceDataset, signal: str) -> None:
     assert len(found.images) == (1 if signal in ("gradients", "one_step_update") else 4)
 
 
-def test_one_step_update_is_as_good_as_the_gradient(faces: FaceDataset) -> None:
+def test_one_step_update_is_as_good_as_the_gradient(faces: ImageDataset) -> None:
     gradient, truth = observed(faces)
     step, _ = observed(faces, signal="one_step_update")
     for name, value in gradient_estimate(step).items():
@@ -80,7 +81,7 @@ def test_one_step_update_is_as_good_as_the_gradient(faces: FaceDataset) -> None:
     assert abs(a - b) < 1.0
 
 
-def test_estimate_divides_by_the_path_that_momentum_travels(faces: FaceDataset) -> None:
+def test_estimate_divides_by_the_path_that_momentum_travels(faces: ImageDataset) -> None:
     observation, _ = observed(faces)
     constant = {name: torch.ones_like(value) for name, value in observation.tensors.items()}
     velocity = travelled = 0.0
@@ -94,7 +95,7 @@ def test_estimate_divides_by_the_path_that_momentum_travels(faces: FaceDataset) 
     torch.testing.assert_close(gradient_estimate(moved), constant)
 
 
-def test_batches_with_known_and_with_optimised_labels(faces: FaceDataset) -> None:
+def test_batches_with_known_and_with_optimised_labels(faces: ImageDataset) -> None:
     for labels in ("known", "unknown"):
         observation, truth = observed(faces, batch=2, labels=labels)
         found = attacked(observation, iterations=150)
@@ -107,7 +108,7 @@ def test_batches_with_known_and_with_optimised_labels(faces: FaceDataset) -> Non
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "lbfgs"])
 @pytest.mark.parametrize("objective", [L2(), Cosine(), Both(), Similarity()], ids=lambda o: o.kind)
-def test_every_optimizer_lowers_every_objective(faces: FaceDataset, optimizer: str, objective: Any) -> None:
+def test_every_optimizer_lowers_every_objective(faces: ImageDataset, optimizer: str, objective: Any) -> None:
     observation, _ = observed(faces)
     rate = {"sgd": 1.0, "lbfgs": 1.0}.get(optimizer, 0.05)
     found = attacked(observation, optimizer=optimizer, objective=objective, lr=rate, iterations=25)
@@ -116,7 +117,7 @@ def test_every_optimizer_lowers_every_objective(faces: FaceDataset, optimizer: s
     assert len(history) == found.iterations == 25
 
 
-def test_restarts_run_together_as_they_would_alone(faces: FaceDataset) -> None:
+def test_restarts_run_together_as_they_would_alone(faces: ImageDataset) -> None:
     observation, _ = observed(faces)
     packed = attacked(observation, restarts=3, iterations=5, lr=(0.05, 0.1, 0.2))
     shape = (3, 1, 3, 16, 16)
@@ -139,18 +140,18 @@ def _from_start(observation: Observation, start: Tensor, *, lr: float) -> Any:
         module.initial_images = original
 
 
-def test_the_same_seed_gives_the_same_images(faces: FaceDataset) -> None:
+def test_the_same_seed_gives_the_same_images(faces: ImageDataset) -> None:
     observation, _ = observed(faces)
     assert torch.equal(attacked(observation).images, attacked(observation).images)
 
 
-def test_selection_is_by_loss_and_never_by_truth(faces: FaceDataset) -> None:
+def test_selection_is_by_loss_and_never_by_truth(faces: ImageDataset) -> None:
     observation, _ = observed(faces)
     found = attacked(observation, restarts=4, iterations=20, lr=(0.001, 0.1, 0.001, 0.001))
     assert torch.equal(found.images, found.candidates[1])
 
 
-def test_a_candidate_that_is_not_finite_ends_alone(faces: FaceDataset) -> None:
+def test_a_candidate_that_is_not_finite_ends_alone(faces: ImageDataset) -> None:
     observation, truth = observed(faces)
     found = attacked(observation, restarts=2, iterations=40, lr=(1e30, 0.1), clamp=None)
     assert found.failed == 1
@@ -161,7 +162,7 @@ def test_a_candidate_that_is_not_finite_ends_alone(faces: FaceDataset) -> None:
         attacked(observation, restarts=2, lr=1e30, clamp=None)
 
 
-def test_early_stop_ends_a_stalled_candidate(faces: FaceDataset) -> None:
+def test_early_stop_ends_a_stalled_candidate(faces: ImageDataset) -> None:
     observation, _ = observed(faces)
     stalled = EarlyStop(patience=5, min_delta=1e9)
     assert attacked(observation, early_stop=stalled, iterations=50).iterations == 6
@@ -172,7 +173,7 @@ def test_early_stop_ends_a_stalled_candidate(faces: FaceDataset) -> None:
 @pytest.mark.parametrize(
     ("preset", "bound"), [("default", 2.0), ("soft", 3.0), ("tight", 1.5), ("none", None)]
 )
-def test_presets_bound_the_pixels(faces: FaceDataset, preset: str, bound: float | None) -> None:
+def test_presets_bound_the_pixels(faces: ImageDataset, preset: str, bound: float | None) -> None:
     from attack_core.matching.matching import Problem, start
 
     observation, _ = observed(faces)
@@ -211,7 +212,7 @@ def test_fourier_noise_is_coloured_and_of_the_asked_size() -> None:
     assert high_share(coloured) < 0.02
 
 
-def test_idlg_finds_every_label(faces: FaceDataset) -> None:
+def test_idlg_finds_every_label(faces: ImageDataset) -> None:
     model = ModelConfig(kind="mlp", image_size=16, classes=2)
     federation = make_federation(faces, model=model, config=FederationConfig(clients=2))
     state = initial_state(model, generator(5))
@@ -222,7 +223,7 @@ def test_idlg_finds_every_label(faces: FaceDataset) -> None:
         assert torch.equal(idlg(observe(record, ThreatModel())), truth.labels)
 
 
-def test_signals_that_do_not_fit_are_refused_by_tensor_name(faces: FaceDataset) -> None:
+def test_signals_that_do_not_fit_are_refused_by_tensor_name(faces: ImageDataset) -> None:
     observation, _ = observed(faces)
 
     def broken(**tensors: Tensor | None) -> Observation:
@@ -264,9 +265,9 @@ def test_bad_options_are_refused_by_name(options: dict[str, Any], message: str) 
 @pytest.mark.parametrize("kind", ["cnn64", "lenet", "mlp", "resnet18"])
 @pytest.mark.parametrize("defended", [False, True])
 def test_nothing_on_the_attack_path_is_float64(faces_root: Any, kind: str, defended: bool) -> None:
-    from fl_core.data.celeba import open_celeba
+    from fl_core.data.kinds.celeba import open_celeba
 
-    dataset = open_celeba(faces_root, image_size=32)
+    dataset = open_celeba(faces_root, shape=ImageShape.square(32))
     with NoFloat64():
         observation, truth = observed(dataset, ModelConfig(kind=kind, image_size=32), batch=2)  # type: ignore[arg-type]
         if defended:

@@ -28,7 +28,7 @@ from attack_core.priors.priors import (
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ModelState
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from tests.support.matched import attacked, observed
 
@@ -155,7 +155,7 @@ def test_batch_norm_distance_by_hand() -> None:
     assert torch.equal(state.buffers["0.running_mean"], torch.tensor([0.1, 0.2, 0.3]))
 
 
-def test_priors_add_up_and_tv_weight_is_the_short_form(faces: FaceDataset) -> None:
+def test_priors_add_up_and_tv_weight_is_the_short_form(faces: ImageDataset) -> None:
     observation, _ = observed(faces)
     model, images = build_model(observation.model), noise(2, 1, 3, 16, 16)
 
@@ -172,7 +172,7 @@ def test_priors_add_up_and_tv_weight_is_the_short_form(faces: FaceDataset) -> No
     torch.testing.assert_close(as_prior[0], short[0])
 
 
-def test_a_group_draws_its_restarts_together(faces: FaceDataset) -> None:
+def test_a_group_draws_its_restarts_together(faces: ImageDataset) -> None:
     observation, _ = observed(faces)
     settings: dict[str, Any] = {
         "lr": 0.05,
@@ -189,7 +189,7 @@ def test_a_group_draws_its_restarts_together(faces: FaceDataset) -> None:
     assert spread(priors=(GroupConsistency(weight=0.1),)) < 0.9 * spread()
 
 
-def test_all_priors_fall_with_the_cosine_schedule(faces: FaceDataset) -> None:
+def test_all_priors_fall_with_the_cosine_schedule(faces: ImageDataset) -> None:
     observation, _ = observed(faces)
     smooth = (TotalVariation(weight=1.0),)
 
@@ -235,7 +235,7 @@ def test_bad_settings_are_refused_by_name(make: Any, message: str) -> None:
         make()
 
 
-def test_a_model_without_batch_norm_has_no_statistics_to_match(faces: FaceDataset) -> None:
+def test_a_model_without_batch_norm_has_no_statistics_to_match(faces: ImageDataset) -> None:
     observation, _ = observed(faces)
     with pytest.raises(InputError, match="needs a model with BatchNorm layers"):
         attacked(observation, priors=(BatchNormStatistics(),))

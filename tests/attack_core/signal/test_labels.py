@@ -14,7 +14,7 @@ from attack_core.metrics.metrics import label_accuracy
 from attack_core.signal.labels import bias_corrected, counted, idlg, resolve_labels, rounded_counts
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import loss_gradient
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.observation import Observation
@@ -100,20 +100,20 @@ def test_rounded_counts_sum_up_and_stay_within_one_of_the_ideal(shares: list[flo
         assert bool(((counts - positive * total / positive.sum()).abs() < 1.0 + 1e-4).all())
 
 
-def test_counts_of_a_multi_step_update_are_taken_halfway(faces: FaceDataset) -> None:
+def test_counts_of_a_multi_step_update_are_taken_halfway(faces: ImageDataset) -> None:
     observation, truth = observed(faces, signal="local_update", momentum=0.0)
     found = resolved("counts", observation)
     assert found is not None
     assert label_accuracy(found, truth.labels) >= 1.0 - 1.0 / len(truth.labels)
 
 
-def test_the_public_mean_stands_in_for_the_faces(faces: FaceDataset) -> None:
+def test_the_public_mean_stands_in_for_the_faces(faces: ImageDataset) -> None:
     observation, _ = observed(faces, batch=2)
     seen = dataclasses.replace(observation, public_mean=faces.batch(faces.split("test"))[0].mean(0))
     assert resolved("counts", seen) is not None
 
 
-def test_label_strategies(faces: FaceDataset) -> None:
+def test_label_strategies(faces: ImageDataset) -> None:
     single, truth = observed(faces)
     batch, _ = observed(faces, batch=2)
     mean, _ = observed(faces, signal="agg_update")

@@ -25,7 +25,7 @@ from defenses.compression.compression import Prune, Quantise
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.rng import generator, stream
 from fl_core.base.types import Truth
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.facts import Clip, Noise, Quantiser, Sparsity
@@ -43,7 +43,7 @@ def attacked(observation: Observation, truth: Truth, attack: Analytic | Matching
     return float(psnr(found.images, truth.images))
 
 
-def test_withheld_numbers_are_those_that_are_zero_and_have_a_ceiling(faces: FaceDataset) -> None:
+def test_withheld_numbers_are_those_that_are_zero_and_have_a_ceiling(faces: ImageDataset) -> None:
     whole, _ = seen(faces)
     pruned, _ = seen(faces, Prune(ratio=0.9))
     assert sent_numbers(whole) == {}
@@ -58,7 +58,7 @@ def test_withheld_numbers_are_those_that_are_zero_and_have_a_ceiling(faces: Face
     assert sent_numbers(dataclasses.replace(pruned, facts=())) == {}
 
 
-def test_the_ceiling_of_a_delta_is_in_units_of_its_gradient(faces: FaceDataset) -> None:
+def test_the_ceiling_of_a_delta_is_in_units_of_its_gradient(faces: ImageDataset) -> None:
     pruned, _ = seen(faces, Prune(ratio=0.9, scope="tensor"))
     name = "fc1.weight"
     one = largest_withheld(pruned, name)
@@ -66,7 +66,7 @@ def test_the_ceiling_of_a_delta_is_in_units_of_its_gradient(faces: FaceDataset) 
     assert largest_withheld(delta, name) == pytest.approx(one / 0.1)
 
 
-def test_known_errors_add_up_in_units_of_the_gradient(faces: FaceDataset) -> None:
+def test_known_errors_add_up_in_units_of_the_gradient(faces: ImageDataset) -> None:
     observation, _ = seen(faces)
     facts = (
         Noise(distribution="gaussian", sigma=0.3),
@@ -107,7 +107,7 @@ def test_one_bit_of_small_numbers_is_off_by_their_scale() -> None:
     assert said["a"] == pytest.approx(float((rounded - values).std()), rel=0.02)
 
 
-def test_the_energy_beyond_the_noise_tells_signal_from_noise(faces: FaceDataset) -> None:
+def test_the_energy_beyond_the_noise_tells_signal_from_noise(faces: ImageDataset) -> None:
     """About 0 for noise alone, about |g|^2 / sigma^2 where there is a signal, endless without noise."""
     plain, _ = seen(faces)
     assert math.isinf(signal_energy(plain, plain.tensors))
@@ -120,7 +120,7 @@ def test_the_energy_beyond_the_noise_tells_signal_from_noise(faces: FaceDataset)
         assert signal_energy(noisy, noisy.tensors) < 5 * spread or sigma < 1
 
 
-def test_the_energy_of_pruned_noise_is_judged_by_what_pruning_keeps(faces: FaceDataset) -> None:
+def test_the_energy_of_pruned_noise_is_judged_by_what_pruning_keeps(faces: ImageDataset) -> None:
     """The largest of many pure noise numbers are no signal."""
     noisy, _ = seen(faces, NoiseOnly(sigma=10.0), Prune(ratio=0.9))
     kept = sum(int(mask.sum()) for mask in sent_numbers(noisy).values())
@@ -186,7 +186,7 @@ MATCHING = Matching(iterations=120, schedule="cosine", tv_weight=1e-5)
     ],
 )
 def test_knowing_the_defense_helps(
-    faces: FaceDataset, defenses: tuple[AnyDefense, ...], attack: Analytic | Matching, least_gain: float
+    faces: ImageDataset, defenses: tuple[AnyDefense, ...], attack: Analytic | Matching, least_gain: float
 ) -> None:
     """The same attack on the same signal, told of the defense and not, in dB."""
     told, truth = seen(faces, *defenses)

@@ -12,7 +12,7 @@ from defenses.compression.compression import Prune, Quantise, SignOnly
 from defenses.mechanism.noise import ClipOnly
 from fl_core.base.rng import generator
 from fl_core.base.types import ClientUpdate, ModelState, Tensors
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.federation.training import run
@@ -52,7 +52,7 @@ def test_error_feedback_delays_what_is_withheld_and_loses_nothing(
 
 
 def test_clients_with_error_feedback_remember_between_rounds_and_captures_replay_them(
-    faces: FaceDataset,
+    faces: ImageDataset,
 ) -> None:
     """With all withheld but one number, the second round's update has the first round's rest in it."""
     chain = Chain(defenses=(Prune(ratio=0.999, error_feedback=True),))

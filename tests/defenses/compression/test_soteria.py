@@ -27,7 +27,7 @@ from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator, stream
 from fl_core.base.types import Signal
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import batch_gradient, trainable
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
@@ -121,7 +121,7 @@ def test_what_it_tells_and_what_it_refuses() -> None:
         Chain(defenses=(ClipOnly(), Soteria()))
 
 
-def test_the_attacker_relies_on_columns_that_the_signal_shows_uncut(faces: FaceDataset) -> None:
+def test_the_attacker_relies_on_columns_that_the_signal_shows_uncut(faces: ImageDataset) -> None:
     """One step of one client shows them; more steps, or noise, and none of the layer's weight is relied on."""
     shown, _ = seen(faces, Soteria(ratio=0.5))
     mask = sent_numbers(shown)
@@ -144,7 +144,7 @@ def test_the_attacker_relies_on_columns_that_the_signal_shows_uncut(faces: FaceD
     ("ratio", "method"), [(0.5, "analytic: features"), (0.9, "matching")], ids=["half", "most"]
 )
 def test_an_attacker_that_knows_of_it_does_without_the_cut_features(
-    faces: FaceDataset, ratio: float, method: str
+    faces: ImageDataset, ratio: float, method: str
 ) -> None:
     for victim in range(2):
         told, truth = seen(faces, Soteria(ratio=ratio), victim=victim)
@@ -157,12 +157,12 @@ def test_an_attacker_that_knows_of_it_does_without_the_cut_features(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("others", [(Prune(ratio=0.5),), (ClipOnly(max_norm=0.1), NoiseOnly(sigma=1e-4))])
-def test_it_goes_before_what_is_done_to_updates(faces: FaceDataset, others: tuple[AnyDefense, ...]) -> None:
+def test_it_goes_before_what_is_done_to_updates(faces: ImageDataset, others: tuple[AnyDefense, ...]) -> None:
     told, truth = seen(faces, Soteria(ratio=0.5), *others)
     assert attacked(told, truth, AUTO) > of_mean(told, truth) - 0.5
 
 
-def test_cut_pixels_of_a_network_without_convolutions_are_filled_in(faces: FaceDataset) -> None:
+def test_cut_pixels_of_a_network_without_convolutions_are_filled_in(faces: ImageDataset) -> None:
     """The first layer of an mlp sees the pixels: the second layer's gradients and the prior say what was cut."""
     told, truth = seen(faces, Soteria(ratio=0.3), model=ModelConfig(kind="mlp"))
     untold, _ = seen(faces, Soteria(ratio=0.3), model=ModelConfig(kind="mlp"), told=False)
@@ -173,7 +173,7 @@ def test_cut_pixels_of_a_network_without_convolutions_are_filled_in(faces: FaceD
 @pytest.mark.parametrize("signal", ["gradients", "one_step_update", "local_update"])
 @pytest.mark.parametrize("layer", ["first", "last"])
 def test_every_signal_of_one_client_is_captured_and_attacked(
-    faces: FaceDataset, signal: Signal, layer: str
+    faces: ImageDataset, signal: Signal, layer: str
 ) -> None:
     """Paired over two victims: knowing of the defense costs nothing, and the answer is no worse than the mean image."""
     known, ignored, mean = [], [], []

@@ -25,7 +25,7 @@ from defenses.dp.per_example import example_gradients
 from defenses.dp.sgd import DPSGD
 from fl_core.base.rng import generator
 from fl_core.base.types import Signal, Truth
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model, initial_state
 from fl_core.threat.facts import ExampleClip, Noise, StepNoise
@@ -42,7 +42,7 @@ CNN = ModelConfig(kind="cnn64", image_size=16)
 seen = partial(defended.seen, model=LENET, clients=2, train=8, lr=0.01)
 
 
-def test_noise_of_steps_is_in_units_of_the_gradient(faces: FaceDataset) -> None:
+def test_noise_of_steps_is_in_units_of_the_gradient(faces: ImageDataset) -> None:
     observation, _ = seen(faces)
 
     def sigma(fact: StepNoise | Noise, **changes: Any) -> float:
@@ -61,7 +61,7 @@ def test_noise_of_steps_is_in_units_of_the_gradient(faces: FaceDataset) -> None:
     assert sigma(Noise(distribution="gaussian", sigma=0.3), **four) == pytest.approx(0.15)
 
 
-def test_the_estimated_gradient_is_off_by_what_is_known(faces: FaceDataset) -> None:
+def test_the_estimated_gradient_is_off_by_what_is_known(faces: ImageDataset) -> None:
     """Local training of several steps, with and without the noise, at weights that it hardly moves."""
     options = {"signal": "local_update", "batch": 2, "lr": 1e-6, "momentum": 0.9}
     noisy, _ = seen(faces, DPSGD(epsilon=2.0, max_norm=1e3), **options)  # type: ignore[arg-type]
@@ -94,7 +94,7 @@ def test_an_example_scaled_by_itself_is_one_with_a_soft_label() -> None:
         torch.testing.assert_close(handles[name].dense()[0], value, rtol=1e-3, atol=1e-6)
 
 
-def test_labels_are_optimised_where_each_image_has_its_own_scale(faces: FaceDataset) -> None:
+def test_labels_are_optimised_where_each_image_has_its_own_scale(faces: ImageDataset) -> None:
     several, _ = seen(faces, DPSGD(), batch=2)
     one, _ = seen(faces, DPSGD())
     model = build_model(LENET)
@@ -134,7 +134,7 @@ def gain(observation: Observation, truth: Truth, model: ModelConfig) -> float:
     ],
 )
 def test_auto_never_does_worse_than_the_mean_image(
-    faces: FaceDataset, epsilon: float, signal: Signal, batch: int, model: ModelConfig
+    faces: ImageDataset, epsilon: float, signal: Signal, batch: int, model: ModelConfig
 ) -> None:
     """The mean over all strengths would hide it, so for each: at most rounding below."""
     defense = DPSGD(epsilon=epsilon, max_norm=0.1)
@@ -144,7 +144,7 @@ def test_auto_never_does_worse_than_the_mean_image(
         assert too_weak(observation)
 
 
-def test_where_the_budget_is_boundless_one_image_is_found(faces: FaceDataset) -> None:
+def test_where_the_budget_is_boundless_one_image_is_found(faces: ImageDataset) -> None:
     observation, truth = seen(faces, DPSGD(epsilon=1e9, max_norm=0.1), model=CNN)
     assert gain(observation, truth, CNN) > 3.0
 

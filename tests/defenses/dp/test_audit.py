@@ -22,7 +22,7 @@ from defenses.masking.masking import Masking
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator, stream
 from fl_core.base.types import ClientUpdate, ModelState, Tensors
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining, batch_gradient, trainable
 from fl_core.federation.rounds import FederationConfig
 from tests.support.federations import make_federation
@@ -165,7 +165,7 @@ def test_rounds_together_tell_no_more_than_the_total() -> None:
     assert audited("dp_update", 2.0, quiet=True, rounds=2) > 2.0
 
 
-def test_sampled_clients_are_hidden_as_well_as_claimed_and_no_better_without(faces: FaceDataset) -> None:
+def test_sampled_clients_are_hidden_as_well_as_claimed_and_no_better_without(faces: ImageDataset) -> None:
     """Real Poisson samples, of which the public sees the noisy mean alone.
 
     With the noise that sampling needs the claim holds; if the canary always took part, the same noise would break it.

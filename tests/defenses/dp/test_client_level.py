@@ -26,7 +26,7 @@ from defenses.secure.selective import Selective
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ClientUpdate, Tensors
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.data.partition import Dirichlet
 from fl_core.federation.aggregation import FedAvg, FixedMean, mean_change
 from fl_core.federation.client import LocalTraining
@@ -54,11 +54,11 @@ def update(client: int, value: float, *, examples: int = 1) -> ClientUpdate:
     return ClientUpdate(client=client, tensors=tensors, examples=examples, steps=1, lr=0.1, momentum=0.0)
 
 
-def federation(faces: FaceDataset, config: FederationConfig, train: int = 24) -> Federation:
+def federation(faces: ImageDataset, config: FederationConfig, train: int = 24) -> Federation:
     return federation_of(faces, config, LENET, train)
 
 
-def captured(faces: FaceDataset, defense: AnyDefense, config: FederationConfig) -> RoundRecord:
+def captured(faces: ImageDataset, defense: AnyDefense, config: FederationConfig) -> RoundRecord:
     chain = Chain(defenses=(defense,))
     return capture(
         federation(faces, config),
@@ -99,7 +99,7 @@ def test_secure_sums_weigh_equally_too_and_divide_by_those_planned() -> None:
     assert float(opened.tensors["a"][0]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_an_aggregate_of_uneven_clients_is_captured_as_it_is_averaged(faces: FaceDataset) -> None:
+def test_an_aggregate_of_uneven_clients_is_captured_as_it_is_averaged(faces: ImageDataset) -> None:
     config = replace(PLAN, partition=Dirichlet(alpha=3.0), local=LocalTraining(lr=0.05, batch_size=4))
     record = captured(faces, DPUpdate(epsilon=1e6, max_norm=0.1), config)
     assert len({each.examples for each in record.updates}) > 1
@@ -112,7 +112,7 @@ def test_an_aggregate_of_uneven_clients_is_captured_as_it_is_averaged(faces: Fac
         torch.testing.assert_close(value, record.updates[0].tensors[name], rtol=1e-4, atol=1e-6)
 
 
-def test_the_server_sees_clipped_updates_and_the_public_their_noisy_mean(faces: FaceDataset) -> None:
+def test_the_server_sees_clipped_updates_and_the_public_their_noisy_mean(faces: ImageDataset) -> None:
     defense = DPCentral(epsilon=2.0, max_norm=0.5)
     record = captured(faces, defense, PLAN)
     sigma = defense.sigma(PLAN)
@@ -255,7 +255,7 @@ def test_a_published_value_of_sampled_noise() -> None:
     assert spent == pytest.approx(0.942, rel=0.01)
 
 
-def test_poisson_samples_have_their_distribution_and_keep_the_leader(faces: FaceDataset) -> None:
+def test_poisson_samples_have_their_distribution_and_keep_the_leader(faces: ImageDataset) -> None:
     many = federation(faces, replace(POISSON, clients=12, fraction=0.25))
     counts = [len(many.participants(n)) for n in range(2_000)]
     assert sum(counts) / len(counts) == pytest.approx(3.0, abs=0.15)
@@ -269,7 +269,7 @@ def test_poisson_samples_have_their_distribution_and_keep_the_leader(faces: Face
     assert many.participants(7) == many.participants(7)
 
 
-def test_a_round_of_nobody_releases_the_noise_and_nothing_else(faces: FaceDataset) -> None:
+def test_a_round_of_nobody_releases_the_noise_and_nothing_else(faces: ImageDataset) -> None:
     rare = replace(POISSON, clients=2, fraction=0.01, rounds=1)
     nobody, state = federation(faces, rare), initial_state(LENET, generator("model", 3))
     assert nobody.participants(0) == []

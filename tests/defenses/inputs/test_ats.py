@@ -29,10 +29,12 @@ from defenses.inputs.mixing import MixUp
 from defenses.inputs.precode import Precode
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator, stream
+from fl_core.base.shape import ImageShape
 from fl_core.base.types import Signal
-from fl_core.data.celeba import FaceDataset, open_celeba
-from fl_core.data.policies import PUBLISHED, Published
-from fl_core.data.transforms import Transform, draws_of, loses, taken_back, transformed
+from fl_core.data.changes.policies import PUBLISHED, Published
+from fl_core.data.changes.transforms import Transform, draws_of, loses, taken_back, transformed
+from fl_core.data.dataset import ImageDataset
+from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig
 from fl_core.threat.facts import Augmented
@@ -105,7 +107,7 @@ def test_what_it_tells_and_what_it_refuses() -> None:
 
 def test_faces_are_taken_back_by_what_the_mean_image_shows(faces_root: Path) -> None:
     """Without an attack in between; a mirrored face looks as much like the mean image."""
-    faces = open_celeba(faces_root, image_size=32)
+    faces = open_celeba(faces_root, shape=ImageShape.square(32))
     images, labels = faces.batch(range(24))
     policy: tuple[Transform, ...] = ("turn", "shift", "negate")
     changed, _ = ATS(policy=policy).on_batch((images, labels), stream("defense", 0), PLAN, 2)
@@ -117,7 +119,10 @@ def test_faces_are_taken_back_by_what_the_mean_image_shows(faces_root: Path) -> 
 
 def test_an_attacker_that_knows_of_it_takes_it_back(faces_root: Path) -> None:
     known, ignored, mean = [], [], []
-    faces, defense = open_celeba(faces_root, image_size=32), ATS(policy=("turn", "shift", "negate"))
+    faces, defense = (
+        open_celeba(faces_root, shape=ImageShape.square(32)),
+        ATS(policy=("turn", "shift", "negate")),
+    )
     for victim in range(4):
         told, truth = seen(faces, defense, victim=victim, model=MLP)
         untold, _ = seen(faces, defense, victim=victim, model=MLP, told=False)
@@ -151,7 +156,7 @@ def by_pillow(image: Image.Image, draw: tuple[float, ...], policy: str) -> Image
 @pytest.mark.parametrize("size", [16, 32])
 def test_published_policies_are_the_papers(faces_root: Path, policy: Published, size: int) -> None:
     """To the rounding of two or three operations on whole numbers of 0 to 255."""
-    image = open_celeba(faces_root, image_size=size).image(0)
+    image = open_celeba(faces_root, shape=ImageShape.square(size)).image(0)
     pixels = ((image.permute(1, 2, 0) + 1) * 127.5).round().numpy().astype(np.uint8)
     draws = draws_of(policy, size)
     assert len(set(draws)) == 8 * len(policy.split("+"))
@@ -190,7 +195,7 @@ def test_the_draw_of_a_published_policy_shows_and_the_rest_is_the_mean_image(
     faces_root: Path, policy: Published
 ) -> None:
     """Without an attack in between: better than the mean image, never exact, judged by the untouched faces."""
-    faces = open_celeba(faces_root, image_size=32)
+    faces = open_celeba(faces_root, shape=ImageShape.square(32))
     images, labels = faces.batch(range(12))
     mean = public_mean(faces)
     changed, _ = ATS(policy=(policy,)).on_batch((images, labels), stream("defense", 0), PLAN, 2)
@@ -237,7 +242,7 @@ TURN = ATS(policy=("turn",))
 )
 @pytest.mark.parametrize("signal", ["gradients", "one_step_update", "local_update"])
 def test_every_signal_is_captured_and_attacked_in_chains(
-    faces: FaceDataset, chain: tuple[AnyDefense, ...], signal: Signal
+    faces: ImageDataset, chain: tuple[AnyDefense, ...], signal: Signal
 ) -> None:
     gains = []
     for victim in range(3):

@@ -27,8 +27,10 @@ from defenses.inputs.mixing import InstaHide, MixUp, mixed
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator, stream
+from fl_core.base.shape import ImageShape
 from fl_core.base.types import Signal
-from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.data.dataset import ImageDataset
+from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.zoo import ModelConfig, build_model
@@ -114,7 +116,7 @@ def test_what_they_tell_and_what_they_refuse() -> None:
 @pytest.mark.parametrize("count", [2, 3])
 def test_mixtures_are_undone_by_what_looks_natural(faces_root: Path, count: int) -> None:
     """Of images as they are mixed: the share that was used is found, and the images with it."""
-    faces = open_celeba(faces_root, image_size=32)
+    faces = open_celeba(faces_root, shape=ImageShape.square(32))
     for seed in range(3):
         images, _ = faces.batch(range(seed * count, seed * count + count))
         other = torch.eye(count).roll(1, 0)
@@ -144,7 +146,7 @@ def test_signs_are_taken_as_they_are_likely() -> None:
     assert float(found[near].mean()) == pytest.approx(float(truth[near].mean()), abs=0.05)
 
 
-def test_soft_labels_are_looked_for(faces: FaceDataset) -> None:
+def test_soft_labels_are_looked_for(faces: ImageDataset) -> None:
     told, _ = seen(faces, MixUp(), batch=2, labels=True)
     untold, _ = seen(faces, MixUp(), batch=2, told=False)
     assert mixes_labels(told)
@@ -153,7 +155,7 @@ def test_soft_labels_are_looked_for(faces: FaceDataset) -> None:
     assert resolve_labels("auto", untold, model, 2, generator("labels")) is not None
 
 
-def test_an_attacker_that_knows_of_mixup_takes_mixtures_apart(faces: FaceDataset) -> None:
+def test_an_attacker_that_knows_of_mixup_takes_mixtures_apart(faces: ImageDataset) -> None:
     known, ignored = [], []
     for victim in (1, 2):
         told, truth = seen(faces, MixUp(), batch=2, victim=victim, model=MLP)
@@ -167,7 +169,7 @@ def test_an_attacker_that_knows_of_mixup_takes_mixtures_apart(faces: FaceDataset
 @pytest.mark.parametrize("kind", ["cnn64", "mlp"])
 @pytest.mark.parametrize("images", [2, 4])
 def test_under_instahide_the_answer_is_no_worse_than_the_mean_image(
-    faces: FaceDataset, kind: str, images: int
+    faces: ImageDataset, kind: str, images: int
 ) -> None:
     gains = []
     for victim in range(2 if kind == "mlp" else 1):
@@ -182,7 +184,7 @@ def test_under_instahide_the_answer_is_no_worse_than_the_mean_image(
 )
 @pytest.mark.parametrize("signal", ["gradients", "one_step_update", "local_update"])
 def test_mixing_goes_before_what_is_done_to_gradients(
-    faces: FaceDataset, others: tuple[AnyDefense, ...], signal: Signal
+    faces: ImageDataset, others: tuple[AnyDefense, ...], signal: Signal
 ) -> None:
     fallback = Matching(iterations=15, init="mean", lr=0.01, tv_weight=1e-4)
     told, truth = seen(faces, MixUp(), *others, batch=2, signal=signal, max_steps=2)

@@ -28,7 +28,7 @@ from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator, normal, stream
 from fl_core.base.types import Signal
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import batch_gradient, trainable
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.bottleneck import (
@@ -134,7 +134,7 @@ def test_what_it_tells_and_what_it_refuses() -> None:
         Chain(defenses=(Precode(), DPSGD()))
 
 
-def test_the_attacker_reads_the_draw_off_the_gradients(faces: FaceDataset) -> None:
+def test_the_attacker_reads_the_draw_off_the_gradients(faces: ImageDataset) -> None:
     """With it matching is exact: at the true image the loss is what it is without noise."""
     told, truth = seen(faces, SMALL)
     untold, _ = seen(faces, SMALL, told=False)
@@ -156,7 +156,7 @@ def test_the_attacker_reads_the_draw_off_the_gradients(faces: FaceDataset) -> No
     assert losses[0] < 1e-5 < 1e-2 < losses[1]
 
 
-def test_an_attacker_that_knows_of_it_inverts_what_lies_in_front(faces: FaceDataset) -> None:
+def test_an_attacker_that_knows_of_it_inverts_what_lies_in_front(faces: ImageDataset) -> None:
     for victim in range(2):
         told, truth = seen(faces, SMALL, victim=victim)
         untold, _ = seen(faces, SMALL, victim=victim, told=False)
@@ -164,7 +164,7 @@ def test_an_attacker_that_knows_of_it_inverts_what_lies_in_front(faces: FaceData
         assert attacked(told, truth, AUTO) > of_mean(told, truth) + 5.0
 
 
-def test_zeros_in_front_of_the_bottleneck_tell_images_apart(faces: FaceDataset) -> None:
+def test_zeros_in_front_of_the_bottleneck_tell_images_apart(faces: ImageDataset) -> None:
     told, truth = seen(faces, SMALL, batch=2)
     found = AUTO(told, build_model(told.model), generator("attack", 0))
     assert found.method == "analytic: features"
@@ -176,7 +176,9 @@ def test_zeros_in_front_of_the_bottleneck_tell_images_apart(faces: FaceDataset) 
     [(Soteria(ratio=0.5, probes=8),), (Prune(ratio=0.5),), (ClipOnly(max_norm=0.1), NoiseOnly(sigma=1e-4))],
     ids=["soteria", "prune", "noise"],
 )
-def test_it_goes_before_what_is_done_to_gradients(faces: FaceDataset, others: tuple[AnyDefense, ...]) -> None:
+def test_it_goes_before_what_is_done_to_gradients(
+    faces: ImageDataset, others: tuple[AnyDefense, ...]
+) -> None:
     told, truth = seen(faces, SMALL, *others)
     assert attacked(told, truth, AUTO) > of_mean(told, truth) - 0.5
 
@@ -184,7 +186,7 @@ def test_it_goes_before_what_is_done_to_gradients(faces: FaceDataset, others: tu
 @pytest.mark.parametrize("signal", ["gradients", "one_step_update", "local_update"])
 @pytest.mark.parametrize("kind", ["cnn64", "lenet", "mlp", "resnet18"])
 def test_every_signal_of_every_network_is_captured_and_attacked(
-    faces: FaceDataset, signal: Signal, kind: ModelName
+    faces: ImageDataset, signal: Signal, kind: ModelName
 ) -> None:
     """Two images, whose draws are optimised with them, from the mean image on: no worse than it."""
     fallback = Matching(iterations=15, init="mean", lr=0.01, tv_weight=1e-4)

@@ -19,7 +19,7 @@ from defenses.secure.mean import SecureMean, SumProtection, dropouts
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ClientUpdate, ModelState
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.aggregation import FedAvg, mean_change
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import Federation, FederationConfig
@@ -47,7 +47,7 @@ SCHEMES = [
 PLAN = FederationConfig(rounds=2)
 
 
-def federation_of(faces: FaceDataset, *, chunk: int = 2, kind: str = "mlp", **local: Any) -> Federation:
+def federation_of(faces: ImageDataset, *, chunk: int = 2, kind: str = "mlp", **local: Any) -> Federation:
     config = FederationConfig(
         clients=6, fraction=0.9, rounds=2, chunk=chunk, local=LocalTraining(lr=0.05, batch_size=2, **local)
     )
@@ -121,7 +121,7 @@ def test_an_opened_mean_is_fedavgs_of_whole_updates(scheme: SumProtection) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", [CKKS(), Masking()], ids=["ckks", "masking"])
 def test_training_agrees_in_every_bit_whatever_keys_and_chunks(
-    faces: FaceDataset, scheme: CKKS | Masking
+    faces: ImageDataset, scheme: CKKS | Masking
 ) -> None:
     chain = Chain(defenses=(scheme,))
     found = [trained(federation_of(faces, chunk=chunk), chain) for chunk in (1, 2, 10, 10)]
@@ -131,14 +131,14 @@ def test_training_agrees_in_every_bit_whatever_keys_and_chunks(
         torch.testing.assert_close(found[0].parameters[name], value, rtol=0, atol=1e-5)
 
 
-def test_schemes_of_equal_precision_agree_in_every_bit(faces: FaceDataset) -> None:
+def test_schemes_of_equal_precision_agree_in_every_bit(faces: ImageDataset) -> None:
     schemes = (CKKS(precision=2**20), Masking(precision=2**20))
     found = [trained(federation_of(faces), Chain(defenses=(each,))) for each in schemes]
     assert len({tensor_hash(state.parameters) for state in found}) == 1
 
 
 @pytest.mark.slow
-def test_workers_agree_with_one_process(faces: FaceDataset) -> None:
+def test_workers_agree_with_one_process(faces: ImageDataset) -> None:
     chain, federation = Chain(defenses=(CKKS(),)), federation_of(faces, chunk=1)
     work = ClientWork(
         federation=federation,

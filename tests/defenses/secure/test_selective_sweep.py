@@ -22,8 +22,9 @@ from defenses.he.encryption import CKKS
 from defenses.secure.selective import Selective, most_sensitive, sensitivity
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
+from fl_core.base.shape import ImageShape
 from fl_core.base.types import Truth
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining, loss_gradient
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess
@@ -43,7 +44,7 @@ CONFIG = FederationConfig(clients=3, fraction=1.0, rounds=2, local=LocalTraining
 MODEL = ModelConfig(kind="mlp", image_size=16)
 
 
-def federation_of(faces: FaceDataset) -> Federation:
+def federation_of(faces: ImageDataset) -> Federation:
     """Three clients of two images each."""
     return Federation(
         config=CONFIG,
@@ -55,7 +56,7 @@ def federation_of(faces: FaceDataset) -> Federation:
     )
 
 
-def captured(faces: FaceDataset, fraction: float) -> tuple[RoundRecord, Truth]:
+def captured(faces: ImageDataset, fraction: float) -> tuple[RoundRecord, Truth]:
     """One victim's gradient in the sum of three, of which so much is encrypted."""
     chain = Chain(defenses=(CKKS(selective=Selective(fraction=fraction, images=4)),))
     federation = federation_of(faces)
@@ -71,7 +72,7 @@ def captured(faces: FaceDataset, fraction: float) -> tuple[RoundRecord, Truth]:
 
 
 def test_what_is_hidden_follows_from_public_images_and_the_rest_is_seen_of_each_client(
-    faces: FaceDataset,
+    faces: ImageDataset,
 ) -> None:
     record, truth = captured(faces, 0.3)
     opened = record.aggregate
@@ -102,12 +103,12 @@ def test_what_is_hidden_follows_from_public_images_and_the_rest_is_seen_of_each_
         torch.testing.assert_close(value, mean, rtol=0, atol=2 / CKKS().precision)
 
 
-def test_all_encrypted_leaves_nothing_to_see_of_one_client(faces: FaceDataset) -> None:
+def test_all_encrypted_leaves_nothing_to_see_of_one_client(faces: ImageDataset) -> None:
     with pytest.raises(NotObservable):
         observe(captured(faces, 1.0)[0], ThreatModel(view="individual"))
 
 
-def test_training_gives_the_bits_of_whole_encryption(faces: FaceDataset) -> None:
+def test_training_gives_the_bits_of_whole_encryption(faces: ImageDataset) -> None:
     found = []
     for scheme in (CKKS(), CKKS(selective=Selective(fraction=0.2, images=4))):
         work = ClientWork(
@@ -119,7 +120,7 @@ def test_training_gives_the_bits_of_whole_encryption(faces: FaceDataset) -> None
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
-def test_the_leak_falls_with_the_fraction(faces: FaceDataset) -> None:
+def test_the_leak_falls_with_the_fraction(faces: ImageDataset) -> None:
     """A row of the first layer in the clear is the image; hidden rows leave less and less of it."""
     attack = Auto(fallback=Matching(iterations=30, restarts=1))
     found: dict[tuple[float, bool], float] = {}
@@ -140,7 +141,7 @@ def test_the_network_says_how_long_an_input_is() -> None:
     """Without any bias gradient, from part of the weight gradient."""
     config = ModelConfig(kind="mlp", image_size=16)
     model, state = build_model(config), initial_state(config, generator("length"))
-    tail: Head = find_head(model, state, 16)
+    tail: Head = find_head(model, state, ImageShape.square(16))
     image = torch.rand((1, 3, 16, 16), generator=generator("image"))
     for label in (0, 1):
         gradient = loss_gradient(model, state, (image, torch.tensor([label])))[f"{tail.first}.weight"]

@@ -18,7 +18,7 @@ from defenses.masking.masking import Masking
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import Signal, Truth
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining, loss_gradient
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.models.zoo import build_model, initial_state
@@ -34,7 +34,7 @@ from tests.support.small import comparable, run, sweep
 SIGNALS: tuple[Signal, ...] = ("gradients", "one_step_update", "local_update", "agg_update")
 
 
-def federation_of(faces: FaceDataset, *, clients: int = 6) -> Federation:
+def federation_of(faces: ImageDataset, *, clients: int = 6) -> Federation:
     """Half of the clients a round, four images each."""
     config = FederationConfig(
         clients=clients, fraction=0.5, rounds=2, local=LocalTraining(lr=0.1, momentum=0.0, batch_size=2)
@@ -43,7 +43,7 @@ def federation_of(faces: FaceDataset, *, clients: int = 6) -> Federation:
 
 
 def captured(
-    faces: FaceDataset, signal: Signal, *defenses: AnyDefense, place: int = 0
+    faces: ImageDataset, signal: Signal, *defenses: AnyDefense, place: int = 0
 ) -> tuple[RoundRecord, Truth]:
     """The capture of a victim of client 1, alone or in a secure sum."""
     federation, chain = federation_of(faces), Chain(defenses=defenses)
@@ -65,7 +65,7 @@ def captured(
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("defense", [CKKS(), Masking()], ids=["ckks", "masking"])
 def test_the_server_sees_the_mean_of_a_group_that_the_victim_leads(
-    faces: FaceDataset, signal: Signal, defense: CKKS | Masking
+    faces: ImageDataset, signal: Signal, defense: CKKS | Masking
 ) -> None:
     plain, alone = captured(faces, signal)
     record, truth = captured(faces, signal, defense)
@@ -86,7 +86,7 @@ def test_the_server_sees_the_mean_of_a_group_that_the_victim_leads(
             observe(record, ThreatModel(view=view))  # type: ignore[arg-type]
 
 
-def test_the_mean_of_gradients_is_the_gradient_of_all_images_together(faces: FaceDataset) -> None:
+def test_the_mean_of_gradients_is_the_gradient_of_all_images_together(faces: ImageDataset) -> None:
     record, truth = captured(faces, "one_step_update", CKKS())
     model, state = build_model(record.model), record.state
     together = loss_gradient(model, state, (truth.images, truth.labels))
@@ -97,7 +97,7 @@ def test_the_mean_of_gradients_is_the_gradient_of_all_images_together(faces: Fac
 
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_the_key_holder_sees_one_rounded_update_and_its_images_alone(
-    faces: FaceDataset, signal: Signal
+    faces: ImageDataset, signal: Signal
 ) -> None:
     record, truth = captured(faces, signal, CKKS(precision=1000))
     threat = ThreatModel(view="key_holder", labels="known")
@@ -114,7 +114,7 @@ def test_the_key_holder_sees_one_rounded_update_and_its_images_alone(
 
 
 @pytest.mark.parametrize("defense", [CKKS(), Masking(), None], ids=["ckks", "masking", "none"])
-def test_colluders_take_their_updates_out(faces: FaceDataset, defense: CKKS | Masking | None) -> None:
+def test_colluders_take_their_updates_out(faces: ImageDataset, defense: CKKS | Masking | None) -> None:
     record, truth = captured(faces, "agg_update", *([defense] if defense else []))
     one = ThreatModel(colluders=1)
     seen = observe(record, one)
@@ -132,7 +132,9 @@ def test_colluders_take_their_updates_out(faces: FaceDataset, defense: CKKS | Ma
 
 
 @pytest.mark.parametrize("signal", ["gradients", "local_update"])
-def test_no_image_is_in_two_groups_and_data_that_run_out_are_told(faces: FaceDataset, signal: Signal) -> None:
+def test_no_image_is_in_two_groups_and_data_that_run_out_are_told(
+    faces: ImageDataset, signal: Signal
+) -> None:
     federation = federation_of(faces)
     found = victims(federation, signal, first_client=0, round_number=0, count=2)
     groups = accompanied(federation, signal, found, round_number=0)
@@ -148,7 +150,7 @@ def test_no_image_is_in_two_groups_and_data_that_run_out_are_told(faces: FaceDat
     assert accompanied(federation, "agg_update", [Victim(client=0)], round_number=0) == [Victim(client=0)]
 
 
-def test_noise_before_encryption_is_in_what_the_key_holder_opens(faces: FaceDataset) -> None:
+def test_noise_before_encryption_is_in_what_the_key_holder_opens(faces: ImageDataset) -> None:
     plain, _ = captured(faces, "gradients", CKKS())
     noisy, _ = captured(faces, "gradients", CKKS(noise=EncryptedNoise(scale=0.02)))
     threat = ThreatModel(view="key_holder")
@@ -162,7 +164,7 @@ def test_noise_before_encryption_is_in_what_the_key_holder_opens(faces: FaceData
     assert len(observe(noisy, threat).facts) == 1
 
 
-def test_dropped_clients_are_neither_in_the_sum_nor_in_the_truth(faces: FaceDataset) -> None:
+def test_dropped_clients_are_neither_in_the_sum_nor_in_the_truth(faces: ImageDataset) -> None:
     record, truth = captured(faces, "gradients", Masking(threshold=0.6, dropout=0.4))
     assert len(record.updates) == 2
     assert set(truth.clients) == {update.client for update in record.updates}
@@ -173,7 +175,7 @@ def test_dropped_clients_are_neither_in_the_sum_nor_in_the_truth(faces: FaceData
 
 
 def test_a_capture_is_read_back_as_it_was_stored(
-    faces_root: Path, faces: FaceDataset, tmp_path: Path
+    faces_root: Path, faces: ImageDataset, tmp_path: Path
 ) -> None:
     config = sweep(faces_root, victims={"tuning": 1, "test": 1}, capture__signal="one_step_update")
     store = CaptureStore(tmp_path, device=torch.device("cpu"), progress=lambda _: None)

@@ -17,7 +17,7 @@ from defenses.chain import Chain
 from defenses.mechanism.draws import draw_noise
 from defenses.mechanism.noise import NoiseOnly
 from fl_core.base.rng import Random, derive_key, generator, normal, stream, uniform
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.federation.rounds import FederationConfig
 from orchestrator.capture.store import CaptureStore
 from orchestrator.config.parse import cell_settings
@@ -82,7 +82,7 @@ def test_draws_are_float32_of_the_stated_distributions() -> None:
 @pytest.mark.parametrize("signal", ["gradients", "one_step_update"])
 def test_no_two_clients_of_a_secure_sums_captures_share_their_noise(
     faces_root: Path,
-    faces: FaceDataset,
+    faces: ImageDataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     signal: str,

@@ -22,8 +22,10 @@ from attack_core.metrics.controls import norm_matched_noise
 from defenses.chain import Chain
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
+from fl_core.base.shape import ImageShape
 from fl_core.base.types import EarlierUpdate, ModelState, Truth
-from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.data.dataset import ImageDataset
+from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.client import LocalTraining, loss_gradient, train_locally
 from fl_core.federation.hooks import Undefended
 from fl_core.federation.rounds import Federation, FederationConfig
@@ -40,7 +42,9 @@ from tests.support.small import sweep
 LENET = ModelConfig(kind="lenet", image_size=16)
 
 
-def federation_of(faces: FaceDataset, *, clients: int = 3, fraction: float = 1.0, **local: Any) -> Federation:
+def federation_of(
+    faces: ImageDataset, *, clients: int = 3, fraction: float = 1.0, **local: Any
+) -> Federation:
     settings: dict[str, Any] = {"batch_size": 2, "momentum_state": "persistent", "lr": 0.05}
     config = FederationConfig(
         clients=clients, fraction=fraction, rounds=5, local=LocalTraining(**(settings | local))
@@ -98,7 +102,7 @@ def test_training_in_two_rounds_that_keeps_its_velocity_is_training_in_one(max_s
     assert train_locally(model, state, batches, LocalTraining(momentum=0.0)).velocity == {}
 
 
-def test_federation_remembers_each_clients_velocity_by_hand(faces: FaceDataset) -> None:
+def test_federation_remembers_each_clients_velocity_by_hand(faces: ImageDataset) -> None:
     federation = federation_of(faces, clients=4, fraction=0.5, max_steps=2)
     start = initial_state(federation.model, generator("model", 0))
     state, memory = start, dict[int, Any]()
@@ -116,7 +120,7 @@ def test_federation_remembers_each_clients_velocity_by_hand(faces: FaceDataset) 
     assert len(memory) > 2, "some clients came back, some came late"
 
 
-def test_max_steps_ends_local_training_and_counts_only_what_was_seen(faces: FaceDataset) -> None:
+def test_max_steps_ends_local_training_and_counts_only_what_was_seen(faces: ImageDataset) -> None:
     federation = federation_of(faces, max_steps=3)
     record, truth = captured(federation, signal="local_update", rounds=0)
     update = record.updates[0]
@@ -126,7 +130,7 @@ def test_max_steps_ends_local_training_and_counts_only_what_was_seen(faces: Face
         LocalTraining(max_steps=0)
 
 
-def test_capture_replays_what_the_client_did_before(faces: FaceDataset) -> None:
+def test_capture_replays_what_the_client_did_before(faces: ImageDataset) -> None:
     federation = federation_of(faces, clients=4, fraction=0.5)
     states = history_of(federation, 4)
     for client in range(4):
@@ -150,7 +154,7 @@ def test_capture_replays_what_the_client_did_before(faces: FaceDataset) -> None:
         assert differs is bool(took_part)
 
 
-def test_earlier_updates_are_released_and_offered_for_individual_signals_only(faces: FaceDataset) -> None:
+def test_earlier_updates_are_released_and_offered_for_individual_signals_only(faces: ImageDataset) -> None:
     federation = federation_of(faces)
     *history, state = history_of(federation, 2)
 
@@ -182,7 +186,7 @@ def test_earlier_updates_are_released_and_offered_for_individual_signals_only(fa
 
 
 @pytest.mark.parametrize("kind", ["lenet", "cnn64"])
-def test_gradient_estimate_is_exact_for_one_step_rounds(faces: FaceDataset, kind: str) -> None:
+def test_gradient_estimate_is_exact_for_one_step_rounds(faces: ImageDataset, kind: str) -> None:
     config = FederationConfig(
         clients=3,
         fraction=0.67,
@@ -206,7 +210,7 @@ def test_gradient_estimate_is_exact_for_one_step_rounds(faces: FaceDataset, kind
                 assert relative_error(blind, true) > 0.1
 
 
-def test_estimates_are_exact_under_a_constant_gradient(faces: FaceDataset) -> None:
+def test_estimates_are_exact_under_a_constant_gradient(faces: ImageDataset) -> None:
     """Weights that move by the formula give back the gradients and the velocity they were made with."""
     record, _ = captured(federation_of(faces), signal="local_update", rounds=0)
     m, lr = 0.7, 0.1
@@ -235,7 +239,7 @@ def test_path_lengths_by_hand() -> None:
     assert travelled(0.0, 4) == pytest.approx(4)
 
 
-def test_several_steps_a_round_are_estimated_better_than_by_ignoring_them(faces: FaceDataset) -> None:
+def test_several_steps_a_round_are_estimated_better_than_by_ignoring_them(faces: ImageDataset) -> None:
     federation = federation_of(faces, lr=0.01)
     record, truth = captured(federation, signal="one_step_update", rounds=3)
     observation, true = seen(record), true_gradient(record, truth)
@@ -251,7 +255,7 @@ def test_captures_on_disk_hold_earlier_updates(tmp_path: Path, faces_root: Path)
         federation__rounds=4,
         capture={"signal": "one_step_update", "round": 3},
     )
-    dataset = open_celeba(faces_root, image_size=16)
+    dataset = open_celeba(faces_root, shape=ImageShape.square(16))
 
     def source() -> Any:
         store = CaptureStore(tmp_path, device=torch.device("cpu"), progress=lambda _: None)
@@ -279,7 +283,7 @@ def test_captures_on_disk_hold_earlier_updates(tmp_path: Path, faces_root: Path)
     )
 
 
-def test_known_labels_are_one_for_each_image_and_not_for_its_mirror_images(faces: FaceDataset) -> None:
+def test_known_labels_are_one_for_each_image_and_not_for_its_mirror_images(faces: ImageDataset) -> None:
     config = FederationConfig(clients=2, fraction=1.0, flip=True, local=LocalTraining(epochs=3, batch_size=4))
     federation = make_federation(faces, config=config)
     state = initial_state(federation.model, generator(0))
@@ -322,7 +326,7 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("signal", "changes", "message"), BROKEN)
 def test_observations_that_contradict_themselves_are_refused(
-    faces: FaceDataset, signal: str, changes: dict[str, Any], message: str
+    faces: ImageDataset, signal: str, changes: dict[str, Any], message: str
 ) -> None:
     record, _ = captured(federation_of(faces, momentum_state="fresh"), signal=signal, rounds=0)
     observation = seen(record)
@@ -331,7 +335,7 @@ def test_observations_that_contradict_themselves_are_refused(
         check_observation(dataclasses.replace(observation, **changes))
 
 
-def test_tensors_that_do_not_fit_are_refused_by_name_wherever_they_are(faces: FaceDataset) -> None:
+def test_tensors_that_do_not_fit_are_refused_by_name_wherever_they_are(faces: ImageDataset) -> None:
     record, _ = captured(federation_of(faces), signal="local_update", rounds=1)
     observation = seen(record)
     check_observation(observation)

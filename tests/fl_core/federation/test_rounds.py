@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed, generator
+from fl_core.base.shape import ImageShape
 from fl_core.base.types import ClientUpdate, ModelState
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from fl_core.data.partition import IID, Dirichlet, partition
 from fl_core.federation.accuracy import count_correct
 from fl_core.federation.aggregation import mean_change
@@ -131,9 +132,9 @@ def test_fedavg_weighs_by_examples_by_hand() -> None:
 def test_captured_gradient_is_the_truths_gradient_at_the_captured_weights(
     faces_root: object, config: ModelConfig
 ) -> None:
-    from fl_core.data.celeba import open_celeba
+    from fl_core.data.kinds.celeba import open_celeba
 
-    dataset = open_celeba(faces_root, image_size=config.image_size)  # type: ignore[arg-type]
+    dataset = open_celeba(faces_root, shape=ImageShape.square(config.image_size))  # type: ignore[arg-type]
     federation = make_federation(dataset, model=config)
     state = initial_state(config, generator("model", 3))
     for result in run(federation, state, rounds=2):
@@ -147,7 +148,7 @@ def test_captured_gradient_is_the_truths_gradient_at_the_captured_weights(
         assert float((again[name] - value).abs().max()) <= 1e-6 * max(scale, 1.0), name
 
 
-def test_one_step_with_fresh_momentum_is_minus_lr_times_the_gradient(faces: FaceDataset) -> None:
+def test_one_step_with_fresh_momentum_is_minus_lr_times_the_gradient(faces: ImageDataset) -> None:
     federation = make_federation(faces)
     state = initial_state(federation.model, generator(0))
     where = {"round_number": 1, "victim": Victim(client=2)}
@@ -160,7 +161,7 @@ def test_one_step_with_fresh_momentum_is_minus_lr_times_the_gradient(faces: Face
 
 
 def test_local_update_is_the_difference_of_weights_and_holds_all_of_the_clients_images(
-    faces: FaceDataset,
+    faces: ImageDataset,
 ) -> None:
     federation = make_federation(faces)
     state = initial_state(federation.model, generator(0))
@@ -175,7 +176,7 @@ def test_local_update_is_the_difference_of_weights_and_holds_all_of_the_clients_
 
 
 def test_aggregate_is_the_weighted_mean_of_the_participants_and_the_threat_model_hides_them(
-    faces: FaceDataset,
+    faces: ImageDataset,
 ) -> None:
     federation = make_federation(faces)
     state = initial_state(federation.model, generator(0))
@@ -193,7 +194,7 @@ def test_aggregate_is_the_weighted_mean_of_the_participants_and_the_threat_model
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
-def test_victims_share_no_image(faces: FaceDataset, signal: str) -> None:
+def test_victims_share_no_image(faces: ImageDataset, signal: str) -> None:
     federation = make_federation(faces)
     state = initial_state(federation.model, generator(0))
     count = 2 if signal == "agg_update" else 4
@@ -207,7 +208,7 @@ def test_victims_share_no_image(faces: FaceDataset, signal: str) -> None:
     assert len(ids) == len(set(ids))
 
 
-def test_asking_for_more_victims_than_there_are_says_how_many_there_are(faces: FaceDataset) -> None:
+def test_asking_for_more_victims_than_there_are_says_how_many_there_are(faces: ImageDataset) -> None:
     with pytest.raises(InputError, match=r"13 victims were asked for, .* hold only 12"):
         victims(make_federation(faces), "gradients", first_client=0, round_number=0, count=13)
     with pytest.raises(InputError, match="2 disjoint groups of 2"):
@@ -216,7 +217,7 @@ def test_asking_for_more_victims_than_there_are_says_how_many_there_are(faces: F
         victims(make_federation(faces), "gradients", first_client=9, round_number=0, count=1)
 
 
-def test_flips_are_in_the_truth(faces: FaceDataset) -> None:
+def test_flips_are_in_the_truth(faces: ImageDataset) -> None:
     config = FederationConfig(clients=2, flip=True, local=LocalTraining(batch_size=8))
     federation = make_federation(faces, config=config)
     state = initial_state(federation.model, generator(0))
@@ -229,9 +230,9 @@ def test_flips_are_in_the_truth(faces: FaceDataset) -> None:
 
 
 def test_training_learns_and_majority_is_beaten(faces_root: object) -> None:
-    from fl_core.data.celeba import open_celeba
+    from fl_core.data.kinds.celeba import open_celeba
 
-    dataset = open_celeba(faces_root, attribute="Eyeglasses", image_size=16)  # type: ignore[arg-type]
+    dataset = open_celeba(faces_root, attributes=("Eyeglasses",), shape=ImageShape.square(16))  # type: ignore[arg-type]
     train = dataset.split("train")
     federation = make_federation(
         dataset,
@@ -247,9 +248,9 @@ def test_training_learns_and_majority_is_beaten(faces_root: object) -> None:
 
 
 def test_batch_norm_modes_differ_in_their_buffers(faces_root: object) -> None:
-    from fl_core.data.celeba import open_celeba
+    from fl_core.data.kinds.celeba import open_celeba
 
-    dataset = open_celeba(faces_root, image_size=32)  # type: ignore[arg-type]
+    dataset = open_celeba(faces_root, shape=ImageShape.square(32))  # type: ignore[arg-type]
     for mode, moves in (("eval", False), ("train", True)):
         config = ModelConfig(kind="resnet18", image_size=32, batch_norm=mode)  # type: ignore[arg-type]
         federation = make_federation(dataset, model=config)
@@ -262,7 +263,7 @@ def test_batch_norm_modes_differ_in_their_buffers(faces_root: object) -> None:
 
 
 def test_views_that_contradict_the_signal_are_refused_and_ciphertexts_hide_everything(
-    faces: FaceDataset,
+    faces: ImageDataset,
 ) -> None:
     federation = make_federation(faces)
     state = initial_state(federation.model, generator(0))

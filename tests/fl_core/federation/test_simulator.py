@@ -20,8 +20,10 @@ from defenses.chain import Chain
 from defenses.dp.local import DPUpdate
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random, generator
+from fl_core.base.shape import ImageShape
 from fl_core.base.types import ClientUpdate, Tensors
-from fl_core.data.celeba import FaceDataset, open_celeba
+from fl_core.data.dataset import ImageDataset
+from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.aggregation import Change, FedAvg, Unprepared, WeightedSum
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.hooks import Undefended
@@ -39,7 +41,7 @@ DEFENSE = Chain(defenses=(DPUpdate(epsilon=50.0),)).clients(seed=1, plan=Federat
 
 
 def federation_of(
-    dataset: FaceDataset, *, clients: int = 12, fraction: float = 0.75, **changes: Any
+    dataset: ImageDataset, *, clients: int = 12, fraction: float = 0.75, **changes: Any
 ) -> Federation:
     """Nine of twelve clients a round in chunks of two: five chunks, the last of one."""
     fields: dict[str, Any] = {
@@ -57,7 +59,7 @@ def federation_of(
 
 def variants(root: Path) -> dict[str, ClientWork]:
     """Federations that keep different things between chunks and rounds."""
-    small, large = (open_celeba(root, image_size=size) for size in (16, 32))
+    small, large = (open_celeba(root, shape=ImageShape.square(size)) for size in (16, 32))
     norm = ModelConfig(kind="resnet18", image_size=32, batch_norm="train")
     return {
         "plain": ClientWork(federation=federation_of(small)),
@@ -123,7 +125,7 @@ def test_updates_are_left_as_they_were_and_the_mean_of_none_is_refused() -> None
         reduction.finish(reduction.start(0, ()))
 
 
-def test_a_rounds_chunks_are_its_participants_in_order(faces: FaceDataset) -> None:
+def test_a_rounds_chunks_are_its_participants_in_order(faces: ImageDataset) -> None:
     federation = federation_of(faces)
     chunks = federation.chunks(1)
     assert [len(chunk.clients) for chunk in chunks] == [2, 2, 2, 2, 1]
@@ -135,7 +137,7 @@ def test_a_rounds_chunks_are_its_participants_in_order(faces: FaceDataset) -> No
         FederationConfig(chunk=0)
 
 
-def test_the_chunk_size_changes_rounding_alone(faces: FaceDataset) -> None:
+def test_the_chunk_size_changes_rounding_alone(faces: ImageDataset) -> None:
     ends = []
     for chunk in (1, 4, 100):
         federation = federation_of(faces, chunk=chunk)
@@ -201,7 +203,7 @@ class Fatal(Undefended):
         return update, residual
 
 
-def test_a_killed_worker_costs_only_its_chunk(pool: Executor, faces: FaceDataset, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_only_its_chunk(pool: Executor, faces: ImageDataset, tmp_path: Path) -> None:
     federation = federation_of(faces)
     chunks = federation.chunks(0)
     lost = chunks[2].clients
@@ -213,7 +215,9 @@ def test_a_killed_worker_costs_only_its_chunk(pool: Executor, faces: FaceDataset
     assert sorted(trained) == sorted([*chunks[0].participants, *lost])
 
 
-def test_a_workers_input_error_reaches_the_caller(pool: Executor, faces: FaceDataset, tmp_path: Path) -> None:
+def test_a_workers_input_error_reaches_the_caller(
+    pool: Executor, faces: ImageDataset, tmp_path: Path
+) -> None:
     gone = dataclasses.replace(faces, folder=tmp_path)
     clients = PooledSimulator(pool, ClientWork(federation=federation_of(gone)), threads=1)
     with pytest.raises(InputError, match="the image is gone"):
@@ -267,7 +271,7 @@ class Counting(Unprepared):
         return FedAvg().finish(partial.inner)
 
 
-def alive(dataset: FaceDataset, participants: int, *, pooled: bool) -> tuple[int, int]:
+def alive(dataset: ImageDataset, participants: int, *, pooled: bool) -> tuple[int, int]:
     """The most updates and the most partials that live at the same time in a round."""
     updates, partials = Census(), Census()
 
@@ -290,14 +294,14 @@ def alive(dataset: FaceDataset, participants: int, *, pooled: bool) -> tuple[int
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-def test_memory_does_not_grow_with_the_participants(faces: FaceDataset, pooled: bool) -> None:
+def test_memory_does_not_grow_with_the_participants(faces: ImageDataset, pooled: bool) -> None:
     few, many = alive(faces, 6, pooled=pooled), alive(faces, 48, pooled=pooled)
     assert many == few
     assert few[0] == 1, "one update at a time"
     assert few[1] <= 3, "the merged one, the one that grows, and their sum"
 
 
-def test_momentum_is_kept_for_those_alone_who_need_it(faces: FaceDataset) -> None:
+def test_momentum_is_kept_for_those_alone_who_need_it(faces: ImageDataset) -> None:
     for kind, kept in (("fresh", False), ("persistent", True)):
         federation = federation_of(faces, momentum_state=kind)
         chunk = federation.chunks(0)[0]
@@ -306,7 +310,7 @@ def test_momentum_is_kept_for_those_alone_who_need_it(faces: FaceDataset) -> Non
         assert set(reduced.memories) == (set(chunk.clients) if kept else set())
 
 
-def test_rounds_of_one_chunk_start_no_executor(faces: FaceDataset) -> None:
+def test_rounds_of_one_chunk_start_no_executor(faces: ImageDataset) -> None:
     def never() -> Executor:
         raise AssertionError("an executor was started for nothing")
 

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from defenses.chain import Chain
 from fl_core.base.rng import generator
-from fl_core.data.celeba import open_celeba
+from fl_core.base.shape import ImageShape
+from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.accuracy import count_correct
 from fl_core.federation.rounds import Federation
 from fl_core.federation.training import run
@@ -154,7 +155,7 @@ def test_the_weights_accuracy_is_that_of_the_attacked_weights(
         federation__local={"lr": 0.5, "momentum": 0.0},
     )
     run_sweep(config, tmp_path, address="serial", reporter=Silent())
-    dataset = open_celeba(faces_root, image_size=16)
+    dataset = open_celeba(faces_root, shape=ImageShape.square(16))
     state = initial_state(config.model, generator("model", config.seed))
     federation = Federation(
         config=config.federation,
@@ -176,7 +177,7 @@ def test_training_goes_on_from_the_latest_saved_weights(faces_root: Path, tmp_pa
     """Round 2 after round 1 trains one round more, and has the bits of two rounds from the start."""
     config = resolve(sweep(faces_root))
     config = replace(config, federation=replace(config.federation, rounds=3))
-    faces = open_celeba(faces_root, image_size=16)
+    faces = open_celeba(faces_root, shape=ImageShape.square(16))
     hashes, said = [], list[str]()
     for folder, rounds in (("together", (1, 2)), ("alone", (2,))):
         store = CaptureStore(tmp_path / folder, device=torch.device("cpu"), progress=said.append)

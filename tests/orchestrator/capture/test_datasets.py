@@ -12,8 +12,9 @@ import torch
 
 from fl_core.base.device import pick_device
 from fl_core.base.errors import InputError
-from fl_core.data.celeba import open_celeba
-from orchestrator.capture.datasets import check_data, open_faces, resolve_kind
+from fl_core.base.shape import ImageShape
+from fl_core.data.kinds.celeba import open_celeba
+from orchestrator.capture.datasets import check_data, open_data, resolve_kind
 from orchestrator.config.parse import cell_settings
 from orchestrator.config.sweep import CellConfig, DataConfig, SweepConfig
 
@@ -48,8 +49,8 @@ def test_faces(tmp_path: Path, faces_root: Path, monkeypatch: pytest.MonkeyPatch
     synthetic = resolve_kind(data)
     assert synthetic.kind == "synthetic"
     said: list[str] = []
-    first = open_faces(synthetic, image_size=16, progress=said.append)
-    again = open_faces(synthetic, image_size=16, progress=said.append)
+    first = open_data(synthetic, ImageShape.square(16), progress=said.append)
+    again = open_data(synthetic, ImageShape.square(16), progress=said.append)
     assert len(said) == 1
     assert "writing 16 synthetic faces" in said[0]
     assert len(first) == len(again) == 16
@@ -94,7 +95,7 @@ def test_a_named_folder_without_the_data_is_refused(
     with pytest.raises(InputError, match=told):
         check_data(config.data, [cell_settings(config, cell) for cell in config.cells])
     with pytest.raises(InputError, match=told):
-        open_faces(resolve_kind(config.data), image_size=16, progress=quiet)
+        open_data(resolve_kind(config.data), ImageShape.square(16), progress=quiet)
     assert sorted(tmp_path.rglob("*")) == before, "nothing was written"
 
 
@@ -104,7 +105,7 @@ def test_home_folders_are_found(tmp_path: Path, faces_root: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path / "faces")
     data = resolve_kind(DataConfig(root="~/faces"))
     assert data.kind == "celeba"
-    assert len(open_faces(data, image_size=16, progress=quiet)) == 96
+    assert len(open_data(data, ImageShape.square(16), progress=quiet)) == 96
     assert not Path("~").exists()
 
 
@@ -118,7 +119,7 @@ def test_synthetic_faces_are_written_into_new_folders_alone(
 
     def opened(root: str) -> int:
         data = DataConfig(kind="synthetic", root=root, synthetic_images=8)
-        return len(open_faces(data, image_size=16, progress=quiet))
+        return len(open_data(data, ImageShape.square(16), progress=quiet))
 
     for root, told in (
         ("used", "a folder that holds something else"),
@@ -151,7 +152,7 @@ def test_a_cell_with_another_kind_of_data_says_so(
 def test_real_faces_open_through_the_same_door(celeba_root: Path) -> None:
     data = resolve_kind(DataConfig(root=str(celeba_root)))
     assert data.kind == "celeba"
-    dataset = open_faces(data, image_size=64, progress=lambda _: None)
+    dataset = open_data(data, image_size=64, progress=lambda _: None)
     images, labels = dataset.batch(dataset.split("test")[:64])
     assert images.shape == (64, 3, 64, 64)
     assert set(labels.tolist()) == {0, 1}

@@ -13,7 +13,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from fl_core.base.errors import InputError
-from fl_core.data.celeba import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV
+from fl_core.data.kinds.celeba_folder import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV
 from orchestrator.analysis.summary import summarize
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver.merge import merge_folders
@@ -178,9 +178,7 @@ def test_a_relative_root_that_leads_elsewhere_is_refused(
     shutil.copytree(faces, other)
     remove_first(other)
     monkeypatch.chdir(other.parent)
-    with pytest.raises(
-        InputError, match=r"other pictures than faces/img_align_celeba has: .*000001\.jpg is gone"
-    ):
+    with pytest.raises(InputError, match=r"other pictures than faces has: .*000001\.jpg is gone"):
         run(small("faces"), out)
 
 
@@ -207,7 +205,7 @@ def test_a_folder_without_a_note_may_name_lists_by_their_ends_of_lines(faces: Pa
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     out, config = tmp_path / "out", small(faces)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("fl_core.data.celeba._canonical", Path.read_bytes)
+        patched.setattr("fl_core.data.kinds.celeba._canonical", Path.read_bytes)
         assert run(config, out).fresh == 6
     without_note(out)
     for _ in range(2):
@@ -248,9 +246,7 @@ def test_cells_may_have_data_of_their_own(faces: Path, tmp_path: Path) -> None:
     assert len(json.loads((out / CLAIM).read_bytes())["data"]) == 4
     assert len(summarize(out)) == 4
     flip_label(other)
-    with pytest.raises(
-        InputError, match=r"other/img_align_celeba has: split train.*000003\.jpg is with another label"
-    ):
+    with pytest.raises(InputError, match=r"other has: split train.*000003\.jpg is with another label"):
         run(config, out)
     assert run(config, out, cells="smile").fresh == 0, "its data have not changed"
 

@@ -72,7 +72,7 @@ attackers:
         ),
         (
             "model.image_size=8000",
-            "ModelConfig.image_size = 8000: must be a positive multiple of 8, at most 4096",
+            "ModelConfig.image_size = 8000: must be from 8 to 4096",
         ),
         (
             "federation.clients=1000000000",

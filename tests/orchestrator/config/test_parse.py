@@ -78,7 +78,7 @@ def test_a_sweep_file_becomes_typed_settings(file: Path) -> None:
         ("utility={train: 10}", "UtilityConfig.train = 10: must be at least 1000"),
         ("federation.fraction=0", "FederationConfig.fraction = 0.0: must be in (0, 1]"),
         ("federation.partition={kind: dirichlet, alpha: 0}", "Dirichlet.alpha = 0.0: must be more than 0"),
-        ("model.image_size=63", "image_size = 63"),
+        ("model.image_size=7", "image_size = 7"),
         ("seed", "must be key=value"),
     ],
 )

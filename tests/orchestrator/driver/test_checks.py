@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from fl_core.base.errors import InputError
-from fl_core.data.celeba import open_celeba
+from fl_core.base.shape import ImageShape
+from fl_core.data.kinds.celeba import open_celeba
 from fl_core.models.zoo import ModelConfig, check_batch
 from orchestrator.analysis.summary import summarize
 from orchestrator.capture.store import CaptureStore
@@ -104,7 +105,7 @@ def test_what_batch_norm_can_normalise_is_taken() -> None:
 
 def test_labels_that_the_network_has_no_output_for_are_refused(faces_root: Path, tmp_path: Path) -> None:
     config = sweep(faces_root)
-    faces = open_celeba(faces_root, image_size=16)
+    faces = open_celeba(faces_root, shape=ImageShape.square(16))
     faces = dataclasses.replace(faces, labels=faces.labels + 2)
     store = CaptureStore(tmp_path, device=torch.device("cpu"), progress=print)
     with pytest.raises(InputError, match=r"model.classes = 2: .* has labels from 0 to 3; must be at least 4"):

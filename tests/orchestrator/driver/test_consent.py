@@ -9,7 +9,8 @@ import torch
 
 from defenses.he.encryption import Paillier
 from fl_core.base.errors import InputError
-from fl_core.data.celeba import open_celeba
+from fl_core.base.shape import ImageShape
+from fl_core.data.kinds.celeba import open_celeba
 from orchestrator.capture.store import CaptureStore
 from orchestrator.config.parse import cell_settings
 from orchestrator.config.sweep import CellConfig
@@ -24,7 +25,7 @@ def prepared(root: Path, folder: Path, model: str, size: int) -> Cell:
     config = sweep(root, model__kind=model, model__image_size=size)
     cell = CellConfig(name="paillier", defense=(Paillier(),))
     store = CaptureStore(folder, device=torch.device("cpu"), progress=lambda _: None)
-    return Cell.prepare(cell_settings(config, cell), open_celeba(root, image_size=size), store)
+    return Cell.prepare(cell_settings(config, cell), open_celeba(root, shape=ImageShape.square(size)), store)
 
 
 def test_hours_of_paillier_need_a_yes_and_the_estimate_is_told(faces_root: Path, tmp_path: Path) -> None:

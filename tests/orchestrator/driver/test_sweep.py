@@ -19,7 +19,8 @@ from ruamel.yaml import YAML
 
 from attack_core.base.types import AttackFailed
 from fl_core.base.errors import InputError
-from fl_core.data.celeba import FaceDataset
+from fl_core.base.shape import ImageShape
+from fl_core.data.dataset import ImageDataset
 from orchestrator.analysis.summary import summarize
 from orchestrator.capture.store import CaptureSource
 from orchestrator.config.sweep import SweepConfig
@@ -106,11 +107,11 @@ def test_values_of_suggestions_are_means_over_tuning_victims_and_the_best_is_tes
 def test_pictures_are_the_truth_and_the_reconstruction(undisturbed: Path, faces_root: Path) -> None:
     import io
 
-    from fl_core.data.celeba import open_celeba
+    from fl_core.data.kinds.celeba import open_celeba
 
     table = read_images(undisturbed).to_pylist()
     assert len(table) == 6
-    dataset: FaceDataset = open_celeba(faces_root, image_size=16)
+    dataset: ImageDataset = open_celeba(faces_root, shape=ImageShape.square(16))
     rows = pd.read_parquet(undisturbed / "trials").set_index(["trial_id", "image_id"])
     for picture in table:
         true = (

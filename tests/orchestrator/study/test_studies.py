@@ -30,7 +30,8 @@ from rich.console import Console
 from ruamel.yaml import YAML
 
 from fl_core.base.errors import InputError
-from fl_core.data.celeba import open_celeba
+from fl_core.base.shape import ImageShape
+from fl_core.data.kinds.celeba import open_celeba
 from orchestrator.analysis.summary import summary_lines
 from orchestrator.capture.store import CaptureStore
 from orchestrator.config.address import PASSWORD
@@ -466,7 +467,7 @@ def test_gpu_seconds_are_seconds_times_the_share_of_a_gpu_and_spend_that_budget(
     config = sweep(faces_root, study__gpu_seconds=7)
     captures = CaptureStore(tmp_path / "captures", device=torch.device("cpu"), progress=lambda _: None)
     cell = Cell.prepare(
-        cell_settings(config, config.cells[0]), open_celeba(faces_root, image_size=16), captures
+        cell_settings(config, config.cells[0]), open_celeba(faces_root, shape=ImageShape.square(16)), captures
     )
     attacker = config.attackers[0]
     study = CellStudy(cell, attacker, Study("none/generic", attacker.space, config.study, seed=0))

@@ -16,7 +16,7 @@ import torch
 from attack_core.attacks.auto import Auto
 from attack_core.attacks.registry import AnyAttack
 from attack_core.matching.matching import Matching
-from fl_core.data.celeba import FaceDataset
+from fl_core.data.dataset import ImageDataset
 from orchestrator.driver import sweep as driver
 from orchestrator.runtime.progress import Silent
 from orchestrator.trial.memory import out_of_memory, packings
@@ -87,7 +87,7 @@ def test_a_trial_that_runs_out_of_memory_tries_once_more_with_half_the_restarts_
 
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "lbfgs", "iterations": 5}, {"labels": "optimize"}])
-def test_restarts_packed_differently_agree_to_rounding(faces: FaceDataset, options: dict[str, Any]) -> None:
+def test_restarts_packed_differently_agree_to_rounding(faces: ImageDataset, options: dict[str, Any]) -> None:
     observation, _ = observed(faces)
     few = {"iterations": 8, "restarts": 3} | options
     together, alone = attacked(observation, **few), attacked(observation, **few, packing=1)

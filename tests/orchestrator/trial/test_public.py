@@ -14,7 +14,8 @@ import torch
 
 from attack_core.metrics.metrics import assign, psnr
 from fl_core.base.rng import generator
-from fl_core.data.celeba import open_celeba
+from fl_core.base.shape import ImageShape
+from fl_core.data.kinds.celeba import open_celeba
 from orchestrator.trial.public import public_answers
 from tests.support.paths import ROOT
 from tests.support.small import run_quietly, sweep
@@ -59,7 +60,7 @@ def batches(faces_root: Path, out: Path, size: int) -> pd.DataFrame:
 
 def test_rows_of_a_batch_hold_what_anybody_could_answer(faces_root: Path, tmp_path: Path) -> None:
     rows = batches(faces_root, tmp_path, 3)
-    dataset = open_celeba(faces_root, image_size=16)
+    dataset = open_celeba(faces_root, shape=ImageShape.square(16))
     public = dataset.batch(dataset.split("test")[:8])[0]
     answers = public_answers(public, 3, generator("public", 5, 1))
     for _, mine in rows[rows["victim"] == 1].groupby("cell"):

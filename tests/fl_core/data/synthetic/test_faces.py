@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from fl_core.base.errors import InputError
-from fl_core.data.celeba import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV, check_celeba, open_celeba
+from fl_core.data.kinds.celeba import check_celeba, open_celeba
+from fl_core.data.kinds.celeba_folder import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV
 from fl_core.data.synthetic.faces import ATTRIBUTES, render_face, write_faces
 
 Pixels = npt.NDArray[np.floating[Any]]

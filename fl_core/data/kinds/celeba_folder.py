@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
-import itertools
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fl_core.base.errors import InputError
+from fl_core.data.places import check_folder, folders_in, is_folder, is_there
 
 IMAGE_FOLDER = "img_align_celeba"
+
+
 ATTRIBUTE_CSV = "list_attr_celeba.csv"
+
+
 PARTITION_CSV = "list_eval_partition.csv"
 
+
 _IMAGES = (IMAGE_FOLDER, f"Img/{IMAGE_FOLDER}")
+
+
 _ATTRIBUTES = (ATTRIBUTE_CSV, "list_attr_celeba.txt", "Anno/list_attr_celeba.txt")
+
+
 _PARTITION = (PARTITION_CSV, "list_eval_partition.txt", "Eval/list_eval_partition.txt")
+
 
 _LOOKED_AT = 200
 """At most so many folders are looked into for a data set that lies deeper than the one that was named."""
@@ -40,7 +48,7 @@ class Layout:
         Raises `InputError` where there is no such folder, or no folder of images in it; the message names the folder
         that was meant, where one is near.
         """
-        check_folder(root)
+        check_folder(root, PARTS)
         if not has_images(root):
             raise InputError(
                 f"{root / IMAGE_FOLDER}: no such folder; {elsewhere(root) or f'unpack {_ZIP} into {root}'}."
@@ -57,7 +65,7 @@ class Layout:
         folder = self.images
         names = _jpeg_names(folder)
         nested = folder / IMAGE_FOLDER
-        if not names and _is_folder(nested):
+        if not names and is_folder(nested):
             folder, names = nested, _jpeg_names(nested)
         if not names:
             near = elsewhere(self.root) or f"unpack {_ZIP} into {self.root}"
@@ -68,17 +76,9 @@ class Layout:
 _ZIP = f"CelebA's {IMAGE_FOLDER}.zip"
 
 
-def expanded(path: str | Path) -> Path:
-    """The path with `~` and `~NAME` as home folders; raises `InputError` where there is no such user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{path}: this machine has no such home folder; name the folder in full.") from error
-
-
 def has_images(root: Path) -> bool:
     """Whether a folder of images lies under `root`, as CelebA has it."""
-    return any(_is_folder(root / name) for name in _IMAGES)
+    return any(is_folder(root / name) for name in _IMAGES)
 
 
 def elsewhere(root: Path) -> str | None:
@@ -92,74 +92,16 @@ def elsewhere(root: Path) -> str | None:
     return None
 
 
-def check_folder(root: Path) -> None:
-    """Raise `InputError` where `root` is no folder that can be read, with the nearest one that is there."""
-    try:
-        if stat.S_ISDIR(root.stat().st_mode):
-            os.scandir(root).close()
-            return
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(_missing(root)) from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{root}: the data folder cannot be read ({reason}); name one that can.") from error
-    raise InputError(f"{root}: this is a file and not a data folder; name the folder that holds {_PARTS}.")
-
-
-_PARTS = f"{IMAGE_FOLDER}/, {ATTRIBUTE_CSV} and {PARTITION_CSV}"
-
-
-def _missing(root: Path) -> str:
-    where = "" if root.is_absolute() else f" in {Path.cwd()}"
-    near = _nearest(root)
-    hint = f" Did you mean {near}?" if near else ""
-    return f"{root}: no such data folder{where}.{hint} Name the folder that holds {_PARTS}."
-
-
-def _nearest(root: Path) -> Path | None:
-    """A folder whose path is like that of `root`, which is missing: the first part that is missing is replaced."""
-    for missing, present in itertools.pairwise([root, *root.parents]):
-        if _is_folder(present):
-            beside = {folder.name.lower(): folder for folder in _folders(present)}
-            near = difflib.get_close_matches(missing.name.lower(), beside, n=1, cutoff=0.6)
-            if not near:
-                return None
-            whole = beside[near[0]] / root.relative_to(missing)
-            return whole if _is_folder(whole) else beside[near[0]]
-    return None
+PARTS = f"{IMAGE_FOLDER}/, {ATTRIBUTE_CSV} and {PARTITION_CSV}"
+"""What a data folder of CelebA holds, for messages."""
 
 
 def _below(root: Path) -> Iterator[Path]:
     """Folders in `root`, then folders in these."""
-    inside = _folders(root)[:_LOOKED_AT]
+    inside = folders_in(root)[:_LOOKED_AT]
     yield from inside
     for folder in inside:
-        yield from _folders(folder)[:_LOOKED_AT]
-
-
-def _folders(root: Path) -> list[Path]:
-    try:
-        with os.scandir(root) as entries:
-            return sorted(root / entry.name for entry in entries if entry.is_dir())
-    except OSError:
-        return []
-
-
-def is_there(path: Path) -> bool:
-    """Whether anything is at `path`; what may not be looked at, or can be no path, is not."""
-    return _mode(path) != 0
-
-
-def _is_folder(path: Path) -> bool:
-    return stat.S_ISDIR(_mode(path))
-
-
-def _mode(path: Path) -> int:
-    """What is at `path`, as the system has it; 0 for nothing, and for what may not be looked at."""
-    try:
-        return path.stat().st_mode
-    except (OSError, ValueError):
-        return 0
+        yield from folders_in(folder)[:_LOOKED_AT]
 
 
 def _is_whole(root: Path) -> bool:

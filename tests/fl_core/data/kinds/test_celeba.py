@@ -16,14 +16,10 @@ from PIL import ExifTags, Image
 from torchvision.transforms import v2
 
 from fl_core.base.errors import InputError
-from fl_core.data.celeba import (
-    ATTRIBUTE_CSV,
-    IMAGE_FOLDER,
-    PARTITION_CSV,
-    FaceDataset,
-    check_celeba,
-    open_celeba,
-)
+from fl_core.base.shape import ImageShape
+from fl_core.data.dataset import ImageDataset
+from fl_core.data.kinds.celeba import check_celeba, open_celeba
+from fl_core.data.kinds.celeba_folder import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV
 from fl_core.data.synthetic.faces import write_faces
 
 NUM = 8
@@ -72,25 +68,25 @@ def _error(call: Callable[[], object]) -> str:
 
 
 def test_open_reads_labels_and_partition_in_row_order(root: Path) -> None:
-    faces = open_celeba(root, attribute="Male", image_size=16)
+    faces = open_celeba(root, attributes=("Male",), shape=ImageShape.square(16))
     assert len(faces) == NUM
     assert faces.names.tolist() == [_name(i) for i in range(NUM)]
     assert faces.labels.dtype == torch.int64
     assert faces.labels.tolist() == [1 if _male(i) == 1 else 0 for i in range(NUM)]
     assert faces.partition.tolist() == list(PARTITIONS)
-    assert (faces.root, faces.attribute, faces.image_size) == (root, "Male", 16)
-    assert open_celeba(root, attribute="Eyeglasses").labels.sum() == 0
+    assert (faces.root, faces.classes, faces.shape) == (root, ("not Male", "Male"), ImageShape.square(16))
+    assert open_celeba(root, attributes=("Eyeglasses",)).labels.sum() == 0
 
 
 def test_nested_layout_opens_alike(root: Path) -> None:
-    flat = open_celeba(root, image_size=16)
+    flat = open_celeba(root, shape=ImageShape.square(16))
     flat_image = flat.image(0)
     inner = root / "inner"
     (root / IMAGE_FOLDER).rename(inner)
     (root / IMAGE_FOLDER).mkdir()
     inner.rename(root / IMAGE_FOLDER / IMAGE_FOLDER)
-    nested = open_celeba(root, image_size=16)
-    assert nested.folder == root / IMAGE_FOLDER / IMAGE_FOLDER
+    nested = open_celeba(root, shape=ImageShape.square(16))
+    assert Path(nested.source.where(0)).parent == root / IMAGE_FOLDER / IMAGE_FOLDER
     assert torch.equal(nested.image(0), flat_image)
     assert nested.fingerprint == flat.fingerprint
     assert list(check_celeba(root)) == []
@@ -116,8 +112,8 @@ def test_ends_of_lines_change_nothing(root: Path, ends: str) -> None:
     for name in (ATTRIBUTE_CSV, PARTITION_CSV):
         (root / name).write_bytes((root / name).read_bytes().replace(b"\n", ends.encode()))
     after = open_celeba(root)
-    assert after.fingerprint == before.fingerprint == before.raw_fingerprint
-    assert after.raw_fingerprint != before.raw_fingerprint, "older results name this one"
+    assert after.fingerprint == before.fingerprint == before.earlier_fingerprints[0]
+    assert after.earlier_fingerprints != before.earlier_fingerprints, "older results name this one"
     assert torch.equal(after.labels, before.labels)
     assert after.names.tolist() == before.names.tolist()
 
@@ -139,16 +135,16 @@ def as_text(root: Path, attributes: str, partition: str) -> None:
 @pytest.mark.parametrize("folders", [("", "", ""), ("Anno/", "Eval/", "Img/"), ("Anno/", "Eval/", "")])
 @pytest.mark.parametrize("nested", [False, True])
 def test_the_original_download_opens(root: Path, folders: tuple[str, str, str], nested: bool) -> None:
-    before = open_celeba(root, image_size=16)
+    before = open_celeba(root, shape=ImageShape.square(16))
     picture = before.image(3)
     as_text(root, f"{folders[0]}list_attr_celeba.txt", f"{folders[1]}list_eval_partition.txt")
     place = root / folders[2] / IMAGE_FOLDER / (IMAGE_FOLDER if nested else "")
     images = (root / IMAGE_FOLDER).rename(root / "images")
     place.parent.mkdir(parents=True, exist_ok=True)
     images.rename(place)
-    after = open_celeba(root, image_size=16)
+    after = open_celeba(root, shape=ImageShape.square(16))
     assert list(check_celeba(root)) == []
-    assert after.folder == place
+    assert Path(after.source.where(0)).parent == place
     assert after.fingerprint == before.fingerprint, "the same data, written otherwise"
     assert torch.equal(after.labels, before.labels)
     assert after.partition.tolist() == before.partition.tolist()
@@ -173,7 +169,7 @@ def test_a_damaged_text_file_is_refused_by_line(root: Path, old: str, new: str, 
 
 
 def test_pictures_are_turned_as_their_files_say(root: Path) -> None:
-    upright = open_celeba(root, image_size=16)
+    upright = open_celeba(root, shape=ImageShape.square(16))
     whole, path = upright.image(0), root / IMAGE_FOLDER / _name(0)
     assert not upright.picture(0).turned
     with Image.open(path) as file:
@@ -182,7 +178,7 @@ def test_pictures_are_turned_as_their_files_say(root: Path) -> None:
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = orientation
         pixels.transpose(transposed).save(path, exif=exif, quality=95)
-        faces = open_celeba(root, image_size=16)
+        faces = open_celeba(root, shape=ImageShape.square(16))
         assert faces.picture(0).turned
         assert torch.allclose(faces.image(0), whole, atol=0.05)
     path.write_bytes(b"Exif and nothing more")
@@ -221,13 +217,13 @@ def test_split_errors_say_how_many_there_are(root: Path) -> None:
 
 
 def test_image_is_normalised_and_flips(root: Path) -> None:
-    image = open_celeba(root, image_size=16).image(0)
+    image = open_celeba(root, shape=ImageShape.square(16)).image(0)
     assert image.shape == (3, 16, 16)
     assert image.dtype == torch.float32
     assert image.min() >= -1 and image.max() <= 1
     assert image[:, :, :6].mean() == pytest.approx(40 / 127.5 - 1, abs=0.03)
     assert image[:, :, 10:].mean() == pytest.approx(210 / 127.5 - 1, abs=0.03)
-    assert torch.equal(open_celeba(root, image_size=16).image(0, flip=True), image.flip(-1))
+    assert torch.equal(open_celeba(root, shape=ImageShape.square(16)).image(0, flip=True), image.flip(-1))
 
 
 @pytest.mark.parametrize("size", [(89, 109), (178, 218), (64, 64), (51, 40), (33, 97)])
@@ -242,13 +238,13 @@ def test_image_matches_torchvision(root: Path, size: tuple[int, int]) -> None:
 
 def test_gray_images_become_rgb(root: Path) -> None:
     Image.new("L", (30, 40), 100).save(root / IMAGE_FOLDER / _name(0))
-    image = open_celeba(root, image_size=16).image(0)
+    image = open_celeba(root, shape=ImageShape.square(16)).image(0)
     assert image.shape == (3, 16, 16)
     assert torch.equal(image[0], image[2])
 
 
 def test_batch_stacks_images_labels_and_flips(root: Path) -> None:
-    faces = open_celeba(root, image_size=16)
+    faces = open_celeba(root, shape=ImageShape.square(16))
     images, labels = faces.batch([3, 0, 1], flips=[False, True, False])
     assert images.shape == (3, 3, 16, 16)
     assert labels.tolist() == [1, 1, 0]
@@ -261,10 +257,10 @@ def test_batch_stacks_images_labels_and_flips(root: Path) -> None:
 
 
 def test_dataset_pickles(root: Path) -> None:
-    faces = open_celeba(root, image_size=16)
+    faces = open_celeba(root, shape=ImageShape.square(16))
     fingerprint = faces.fingerprint
     copy = pickle.loads(pickle.dumps(faces))
-    assert isinstance(copy, FaceDataset)
+    assert isinstance(copy, ImageDataset)
     assert copy.fingerprint == fingerprint
     assert copy.split("train") == faces.split("train")
     assert torch.equal(copy.image(2), faces.image(2))
@@ -275,8 +271,8 @@ def test_fingerprint_follows_content_not_place(root: Path, tmp_path: Path) -> No
     assert len(original) == 16
     shutil.copytree(root, tmp_path / "elsewhere")
     assert open_celeba(tmp_path / "elsewhere").fingerprint == original
-    assert open_celeba(root, attribute="Smiling").fingerprint != original
-    assert open_celeba(root, image_size=32).fingerprint != original
+    assert open_celeba(root, attributes=("Smiling",)).fingerprint != original
+    assert open_celeba(root, shape=ImageShape.square(32)).fingerprint != original
     _edit(root / PARTITION_CSV, "000001.jpg,0", "000001.jpg,2")
     assert open_celeba(root).fingerprint != original
 
@@ -386,11 +382,11 @@ def test_broken_folder_is_refused_and_checked(root: Path, case: str) -> None:
 
 
 def test_unknown_attribute_names_the_nearest(root: Path) -> None:
-    message = _error(lambda: open_celeba(root, attribute="male"))
+    message = _error(lambda: open_celeba(root, attributes=("male",)))
     assert "Unknown attribute 'male'" in message
     assert "Did you mean 'Male'?" in message
     assert "Eyeglasses, Male, Smiling" in message
-    assert "1 or more" in _error(lambda: open_celeba(root, image_size=0))
+    assert "1 or more" in _error(lambda: open_celeba(root, shape=ImageShape.square(0)))
 
 
 def _damaged(kind: str, whole: bytes) -> bytes:
@@ -401,7 +397,7 @@ def _damaged(kind: str, whole: bytes) -> bytes:
 def test_undecodable_image_is_named_at_access(root: Path, kind: str) -> None:
     path = root / IMAGE_FOLDER / _name(1)
     path.write_bytes(_damaged(kind, path.read_bytes()))
-    faces = open_celeba(root, image_size=16)
+    faces = open_celeba(root, shape=ImageShape.square(16))
     assert faces.image(0).shape == (3, 16, 16)
     message = _error(lambda: faces.image(1))
     assert str(path) in message
@@ -490,3 +486,27 @@ def test_real_celeba_opens() -> None:
     assert 0.3 < images.std() < 0.8
     assert 0 < labels.sum() < 64
     assert 0.35 < faces.labels.float().mean() < 0.5
+
+
+def test_several_attributes_give_a_class_for_each_combination(root: Path) -> None:
+    names = ("Male", "Smiling")
+    both = open_celeba(root, attributes=names, shape=ImageShape.square(16))
+    assert both.classes == (
+        "not Male + not Smiling",
+        "not Male + Smiling",
+        "Male + not Smiling",
+        "Male + Smiling",
+    )
+    male, smiling = (
+        open_celeba(root, attributes=(name,), shape=ImageShape.square(16)).labels for name in names
+    )
+    assert torch.equal(both.labels, 2 * male + smiling)
+    assert len({both.fingerprint, open_celeba(root, shape=ImageShape.square(16)).fingerprint}) == 2
+    for wrong in ((), ("Male", "Male"), ("Male", "Smilign")):
+        with pytest.raises(InputError, match=r"each once|Did you mean 'Smiling'"):
+            open_celeba(root, attributes=wrong)
+
+
+def test_faces_need_not_be_squares_or_coloured(root: Path) -> None:
+    faces = open_celeba(root, shape=ImageShape(channels=1, height=24, width=16))
+    assert faces.image(0).shape == (1, 24, 16)

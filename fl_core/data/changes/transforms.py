@@ -2,7 +2,7 @@
 
 Each has a finite set of draws, all equally likely, so that an attacker can try them all. Five of them can be taken
 back, but for pixels that brightening left at the end of the range. The published policies
-(`fl_core.data.policies`), which count as one change each, lose a part of the image for good.
+(`fl_core.data.changes.policies`), which count as one change each, lose a part of the image for good.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fl_core.data.policies import PUBLISHED, Published, applied, draws_of_policy, undone
+from fl_core.data.changes.policies import PUBLISHED, Published, applied, draws_of_policy, undone
 
 Transform = Literal["mirror", "turn", "shift", "negate", "brighten", Published]
 Draw = tuple[float, ...]
@@ -30,7 +30,7 @@ def draws_of(transform: Transform, size: int) -> list[Draw]:
     - `mirror`: left and right or not; `turn`: by 0 to 3 quarters; `negate`: dark and bright or not.
     - `shift`: by up to size / 8 pixels down and right; what leaves comes back on the other side.
     - `brighten`: by -0.4 to 0.4 of the range [-1, 1], where it ends there.
-    - published policies: see `fl_core.data.policies`.
+    - published policies: see `fl_core.data.changes.policies`.
     """
     match transform:
         case "mirror" | "negate":

@@ -1,0 +1,183 @@
+"""Classification sets of `torchvision.datasets` that lie under a folder, or are fetched when that is asked for."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+
+from fl_core.base.errors import InputError, first_line, unknown_name
+from fl_core.base.shape import ImageShape
+from fl_core.data.dataset import ImageDataset, SplitName, fingerprint_of
+from fl_core.data.decoding import Resize
+from fl_core.data.splits import SeededSplit, completed, partition_by
+
+_LABELS = ("targets", "labels", "_labels", "y")
+_SPLIT_NAMES: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train",),
+    "valid": ("val", "valid"),
+    "test": ("test",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionPictures:
+    """Pictures of torchvision's sets, opened again in each process that reads one."""
+
+    name: str
+    root: Path
+    rows: tuple[tuple[tuple[tuple[str, object], ...], int], ...]
+    """For each picture the arguments that open its part of the set, and its row there."""
+
+    def content(self, index: int) -> bytes:
+        """See `PictureSource`: the decoded pixels, since sets store pictures in many ways."""
+        picture = self.picture(index)
+        return repr((picture.mode, picture.size)).encode() + picture.tobytes()
+
+    def picture(self, index: int) -> Image.Image:
+        """See `PictureSource`."""
+        arguments, row = self.rows[index]
+        picture = _part(self.name, self.root, arguments)[row][0]
+        if not isinstance(picture, Image.Image):
+            raise ValueError(f"torchvision gives a {type(picture).__name__}, not a picture")
+        return picture
+
+    def where(self, index: int) -> str:
+        """See `PictureSource`."""
+        arguments, row = self.rows[index]
+        return f"{self.name} under {self.root}, {dict(arguments)}, row {row}"
+
+
+def known_sets() -> tuple[str, ...]:
+    """The names of torchvision's sets whose constructor takes a folder."""
+    found = []
+    for name in torchvision.datasets.__all__:
+        made = getattr(torchvision.datasets, name)
+        if inspect.isclass(made) and "root" in inspect.signature(made).parameters:
+            found.append(name)
+    return tuple(sorted([*found, "FakeData"]))
+
+
+def open_torchvision(
+    root: Path,
+    *,
+    name: str,
+    shape: ImageShape,
+    resize: Resize = "crop",
+    split: SeededSplit | None = None,
+    download: bool = False,
+) -> ImageDataset:
+    """Open the set `name` under `root`; it is fetched only where `download` says so.
+
+    The set's own splits are used; what is missing of train, valid and test is taken of train by `split`.
+
+    Raises:
+        InputError: no such set, one that is not there, one without class labels, or one that torchvision refuses.
+    """
+    if name not in known_sets():
+        raise unknown_name("set of torchvision", name, known_sets())
+    split = split or SeededSplit()
+    rows: list[tuple[tuple[tuple[str, object], ...], int]] = []
+    labels: list[int] = []
+    given: list[SplitName] = []
+    classes: list[str] | None = None
+    parts = _arguments(name)
+    for arguments, part in parts:
+        opened = _open(name, root, arguments, download=download)
+        mine = _labels(name, opened)
+        rows += [(arguments, row) for row in range(len(mine))]
+        labels += mine
+        given += [part] * len(mine)
+        classes = classes or list(map(str, getattr(opened, "classes", None) or ()))
+    names = [f"{part}/{row:06d}" for part, (_, row) in zip(given, rows, strict=True)]
+    if len({part for _, part in parts}) > 1:
+        partition, added = completed(given, names, split)
+        rule = f"{name} under {root} (torchvision's splits{f'; {added}' if added else ''})"
+    else:
+        partition, rule = partition_by(split, names), f"{name} under {root} ({split})"
+    numbers = np.array(labels, dtype=np.int64)
+    needed = max(2, int(numbers.max()) + 1)
+    held = tuple(classes) if classes and len(classes) >= needed else tuple(map(str, range(needed)))
+    return ImageDataset(
+        root=root,
+        source=TorchvisionPictures(name=name, root=root, rows=tuple(rows)),
+        shape=shape,
+        resize=resize,
+        classes=held,
+        names=np.array(names),
+        labels=torch.from_numpy(numbers),
+        partition=partition,
+        split_by=rule,
+        fingerprint=fingerprint_of("torchvision", name, f"{shape} {resize}", held, names, numbers, partition),
+    )
+
+
+def _arguments(name: str) -> list[tuple[tuple[tuple[str, object], ...], SplitName]]:
+    """The arguments that open each part of a set, and the split that it is."""
+    parameters = inspect.signature(getattr(torchvision.datasets, name)).parameters
+    if name == "EMNIST":
+        return [
+            ((("split", "balanced"), ("train", True)), "train"),
+            ((("split", "balanced"), ("train", False)), "test"),
+        ]
+    if "train" in parameters:
+        return [((("train", True),), "train"), ((("train", False),), "test")]
+    if "split" in parameters:
+        hints = str(parameters["split"].annotation) + (getattr(torchvision.datasets, name).__doc__ or "")
+        found: list[tuple[tuple[tuple[str, object], ...], SplitName]] = []
+        for part, words in _SPLIT_NAMES.items():
+            for word in words:
+                if f'"{word}"' in hints or f"'{word}'" in hints or f"``{word}``" in hints:
+                    found.append(((("split", word),), part))
+                    break
+        if found:
+            return found
+    return [((), "train")]
+
+
+def _open(name: str, root: Path, arguments: tuple[tuple[str, object], ...], *, download: bool = False) -> Any:
+    made = getattr(torchvision.datasets, name)
+    parameters = inspect.signature(made).parameters
+    settings: dict[str, Any] = dict(arguments)
+    if "root" in parameters:
+        settings["root"] = root
+    if "download" in parameters:
+        settings["download"] = download
+    elif download:
+        raise InputError(
+            f"torchvision cannot fetch {name}; put it under {root} by hand, without data.download."
+        )
+    try:
+        return made(**settings)
+    except (RuntimeError, OSError, ValueError, ImportError) as error:
+        remedy = "" if download else "; set data.download: true to have torchvision fetch it"
+        raise InputError(f"{root}: torchvision finds no {name} ({first_line(error)}){remedy}.") from error
+
+
+@functools.lru_cache(maxsize=8)
+def _part(name: str, root: Path, arguments: tuple[tuple[str, object], ...]) -> Any:
+    """A part of a set as this process has it open."""
+    return _open(name, root, arguments)
+
+
+def _labels(name: str, opened: Any) -> list[int]:
+    """The labels of a part of a set, from what it lists; FakeData and others without a list are asked row by row."""
+    listed = next((getattr(opened, key) for key in _LABELS if hasattr(opened, key)), None)
+    if listed is None:
+        listed = [opened[row][1] for row in range(len(opened))]
+    labels = []
+    for label in listed:
+        value = label.item() if hasattr(label, "item") else label
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise InputError(
+                f"{name} is not for classification: a label is {value!r}, not an integer from 0."
+            )
+        labels.append(value)
+    return labels
