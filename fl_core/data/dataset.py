@@ -83,6 +83,8 @@ class ImageDataset:
         names: what identifies each picture, unicode (n,).
         labels: int64 (n,), positions in `classes`.
         partition: int8 (n,), 0 / 1 / 2 for train / valid / test.
+        ranks: int64 (n,), the order in which `split` takes pictures; None for their own. Sets that are stored class by
+            class have a seeded one, so that the first pictures of a split are of all classes.
         split_by: where the partition comes from, for messages: a file, or a rule.
         fingerprint: 16 hex digits that change with the names, the labels, the partition and the shape. The bytes of
             pictures are no part of it: `picture` has a digest of each, which sweeps note for those that they use.
@@ -98,6 +100,7 @@ class ImageDataset:
     names: npt.NDArray[np.str_]
     labels: torch.Tensor
     partition: npt.NDArray[np.int8]
+    ranks: npt.NDArray[np.int64] | None = None
     split_by: str
     fingerprint: str
     earlier_fingerprints: tuple[str, ...] = ()
@@ -116,7 +119,10 @@ class ImageDataset:
             raise unknown_name("split", name, SPLITS)
         if limit is not None and limit < 1:
             raise InputError(f"A limit of {limit} images for split {name!r} is too small; use 1 or more.")
-        indices: list[int] = np.flatnonzero(self.partition == SPLITS[name]).tolist()
+        found = np.flatnonzero(self.partition == SPLITS[name])
+        if self.ranks is not None:
+            found = found[np.argsort(self.ranks[found])]
+        indices: list[int] = found.tolist()
         if not indices:
             raise InputError(
                 f"{self.split_by}: split {name!r} is empty; put images into it (partition {SPLITS[name]}), "

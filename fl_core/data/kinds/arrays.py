@@ -15,7 +15,7 @@ from fl_core.base.errors import InputError, hint, listed
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import SPLITS, ImageDataset, SplitName, fingerprint_of
 from fl_core.data.decoding import Resize
-from fl_core.data.splits import SeededSplit, completed, partition_by
+from fl_core.data.splits import SeededSplit, completed, partition_by, ranks
 
 _KEYS = ("images", "labels", "split", "classes")
 
@@ -85,8 +85,11 @@ def open_arrays(
         names=np.array(names),
         labels=torch.from_numpy(labels),
         partition=partition,
+        ranks=ranks(split, names),
         split_by=rule,
-        fingerprint=fingerprint_of("arrays", f"{shape} {resize}", classes, labels, partition, images),
+        fingerprint=fingerprint_of(
+            "arrays", str(split.seed), f"{shape} {resize}", classes, labels, partition, images
+        ),
     )
 
 

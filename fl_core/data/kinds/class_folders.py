@@ -14,7 +14,7 @@ from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset, PictureFiles, SplitName, fingerprint_of
 from fl_core.data.decoding import Resize
 from fl_core.data.places import check_folder
-from fl_core.data.splits import SeededSplit, completed, partition_by
+from fl_core.data.splits import SeededSplit, completed, partition_by, ranks
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """Files with one of these endings, in capitals too, are pictures; of animations the first frame is taken."""
@@ -76,8 +76,11 @@ def open_folder(
         names=stored,
         labels=torch.from_numpy(labels),
         partition=partition,
+        ranks=ranks(split, names),
         split_by=rule,
-        fingerprint=fingerprint_of("folder", f"{shape} {resize}", classes, names, labels, partition),
+        fingerprint=fingerprint_of(
+            "folder", str(split.seed), f"{shape} {resize}", classes, names, labels, partition
+        ),
     )
 
 

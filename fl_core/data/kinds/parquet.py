@@ -19,7 +19,7 @@ from fl_core.base.libraries import library
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset, SplitName, fingerprint_of
 from fl_core.data.decoding import Resize
-from fl_core.data.splits import SeededSplit, completed, partition_by
+from fl_core.data.splits import SeededSplit, completed, partition_by, ranks
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -104,8 +104,11 @@ def open_parquet(
         names=np.array(names),
         labels=torch.from_numpy(numbers),
         partition=partition,
+        ranks=ranks(split, names),
         split_by=rule,
-        fingerprint=fingerprint_of("parquet", f"{shape} {resize}", classes, names, numbers, partition, sizes),
+        fingerprint=fingerprint_of(
+            "parquet", str(split.seed), f"{shape} {resize}", classes, names, numbers, partition, sizes
+        ),
     )
 
 

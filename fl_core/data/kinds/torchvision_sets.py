@@ -17,7 +17,7 @@ from fl_core.base.errors import InputError, first_line, unknown_name
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset, SplitName, fingerprint_of
 from fl_core.data.decoding import Resize
-from fl_core.data.splits import SeededSplit, completed, partition_by
+from fl_core.data.splits import SeededSplit, completed, partition_by, ranks
 
 _LABELS = ("targets", "labels", "_labels", "y")
 _SPLIT_NAMES: dict[SplitName, tuple[str, ...]] = {
@@ -114,8 +114,11 @@ def open_torchvision(
         names=np.array(names),
         labels=torch.from_numpy(numbers),
         partition=partition,
+        ranks=ranks(split, names),
         split_by=rule,
-        fingerprint=fingerprint_of("torchvision", name, f"{shape} {resize}", held, names, numbers, partition),
+        fingerprint=fingerprint_of(
+            "torchvision", str(split.seed), name, f"{shape} {resize}", held, names, numbers, partition
+        ),
     )
 
 

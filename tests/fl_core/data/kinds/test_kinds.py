@@ -96,6 +96,7 @@ def test_every_kind_keeps_the_contract(kind: str, tmp_path: Path) -> None:
     assert int(dataset.labels.max()) < len(dataset.classes)
     splits = [dataset.split(name) for name in ("train", "valid", "test")]
     assert sorted(index for split in splits for index in split) == list(range(len(dataset)))
+    assert len(set(dataset.labels[splits[0][:12]].tolist())) > 1, "the first pictures are of several classes"
     images, labels = dataset.batch(splits[0][:3])
     assert (images.shape, images.dtype, labels.dtype) == ((3, 3, 8, 8), torch.float32, torch.int64)
     assert images.min() >= -1
