@@ -45,7 +45,7 @@ def seen(
     training = LocalTraining(batch_size=batch, **{"lr": 0.05} | local)
     plan = FederationConfig(clients=clients, fraction=0.5, rounds=1, local=training)
     chain = Chain(defenses=defenses)
-    model = chain.on_model(replace(model, image_size=faces.image_size))
+    model = chain.on_model(replace(model, image_size=faces.shape.height))
     record, truth = capture(
         federation_of(faces, plan, model, train),
         initial_state(model, generator("model", 3)),

@@ -30,7 +30,7 @@ def make_federation(
     return Federation(
         config=config
         or FederationConfig(clients=4, fraction=0.5, rounds=3, local=LocalTraining(batch_size=2)),
-        model=model or ModelConfig(kind="mlp", image_size=dataset.image_size),
+        model=model or ModelConfig(kind="mlp", image_size=dataset.shape.height),
         dataset=dataset,
         train=dataset.split("train", train),
         seed=seed,
