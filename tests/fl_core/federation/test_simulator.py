@@ -22,7 +22,7 @@ from fl_core.base.errors import InputError
 from fl_core.base.rng import Random, generator
 from fl_core.base.shape import ImageShape
 from fl_core.base.types import ClientUpdate, Tensors
-from fl_core.data.dataset import ImageDataset
+from fl_core.data.dataset import ImageDataset, PictureFiles
 from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.aggregation import Change, FedAvg, Unprepared, WeightedSum
 from fl_core.federation.client import LocalTraining
@@ -218,7 +218,7 @@ def test_a_killed_worker_costs_only_its_chunk(pool: Executor, faces: ImageDatase
 def test_a_workers_input_error_reaches_the_caller(
     pool: Executor, faces: ImageDataset, tmp_path: Path
 ) -> None:
-    gone = dataclasses.replace(faces, folder=tmp_path)
+    gone = dataclasses.replace(faces, source=PictureFiles(folder=tmp_path, names=faces.names))
     clients = PooledSimulator(pool, ClientWork(federation=federation_of(gone)), threads=1)
     with pytest.raises(InputError, match="the image is gone"):
         hashes(clients)
