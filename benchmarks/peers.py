@@ -120,12 +120,11 @@ def _exchange(observation: Observation, network: nn.Module) -> tuple[dict[str, A
     """What breaching's server and user would have sent: payload and shared data."""
     from omegaconf import OmegaConf
 
-    size = observation.model.image_size
     # Mean and deviation 0.5 make its box [-1, 1], where our pixels lie.
     facts = {
         "modality": "vision",
         "task": "classification",
-        "shape": [3, size, size],
+        "shape": list(observation.model.shape.size),
         "classes": observation.model.classes,
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],

@@ -185,7 +185,7 @@ def measure(kinds: Sequence[Kind], options: argparse.Namespace) -> None:
     attack = Auto(analytic=Analytic(inversion=Continuation(evaluations=options.evaluations)))
     config = ModelConfig(image_size=options.image_size)
     model, state = build_model(config), initial_state(config, generator("model", options.seed))
-    features = Prefix(model, state, find_head(model, state, options.image_size).first)
+    features = Prefix(model, state, find_head(model, state, config.shape).first)
     for number in range(options.victims):
         for kind in kinds:
             truth = kind.pictures[number : number + 1]
@@ -215,7 +215,7 @@ def count_directions(kinds: Sequence[Kind], options: argparse.Namespace) -> list
     """For each kind's first picture: its numbers, its features that are not 0, and the rank of their Jacobian."""
     config = ModelConfig(image_size=options.image_size)
     model, state = build_model(config), initial_state(config, generator("model", options.seed))
-    features = Prefix(model, state, find_head(model, state, options.image_size).first)
+    features = Prefix(model, state, find_head(model, state, config.shape).first)
     lines = []
     for kind in kinds:
         picture = kind.pictures[:1].clone().requires_grad_(True)

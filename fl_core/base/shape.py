@@ -52,5 +52,10 @@ class ImageShape:
         """Pictures (B, C, H, W) float32 without values."""
         return torch.empty(images, *self.size, device=device)
 
+    @property
+    def pixels(self) -> str:
+        """The size in words: `64` for a square, else `48x32` (height, width)."""
+        return f"{self.height}" if self.height == self.width else f"{self.height}x{self.width}"
+
     def __str__(self) -> str:
         return f"{self.channels}x{self.height}x{self.width}"

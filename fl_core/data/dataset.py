@@ -40,6 +40,10 @@ class Picture:
 class PictureSource(Protocol):
     """Where the pictures of a data set come from; cheap to pickle to worker processes."""
 
+    @property
+    def place(self) -> Path:
+        """The folder or file that all of them lie in."""
+
     def content(self, index: int) -> bytes:
         """The bytes that picture `index` is stored as; raises `OSError` where they cannot be read."""
 
@@ -56,6 +60,11 @@ class PictureFiles:
 
     folder: Path
     names: npt.NDArray[np.str_]
+
+    @property
+    def place(self) -> Path:
+        """See `PictureSource`."""
+        return self.folder
 
     def content(self, index: int) -> bytes:
         """See `PictureSource`."""

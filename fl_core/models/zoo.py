@@ -88,9 +88,9 @@ def check_batch(config: ModelConfig, images: int) -> None:
     except ValueError as error:
         many = f"{images} image{'s' if images > 1 else ''}"
         raise InputError(
-            f"model.batch_norm = 'train': a batch of {many} of {config.shape} pixels leaves a BatchNorm layer of "
-            f"{config.kind} one value a channel, which has no spread; use batch_norm: eval, larger images, or batches "
-            "of more images that leave no single one over."
+            f"model.batch_norm = 'train': a batch of {many} of {config.shape.pixels} pixels leaves a BatchNorm layer "
+            f"of {config.kind} one value a channel, which has no spread; use batch_norm: eval, larger images, or "
+            "batches of more images that leave no single one over."
         ) from error
 
 

@@ -96,16 +96,13 @@ def _open_faces(data: DataConfig, shape: ImageShape) -> ImageDataset:
     return open_celeba(root, attributes=_attributes(data), shape=shape, resize=_resize(data))
 
 
-def _open_folder(data: DataConfig, shape: ImageShape) -> ImageDataset:
-    return open_folder(expanded(data.root), shape=shape, resize=_resize(data), split=data.split)
+def _stored(open_set: Callable[..., ImageDataset]) -> Callable[[DataConfig, ImageShape], ImageDataset]:
+    """The opener of a kind that has no settings of its own beside the split."""
 
+    def opened(data: DataConfig, shape: ImageShape) -> ImageDataset:
+        return open_set(expanded(data.root), shape=shape, resize=_resize(data), split=data.split)
 
-def _open_arrays(data: DataConfig, shape: ImageShape) -> ImageDataset:
-    return open_arrays(expanded(data.root), shape=shape, resize=_resize(data), split=data.split)
-
-
-def _open_parquet(data: DataConfig, shape: ImageShape) -> ImageDataset:
-    return open_parquet(expanded(data.root), shape=shape, resize=_resize(data), split=data.split)
+    return opened
 
 
 def _open_torchvision(data: DataConfig, shape: ImageShape) -> ImageDataset:
@@ -122,9 +119,9 @@ def _open_torchvision(data: DataConfig, shape: ImageShape) -> ImageDataset:
 _OPENERS: Mapping[DataKind, Callable[[DataConfig, ImageShape], ImageDataset]] = {
     "celeba": _open_faces,
     "synthetic": _open_faces,
-    "folder": _open_folder,
-    "arrays": _open_arrays,
-    "parquet": _open_parquet,
+    "folder": _stored(open_folder),
+    "arrays": _stored(open_arrays),
+    "parquet": _stored(open_parquet),
     "torchvision": _open_torchvision,
 }
 """How each definite kind is opened: a new kind is a function, a line here and its name in `DataKind`."""

@@ -156,7 +156,7 @@ class DataCheck:
         for used in kin:
             if changed := used.difference(now):
                 raise InputError(
-                    f"{self._out} holds a sweep on other pictures than {dataset.root} has: {changed}; "
+                    f"{self._out} holds a sweep on other pictures than {dataset.source.place} has: {changed}; "
                     "bring the old data back, or use another --out."
                 )
         if kin:

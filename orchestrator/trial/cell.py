@@ -214,8 +214,8 @@ def _check_labels(settings: SweepConfig, dataset: ImageDataset) -> None:
     largest, classes = int(dataset.labels.max()), settings.model.classes
     if largest >= classes:
         raise InputError(
-            f"model.classes = {classes}: {dataset.root} has labels from 0 to {largest} ("
-            f"{listed(dataset.classes)}); must be at least {largest + 1}."
+            f"model.classes = {classes}: {dataset.root} has labels from 0 to {largest}; must be at least {largest + 1}"
+            f" ({listed(dataset.classes)})."
         )
 
 

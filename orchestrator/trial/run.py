@@ -211,9 +211,9 @@ def _notes(found: Reconstruction, record: RoundRecord, device: torch.device) -> 
     not_finite = sum(update.not_finite for update in record.updates)
     clipped = clipped_to_zeros(not_finite) if not_finite else None
     tarnished = blanket_fallback() if device.type == "mps" else None
-    size = min(found.images.shape[-2:])
-    small = f"no SSIM: its window of {SSIM_WINDOW} pixels does not fit into images with a side of {size}"
-    added = (clipped, tarnished, small if size < SSIM_WINDOW else None)
+    shape = record.model.shape
+    small = f"no SSIM: its window of {SSIM_WINDOW} pixels does not fit into images of {shape.pixels}"
+    added = (clipped, tarnished, small if min(shape.height, shape.width) < SSIM_WINDOW else None)
     return (*found.notes, *(note for note in added if note is not None))
 
 

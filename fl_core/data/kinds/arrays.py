@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
-from fl_core.base.errors import InputError, hint, listed
+from fl_core.base.errors import InputError, first_line, hint, listed
 from fl_core.base.shape import ImageShape
-from fl_core.data.dataset import SPLITS, ImageDataset, SplitName, fingerprint_of
+from fl_core.data.dataset import SPLITS, ImageDataset, SplitName
 from fl_core.data.decoding import Resize
-from fl_core.data.splits import SeededSplit, completed, partition_by, ranks
+from fl_core.data.kinds.assemble import assemble
+from fl_core.data.splits import SeededSplit
 
 _KEYS = ("images", "labels", "split", "classes")
 
@@ -26,6 +26,11 @@ class PictureArray:
 
     file: Path
     images: npt.NDArray[np.uint8]
+
+    @property
+    def place(self) -> Path:
+        """See `PictureSource`."""
+        return self.file
 
     def content(self, index: int) -> bytes:
         """See `PictureSource`: the pixels."""
@@ -53,44 +58,47 @@ def open_arrays(
         InputError: no such file, an array that is missing, or has another type or length.
     """
     file = _file(root)
-    split = split or SeededSplit()
-    try:
-        with np.load(file, allow_pickle=False) as content:
-            unknown = [name for name in content.files if name not in _KEYS]
-            if unknown:
-                raise InputError(
-                    f"{file}: unknown array {unknown[0]!r}.{hint(unknown[0], _KEYS)} Known: {listed(_KEYS)}."
-                )
-            arrays = {name: content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file}: not a readable .npz file of plain arrays ({error}).") from error
+    arrays = _read(file)
     images, labels = _images(file, arrays), _labels(file, arrays)
     if len(labels) != len(images):
         raise InputError(f"{file}: {len(images)} images and {len(labels)} labels; must be as many.")
-    classes = _classes(file, arrays, labels)
-    names = [f"{index:06d}" for index in range(len(images))]
-    if "split" in arrays:
-        partition, added = completed(_splits(file, arrays["split"], len(images)), names, split)
-        rule = f"{file} (array split{f'; {added}' if added else ''})"
-    else:
-        partition, rule = partition_by(split, names), f"{file} ({split})"
-    return ImageDataset(
-        root=root,
-        source=PictureArray(file=file, images=images),
+    splits = _splits(file, arrays["split"], len(images)) if "split" in arrays else [None] * len(images)
+    return assemble(
+        "arrays",
+        root,
+        PictureArray(file=file, images=images),
         shape=shape,
         resize=resize,
-        classes=classes,
-        names=np.array(names),
-        labels=torch.from_numpy(labels),
-        partition=partition,
-        ranks=ranks(split, names),
-        split_by=rule,
-        fingerprint=fingerprint_of(
-            "arrays", str(split.seed), f"{shape} {resize}", classes, labels, partition, images
-        ),
+        split=split,
+        names=[f"{index:06d}" for index in range(len(images))],
+        labels=labels.tolist(),
+        classes=_classes(file, arrays, labels),
+        given=splits,
+        given_by="array split",
+        content=images,
     )
+
+
+def _read(file: Path) -> dict[str, npt.NDArray[np.generic]]:
+    """The arrays of an `.npz` file by name; raises `InputError` for others than `_KEYS`, or none that are plain."""
+    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    try:
+        with zipfile.ZipFile(file) as content:
+            for entry in content.namelist():
+                name = entry.removesuffix(".npy")
+                if name not in _KEYS:
+                    raise InputError(
+                        f"{file}: unknown array {name!r}.{hint(name, _KEYS)} Known: {listed(_KEYS)}."
+                    )
+                with content.open(entry) as stream:
+                    arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{file}: not a readable .npz file of plain arrays ({first_line(error)})."
+        ) from error
+    return arrays
 
 
 def _file(root: Path) -> Path:
@@ -125,26 +133,26 @@ def _labels(file: Path, arrays: dict[str, npt.NDArray[np.generic]]) -> npt.NDArr
 
 def _classes(
     file: Path, arrays: dict[str, npt.NDArray[np.generic]], labels: npt.NDArray[np.int64]
-) -> tuple[str, ...]:
-    needed = int(labels.max()) + 1
+) -> list[str] | None:
+    """The names in the file, where it has them."""
     if "classes" not in arrays:
-        return tuple(str(label) for label in range(max(2, needed)))
-    names = arrays["classes"]
+        return None
+    names, needed = arrays["classes"], int(labels.max()) + 1
     if names.ndim != 1 or names.dtype.kind != "U" or len(names) < max(2, needed):
         raise InputError(
             f"{file}: classes is {names.dtype} {names.shape}; must be texts, one for each label up to {needed - 1}."
         )
-    return tuple(str(name) for name in names)
+    return [str(name) for name in names]
 
 
-def _splits(file: Path, values: npt.NDArray[np.generic], count: int) -> list[SplitName]:
+def _splits(file: Path, values: npt.NDArray[np.generic], count: int) -> list[SplitName | None]:
     known: dict[object, SplitName] = {
         **{name: name for name in SPLITS},
         **{n: name for name, n in SPLITS.items()},
     }
     if values.shape != (count,):
         raise InputError(f"{file}: split has the shape {values.shape}; must be ({count},).")
-    found = []
+    found: list[SplitName | None] = []
     for value in values.tolist():
         if value not in known:
             raise InputError(f"{file}: split holds {value!r}; must be train, valid or test, or 0, 1 or 2.")

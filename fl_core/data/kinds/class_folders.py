@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from fl_core.base.errors import InputError, hint, listed
 from fl_core.base.shape import ImageShape
-from fl_core.data.dataset import ImageDataset, PictureFiles, SplitName, fingerprint_of
+from fl_core.data.dataset import ImageDataset, PictureFiles, SplitName
 from fl_core.data.decoding import Resize
+from fl_core.data.kinds.assemble import assemble
 from fl_core.data.places import check_folder
-from fl_core.data.splits import SeededSplit, completed, partition_by, ranks
+from fl_core.data.splits import SeededSplit
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """Files with one of these endings, in capitals too, are pictures; of animations the first frame is taken."""
@@ -42,7 +42,6 @@ def open_folder(
         InputError: no such folder, no class folders, fewer than two classes, or no pictures.
     """
     check_folder(root, "a folder of pictures for each class")
-    split = split or SeededSplit()
     parts = _parts(root)
     found = [
         (folder, part, path)
@@ -59,28 +58,19 @@ def open_folder(
             "classes, with at least two of them."
         )
     names = [path.relative_to(root).as_posix() for _, _, path in found]
-    given = [part for _, part, _ in found if part is not None]
-    if given:
-        partition, added = completed(given, names, split)
-        rule = f"{root} (folders train, valid, test{f'; {added}' if added else ''})"
-    else:
-        partition, rule = partition_by(split, names), f"{root} ({split})"
-    labels = np.array([classes.index(name) for name in labels_of], dtype=np.int64)
-    stored = np.array(names)
-    return ImageDataset(
-        root=root,
-        source=PictureFiles(folder=root, names=stored),
+    numbers = {name: number for number, name in enumerate(classes)}
+    return assemble(
+        "folder",
+        root,
+        PictureFiles(folder=root, names=np.array(names)),
         shape=shape,
         resize=resize,
+        split=split,
+        names=names,
+        labels=[numbers[name] for name in labels_of],
         classes=classes,
-        names=stored,
-        labels=torch.from_numpy(labels),
-        partition=partition,
-        ranks=ranks(split, names),
-        split_by=rule,
-        fingerprint=fingerprint_of(
-            "folder", str(split.seed), f"{shape} {resize}", classes, names, labels, partition
-        ),
+        given=[part for _, part, _ in found],
+        given_by="folders train, valid, test",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 from collections.abc import Sequence
@@ -10,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 
 from fl_core.base.errors import InputError, first_line, hint, listed
 from fl_core.base.libraries import library
 from fl_core.base.shape import ImageShape
-from fl_core.data.dataset import ImageDataset, SplitName, fingerprint_of
+from fl_core.data.dataset import ImageDataset, SplitName
 from fl_core.data.decoding import Resize
-from fl_core.data.splits import SeededSplit, completed, partition_by, ranks
+from fl_core.data.kinds.assemble import assemble
+from fl_core.data.splits import SeededSplit
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -36,9 +34,15 @@ _SPLIT_WORDS: dict[str, SplitName] = {
 class PictureColumn:
     """Encoded pictures in a column of Parquet files; one row group is read for a picture."""
 
+    root: Path
     image: str
     rows: tuple[tuple[Path, int, int], ...]
     """For each picture its file, row group and row in the group."""
+
+    @property
+    def place(self) -> Path:
+        """See `PictureSource`."""
+        return self.root
 
     def content(self, index: int) -> bytes:
         """See `PictureSource`."""
@@ -72,7 +76,6 @@ def open_parquet(
         InputError: no such file, no picture or label column, a label that is null or negative.
     """
     files = _files(root)
-    split = split or SeededSplit()
     image, label = _columns(files[0])
     rows: list[tuple[Path, int, int]] = []
     labels: list[int] = []
@@ -85,30 +88,19 @@ def open_parquet(
             given += [word] * len(values)
     if not rows:
         raise InputError(f"{root}: no rows in it.")
-    names = [f"{file.relative_to(root) if root.is_dir() else file.name}:{g}:{r}" for file, g, r in rows]
-    classes = _class_names(files[0], label, max(labels))
-    named = [word for word in given if word is not None]
-    if len(named) == len(given):
-        partition, added = completed(named, names, split)
-        rule = f"{root} (names of the files{f'; {added}' if added else ''})"
-    else:
-        partition, rule = partition_by(split, names), f"{root} ({split})"
-    sizes = [f"{file.name} {file.stat().st_size}" for file in files]
-    numbers = np.array(labels, dtype=np.int64)
-    return ImageDataset(
-        root=root,
-        source=PictureColumn(image=image, rows=tuple(rows)),
+    return assemble(
+        "parquet",
+        root,
+        PictureColumn(root=root, image=image, rows=tuple(rows)),
         shape=shape,
         resize=resize,
-        classes=classes,
-        names=np.array(names),
-        labels=torch.from_numpy(numbers),
-        partition=partition,
-        ranks=ranks(split, names),
-        split_by=rule,
-        fingerprint=fingerprint_of(
-            "parquet", str(split.seed), f"{shape} {resize}", classes, names, numbers, partition, sizes
-        ),
+        split=split,
+        names=[f"{file.relative_to(root) if root.is_dir() else file.name}:{g}:{r}" for file, g, r in rows],
+        labels=labels,
+        classes=_class_names(files[0], label),
+        given=given,
+        given_by="names of the files",
+        content=[f"{file.name} {file.stat().st_size}" for file in files],
     )
 
 
@@ -148,14 +140,14 @@ def _labels(file: Path, column: str) -> list[list[int]]:
     return found
 
 
-def _class_names(file: Path, label: str, largest: int) -> tuple[str, ...]:
+def _class_names(file: Path, label: str) -> list[str] | None:
+    """The names in the file's Hugging Face metadata, where it has them."""
     metadata = _opened(file).schema_arrow.metadata or {}
-    names: object = None
-    with contextlib.suppress(KeyError, TypeError, ValueError):
+    try:
         names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
-    if isinstance(names, list) and len(names) > largest and all(isinstance(name, str) for name in names):
-        return tuple(names)
-    return tuple(str(number) for number in range(max(2, largest + 1)))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
 def _opened(file: Path) -> Any:

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import torchvision
 from PIL import Image
 
 from fl_core.base.errors import InputError, first_line, unknown_name
 from fl_core.base.shape import ImageShape
-from fl_core.data.dataset import ImageDataset, SplitName, fingerprint_of
+from fl_core.data.dataset import ImageDataset, SplitName
 from fl_core.data.decoding import Resize
-from fl_core.data.splits import SeededSplit, completed, partition_by, ranks
+from fl_core.data.kinds.assemble import assemble
+from fl_core.data.splits import SeededSplit
 
 _LABELS = ("targets", "labels", "_labels", "y")
 _SPLIT_NAMES: dict[SplitName, tuple[str, ...]] = {
@@ -35,6 +34,11 @@ class TorchvisionPictures:
     root: Path
     rows: tuple[tuple[tuple[tuple[str, object], ...], int], ...]
     """For each picture the arguments that open its part of the set, and its row there."""
+
+    @property
+    def place(self) -> Path:
+        """See `PictureSource`."""
+        return self.root
 
     def content(self, index: int) -> bytes:
         """See `PictureSource`: the decoded pixels, since sets store pictures in many ways."""
@@ -83,42 +87,32 @@ def open_torchvision(
     """
     if name not in known_sets():
         raise unknown_name("set of torchvision", name, known_sets())
-    split = split or SeededSplit()
     rows: list[tuple[tuple[tuple[str, object], ...], int]] = []
     labels: list[int] = []
-    given: list[SplitName] = []
-    classes: list[str] | None = None
+    given: list[SplitName | None] = []
+    names: list[str] = []
+    classes: list[str] = []
     parts = _arguments(name)
     for arguments, part in parts:
         opened = _open(name, root, arguments, download=download)
         mine = _labels(name, opened)
         rows += [(arguments, row) for row in range(len(mine))]
         labels += mine
-        given += [part] * len(mine)
+        given += [part if len(parts) > 1 else None] * len(mine)
+        names += [f"{part}/{row:06d}" for row in range(len(mine))]
         classes = classes or list(map(str, getattr(opened, "classes", None) or ()))
-    names = [f"{part}/{row:06d}" for part, (_, row) in zip(given, rows, strict=True)]
-    if len({part for _, part in parts}) > 1:
-        partition, added = completed(given, names, split)
-        rule = f"{name} under {root} (torchvision's splits{f'; {added}' if added else ''})"
-    else:
-        partition, rule = partition_by(split, names), f"{name} under {root} ({split})"
-    numbers = np.array(labels, dtype=np.int64)
-    needed = max(2, int(numbers.max()) + 1)
-    held = tuple(classes) if classes and len(classes) >= needed else tuple(map(str, range(needed)))
-    return ImageDataset(
-        root=root,
-        source=TorchvisionPictures(name=name, root=root, rows=tuple(rows)),
+    return assemble(
+        f"torchvision {name}",
+        root,
+        TorchvisionPictures(name=name, root=root, rows=tuple(rows)),
         shape=shape,
         resize=resize,
-        classes=held,
-        names=np.array(names),
-        labels=torch.from_numpy(numbers),
-        partition=partition,
-        ranks=ranks(split, names),
-        split_by=rule,
-        fingerprint=fingerprint_of(
-            "torchvision", str(split.seed), name, f"{shape} {resize}", held, names, numbers, partition
-        ),
+        split=split,
+        names=names,
+        labels=labels,
+        classes=classes,
+        given=given,
+        given_by=f"torchvision's splits of {name}",
     )
 
 

@@ -99,6 +99,7 @@ def test_one_image_and_a_small_batch_are_solved(faces: ImageDataset) -> None:
     for batch in (1, 2):
         found = attacked_by_auto(cnn(faces, batch)[0])
         assert found.outcome == "analytic"
+        assert found.method.startswith("analytic")
         assert any("from its gradients" in note for note in found.notes)
 
 
@@ -139,7 +140,7 @@ def test_known_noise_sends_a_batch_to_matching_and_one_image_not(faces: ImageDat
     assert obstacle_to_analytic(one, model) is None
     assert "known noise hides which units 2 images" in str(obstacle_to_analytic(two, model))
     found = attacked_by_auto(two, fallback=dataclasses.replace(LOOP, iterations=2))
-    assert found.outcome == "matching"
+    assert found.outcome == found.method == "matching"
     assert found.notes[0].startswith("auto: matching, because the known noise")
 
 
@@ -161,7 +162,7 @@ def test_several_epochs_are_simulated(faces: ImageDataset) -> None:
     assert observation.steps == 4
     found = attacked_by_auto(observation, fallback=dataclasses.replace(LOOP, iterations=2))
     assert found.notes[0] == ("auto: matching, because 4 local steps see each of 2 images more than once")
-    assert found.outcome == "matching"
+    assert found.outcome == found.method == "matching"
     attack, model = Auto(fallback=LOOP), build_model(observation.model)
     assert isinstance(attack._fallback(observation, model).local, Simulated)
     assert isinstance(attack._fallback(cnn(faces)[0], model).local, Averaged)

@@ -152,7 +152,7 @@ def test_a_cell_with_another_kind_of_data_says_so(
 def test_real_faces_open_through_the_same_door(celeba_root: Path) -> None:
     data = resolve_kind(DataConfig(root=str(celeba_root)))
     assert data.kind == "celeba"
-    dataset = open_data(data, image_size=64, progress=lambda _: None)
+    dataset = open_data(data, ImageShape.square(64), progress=lambda _: None)
     images, labels = dataset.batch(dataset.split("test")[:64])
     assert images.shape == (64, 3, 64, 64)
     assert set(labels.tolist()) == {0, 1}

@@ -178,7 +178,9 @@ def test_a_relative_root_that_leads_elsewhere_is_refused(
     shutil.copytree(faces, other)
     remove_first(other)
     monkeypatch.chdir(other.parent)
-    with pytest.raises(InputError, match=r"other pictures than faces has: .*000001\.jpg is gone"):
+    with pytest.raises(
+        InputError, match=r"other pictures than faces/img_align_celeba has: .*000001\.jpg is gone"
+    ):
         run(small("faces"), out)
 
 
@@ -246,7 +248,9 @@ def test_cells_may_have_data_of_their_own(faces: Path, tmp_path: Path) -> None:
     assert len(json.loads((out / CLAIM).read_bytes())["data"]) == 4
     assert len(summarize(out)) == 4
     flip_label(other)
-    with pytest.raises(InputError, match=r"other has: split train.*000003\.jpg is with another label"):
+    with pytest.raises(
+        InputError, match=r"other/img_align_celeba has: split train.*000003\.jpg is with another label"
+    ):
         run(config, out)
     assert run(config, out, cells="smile").fresh == 0, "its data have not changed"
 
