@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_core.base.errors import InputError
-from fl_core.data.dataset import ImageDataset, Picture, SplitName
+from fl_core.data.dataset import SPLITS, ImageDataset, Picture, SplitName
 from fl_core.data.splits import SeededSplit
 from orchestrator.capture.datasets import own_settings
 from orchestrator.config.parse import build, to_plain
@@ -21,7 +21,6 @@ from orchestrator.config.sweep import DataConfig, SweepConfig
 from orchestrator.io.files import RESTORE, Damaged
 from orchestrator.results.folder import CLAIM, Claim, read_claim
 
-_SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 _TOLD = 3
 """At most so many pictures are named in a message."""
 
@@ -94,7 +93,7 @@ class Used:
         Of selections of other sizes the shorter one is compared: both begin with the split's first picture.
         """
         whole = self.selection == now.selection
-        for split in _SPLITS:
+        for split in SPLITS:
             before, after = (each.pictures.get(split, ()) for each in (self, now))
             size = max(len(before), len(after)) if whole else min(len(before), len(after))
             if before[:size] != after[:size]:
@@ -143,7 +142,7 @@ class DataCheck:
     def _compared(self, selection: Selection, dataset: ImageDataset) -> Used:
         """The pictures that are there now, found to be those of the folder."""
         pictures: dict[str, list[Picture]] = {
-            split: _pictures(dataset, split, selection.limit(split)) for split in _SPLITS
+            split: _pictures(dataset, split, selection.limit(split)) for split in SPLITS
         }
         lines = {
             split: tuple(f"{p.name} {p.label} {p.digest}" for p in found) for split, found in pictures.items()

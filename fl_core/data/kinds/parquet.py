@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ _SPLIT_WORDS: dict[str, SplitName] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PictureColumn:
-    """Encoded pictures in a column of Parquet files; one row group is read for a picture."""
+    """Encoded pictures in a column of Parquet files; a process keeps the row groups that it read last."""
 
     root: Path
     image: str
@@ -47,8 +48,7 @@ class PictureColumn:
     def content(self, index: int) -> bytes:
         """See `PictureSource`."""
         file, group, row = self.rows[index]
-        parquet = _pyarrow().ParquetFile(file)
-        cell = parquet.read_row_group(group, columns=[self.image])[self.image][row].as_py()
+        cell = _row_group(file, file.stat().st_mtime_ns, group, self.image)[row].as_py()
         content = cell["bytes"] if isinstance(cell, dict) else cell
         if not isinstance(content, bytes):
             raise ValueError("the row has no bytes; files that only name a path are not followed")
@@ -148,6 +148,15 @@ def _class_names(file: Path, label: str) -> list[str] | None:
     except (KeyError, TypeError, ValueError):
         return None
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+
+@functools.lru_cache(maxsize=4)
+def _row_group(file: Path, changed: int, group: int, column: str) -> Any:  # noqa: ARG001 - a part of the key
+    """A column of a row group as this process has it read: pictures of a batch mostly lie together.
+
+    `changed` is when the file was changed, so that another content is read again.
+    """
+    return _pyarrow().ParquetFile(file).read_row_group(group, columns=[column])[column]
 
 
 def _opened(file: Path) -> Any:

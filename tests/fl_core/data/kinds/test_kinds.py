@@ -299,3 +299,10 @@ def test_a_size_is_spelled_channels_first(text: str, size: tuple[int, int, int])
 def test_what_is_no_size_is_one_line(text: str) -> None:
     with pytest.raises(InputError):
         ImageShape.parse(text)
+
+
+def test_a_parquet_file_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
+    before = in_parquet(tmp_path)
+    first = before.picture(0)
+    other = [{"bytes": encoded(100 + i), "path": f"{i}.png"} for i in range(24)]
+    assert in_parquet(tmp_path, image=other).picture(0).digest != first.digest
