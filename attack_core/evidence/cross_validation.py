@@ -32,8 +32,8 @@ class StoppingRule:
     """How far below the best evidence a point may be and still count as good as the best, in standard errors.
 
     One in Breiman et al. (1984). Two was chosen on synthetic faces and the CelebA sample. Other rules were measured
-    (docs/DESIGN.md): the best point itself loses 0.7 to 1.4 dB under strong noise, and an error of the best evidence in
-    place of the difference's loses 0.8 dB at 8 bits.
+    (docs/decisions, 0052): the best point itself loses 0.7 to 1.4 dB under strong noise, and an error of the best
+    evidence in place of the difference's loses 0.8 dB at 8 bits.
     """
 
 

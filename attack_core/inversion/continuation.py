@@ -57,13 +57,14 @@ class ContinuationLimits:
     validated_step: float = math.sqrt(10.0)
     """Cross-validation: the factor by which the prior's weight falls from stage to stage.
 
-    Smaller steps with fewer evaluations each were measured: 2 dB less, however fine the steps (docs/DESIGN.md).
+    Smaller steps with fewer evaluations each were measured: 2 dB less, however fine the steps (docs/decisions,
+    0051).
     """
     validated_budget: int = 4
     """Cross-validation: by how many stages at most the evaluations are divided.
 
     With more, images stay far from what their prior allows: 18 evaluations a stage instead of 60 cost 2 dB
-    (docs/DESIGN.md). About seven stages run.
+    (docs/decisions, 0051). About seven stages run.
     """
     patience: int = 2
     """Cross-validation: how many stages in turn may be no better than the best before them. Not measured."""

@@ -31,8 +31,8 @@ class DriftLimits:
     """How wrong features are taken to be because the weights moved, and what early passes may cost.
 
     Shares are of the squared change of an image's features, and expected mismatches of the descent. Chosen on synthetic
-    faces and the CelebA sample with four local steps; only the whole was measured (docs/DESIGN.md: 25 to 28 dB at the
-    weights halfway with the error fitted, 45 dB in turn with the images), no field against other values.
+    faces and the CelebA sample with four local steps; only the whole was measured (docs/decisions, 0025: 25 to 28 dB
+    at the weights halfway with the error fitted, 45 dB in turn with the images), no field against other values.
     """
 
     unknown: float = 0.3
