@@ -45,7 +45,8 @@ from fl_core.data.kinds.celeba import open_celeba
 from fl_core.data.synthetic.faces import write_faces
 from fl_core.federation.accuracy import count_correct
 from fl_core.federation.client import LocalTraining, gradient_update, loss_gradient, train_locally
-from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
 from fl_core.threat.model import ThreatModel
 from fl_core.threat.observation import Observation, observe
 from fl_core.threat.record import RoundRecord

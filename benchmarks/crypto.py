@@ -28,7 +28,8 @@ from defenses.secure.selective import most_sensitive, sensitivity
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ClientUpdate, Tensors
-from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
 
 Line = dict[str, object]
 

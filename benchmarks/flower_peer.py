@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from fl_core.base.types import ModelState
 from fl_core.federation.rounds import Federation
-from fl_core.models.zoo import build_model
+from fl_core.models.build import build_model
 
 client_app = ClientApp()
 

@@ -24,7 +24,9 @@ from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ModelState
 from fl_core.federation.client import loss_gradient
-from fl_core.models.zoo import ModelConfig, build_model, initial_state, predict
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
+from fl_core.models.forward import predict
 
 TARGET = 3.0
 """How many times faster the ghost form has to be than plain autograd."""

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from fl_core.base.types import ModelState
-from fl_core.models.zoo import ModelConfig, build_model
+from fl_core.models.build import build_model
+from fl_core.models.config import ModelConfig
 from fl_core.threat.observation import Observation
 
 LBFGS_EVALUATIONS = 20

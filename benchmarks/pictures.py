@@ -44,7 +44,8 @@ from fl_core.base.shape import ImageShape
 from fl_core.data.kinds.celeba import open_celeba
 from fl_core.data.synthetic.faces import write_faces
 from fl_core.federation.client import LocalTraining, gradient_update
-from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
 from fl_core.threat.model import ThreatModel
 from fl_core.threat.observation import observe
 from fl_core.threat.record import RoundRecord

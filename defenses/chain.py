@@ -29,7 +29,7 @@ from fl_core.base.types import ClientUpdate, Protection, Tensors
 from fl_core.federation.aggregation import FedAvg, FixedMean, Reduction
 from fl_core.federation.client import Batch, GradientRule
 from fl_core.federation.rounds import FederationConfig
-from fl_core.models.zoo import ModelConfig
+from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import Fact
 
 AnyDefense = (

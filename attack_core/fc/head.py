@@ -22,7 +22,7 @@ from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape
 from fl_core.base.types import ModelState, Tensors
 from fl_core.models.bottleneck import find_bottleneck
-from fl_core.models.zoo import layer_input, predict
+from fl_core.models.forward import layer_input, predict
 from fl_core.threat.observation import Observation
 
 

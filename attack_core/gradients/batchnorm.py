@@ -11,7 +11,7 @@ from torch.linalg import vector_norm
 
 from attack_core.gradients.handles import couples_examples
 from fl_core.base.types import ModelState
-from fl_core.models.zoo import predict
+from fl_core.models.forward import predict
 
 
 def has_batch_norm(model: nn.Module) -> bool:

@@ -23,7 +23,7 @@ from torch.nn.grad import conv2d_weight
 
 from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState
-from fl_core.models.zoo import predict
+from fl_core.models.forward import predict
 
 LossOf = Callable[[Tensor], Tensor]
 """From logits (C, B, K) to each candidate's training loss (C,)."""

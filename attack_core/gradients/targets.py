@@ -136,7 +136,7 @@ def _check_labels(labels: Tensor, observation: Observation) -> None:
         raise InputError(
             f"{len(labels)} labels are known, but the signal holds {observation.examples} images."
         )
-    classes = observation.model.classes
+    classes = observation.model.outputs
     for label in labels.tolist():
         if not 0 <= label < classes:
             raise InputError(f"A known label, {label}, is outside 0 to {classes - 1}.")

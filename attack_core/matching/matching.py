@@ -283,7 +283,7 @@ class Problem:
             return logits.softmax(dim=-1)
         if self.labels is None:
             raise AssertionError("fixed labels or logits, one of them is there")
-        hard = functional.one_hot(self.labels, self.observation.model.classes).to(images.dtype)
+        hard = functional.one_hot(self.labels, self.observation.model.outputs).to(images.dtype)
         return hard.expand(len(images), -1, -1)
 
     def penalty(self, images: Tensor, which: list[int], restarts: Tensor | None) -> Tensor:
@@ -315,7 +315,7 @@ def start(
     extra = [problem.local.leaves(i) for i in range(attack.restarts)]
     if problem.labels is not None:
         return Candidates(canvases, problem.labels, keep_last=attack._annealed, extra=extra)
-    logits = torch.randn((attack.restarts, count, observation.model.classes), generator=generator)
+    logits = torch.randn((attack.restarts, count, observation.model.outputs), generator=generator)
     soft = [logit.to(device).requires_grad_(True) for logit in logits]
     return Candidates(canvases, soft, keep_last=attack._annealed, extra=extra)
 

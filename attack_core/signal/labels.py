@@ -17,7 +17,7 @@ from attack_core.signal.inits import initial_images
 from attack_core.signal.signal_model import mixes_labels, scales_examples, vib_of_images
 from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState
-from fl_core.models.zoo import predict
+from fl_core.models.forward import predict
 from fl_core.threat.observation import Observation
 
 LabelStrategy = Literal["auto", "idlg", "bias_corrected", "counts", "optimize", "known"]

@@ -17,7 +17,7 @@ from fl_core.base.rng import Random, normal
 from fl_core.base.types import ModelState, require
 from fl_core.federation.client import Batch, GradientRule
 from fl_core.federation.rounds import FederationConfig
-from fl_core.models.zoo import layer_input
+from fl_core.models.forward import layer_input
 from fl_core.threat.facts import Fact, PrunedRepresentation
 
 Representation = Callable[[Tensor], Tensor]

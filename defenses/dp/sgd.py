@@ -19,7 +19,8 @@ from fl_core.base.rng import Random
 from fl_core.base.types import ClientUpdate, ModelState
 from fl_core.federation.client import Batch, GradientRule, batch_gradient
 from fl_core.federation.rounds import FederationConfig
-from fl_core.models.zoo import ModelConfig, build_model
+from fl_core.models.build import build_model
+from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import ExampleClip, Fact, StepNoise
 
 

@@ -15,7 +15,8 @@ from fl_core.base.types import ModelState, require
 from fl_core.federation.client import Batch, GradientRule, batch_gradient, gradient_of
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.bottleneck import divergence, draw_code_noise, encoded, find_bottleneck, with_noise
-from fl_core.models.zoo import ModelConfig, predict
+from fl_core.models.config import ModelConfig
+from fl_core.models.forward import predict
 from fl_core.threat.facts import Fact, RandomCode
 
 

@@ -10,7 +10,7 @@ from fl_core.base.types import ClientUpdate, Config
 from fl_core.federation.aggregation import Reduction
 from fl_core.federation.client import Batch, GradientRule
 from fl_core.federation.rounds import FederationConfig
-from fl_core.models.zoo import ModelConfig
+from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import Fact
 
 Unit = Literal["client", "example"]

@@ -42,6 +42,10 @@ So a setting can be added, and older results folders still resume.
 """
 
 
+PLACE: Mapping[str, bool] = {"place": True}
+"""The metadata of a field that says where something lies on this machine: it is no part of an identity."""
+
+
 def require(holds: bool, owner: object, name: str, rule: str) -> None:
     """Raise `InputError` with the field's name, its value and the rule, unless the rule holds."""
     if not holds:

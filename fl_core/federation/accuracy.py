@@ -8,7 +8,9 @@ import torch
 
 from fl_core.base.types import ModelState
 from fl_core.data.dataset import ImageDataset
-from fl_core.models.zoo import ModelConfig, build_model, predict
+from fl_core.models.build import build_model
+from fl_core.models.config import ModelConfig
+from fl_core.models.forward import predict
 
 EVALUATION_BATCH = 64
 """Images that are classified together; their number changes rounding."""

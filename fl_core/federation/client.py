@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from fl_core.base.errors import InputError
 from fl_core.base.types import ClientUpdate, Config, ModelState, Tensors, require
-from fl_core.models.zoo import predict
+from fl_core.models.forward import predict
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, S, S) in [-1, 1] and labels: (B,) int64, or probabilities (B, classes)."""

@@ -22,7 +22,8 @@ from fl_core.federation.aggregation import Reduction
 from fl_core.federation.client import Batch, LocalTraining, batch_gradient, gradient_update, weight_update
 from fl_core.federation.common import Common
 from fl_core.federation.hooks import ClientDefense, ClientMemory, Undefended
-from fl_core.models.zoo import ModelConfig, build_model
+from fl_core.models.build import build_model
+from fl_core.models.config import ModelConfig
 
 MOST_CLIENTS = 10_000_000
 """More clients than this are a slip of the keyboard: a list of them would fill the memory."""
@@ -199,7 +200,7 @@ class Federation:
         update = gradient_update(
             self.network,
             state,
-            defense.on_batch(self.load(batch), random, self.model.classes),
+            defense.on_batch(self.load(batch), random, self.model.outputs),
             self.config.local,
             client=client,
             rule=defense.on_gradient(batch_gradient, random),
@@ -225,7 +226,7 @@ class Federation:
         update, velocity = weight_update(
             self.network,
             state,
-            (defense.on_batch(self.load(batch), random, self.model.classes) for batch in batches),
+            (defense.on_batch(self.load(batch), random, self.model.outputs) for batch in batches),
             self.config.local,
             client=client,
             examples=len({index for batch in batches for index in batch.indices}),

@@ -14,14 +14,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "find_bottleneck",
             "with_noise",
         ],
-        "zoo": [
-            "ModelConfig",
-            "ModelName",
-            "build_model",
-            "check_batch",
-            "initial_state",
-            "layer_input",
-            "predict",
-        ],
+        "build": ["build_model", "check_batch", "initial_state"],
+        "config": ["ModelConfig", "ModelName", "TransformerConfig"],
+        "forward": ["layer_input", "predict"],
+        "weights": ["WeightsFile", "read_tensors"],
     },
 )

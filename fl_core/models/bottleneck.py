@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fl_core.base.errors import InputError
 from fl_core.base.rng import Random, normal
 from fl_core.base.types import ModelState
 
@@ -45,6 +47,35 @@ def divergence(statistics: Tensor) -> Tensor:
     """KL divergence (...) of the code's distribution from the standard normal one, in nats."""
     mean, deviation = code_of(statistics)
     return 0.5 * (mean.square() + deviation.square() - 1.0).sum(-1) - deviation.log().sum(-1)
+
+
+def narrow(model: nn.Module, size: int) -> nn.Module:
+    """`model` with a bottleneck of `size` numbers in front of its last fully connected layer; it is changed in place.
+
+    In a `Sequential` the bottleneck is the entry before the layer, called `bottleneck`; elsewhere the two take the
+    layer's place, as `bottleneck` and `last`. Raises `InputError` for a network without such a layer.
+    """
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear or not linear[-1]:
+        raise InputError(
+            "model.bottleneck: the network has no fully connected layer that a bottleneck could precede."
+        )
+    parent, _, name = linear[-1].rpartition(".")
+    owner, last = model.get_submodule(parent), model.get_submodule(linear[-1])
+    if not isinstance(last, nn.Linear):
+        raise AssertionError("the last layer is linear")
+    bottleneck = Bottleneck(last.in_features, size)
+    if not isinstance(owner, nn.Sequential):
+        setattr(owner, name, nn.Sequential(OrderedDict(bottleneck=bottleneck, last=last)))
+        return model
+    entries = list(owner.named_children())
+    for entry, _module in entries:
+        delattr(owner, entry)
+    for entry, module in entries:
+        if entry == name:
+            owner.add_module("bottleneck", bottleneck)
+        owner.add_module(entry, module)
+    return model
 
 
 def find_bottleneck(model: nn.Module) -> tuple[str, Bottleneck] | None:

@@ -19,7 +19,7 @@ from fl_core.base.types import (
     Truth,
 )
 from fl_core.federation.aggregation import FedAvg, FixedMean, mean_change
-from fl_core.models.zoo import ModelConfig
+from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import Fact, InTheClear
 from fl_core.threat.model import SUMMED, ThreatModel, View
 from fl_core.threat.record import RoundRecord

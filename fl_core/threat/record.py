@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fl_core.base.types import ClientUpdate, EarlierUpdate, ModelState, OpenedSum, Protection, Signal, Tensors
-from fl_core.models.zoo import ModelConfig
+from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import Fact
 
 

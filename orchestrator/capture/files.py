@@ -18,7 +18,8 @@ from safetensors.torch import load, save
 
 from fl_core.base.errors import InputError
 from fl_core.base.types import ClientUpdate, EarlierUpdate, ModelState, OpenedSum, Tensors, Truth
-from fl_core.models.zoo import ModelConfig, initial_state
+from fl_core.models.build import initial_state
+from fl_core.models.config import ModelConfig
 from fl_core.threat.record import RoundRecord
 from orchestrator.io.files import (
     CHECKSUM,

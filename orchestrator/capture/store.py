@@ -17,7 +17,7 @@ from fl_core.data.dataset import ImageDataset
 from fl_core.federation.rounds import Federation
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
 from fl_core.federation.training import train
-from fl_core.models.zoo import check_batch, initial_state
+from fl_core.models.build import check_batch, initial_state
 from fl_core.threat.captures import Victim, accompanied, capture, image_indices, smallest_batch, victims
 from fl_core.threat.record import RoundRecord
 from orchestrator.capture.files import RECORD, load_record, load_state, load_truth, save_capture, save_state

@@ -28,7 +28,7 @@ from fl_core.base.device import DEVICES
 from fl_core.base.errors import InputError, hint, natural, unknown_name
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
-from fl_core.models.zoo import ModelConfig, ModelName
+from fl_core.models.config import ModelConfig, ModelName
 from fl_core.threat.model import ThreatModel
 from orchestrator.analysis.summary import summary_lines, write_summary
 from orchestrator.config.sweep import (

@@ -16,7 +16,7 @@ from fl_core.base.types import LATER, Config, Signal, require
 from fl_core.data.decoding import Resize
 from fl_core.data.splits import SeededSplit
 from fl_core.federation.rounds import FederationConfig
-from fl_core.models.zoo import ModelConfig
+from fl_core.models.config import ModelConfig
 from fl_core.threat.model import ThreatModel
 from orchestrator.config.address import check_address
 from orchestrator.config.scale import Strength

@@ -8,7 +8,7 @@ from attack_core.attacks.registry import AnyAttack
 from defenses.chain import AnyDefense, Chain
 from defenses.inputs.ats import ATS
 from fl_core.base.errors import InputError
-from fl_core.models.zoo import build_model, check_batch
+from fl_core.models.build import build_model, check_batch
 from orchestrator.config.sweep import AttackerConfig, SweepConfig
 
 

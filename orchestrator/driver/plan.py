@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from attack_core.attacks.registry import AnyAttack
 from defenses.chain import Chain
 from fl_core.data.dataset import ImageDataset
-from fl_core.models.zoo import ModelConfig, build_model
+from fl_core.models.build import build_model
+from fl_core.models.config import ModelConfig
 from orchestrator.capture.datasets import check_data, planned_data
 from orchestrator.config.parse import cell_settings, with_params
 from orchestrator.config.space import IntRange, Parameter

@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 
-from fl_core.base.types import LATER, Tensors
+from fl_core.base.types import LATER, PLACE, Tensors
 
 
 def canonical(value: object) -> str:
-    """JSON with sorted keys and no spaces; dataclasses become objects, without fields that were
-    added later (`fl_core.base.types.LATER`) and have their default. Raises `TypeError` for anything else."""
+    """JSON with sorted keys and no spaces; raises `TypeError` for what is neither plain data nor a dataclass.
+
+    Dataclasses become objects, without fields that were added later (`fl_core.base.types.LATER`) and have their
+    default, and without places on this machine (`PLACE`).
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain, allow_nan=False)
 
 
@@ -38,6 +41,12 @@ def _plain(value: object) -> Any:
         return {
             field.name: getattr(value, field.name)
             for field in dataclasses.fields(value)
-            if not (field.metadata.keys() >= LATER.keys() and getattr(value, field.name) == field.default)
+            if not _left_out(field, getattr(value, field.name))
         }
     raise TypeError(f"{type(value).__name__} has no canonical JSON")
+
+
+def _left_out(field: dataclasses.Field[Any], value: object) -> bool:
+    """Whether a field is no part of an identity: added later and at its default, or a place on this machine."""
+    later = field.metadata.keys() >= LATER.keys() and value == field.default
+    return later or field.metadata.keys() >= PLACE.keys()

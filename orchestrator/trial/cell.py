@@ -16,7 +16,7 @@ from fl_core.base.rng import derive_seed, generator
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.accuracy import count_correct
 from fl_core.federation.rounds import Federation
-from fl_core.models.zoo import check_batch
+from fl_core.models.build import check_batch
 from fl_core.threat.captures import Victim
 from orchestrator.capture.store import (
     CaptureSource,
@@ -163,7 +163,7 @@ class Cell:
             "sweep": settings.name,
             "cell": self.config.name,
             "data": f"{settings.data.kind}:{self.dataset.fingerprint}",
-            "model": settings.model.kind,
+            "model": settings.model.label,
             "weights": f"{self._weights_kind}:{self.source.weights.hash}",
             "defense": self.defense_name,
             "defense_params": canonical([to_plain(defense) for defense in self.chain.defenses]),
@@ -211,7 +211,7 @@ def _check_sum(settings: SweepConfig, chain: Chain) -> None:
 
 def _check_labels(settings: SweepConfig, dataset: ImageDataset) -> None:
     """Raise `InputError` for a label that the network has no output for."""
-    largest, classes = int(dataset.labels.max()), settings.model.classes
+    largest, classes = int(dataset.labels.max()), settings.model.outputs
     if largest >= classes:
         raise InputError(
             f"model.classes = {classes}: {dataset.root} has labels from 0 to {largest}; must be at least {largest + 1}"

@@ -19,7 +19,7 @@ from fl_core.base.device import blanket_fallback, peak_mb, pick_device, reset_pe
 from fl_core.base.errors import InputError, first_line
 from fl_core.base.rng import generator
 from fl_core.base.types import clipped_to_zeros
-from fl_core.models.zoo import build_model
+from fl_core.models.build import build_model
 from fl_core.threat.observation import NotObservable, observe, truth_behind
 from fl_core.threat.record import RoundRecord
 from orchestrator.trial.memory import free, out_of_memory, packings, ran_out

@@ -15,7 +15,8 @@ from fl_core.data.dataset import ImageDataset
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
 from fl_core.federation.training import train
-from fl_core.models.zoo import ModelConfig, initial_state
+from fl_core.models.build import initial_state
+from fl_core.models.config import ModelConfig
 from orchestrator.config.sweep import SweepConfig, UtilityConfig
 from orchestrator.results.utility_files import UtilityResult
 

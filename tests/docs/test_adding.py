@@ -23,7 +23,7 @@ from types import SimpleNamespace
 
 from attack_core.attacks.blank import Blank
 from attack_core.attacks.registry import NAMED
-from fl_core.models.zoo import ModelConfig
+from fl_core.models.config import ModelConfig
 from orchestrator.config.parse import load_sweep
 
 shades, any_of_two = load_sweep(Path("sweep.yaml")).attackers

@@ -7,7 +7,7 @@ import torch
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import Federation, FederationConfig
-from fl_core.models.zoo import ModelConfig
+from fl_core.models.config import ModelConfig
 
 MODELS = [
     ModelConfig(kind="cnn64", image_size=16),

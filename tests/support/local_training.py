@@ -9,7 +9,8 @@ from torch.nn import functional
 from fl_core.base.rng import generator
 from fl_core.base.types import EarlierUpdate, Tensors
 from fl_core.federation.client import LocalTraining, weight_update
-from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
 from fl_core.threat.model import ThreatModel
 from fl_core.threat.observation import Observation, observe
 from fl_core.threat.record import RoundRecord

@@ -15,7 +15,8 @@ from fl_core.base.types import Truth
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
-from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
 from fl_core.threat.captures import Victim, capture
 from fl_core.threat.model import ThreatModel
 from fl_core.threat.observation import Observation, observe

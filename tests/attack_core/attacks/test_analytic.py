@@ -26,7 +26,8 @@ from fl_core.base.shape import ImageShape
 from fl_core.base.types import Truth
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import loss_gradient
-from fl_core.models.zoo import ModelConfig, build_model
+from fl_core.models.build import build_model
+from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import Clip, Noise
 from fl_core.threat.observation import Observation
 from tests.support.analytic import observed

@@ -26,7 +26,8 @@ from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset
-from fl_core.models.zoo import ModelConfig, build_model
+from fl_core.models.build import build_model
+from fl_core.models.config import ModelConfig
 from tests.support.matched import NoFloat64, attacked, grey, observed, score
 
 CLAIMS: dict[str, tuple[str, ...]] = {

@@ -24,7 +24,7 @@ from defenses.inputs.mixing import InstaHide, MixUp
 from defenses.inputs.precode import Precode
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.data.dataset import ImageDataset
-from fl_core.models.zoo import ModelConfig
+from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import InTheClear
 from tests.support.defended import attacked, of_mean, seen
 

@@ -20,7 +20,8 @@ from defenses.compression.compression import Quantise
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.rng import generator
 from fl_core.data.dataset import ImageDataset
-from fl_core.models.zoo import ModelConfig, build_model
+from fl_core.models.build import build_model
+from fl_core.models.config import ModelConfig
 from tests.support.defended import attacked, of_mean, seen
 
 ATTACK = Auto(analytic=Analytic(inversion=Continuation(evaluations=120)))

@@ -16,7 +16,7 @@ from attack_core.matching.presets import soft_matching
 from defenses.compression.compression import SignOnly
 from fl_core.base.rng import generator
 from fl_core.data.dataset import ImageDataset
-from fl_core.models.zoo import build_model
+from fl_core.models.build import build_model
 from tests.support.defended import attacked, of_mean, seen
 
 ATTACK = Auto(fallback=dataclasses.replace(soft_matching(), iterations=40))

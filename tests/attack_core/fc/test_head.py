@@ -14,7 +14,9 @@ from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.shape import ImageShape
 from fl_core.base.types import ModelState
-from fl_core.models.zoo import ModelConfig, build_model, initial_state, predict
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
+from fl_core.models.forward import predict
 from tests.support.local_training import CNN, LENET, RESNET, some_images
 
 MLP = ModelConfig(kind="mlp", image_size=16)

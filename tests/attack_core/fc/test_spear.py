@@ -15,7 +15,9 @@ from attack_core.fc.spear import Inseparable, Separation, separate_batch
 from fl_core.base.rng import generator
 from fl_core.base.types import ModelState
 from fl_core.federation.client import loss_gradient
-from fl_core.models.zoo import ModelConfig, build_model, initial_state, predict
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
+from fl_core.models.forward import predict
 from tests.support.local_training import CNN, LENET, some_images
 
 MLP = ModelConfig(kind="mlp", image_size=16)

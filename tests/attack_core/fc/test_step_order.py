@@ -16,7 +16,7 @@ from fl_core.base.rng import generator
 from fl_core.base.types import EarlierUpdate, ModelState, Tensors
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining, train_locally, weight_update
-from fl_core.models.zoo import build_model, initial_state
+from fl_core.models.build import build_model, initial_state
 from fl_core.threat.observation import Observation
 from tests.support.local_training import CNN
 

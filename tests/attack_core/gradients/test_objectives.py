@@ -28,7 +28,8 @@ from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ModelState
 from fl_core.federation.client import loss_gradient
-from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
 from tests.support.federations import MODELS
 
 OBJECTIVES = (L2(), Cosine(), Similarity(), Both(l2_weight=0.5, cos_weight=2.0), Signs())

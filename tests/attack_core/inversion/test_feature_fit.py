@@ -16,7 +16,8 @@ from defenses.inputs.mixing import InstaHide
 from fl_core.base.rng import generator
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import loss_gradient
-from fl_core.models.zoo import ModelConfig, build_model
+from fl_core.models.build import build_model
+from fl_core.models.config import ModelConfig
 from fl_core.threat.observation import Observation
 from tests.support.defended import CNN, seen
 

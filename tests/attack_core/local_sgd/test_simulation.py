@@ -20,7 +20,9 @@ from attack_core.matching.matching import Matching
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ModelState
-from fl_core.models.zoo import ModelConfig, build_model, predict
+from fl_core.models.build import build_model
+from fl_core.models.config import ModelConfig
+from fl_core.models.forward import predict
 from fl_core.threat.observation import Observation
 from tests.support.local_training import CNN, LENET, RESNET, some_images, trained_client
 

@@ -12,7 +12,7 @@ import pytest
 from attack_core.gradients.objectives import Cosine
 from fl_core.base.shape import ImageShape
 from fl_core.data.kinds.celeba import open_celeba
-from fl_core.models.zoo import ModelConfig
+from fl_core.models.config import ModelConfig
 from tests.support.matched import attacked, observed, score
 
 TOLERANCE_DB = 0.3

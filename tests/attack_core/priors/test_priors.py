@@ -29,7 +29,8 @@ from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ModelState
 from fl_core.data.dataset import ImageDataset
-from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
 from tests.support.matched import attacked, observed
 
 RESNET = ModelConfig(kind="resnet18", image_size=16)

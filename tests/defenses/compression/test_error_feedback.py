@@ -16,7 +16,8 @@ from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.federation.training import run
-from fl_core.models.zoo import ModelConfig, initial_state
+from fl_core.models.build import initial_state
+from fl_core.models.config import ModelConfig
 from fl_core.threat.captures import Victim, capture
 
 LENET = ModelConfig(kind="lenet", image_size=16)

@@ -30,7 +30,8 @@ from fl_core.base.types import Signal
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import batch_gradient, trainable
 from fl_core.federation.rounds import FederationConfig
-from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import PrunedRepresentation
 from tests.support.defended import attacked, of_mean, quality, seen
 from tests.support.small import both, run_quietly, sweep

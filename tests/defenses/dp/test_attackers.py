@@ -27,7 +27,8 @@ from fl_core.base.rng import generator
 from fl_core.base.types import Signal, Truth
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.rounds import FederationConfig
-from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import ExampleClip, Noise, StepNoise
 from fl_core.threat.observation import Observation
 from orchestrator.driver.sweep import run_sweep

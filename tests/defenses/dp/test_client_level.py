@@ -32,7 +32,8 @@ from fl_core.federation.aggregation import FedAvg, FixedMean, mean_change
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.federation.training import run
-from fl_core.models.zoo import ModelConfig, initial_state
+from fl_core.models.build import initial_state
+from fl_core.models.config import ModelConfig
 from fl_core.threat.captures import Victim, capture
 from fl_core.threat.facts import Clip, MeanNoise, Noise
 from fl_core.threat.model import ThreatModel

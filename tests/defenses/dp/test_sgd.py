@@ -33,7 +33,8 @@ from fl_core.federation.client import (
     weight_update,
 )
 from fl_core.federation.rounds import FederationConfig
-from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import ExampleClip, StepNoise
 
 LENET = ModelConfig(kind="lenet", image_size=16)

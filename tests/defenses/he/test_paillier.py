@@ -17,7 +17,8 @@ from defenses.secure.fixed_point import FixedPoint
 from defenses.secure.mean import SecureMean
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
-from fl_core.models.zoo import ModelConfig, initial_state
+from fl_core.models.build import initial_state
+from fl_core.models.config import ModelConfig
 from tests.support.updates import as_updates, exact_mean
 
 phe = pytest.importorskip("phe", reason="the extra paillier is not installed: Paillier is not checked")

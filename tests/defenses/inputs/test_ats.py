@@ -36,7 +36,7 @@ from fl_core.data.changes.transforms import Transform, draws_of, loses, taken_ba
 from fl_core.data.dataset import ImageDataset
 from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.rounds import FederationConfig
-from fl_core.models.zoo import ModelConfig
+from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import Augmented
 from orchestrator.io.identity import canonical
 from tests.support.defended import attacked, of_mean, public_mean, seen

@@ -33,7 +33,8 @@ from fl_core.data.dataset import ImageDataset
 from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
-from fl_core.models.zoo import ModelConfig, build_model
+from fl_core.models.build import build_model
+from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import HiddenMixture, Mixture
 from tests.support.defended import attacked, of_mean, public_mean, quality, seen
 from tests.support.small import both, run_quietly, sweep

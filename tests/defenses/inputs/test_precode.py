@@ -39,7 +39,9 @@ from fl_core.models.bottleneck import (
     find_bottleneck,
     with_noise,
 )
-from fl_core.models.zoo import ModelConfig, ModelName, build_model, initial_state, predict
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig, ModelName
+from fl_core.models.forward import predict
 from fl_core.threat.facts import RandomCode
 from tests.support.defended import attacked, of_mean, quality, seen
 from tests.support.small import both, run_quietly, sweep

@@ -25,7 +25,8 @@ from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess
 from fl_core.federation.training import train
-from fl_core.models.zoo import ModelConfig, initial_state
+from fl_core.models.build import initial_state
+from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import Noise
 from orchestrator.execute.execute import make_executor
 from orchestrator.execute.simulation import PooledSimulator

@@ -15,7 +15,8 @@ from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import OpenedSum, Tensors
 from fl_core.federation.client import loss_gradient
-from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
 from tests.support.updates import as_updates, exact_mean, small_tensors
 
 

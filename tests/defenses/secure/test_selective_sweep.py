@@ -29,7 +29,8 @@ from fl_core.federation.client import LocalTraining, loss_gradient
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess
 from fl_core.federation.training import train
-from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
 from fl_core.threat.captures import Victim, capture
 from fl_core.threat.facts import InTheClear
 from fl_core.threat.model import ThreatModel

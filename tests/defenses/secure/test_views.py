@@ -21,7 +21,7 @@ from fl_core.base.types import Signal, Truth
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining, loss_gradient
 from fl_core.federation.rounds import Federation, FederationConfig
-from fl_core.models.zoo import build_model, initial_state
+from fl_core.models.build import build_model, initial_state
 from fl_core.threat.captures import Victim, accompanied, capture, victims
 from fl_core.threat.model import ThreatModel
 from fl_core.threat.observation import NotObservable, observe, truth_behind

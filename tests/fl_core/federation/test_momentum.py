@@ -30,7 +30,8 @@ from fl_core.federation.client import LocalTraining, loss_gradient, train_locall
 from fl_core.federation.hooks import Undefended
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.federation.training import run
-from fl_core.models.zoo import ModelConfig, build_model, initial_state
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
 from fl_core.threat.captures import Victim, capture
 from fl_core.threat.model import ThreatModel
 from fl_core.threat.observation import Observation, observe

@@ -30,7 +30,7 @@ from fl_core.federation.client import LocalTraining, batch_gradient, gradient_up
 from fl_core.federation.rounds import FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess
 from fl_core.federation.training import train
-from fl_core.models.zoo import initial_state
+from fl_core.models.build import initial_state
 from orchestrator.analysis.summary import summary_lines
 from orchestrator.report.notes import notes
 from orchestrator.report.report import write_report

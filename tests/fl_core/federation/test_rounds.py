@@ -19,7 +19,9 @@ from fl_core.federation.aggregation import mean_change
 from fl_core.federation.client import LocalTraining, loss_gradient, train_locally
 from fl_core.federation.rounds import FederationConfig
 from fl_core.federation.training import apply_change, run
-from fl_core.models.zoo import ModelConfig, build_model, initial_state, predict
+from fl_core.models.build import build_model, initial_state
+from fl_core.models.config import ModelConfig
+from fl_core.models.forward import predict
 from fl_core.threat.captures import Victim, capture, victims
 from fl_core.threat.model import ThreatModel
 from fl_core.threat.observation import observe

@@ -30,7 +30,8 @@ from fl_core.federation.hooks import Undefended
 from fl_core.federation.rounds import Federation, FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
 from fl_core.federation.training import run, train
-from fl_core.models.zoo import ModelConfig, initial_state
+from fl_core.models.build import initial_state
+from fl_core.models.config import ModelConfig
 from orchestrator.execute.execute import Done, Executor, SerialExecutor, make_executor
 from orchestrator.execute.simulation import AHEAD, PooledSimulator, simulate
 from orchestrator.io.identity import tensor_hash

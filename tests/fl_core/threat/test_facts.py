@@ -20,7 +20,8 @@ from attack_core.signal.signal_model import (
     withholds,
 )
 from fl_core.base.rng import generator
-from fl_core.models.zoo import ModelConfig, initial_state
+from fl_core.models.build import initial_state
+from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import (
     Clip,
     Fact,

@@ -20,7 +20,7 @@ from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.accuracy import count_correct
 from fl_core.federation.rounds import Federation
 from fl_core.federation.training import run
-from fl_core.models.zoo import initial_state
+from fl_core.models.build import initial_state
 from orchestrator.analysis.rounds import by_round
 from orchestrator.analysis.summary import summarize, summary_lines
 from orchestrator.capture.store import CaptureStore

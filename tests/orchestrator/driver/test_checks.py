@@ -14,7 +14,8 @@ import torch
 from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape
 from fl_core.data.kinds.celeba import open_celeba
-from fl_core.models.zoo import ModelConfig, check_batch
+from fl_core.models.build import check_batch
+from fl_core.models.config import ModelConfig
 from orchestrator.analysis.summary import summarize
 from orchestrator.capture.store import CaptureStore
 from orchestrator.config.parse import cell_settings

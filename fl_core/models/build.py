@@ -1,0 +1,192 @@
+"""A network from its configuration: without values, and its starting weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fl_core.base.errors import InputError
+from fl_core.base.types import ModelState
+from fl_core.models.bottleneck import find_bottleneck, narrow
+from fl_core.models.config import ModelConfig
+from fl_core.models.own import own_network
+from fl_core.models.transformer import Tokens
+from fl_core.models.zoo import architecture
+
+_POSITIONS = 0.02
+"""The standard deviation of a transformer's learned positions at the start; Dosovitskiy et al.'s."""
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """The network without values: parameters live on the `meta` device until a `ModelState` is put in.
+
+    Its BatchNorm layers are in the mode that `config.batch_norm` asks for, all others in evaluation mode. Global random
+    state is untouched. Raises `InputError` where a network of the user's own cannot be built.
+    """
+    return _prepared(_network(config, seed=0), config)
+
+
+def check_batch(config: ModelConfig, images: int) -> None:
+    """Raise `InputError` where BatchNorm can't normalise a batch of so many images by itself: one value a channel."""
+    if config.batch_norm == "eval":
+        return
+    try:
+        build_model(config)(config.shape.empty(images, "meta"))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        many = f"{images} image{'s' if images > 1 else ''}"
+        raise InputError(
+            f"model.batch_norm = 'train': a batch of {many} of {config.shape.pixels} pixels leaves a BatchNorm layer "
+            f"of {config.label} one value a channel, which has no spread; use batch_norm: eval, larger images, or "
+            "batches of more images that leave no single one over."
+        ) from error
+
+
+def initial_state(config: ModelConfig, generator: torch.Generator) -> ModelState:
+    """Starting weights (float32, CPU): `config.weights`, or drawn ones, the same for the same generator state.
+
+    PyTorch's own defaults: uniform in +-1/sqrt(fan in) for convolutions and linear layers; He et al. (2015)
+    normal, fan out, for the convolutions of `resnet18`, `resnet50` and `gn_resnet18`; uniform in +-0.5 for `lenet`, as
+    in its paper, since sigmoids pass hardly any gradient at smaller weights. A network of the user's own has the values
+    that its code gives it. A bottleneck is drawn last, so that with one the other weights are what they are without.
+    """
+    own = config.kind == "own"
+    state = _own_state(config, generator) if own else _drawn(build_model(config), config, generator)
+    if config.weights is None:
+        return state
+    found = find_bottleneck(build_model(config))
+    return config.weights.fill(state, free=f"{found[0]}." if found else None)
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """A hook that hands pixels in [-1, 1] on to a network as (pixel - mean) / std of pixels in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: ARG002 - a hook's
+        """Images (N, C, H, W) to images of the same shape."""
+        images, *rest = inputs
+        mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return ((images / 2 + 0.5 - mean) / std, *rest)
+
+
+def _network(config: ModelConfig, seed: int) -> nn.Module:
+    """The network as its code makes it; one of the zoo has no values."""
+    if config.kind == "own":
+        return own_network(config, seed)
+    with torch.device("meta"):
+        return architecture(config)
+
+
+def _prepared(network: nn.Module, config: ModelConfig) -> nn.Module:
+    """The network without values, with its bottleneck, its normalisation and its mode."""
+    _empty(network)
+    if config.bottleneck is not None:
+        with torch.device("meta"):
+            network = narrow(network, config.bottleneck)
+    if config.mean is not None and config.std is not None:
+        network.register_forward_pre_hook(Normalise(config.mean, config.std))
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.train(config.batch_norm == "train")
+    return network
+
+
+def _empty(network: nn.Module) -> None:
+    """Put parameters and buffers on the meta device; those that are one tensor under several names stay one."""
+    made: dict[int, Tensor] = {}
+    for module in network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) not in made:
+                made[id(parameter)] = nn.Parameter(parameter.detach().to("meta"))
+            setattr(module, name, made[id(parameter)])
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, buffer.to("meta"))
+
+
+def _own_state(config: ModelConfig, generator: torch.Generator) -> ModelState:
+    """The values that the user's own code gives its network, and drawn ones for a bottleneck."""
+    network = own_network(config, int(torch.randint(2**62, (), generator=generator)))
+    # Every name, those too that are a second one of the same tensor.
+    named = [
+        *network.named_parameters(remove_duplicate=False),
+        *network.named_buffers(remove_duplicate=False),
+    ]
+    given = {name: value.detach().clone() for name, value in named}
+    return _drawn(_prepared(network, config), config, generator, given)
+
+
+def _drawn(
+    model: nn.Module,
+    config: ModelConfig,
+    generator: torch.Generator,
+    given: Mapping[str, Tensor] | None = None,
+) -> ModelState:
+    """Values for every parameter and buffer: those `given` by name, and drawn ones."""
+    given = given or {}
+    parameters: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    for prefix, module in sorted(model.named_modules(), key=lambda named: _in_bottleneck(named[0])):
+        start = f"{prefix}." if prefix else ""
+        own = dict(module.named_parameters(recurse=False))
+        drawn = (
+            {}
+            if all(f"{start}{name}" in given for name in own)
+            else _values(module, prefix, config, generator)
+        )
+        for name, parameter in own.items():
+            value = given[f"{start}{name}"] if f"{start}{name}" in given else drawn[name]
+            if value.shape != parameter.shape:
+                raise AssertionError(f"{prefix}.{name}: {tuple(value.shape)} for {tuple(parameter.shape)}")
+            parameters[f"{start}{name}"] = value
+        for name, buffer in module.named_buffers(recurse=False):
+            fill = torch.ones if name == "running_var" else torch.zeros
+            there = given.get(f"{start}{name}")
+            buffers[f"{start}{name}"] = fill(buffer.shape, dtype=buffer.dtype) if there is None else there
+    ordered = {name: parameters[name] for name, _ in model.named_parameters()}
+    return ModelState(parameters=ordered, buffers=buffers)
+
+
+def _in_bottleneck(name: str) -> bool:
+    return "bottleneck" in name.split(".")
+
+
+def _values(
+    module: nn.Module, prefix: str, config: ModelConfig, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Drawn values by name."""
+    if isinstance(module, Tokens):
+        return {
+            name: torch.randn(value.shape, generator=generator) * _POSITIONS
+            for name, value in module.named_parameters(recurse=False)
+        }
+    if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
+        ones = {"weight": torch.ones(module.weight.shape)}
+        return ones | {"bias": torch.zeros(module.weight.shape)}
+    if not isinstance(module, nn.Conv2d | nn.Linear):
+        return {}
+    shape = module.weight.shape
+    fan_in = math.prod(shape[1:])
+    if config.kind in ("resnet18", "resnet50", "gn_resnet18") and isinstance(module, nn.Conv2d):
+        fan_out = shape[0] * math.prod(shape[2:])
+        return {"weight": torch.randn(shape, generator=generator) * math.sqrt(2.0 / fan_out)}
+    # A bottleneck has PyTorch's own default whatever the network.
+    wide = config.kind == "lenet" and not _in_bottleneck(prefix)
+    bound = 0.5 if wide else 1.0 / math.sqrt(fan_in)
+    values = {"weight": _uniform(shape, bound, generator)}
+    if module.bias is not None:
+        values["bias"] = _uniform(module.bias.shape, bound, generator)
+    return values
+
+
+def _uniform(shape: torch.Size, bound: float, generator: torch.Generator) -> Tensor:
+    return (torch.rand(shape, generator=generator) * 2.0 - 1.0) * bound
