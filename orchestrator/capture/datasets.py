@@ -6,7 +6,7 @@ import copy
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from fl_core.data.places import check_folder, expanded, is_there
 from fl_core.data.synthetic.faces import unwritten_faces, write_faces
 from orchestrator.config.parse import build, put
 from orchestrator.config.sweep import DataConfig, DataKind, SweepConfig
+from orchestrator.io.identity import content_hash
 
 _SYNTHETIC = "synthetic_faces"
 
@@ -65,6 +66,35 @@ def check_data(common: DataConfig, cells: Iterable[SweepConfig]) -> None:
             Layout.of(expanded(data.root))
         elif data.kind == "synthetic" and not is_there(_synthetic_root(data)):
             _check_place(data)
+
+
+def with_classes(several: Sequence[SweepConfig]) -> list[SweepConfig]:
+    """Settings whose networks have as many outputs as their data have classes, where that is left to the data.
+
+    Raises `InputError` where that takes reading the data's tables and they cannot be read, and for a single class.
+    """
+    counted: dict[str, int] = {}
+    found = []
+    for settings in several:
+        data, model = resolve_kind(settings.data), settings.model
+        if model.classes is None:
+            key = content_hash(data)
+            if key not in counted:
+                counted[key] = _class_count(data, model.shape)
+            settings = replace(settings, model=replace(model, classes=counted[key]))
+        found.append(settings)
+    return found
+
+
+def _class_count(data: DataConfig, shape: ImageShape) -> int:
+    """How many classes the data have; only tables are read."""
+    faces = data.kind in ("celeba", "synthetic")
+    count = 2 ** len(_attributes(data)) if faces else len(planned_data(data, shape).classes)
+    if count < 2:
+        raise InputError(
+            f"data.root = {data.root!r}: the images have one class; a network needs two to tell apart."
+        )
+    return count
 
 
 def open_data(data: DataConfig, shape: ImageShape, *, progress: Callable[[str], None]) -> ImageDataset:

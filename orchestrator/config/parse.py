@@ -18,6 +18,7 @@ from fl_core.base.errors import InputError, hint, listed, natural, unknown_name
 from orchestrator.config.explain import UnknownKey, explain
 from orchestrator.config.plain_yaml import read_yaml
 from orchestrator.config.space import FAMILY, Params, of_family
+from orchestrator.config.spelling import spell_files, spell_inputs
 from orchestrator.config.sweep import AttackerConfig, CellConfig, Json, SweepConfig, ThresholdConfig
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
 
     A file may hold smaller or larger forms of itself: `scales` maps a name to dotted keys and their values, and `scale`
     says which of them is put in, before the other overrides. The cells of its thresholds' grids are among its cells.
+    Relative paths to code and weights are in the file's folder, those of overrides in the current one.
     Raises `InputError` for a missing file, bad YAML, unknown keys, wrong types, values out of range, and search spaces
     that do not fit their attack.
     """
@@ -47,12 +49,15 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
             f"{path}: a sweep file is a mapping of settings such as `name: first`; this one is {held}."
         )
     spell_out(tree, where=str(path))
+    spell_files(tree, path.parent, where=str(path))
     chosen = [_override(text) for text in overrides]
     _scale(tree, [value for key, value in chosen if key == "scale"], where=str(path))
     for key, value in chosen:
         if key != "scale":
             put(tree, key, value, where="--set")
     spell_out(tree, where="--set")
+    spell_files(tree, Path.cwd(), where="--set")
+    spell_inputs(tree, where=str(path))
     sweep = with_thresholds(build(SweepConfig, tree, where=str(path)))
     for cell in sweep.cells:
         cell_settings(sweep, cell)

@@ -13,7 +13,7 @@ from defenses.chain import Chain
 from fl_core.data.dataset import ImageDataset
 from fl_core.models.build import build_model
 from fl_core.models.config import ModelConfig
-from orchestrator.capture.datasets import check_data, planned_data
+from orchestrator.capture.datasets import check_data, planned_data, with_classes
 from orchestrator.config.parse import cell_settings, with_params
 from orchestrator.config.space import IntRange, Parameter
 from orchestrator.config.sweep import AttackerConfig, FamilyConfig, SweepConfig
@@ -30,8 +30,9 @@ _SECONDS_PER_GFLOP = 1 / 25.0
 def check_plan(config: SweepConfig, cells: Sequence[str]) -> None:
     """Raise `InputError` for what the sweep would be refused for, as far as reading the data's tables tells."""
     chosen = [cell_settings(config, cell) for cell in config.matching_cells(cells)]
-    check_sweep(config.attackers, chosen)
     check_data(config.data, chosen)
+    chosen = with_classes(chosen)
+    check_sweep(config.attackers, chosen)
     opened: dict[str, ImageDataset] = {}
     for settings in map(resolve, chosen):
         shape = settings.model.shape
@@ -47,12 +48,11 @@ def plan_table(config: SweepConfig, cells: Sequence[str], *, width: int = WIDTH)
     CPU-hours are an estimate from operation counts, not a promise. A trial is one attack on one victim; a cell's
     attackers share its captures.
     """
-    chosen = config.matching_cells(cells)
+    chosen = with_classes([cell_settings(config, cell) for cell in config.matching_cells(cells)])
     names: list[str] = []
     figures: list[tuple[str, ...]] = []
     trials, timed, total_hours, total_megabytes = 0, False, 0.0, 0.0
-    for cell in chosen:
-        settings = cell_settings(config, cell)
+    for settings in chosen:
         tests = settings.victims.test
         megabytes = (settings.victims.tuning + tests) * 4e-6 * _parameters(settings.model)
         total_megabytes += megabytes
@@ -63,7 +63,7 @@ def plan_table(config: SweepConfig, cells: Sequence[str], *, width: int = WIDTH)
             tuning = budget * settings.victims.tuning if budget is not None else None
             runs = tests * (2 if settings.execution.controls else 1)
             hours = (runs * trial + (tuning * trial if tuning is not None else time or 0.0)) / 3600
-            names.append(f"{cell.name} / {attacker.name}")
+            names.append(f"{settings.cell.name} / {attacker.name}")
             figures.append(
                 (
                     f"{time:g} s" if budget is None else str(budget),

@@ -18,7 +18,7 @@ import torch
 from fl_core.base.device import pick_device
 from fl_core.base.errors import InputError, NotSummable
 from fl_core.data.dataset import ImageDataset
-from orchestrator.capture.datasets import check_data, open_data, resolve_kind
+from orchestrator.capture.datasets import check_data, open_data, resolve_kind, with_classes
 from orchestrator.capture.store import CaptureStore
 from orchestrator.capture.used_data import DataCheck
 from orchestrator.config.parse import cell_settings
@@ -142,9 +142,10 @@ def _run(
 ) -> Outcome:
     """`run_sweep` with one Ray; raises `RayLost` with it."""
     chosen = [cell_settings(config, cell) for cell in config.matching_cells(cells)]
-    check_sweep(config.attackers, chosen)
     address = check_address(address)
     check_data(config.data, chosen)
+    config, *chosen = with_classes([config, *chosen])
+    check_sweep(config.attackers, chosen)
     config, chosen = resolve(config), [resolve(own) for own in chosen]
     # Captures are computed here and rounding follows the threads: not this machine's cores, but the config's.
     torch.set_num_threads(config.execution.threads)

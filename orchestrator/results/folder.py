@@ -12,9 +12,13 @@ from fl_core.base.errors import InputError
 from orchestrator.config.parse import build, to_plain
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.io.files import RESTORE, Damaged, read_json, write_json
+from orchestrator.io.identity import content_hash
 
 FORMAT = 2
 CLAIM = "sweep.json"
+
+_LONG = 160
+"""Longer values are not repeated whole in a message."""
 
 _BUDGETS = ("suggestions", "seconds", "gpu_seconds")
 
@@ -116,12 +120,23 @@ def _fixed(plain: dict[str, Any]) -> dict[str, Any]:
     copy["cells"] = [cell for cell in copy["cells"] if not cell["name"].startswith(searched)]
     for threshold in copy.get("thresholds", ()):
         threshold.pop("refine", None)
+    for weights in _weights_files(copy):
+        weights.pop("file", None)  # A place: the digest says whether it is the same file.
     copy["data"].pop("root")  # A place: whether the same pictures lie there is checked by `used_data`.
     copy["victims"].pop("test")
     copy["execution"].pop("workers")
     copy["execution"].pop("gpus_per_trial", None)
     copy["execution"].pop("keep_captures")
     return copy
+
+
+def _weights_files(plain: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every file of weights that a plain config names."""
+    named = [
+        plain["model"].get("weights"),
+        *(cell["differs"].get("model.weights") for cell in plain["cells"]),
+    ]
+    return [weights for weights in named if isinstance(weights, dict)]
 
 
 def first_difference(old: Any, new: Any, path: str = "") -> tuple[str, str, str] | None:
@@ -146,7 +161,13 @@ def first_difference(old: Any, new: Any, path: str = "") -> tuple[str, str, str]
 
 
 def _parted(old: Any, new: Any, path: str) -> tuple[str, str, str] | None:
-    return None if old == new else (path, json.dumps(old), json.dumps(new))
+    return None if old == new else (path, _shown(old), _shown(new))
+
+
+def _shown(value: Any) -> str:
+    """A value as JSON; of a long one, such as the text of a file, its beginning and a hash that tells two apart."""
+    text = json.dumps(value)
+    return text if len(text) <= _LONG else f"{text[: _LONG // 2]}... (hash {content_hash(value)[:8]})"
 
 
 def _named(entries: list[Any]) -> bool:
