@@ -79,19 +79,21 @@ class Normalise:
 
 
 def _network(config: ModelConfig, seed: int) -> nn.Module:
-    """The network as its code makes it; one of the zoo has no values."""
+    """The network as its code makes it, with its bottleneck; that and a network of the zoo have no values."""
     if config.kind == "own":
-        return own_network(config, seed)
+        network = own_network(config, seed)
+    else:
+        with torch.device("meta"):
+            network = architecture(config)
+    if config.bottleneck is None:
+        return network
     with torch.device("meta"):
-        return architecture(config)
+        return narrow(network, config.bottleneck)
 
 
 def _prepared(network: nn.Module, config: ModelConfig) -> nn.Module:
-    """The network without values, with its bottleneck, its normalisation and its mode."""
+    """The network without values, with its normalisation and its mode."""
     _empty(network)
-    if config.bottleneck is not None:
-        with torch.device("meta"):
-            network = narrow(network, config.bottleneck)
     if config.mean is not None and config.std is not None:
         network.register_forward_pre_hook(Normalise(config.mean, config.std))
     network.eval()
@@ -115,13 +117,13 @@ def _empty(network: nn.Module) -> None:
 
 def _own_state(config: ModelConfig, generator: torch.Generator) -> ModelState:
     """The values that the user's own code gives its network, and drawn ones for a bottleneck."""
-    network = own_network(config, int(torch.randint(2**62, (), generator=generator)))
+    network = _network(config, int(torch.randint(2**62, (), generator=generator)))
     # Every name, those too that are a second one of the same tensor.
     named = [
         *network.named_parameters(remove_duplicate=False),
         *network.named_buffers(remove_duplicate=False),
     ]
-    given = {name: value.detach().clone() for name, value in named}
+    given = {name: value.detach().clone() for name, value in named if not value.is_meta}
     return _drawn(_prepared(network, config), config, generator, given)
 
 

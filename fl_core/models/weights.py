@@ -47,8 +47,8 @@ class WeightsFile(Config):
 
         Raises `InputError` for names that are missing or left over, and for other shapes.
         """
-        found = self.tensors()
         wanted = {**state.parameters, **state.buffers}
+        found = _beside_bottleneck(self.tensors(), wanted)
         where = f"model.weights: {Path(self.file).name}"
         for name in wanted:
             if name not in found and not (free and name.startswith(free)) and not _counts(name):
@@ -100,6 +100,12 @@ def read_tensors(path: Path, *, where: str) -> dict[str, Tensor]:
     if all(name.startswith(_PARALLEL) for name in held):
         held = {name.removeprefix(_PARALLEL): value for name, value in held.items()}
     return dict(held)
+
+
+def _beside_bottleneck(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`found`, where a layer behind a bottleneck (`fc.last`) has the name that it had without one (`fc`)."""
+    names = {name.replace(".last.", "."): name for name in wanted if name not in found and ".last." in name}
+    return {names.get(name, name): value for name, value in found.items()}
 
 
 def _counts(name: str) -> bool:
