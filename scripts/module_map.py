@@ -24,15 +24,16 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("attacks",),
     ),
     "orchestrator": (
-        ("config", "io", "runtime"),
+        ("config", "io", "library", "runtime"),
         ("results", "execute", "cluster"),
         ("capture",),
         ("trial", "analysis"),
-        ("study", "report"),
+        ("audit", "study", "report"),
         ("driver",),
         ("cli",),
         ("__main__",),
     ),
+    "gradsweep": (("attacks", "calls", "defenses", "sweeps"),),
 }
 """The rooms of each package from the lowest level up. A room imports rooms of lower levels only, and itself."""
 
@@ -41,7 +42,8 @@ _HEAD = """# Map of modules
 This page tells you what each module is for, so that you know which file to open. `python scripts/module_map.py`
 writes it from the first line of every module; a test fails where it is stale.
 
-The packages `defenses` and `attack_core` import `fl_core` and never each other; `orchestrator` imports all three.
+The packages `defenses` and `attack_core` import `fl_core` and never each other; `orchestrator` imports all three, and
+`gradsweep` is what the public library re-exports of them.
 Inside a package a room imports rooms of lower levels only. `tests/test_structure.py` proves both.
 """
 

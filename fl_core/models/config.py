@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from fl_core.base.own_code import OwnCode
 from fl_core.base.shape import ImageShape
@@ -33,6 +33,18 @@ MOST_WIDE = 1_000_000
 
 _ONLY: dict[str, str] = {"widths": "mlp", "vit": "vit", "factory": "own", "args": "own"}
 """The settings that one kind of network has."""
+
+
+class Network(Protocol):
+    """What an attack needs to know of a network besides the module: its pictures, and how many logits it has."""
+
+    @property
+    def shape(self) -> ImageShape:
+        """The pictures that the network takes."""
+
+    @property
+    def outputs(self) -> int:
+        """How many logits it has."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Weights from a file: safetensors, or a state dict of PyTorch that is read without running code."""
+"""Starting weights from a file."""
 
 from __future__ import annotations
 
@@ -7,16 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from fl_core.base.errors import InputError, first_line, hint, listed
+from fl_core.base.errors import InputError, hint, listed
 from fl_core.base.types import PLACE, Config, ModelState
-
-_PARALLEL = "module."
-"""What `DataParallel` puts before every name."""
+from fl_core.models.tensor_files import read_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,37 +64,6 @@ class WeightsFile(Config):
             parameters={name: _like(found, name, value) for name, value in state.parameters.items()},
             buffers={name: _like(found, name, value) for name, value in state.buffers.items()},
         )
-
-
-def read_tensors(path: Path, *, where: str) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors file, or from a state dict in a file of `torch.save`.
-
-    Nothing is unpickled but tensors. A dictionary with a `state_dict` in it is taken for that; `module.` before every
-    name, as `DataParallel` writes it, is left out. Raises `InputError` for anything else.
-    """
-    try:
-        held = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        )
-    except FileNotFoundError:
-        raise InputError(f"{where}: {path} does not exist.") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{where}: cannot read {path}: {first_line(error)}.") from error
-    except (
-        Exception
-    ) as error:  # The library raises errors of a dozen types for files that are none of its own.
-        raise InputError(
-            f"{where}: {path} is neither safetensors nor a state dict that torch.load reads with weights_only: "
-            f"{first_line(error)}"
-        ) from error
-    if isinstance(held, Mapping) and isinstance(held.get("state_dict"), Mapping):
-        held = held["state_dict"]
-    named = isinstance(held, Mapping) and all(isinstance(name, str) for name in held)
-    if not named or not held or not all(isinstance(value, Tensor) for value in held.values()):
-        raise InputError(f"{where}: {path} must hold tensors by name, such as model.state_dict().")
-    if all(name.startswith(_PARALLEL) for name in held):
-        held = {name.removeprefix(_PARALLEL): value for name, value in held.items()}
-    return dict(held)
 
 
 def _beside_bottleneck(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from fl_core.base.types import (
     Truth,
 )
 from fl_core.federation.aggregation import FedAvg, FixedMean, mean_change
-from fl_core.models.config import ModelConfig
+from fl_core.models.config import Network
 from fl_core.threat.facts import Fact, InTheClear
 from fl_core.threat.model import SUMMED, ThreatModel, View
 from fl_core.threat.record import RoundRecord
@@ -42,7 +42,7 @@ class Observation:
     """
 
     signal: Signal
-    model: ModelConfig
+    model: Network
     state: ModelState
     tensors: Tensors
     examples: int

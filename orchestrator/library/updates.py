@@ -1,0 +1,155 @@
+"""What a client sent, checked against the network that it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fl_core.base.errors import InputError, hint, listed
+from fl_core.base.types import ModelState, Tensors
+
+Numbers = Mapping[str, "Tensor | np.ndarray | None"] | Sequence["Tensor | np.ndarray | None"]
+"""A client's tensors by parameter name, or in the model's order; None for one that was not sent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """A weight update: new weights minus old ones, by parameter name.
+
+    `before` are the weights that training started from, buffers too, where they are known; `buffers` is the change of
+    the buffers. `facts` are what whoever saved it said of the training (`lr`, `momentum`, `steps`, `batch_size`,
+    `examples`).
+    """
+
+    tensors: Tensors
+    before: Tensors = field(default_factory=dict)
+    buffers: Tensors = field(default_factory=dict)
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def between(cls, before: Tensors, after: Tensors, **facts: float) -> Update:
+        """The update from the state dict `before` to `after`; raises `InputError` where names or shapes differ."""
+        _check_pair(before, after)
+        moved = {
+            name: after[name].detach().float() - value.detach().float() for name, value in before.items()
+        }
+        return cls(tensors=moved, before=dict(before), facts=dict(facts))
+
+    def at(self, state: ModelState) -> tuple[Update, ModelState]:
+        """The update of a network's parameters alone, and the state that it started from.
+
+        `state` is the network's own, which is taken where `before` is not known.
+        """
+        names = state.parameters
+        missing = [name for name in names if name not in self.tensors]
+        if missing:
+            raise InputError(
+                f"The update lacks {missing[0]!r}, which the model has.{hint(missing[0], self.tensors)} It holds "
+                f"{listed(self.tensors)}."
+            )
+        known = {*names, *state.buffers}
+        extra = [name for name in self.tensors if name not in known]
+        if extra:
+            raise InputError(f"The update holds {extra[0]!r}, which the model lacks.{hint(extra[0], known)}")
+        moved = {name: self.tensors[name] for name in self.tensors if name in state.buffers}
+        only = replace(
+            self, tensors={name: self.tensors[name] for name in names}, buffers={**moved, **self.buffers}
+        )
+        if not self.before:
+            return only, state
+        start = ModelState(
+            parameters={name: _fitting(self.before, name, value) for name, value in names.items()},
+            buffers={name: _fitting(self.before, name, value) for name, value in state.buffers.items()},
+        )
+        return only, start
+
+
+def _check_pair(before: Tensors, after: Tensors) -> None:
+    for name in before:
+        if name not in after:
+            raise InputError(
+                f"The weights after training lack {name!r}, which those before have.{hint(name, after)}"
+            )
+    for name, value in after.items():
+        if name not in before:
+            raise InputError(
+                f"The weights after training hold {name!r}, which those before lack.{hint(name, before)}"
+            )
+        if value.shape != before[name].shape:
+            raise InputError(
+                f"{name!r} has shape {tuple(value.shape)} after training and {tuple(before[name].shape)} before."
+            )
+
+
+def _fitting(tensors: Tensors, name: str, like: Tensor) -> Tensor:
+    value = tensors.get(name)
+    if value is None:
+        return like
+    if value.shape != like.shape:
+        raise InputError(
+            f"{name!r} has shape {tuple(value.shape)} before training; the model's is {tuple(like.shape)}."
+        )
+    return value.detach().to(like)
+
+
+def checked(numbers: Numbers, state: ModelState, what: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The client's numbers in the model's order, float32 on its device and without a graph; and what was not sent.
+
+    `what` names them in messages. Raises `InputError` for names that are missing or left over, another count or shape,
+    values that are no numbers or not finite, and where nothing was sent.
+    """
+    parameters = state.parameters
+    named = _named(numbers, list(parameters), what)
+    for name in parameters:
+        if name not in named:
+            raise InputError(
+                f"{what} lacks {name!r}, which the model has.{hint(name, named)} Give None for what was not sent."
+            )
+    for name in named:
+        if name not in parameters:
+            raise InputError(f"{what} holds {name!r}, which the model lacks.{hint(name, parameters)}")
+    unsent = [name for name in parameters if named[name] is None]
+    if len(unsent) == len(parameters):
+        raise InputError(f"{what} holds None for every parameter: nothing was sent.")
+    found = {name: _number(named[name], like, name, what) for name, like in parameters.items()}
+    if not any(bool(value.any()) for value in found.values()):
+        raise InputError(f"{what} holds zeros alone: nothing was sent that an attack could use.")
+    return found, unsent
+
+
+def _named(numbers: Numbers, names: list[str], what: str) -> Mapping[str, Tensor | np.ndarray | None]:
+    if isinstance(numbers, Mapping):
+        return numbers
+    if not isinstance(numbers, list | tuple):
+        raise InputError(
+            f"{what} is {type(numbers).__name__}: must be a mapping by parameter name, or a list in the model's order."
+        )
+    if len(numbers) != len(names):
+        raise InputError(f"{what} has {len(numbers)} tensors: the model has {len(names)} parameters.")
+    return dict(zip(names, numbers, strict=True))
+
+
+def _number(value: object, like: Tensor, name: str, what: str) -> Tensor:
+    if value is None:
+        return torch.zeros_like(like)
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "fiu":
+            raise InputError(f"{what}: {name!r} is an array of {value.dtype}; must be of numbers.")
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if not isinstance(value, Tensor):
+        raise InputError(f"{what}: {name!r} is {type(value).__name__}; must be a tensor or an array.")
+    if value.shape != like.shape:
+        raise InputError(
+            f"{what}: {name!r} has shape {tuple(value.shape)}; the model's is {tuple(like.shape)}."
+        )
+    if value.is_complex() or value.dtype == torch.bool:
+        raise InputError(f"{what}: {name!r} is {value.dtype}; must be of real numbers.")
+    # A graph may be attached, as after create_graph=True: only values are taken.
+    found = value.detach().to(like)
+    if not bool(torch.isfinite(found).all()):
+        raise InputError(f"{what}: {name!r} holds NaN or infinity.")
+    return found
