@@ -24,7 +24,7 @@ def own_network(config: ModelConfig, seed: int) -> nn.Module:
     args = config.args or {}
     _check_args(factory.place, make, args)
     with torch.random.fork_rng(devices=[]), factory.blamed(f"when it was called with {args}"):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         network = make(**args)
     if not isinstance(network, nn.Module):
         raise InputError(f"{factory.place} returned {type(network).__name__}: must be a torch.nn.Module.")

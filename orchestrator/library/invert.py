@@ -18,7 +18,7 @@ from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Fact, InTheClear
 from fl_core.threat.observation import Observation
-from orchestrator.library.count import examples_in
+from orchestrator.library.count import count_images
 from orchestrator.library.images import ImageSpec, Pictures
 from orchestrator.library.known import Known
 from orchestrator.library.network import Subject, subject
@@ -110,10 +110,23 @@ def case_of(
     known: Known | None = None,
 ) -> Case:
     """What `invert` runs; see there."""
-    given = known or Known()
+    return case_at(
+        subject(model, image, classes), sent, image=image, classes=classes, attack=attack, known=known
+    )
+
+
+def case_at(
+    network: Subject,
+    sent: Numbers | Update,
+    *,
+    image: ImageSpec,
+    classes: int,
+    attack: str | AnyAttack = "auto",
+    known: Known | None = None,
+) -> Case:
+    """The same for a network that has been prepared."""
     chosen = _attack(attack)
-    network = subject(model, image, classes)
-    observation, notes = _observation(network, sent, image, classes, given)
+    observation, notes = _observation(network, sent, image, classes, known or Known())
     return Case(subject=network, observation=observation, attack=chosen, notes=tuple(notes))
 
 
@@ -154,8 +167,10 @@ def _observation(
     pictures = Pictures(shape=image.shape, outputs=classes)
     examples = known.examples or (len(known.labels) if known.labels is not None else None)
     if examples is None:
-        examples, why = examples_in(network.model, state, tensors, image.shape)
-        notes.append(f"{examples} image{'s' if examples > 1 else ''} assumed: {why}")
+        counted = count_images(network.model, state, tensors, image.shape)
+        examples = counted.examples
+        told = "" if counted.certain else "; give Known(examples=...) if you know better"
+        notes.append(f"{examples} image{'s' if examples > 1 else ''} assumed: {counted.why}{told}")
     steps, batch_size = _steps(known, examples, notes)
     lr = known.lr
     if isinstance(sent, Update) and lr is None:

@@ -14,7 +14,7 @@ from fl_core.base.types import ClientUpdate
 from fl_core.federation.client import LocalTraining, batch_gradient, gradient_update, weight_update
 from fl_core.federation.rounds import FederationConfig
 from orchestrator.library.images import ImageSpec
-from orchestrator.library.network import subject
+from orchestrator.library.network import Subject, subject
 from orchestrator.library.updates import Update
 
 _ON_UPDATES = ("clip", "noise", "compress")
@@ -39,27 +39,42 @@ def observe(
     stays as it is. Raises `InputError` for wrong input and for defenses that need a network or clients of their own.
     """
     network = subject(model, image, classes)
-    pictures = image.check(images, "images").to(network.device)
-    classes_of = torch.as_tensor(labels, dtype=torch.int64, device=network.device)
+    pictures = image.check(images, "images")
+    classes_of = torch.as_tensor(labels, dtype=torch.int64)
     if classes_of.shape != (len(pictures),) or not bool(((classes_of >= 0) & (classes_of < classes)).all()):
         raise InputError(
             f"labels must be {len(pictures)} classes from 0 to {classes - 1}, one for each image."
         )
+    return client_signal(
+        network, pictures, classes_of, classes=classes, local=local, defenses=defenses, seed=seed
+    )
+
+
+def client_signal(
+    network: Subject,
+    pictures: Tensor,
+    labels: Tensor,
+    *,
+    classes: int,
+    local: LocalTraining | None,
+    defenses: Sequence[AnyDefense],
+    seed: int,
+) -> dict[str, Tensor] | Update:
+    """`observe` for a network that has been prepared and pictures (N, C, H, W) in [-1, 1] with labels (N,)."""
+    pictures, labels = pictures.to(network.device), labels.to(network.device)
     chain, draws = _chain(defenses, ("batch", "gradient", *_ON_UPDATES)), stream("library", seed)
     plan = _plan(local, len(pictures))
     client = chain.clients(seed=seed, plan=plan)
     rule = client.on_gradient(batch_gradient, draws)
     if local is None:
-        batch = client.on_batch((pictures, classes_of), draws, classes)
+        batch = client.on_batch((pictures, labels), draws, classes)
         update = gradient_update(network.model, network.state, batch, plan.local, client=0, rule=rule)
         return dict(client.on_update(update, {}, draws)[0].tensors)
-    size = local.batch_size
-    epochs = [
-        (pictures[i : i + size], classes_of[i : i + size]) for i in range(0, len(pictures), size)
-    ] * local.epochs
+    size, count = local.batch_size, len(pictures)
+    epochs = [(pictures[i : i + size], labels[i : i + size]) for i in range(0, count, size)] * local.epochs
     batches = [client.on_batch(batch, draws, classes) for batch in epochs[: local.max_steps]]
     update, _ = weight_update(
-        network.model, network.state, batches, local, client=0, examples=len(pictures), rule=rule
+        network.model, network.state, batches, local, client=0, examples=count, rule=rule
     )
     released, _ = client.on_update(update, {}, draws)
     return Update(
@@ -70,8 +85,8 @@ def observe(
             "lr": local.lr,
             "momentum": local.momentum,
             "steps": released.steps,
-            "batch_size": min(size, len(pictures)),
-            "examples": len(pictures),
+            "batch_size": min(size, count),
+            "examples": count,
         },
     )
 
