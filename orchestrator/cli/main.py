@@ -25,6 +25,7 @@ from orchestrator.analysis.rounds import by_round
 from orchestrator.analysis.strength import critical_lines
 from orchestrator.analysis.summary import summary_lines
 from orchestrator.capture.datasets import data_line, planned_data
+from orchestrator.cli import audit as cli_audit
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import doctor as health
 from orchestrator.cli import experiment
@@ -64,6 +65,7 @@ app.add_typer(data, name="data")
 app.add_typer(cli_cluster.jobs, name="jobs")
 app.add_typer(cli_cluster.slurm, name="slurm")
 app.command()(cli_cluster.submit)
+app.command()(cli_audit.audit)
 
 BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
 

@@ -69,6 +69,16 @@ def load_update(
     return Update.between(_weights(Path(before), names, "before"), _weights(Path(after), names, "after"))
 
 
+def load_weights(path: str | Path, model: nn.Module) -> None:
+    """Put the weights in a file into `model`; raises `InputError` for names and shapes that differ."""
+    tensors = _weights(Path(path), list(model.state_dict()), "weights")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"weights: {path} does not fit the model: {reason}") from error
+
+
 def load_gradient(path: str | Path, *, model: nn.Module) -> dict[str, Tensor]:
     """A gradient from a file, by parameter name; arrays without names are in the model's order of parameters."""
     return _weights(Path(path), [name for name, _ in model.named_parameters()], "gradients")

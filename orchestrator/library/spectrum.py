@@ -2,8 +2,8 @@
 
 Each image adds a product of one error and one input, so without noise the rank is the number of images, up to the
 layer's smaller side. Independent noise of deviation s on every number of an (m, n) matrix adds singular values that
-spread between s (sqrt(n) - sqrt(m)) and s (sqrt(n) + sqrt(m)) by the law of Marchenko and Pastur (1967): its bulk gives s, and
-what is above its upper end is signal (Gavish and Donoho 2014, arXiv:1305.5870).
+spread between s (sqrt(n) - sqrt(m)) and s (sqrt(n) + sqrt(m)) by the law of Marchenko and Pastur (1967): its bulk
+gives s, and what is above its upper end is signal (Gavish and Donoho 2014, arXiv:1305.5870).
 """
 
 from __future__ import annotations

@@ -1,0 +1,248 @@
+"""The audit: facts, attack, calibration, and what would stop it, in this order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from defenses.chain import AnyDefense
+from defenses.mechanism.noise import NoiseOnly
+from fl_core.base.rng import derive_seed, stream
+from fl_core.base.types import ClientUpdate, Tensors
+from fl_core.federation.client import LocalTraining
+from fl_core.federation.rounds import FederationConfig
+from orchestrator.audit.against import Critical, Measured, chosen_families, gain_of, search
+from orchestrator.audit.calibration import Calibration, Expected, Setting, calibrate, scored
+from orchestrator.audit.facts import (
+    Fact,
+    batch_norm_fact,
+    batches_counted,
+    counted_fact,
+    lr_contradiction,
+    optimizer_fact,
+    training_facts,
+)
+from orchestrator.audit.pictures import PictureSet
+from orchestrator.audit.utility import accuracy_after
+from orchestrator.library.count import Counted, count_images
+from orchestrator.library.images import ImageSpec
+from orchestrator.library.invert import Case, Found, case_at, found_of
+from orchestrator.library.known import Known
+from orchestrator.library.network import Subject, subject
+from orchestrator.library.simulate import defend
+from orchestrator.library.updates import Numbers, Update, checked
+
+Progress = Callable[[str], None]
+Sent = Update | dict[str, Tensor]
+"""A weight update, or a gradient by parameter name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is audited: a network, what one client sent, and what is known of it.
+
+    `public` calibrates; `truth` are the images behind the signal, where somebody has them: they are compared and used
+    for nothing else. `against` names defenses to try on this very signal. `clients` are simulated for each prediction,
+    fewer (`fewer`) for each strength of a defense.
+    """
+
+    model: nn.Module
+    sent: Numbers | Update
+    image: ImageSpec
+    classes: int
+    known: Known
+    public: PictureSet
+    truth: Tensor | None = None
+    against: tuple[str, ...] = ()
+    attack: str = "auto"
+    clients: int = 19
+    fewer: int = 6
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What an audit found: images, how good they are expected to be, what that rests on, and what would stop it.
+
+    `psnr` holds a value for each true image, in dB, where the truth is known.
+    """
+
+    found: Found
+    expected: Expected
+    calibration: Calibration
+    facts: tuple[Fact, ...]
+    strengths: tuple[Critical, ...]
+    psnr: tuple[float, ...] | None
+
+    @property
+    def contradictions(self) -> tuple[str, ...]:
+        """What is given or assumed and the signal shows otherwise."""
+        return tuple(
+            f"{fact.name} {fact.value}: {fact.contradiction}" for fact in self.facts if fact.contradiction
+        )
+
+
+def run_audit(question: Question, say: Progress) -> Answer:
+    """Answer a question; `say` gets a line for each step. Raises `InputError` for wrong input."""
+    network = subject(question.model, question.image, question.classes)
+    network, sent = _named(question, network)
+    counted = count_images(network.model, network.state, _tensors(sent), question.image.shape)
+    known = _completed(question, sent, counted)
+    say(f"signal: {counted.why}")
+    case = _case(question, network, sent, known)
+    say(f"attacking with {question.attack}: {case.observation.examples} images")
+    answer = case.run(derive_seed("audit", question.seed))
+    found = found_of(case, answer)
+    setting = _setting(question, network, sent, known, case)
+    say(f"calibrating on {question.clients} simulated clients that hold {question.public.source}")
+    calibration = calibrate(
+        setting, question.public, clients=question.clients, seed=question.seed, progress=_counting(say)
+    )
+    facts = _facts(question, sent, counted, case, found)
+    strengths = tuple(
+        search(name, family, _measuring(question, network, sent, known, name, say))
+        for name, family in chosen_families(question.against, _tensors(sent)).items()
+    )
+    truth = None if question.truth is None else question.image.check(question.truth, "the truth")
+    return Answer(
+        found=found,
+        expected=calibration.expected(answer.outcome, answer.loss),
+        calibration=calibration,
+        facts=facts,
+        strengths=strengths,
+        psnr=None if truth is None else tuple(scored(answer.images, truth)),
+    )
+
+
+def _named(question: Question, network: Subject) -> tuple[Subject, Sent]:
+    """The network at the weights that the signal is of, and the signal by parameter name."""
+    sent = question.sent
+    if isinstance(sent, Update):
+        update, state = sent.at(network.state)
+        tensors, _ = checked(update.tensors, state, "the update")
+        return replace(network, state=state), replace(update, tensors=tensors)
+    return network, checked(sent, network.state, "the gradient")[0]
+
+
+def _tensors(sent: Sent) -> Tensors:
+    return sent.tensors if isinstance(sent, Update) else sent
+
+
+def _completed(question: Question, sent: Sent, counted: Counted) -> Known:
+    """What is known, with what the signal tells: the number of images, steps that BatchNorm counted, noise."""
+    known = question.known
+    told = sent.facts if isinstance(sent, Update) else {}
+    if known.examples is None and "examples" not in told:
+        known = replace(known, examples=counted.examples)
+    if isinstance(sent, Update) and known.steps is None and "steps" not in told:
+        steps = batches_counted(sent)
+        known = known if steps is None else replace(known, steps=steps)
+    if counted.sigma and not known.defenses:
+        known = replace(known, defenses=(NoiseOnly(sigma=counted.sigma),))
+    return replace(known, public=question.public.images)
+
+
+def _case(question: Question, network: Subject, sent: Sent, known: Known) -> Case:
+    return case_at(
+        network, sent, image=question.image, classes=question.classes, attack=question.attack, known=known
+    )
+
+
+def _setting(question: Question, network: Subject, sent: Sent, known: Known, case: Case) -> Setting:
+    """What simulated clients do: as the audited one did, under what is known to be in force."""
+    seen = case.observation
+    local = None
+    if isinstance(sent, Update):
+        local = LocalTraining(
+            lr=seen.lr,
+            momentum=seen.momentum,
+            batch_size=seen.batch_size,
+            epochs=max(1, -(-seen.steps * seen.batch_size // seen.examples)),
+            max_steps=seen.steps,
+        )
+    return Setting(
+        network=network,
+        image=question.image,
+        classes=question.classes,
+        attack=case.attack,
+        known=replace(
+            known,
+            examples=seen.examples,
+        ),
+        local=local,
+        examples=seen.examples,
+        defenses=tuple(known.defenses),
+    )
+
+
+def _facts(question: Question, sent: Sent, counted: Counted, case: Case, found: Found) -> tuple[Fact, ...]:
+    seen = case.observation
+    known = question.known
+    if isinstance(sent, Update) and "examples" in sent.facts and known.examples is None:
+        known = replace(known, examples=int(sent.facts["examples"]))
+    repeated = seen.steps * seen.batch_size > seen.examples
+    facts = [
+        counted_fact(known, counted, used=seen.examples, repeated=repeated),
+        *training_facts(known, sent, case),
+    ]
+    against = lr_contradiction(case, found.images * 2 - 1, found.labels) if isinstance(sent, Update) else ""
+    facts = [replace(fact, contradiction=against) if fact.name == "learning rate" else fact for fact in facts]
+    labels = ", ".join(map(str, found.labels.tolist()[:20]))
+    facts.append(
+        Fact(name="labels", value=labels, source="given" if known.labels is not None else "inferred")
+    )
+    if counted.sigma:
+        facts.append(
+            Fact(name="noise", value=f"sigma {counted.sigma:.3g}", source="inferred", why=counted.why)
+        )
+    for more in (batch_norm_fact(sent), optimizer_fact(sent)):
+        if more is not None:
+            facts.append(more)
+    return tuple(facts)
+
+
+def _measuring(
+    question: Question, network: Subject, sent: Sent, known: Known, name: str, say: Progress
+) -> Callable[[AnyDefense, float], Measured]:
+    """How one strength is measured: on this signal under the defense, and on simulated clients under it."""
+
+    def measure(defense: AnyDefense, strength: float) -> Measured:
+        say(f"against {name} {strength:g}")
+        if any(each.stage == defense.stage for each in known.defenses):
+            own = replace(known, defenses=(defense,))
+        else:
+            own = replace(known, defenses=(*known.defenses, defense))
+        weaker = defend(sent, [defense], seed=derive_seed("against", question.seed))
+        case = _case(question, network, weaker, own)
+        answer = case.run(derive_seed("audit", question.seed))
+        setting = _setting(question, network, weaker, own, case)
+        calibration = calibrate(setting, question.public, clients=question.fewer, seed=question.seed)
+        return Measured(
+            strength=strength,
+            defense=f"{name} {strength:g}",
+            expected=calibration.expected(answer.outcome, answer.loss),
+            mean=calibration.mean,
+            gain=gain_of(calibration),
+            bytes_up=_bytes(defense, sent),
+            accuracy=accuracy_after(network, weaker, question.public, question.image, question.classes),
+        )
+
+    return measure
+
+
+def _bytes(defense: AnyDefense, sent: Sent) -> int:
+    """What the client sends under the defense."""
+    tensors = _tensors(sent)
+    update = ClientUpdate(client=0, tensors=dict(tensors), examples=1, steps=1, lr=1.0, momentum=0.0)
+    released = defense.on_update(update, stream("bytes"), FederationConfig(clients=1, rounds=1, fraction=1.0))
+    return released.bytes_up or sum(4 * value.numel() for value in tensors.values())
+
+
+def _counting(say: Progress) -> Callable[[int, int], None]:
+    def count(done: int, planned: int) -> None:
+        if done == planned or done % 5 == 0:
+            say(f"  {done} of {planned}")
+
+    return count

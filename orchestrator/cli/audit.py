@@ -1,0 +1,191 @@
+"""`gradsweep audit`: a real signal of one client, without a sweep."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+
+from fl_core.base.errors import InputError, first_line
+from fl_core.base.own_code import OwnCode
+from fl_core.base.shape import ImageShape
+from fl_core.data.places import expanded
+from orchestrator.audit.audit import Question, run_audit
+from orchestrator.audit.page import lines, write_page
+from orchestrator.audit.pictures import PictureSet, read_folder, synthetic_pictures
+from orchestrator.library.files import load_gradient, load_update, load_weights
+from orchestrator.library.images import ImageSpec
+from orchestrator.library.known import Known
+from orchestrator.library.updates import Update
+from orchestrator.runtime.terminal import console as terminal
+
+MOST_PUBLIC = 512
+"""So many public images are used at most."""
+
+Numbers = Annotated[str | None, typer.Option(help="Numbers with commas, one for each channel.")]
+
+
+def audit(
+    model: Annotated[
+        str, typer.Option(help="FILE.py:FUNCTION or package.module:FUNCTION that returns the network.")
+    ],
+    image: Annotated[str, typer.Option(help="The images that it takes, such as 3x32x32.")],
+    classes: Annotated[int, typer.Option(help="How many classes it tells apart.", min=2)],
+    out: Annotated[Path, typer.Option(help="Folder for the page and the images.")],
+    model_args: Annotated[str | None, typer.Option(help="Arguments of the function, as JSON.")] = None,
+    before: Annotated[Path | None, typer.Option(help="Weights before the client trained.")] = None,
+    after: Annotated[Path | None, typer.Option(help="Weights after it trained.")] = None,
+    update: Annotated[Path | None, typer.Option(help="A file of gradsweep.save_update.")] = None,
+    gradients: Annotated[Path | None, typer.Option(help="A gradient, taken at the weights --before.")] = None,
+    mean: Numbers = None,
+    std: Numbers = None,
+    lr: Annotated[float | None, typer.Option(help="The client's learning rate.")] = None,
+    momentum: Annotated[float, typer.Option(help="Its momentum.")] = 0.0,
+    steps: Annotated[int | None, typer.Option(help="Its local steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in one step.")] = None,
+    examples: Annotated[int | None, typer.Option(help="Its images.")] = None,
+    public: Annotated[Path | None, typer.Option(help="Folder of public images of the same kind.")] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="Folder of the images behind the signal, to compare.")
+    ] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="A defense to try: prune, noise, dp_update, quantise, sign.")
+    ] = None,
+    attack: Annotated[str, typer.Option(help="The attack, by name.")] = "auto",
+    clients: Annotated[int, typer.Option(help="Simulated clients behind the prediction.", min=2)] = 19,
+    seed: Annotated[int, typer.Option(help="Fixes everything random.")] = 0,
+) -> None:
+    """Say what a client's update or gradient gives away, and what would stop it; needs no truth."""
+    console = terminal()
+    spec = _spec(image, mean, std)
+    network = _network(model, model_args)
+    sent = _sent(network, before=before, after=after, update=update, gradients=gradients)
+    arguments = _arguments(locals())
+    question = Question(
+        model=network,
+        sent=sent,
+        image=spec,
+        classes=classes,
+        known=Known(lr=lr, momentum=momentum, steps=steps, batch_size=batch_size, examples=examples),
+        public=_public(public, spec, clients),
+        truth=None if truth is None else read_folder(expanded(truth), spec, where="--truth").images,
+        against=tuple(name for entry in against or () for name in entry.replace(",", " ").split()),
+        attack=attack,
+        clients=clients,
+        seed=seed,
+    )
+    answer = run_audit(question, lambda text: console.print(text, soft_wrap=True, markup=False))
+    command = shlex.join(["gradsweep", "audit", *arguments])
+    page = write_page(expanded(out), answer, title=f"{model}, {image}", command=command)
+    for text in lines(answer):
+        console.print(text, soft_wrap=True, markup=False)
+    console.print(f"Page: {page}", soft_wrap=True, markup=False)
+
+
+def _arguments(values: dict[str, Any]) -> list[str]:
+    """The command line's own flags, as they would be typed."""
+    names = (
+        *(
+            "model",
+            "model_args",
+            "before",
+            "after",
+            "update",
+            "gradients",
+            "image",
+            "classes",
+            "mean",
+            "std",
+            "lr",
+        ),
+        *(
+            "momentum",
+            "steps",
+            "batch_size",
+            "examples",
+            "public",
+            "truth",
+            "against",
+            "attack",
+            "clients",
+            "seed",
+            "out",
+        ),
+    )
+    typed: list[str] = []
+    for name in names:
+        value = values[name]
+        for each in value if isinstance(value, list) else [value]:
+            if each is not None:
+                typed += [f"--{name.replace('_', '-')}", str(each)]
+    return typed
+
+
+def _spec(image: str, mean: str | None, std: str | None) -> ImageSpec:
+    shape = ImageShape.parse(image)
+    return ImageSpec(
+        channels=shape.channels,
+        height=shape.height,
+        width=shape.width,
+        mean=_floats("--mean", mean),
+        std=_floats("--std", std),
+    )
+
+
+def _floats(flag: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{flag} {text!r}: must be numbers with commas, such as 0.5,0.5,0.5.") from error
+
+
+def _network(spec: str, args: str | None) -> nn.Module:
+    code = OwnCode.read(spec, Path.cwd(), where="--model")
+    make = code.callable("a function that returns a torch.nn.Module")
+    try:
+        settings = json.loads(args) if args else {}
+    except ValueError as error:
+        raise InputError(f"--model-args {args!r}: not valid JSON: {first_line(error)}.") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"--model-args {args!r}: must be a mapping, such as '{{\"classes\": 10}}'.")
+    with code.blamed(f"when it was called with {settings}"):
+        network = make(**settings)
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{code.place} returned {type(network).__name__}: must be a torch.nn.Module.")
+    return network.eval()
+
+
+def _sent(
+    network: nn.Module,
+    *,
+    before: Path | None,
+    after: Path | None,
+    update: Path | None,
+    gradients: Path | None,
+) -> Update | dict[str, torch.Tensor]:
+    ways = [after is not None, update is not None, gradients is not None]
+    if sum(ways) != 1:
+        raise InputError(
+            "Give one of --after (with --before), --update and --gradients: what the client sent."
+        )
+    if update is not None:
+        return load_update(expanded(update))
+    if before is None:
+        raise InputError("--before is missing: the weights that the client started from.")
+    if gradients is not None:
+        load_weights(expanded(before), network)
+        return load_gradient(expanded(gradients), model=network)
+    return load_update(before=expanded(before), after=expanded(after or before), model=network)
+
+
+def _public(folder: Path | None, spec: ImageSpec, clients: int) -> PictureSet:
+    if folder is None:
+        return synthetic_pictures(spec, max(64, 4 * clients))
+    return read_folder(expanded(folder), spec, most=MOST_PUBLIC, where="--public")
