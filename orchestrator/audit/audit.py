@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -134,14 +134,22 @@ def _completed(question: Question, sent: Sent, counted: Counted) -> Known:
     """What is known, with what the signal tells: the number of images, steps that BatchNorm counted, noise."""
     known = question.known
     told = sent.facts if isinstance(sent, Update) else {}
-    if known.examples is None and "examples" not in told:
-        known = replace(known, examples=counted.examples)
+    given = known.examples or int(told.get("examples", 0))
+    # Fewer images than the rank shows cannot be; the page names the contradiction.
+    if not given or (counted.certain and counted.examples > given and not _repeats(known, told, given)):
+        known = replace(known, examples=counted.examples, batch_size=None if given else known.batch_size)
     if isinstance(sent, Update) and known.steps is None and "steps" not in told:
         steps = batches_counted(sent)
         known = known if steps is None else replace(known, steps=steps)
     if counted.sigma and not known.defenses:
         known = replace(known, defenses=(NoiseOnly(sigma=counted.sigma),))
     return replace(known, public=question.public.images)
+
+
+def _repeats(known: Known, told: Mapping[str, float], examples: int) -> bool:
+    """Whether local steps see images more than once, so that the rank holds some of them several times."""
+    steps, size = (getattr(known, name) or int(told.get(name, 0)) for name in ("steps", "batch_size"))
+    return steps * (size or examples) > examples
 
 
 def _case(question: Question, network: Subject, sent: Sent, known: Known) -> Case:

@@ -48,7 +48,7 @@ def counted_fact(known: Known, counted: Counted, *, used: int, repeated: bool) -
         )
     against = ""
     if counted.certain and not repeated and counted.examples > known.examples:
-        against = f"the update shows {counted.examples}: {counted.why}"
+        against = f"the signal shows {counted.examples}, which are taken: {counted.why}"
     return Fact(name="images", value=str(known.examples), source="given", contradiction=against)
 
 

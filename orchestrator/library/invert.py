@@ -56,7 +56,7 @@ class Case:
 
     def run(self, seed: int, *, progress: Progress | None = None) -> Reconstruction:
         """The attack's answer; raises `InputError` for a signal that it cannot be run on, and `AttackFailed`."""
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             return self.attack(
                 self.observation, self.subject.model, generator("library", seed), progress=progress
             )
@@ -84,8 +84,9 @@ def invert(
     Raises `InputError` for wrong input, with the tensor and what would be right, and `AttackFailed` where every
     candidate ended in numbers that are not finite.
     """
-    case = case_of(model, sent, image=image, classes=classes, attack=attack, known=known)
-    return found_of(case, case.run(seed, progress=progress))
+    with torch.inference_mode(False):
+        case = case_of(model, sent, image=image, classes=classes, attack=attack, known=known)
+        return found_of(case, case.run(seed, progress=progress))
 
 
 def found_of(case: Case, answer: Reconstruction) -> Found:

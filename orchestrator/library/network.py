@@ -62,7 +62,8 @@ def subject(model: nn.Module, image: ImageSpec, classes: int) -> Subject:
     for module in own.modules():
         module.training = isinstance(module, _BatchNorm) and module.training
     mean, std = image.normalisation
-    own.register_forward_pre_hook(Normalise(mean, std), prepend=True)
+    if (set(mean), set(std)) != ({0.5}, {0.5}):
+        own.register_forward_pre_hook(Normalise(mean, std), prepend=True)
     _check_logits(own, state, image, classes)
     return Subject(model=own, state=state, notes=tuple(notes))
 

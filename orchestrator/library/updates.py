@@ -148,8 +148,8 @@ def _number(value: object, like: Tensor, name: str, what: str) -> Tensor:
         )
     if value.is_complex() or value.dtype == torch.bool:
         raise InputError(f"{what}: {name!r} is {value.dtype}; must be of real numbers.")
-    # A graph may be attached, as after create_graph=True: only values are taken.
-    found = value.detach().to(like)
+    # A graph may be attached, as after create_graph=True, or none allowed, as in inference mode: values are copied.
+    found = value.detach().to(like, copy=True)
     if not bool(torch.isfinite(found).all()):
         raise InputError(f"{what}: {name!r} holds NaN or infinity.")
     return found
