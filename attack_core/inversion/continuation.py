@@ -211,7 +211,8 @@ class Continuation(Config):
             data = mismatch(candidate)
             variation = colour_variation(candidate, chroma=self.chroma, edge=self.edge).sum()
             loss = limits.scale * (data + weight * variation)
-            loss.backward()
+            with second_derivatives():
+                loss.backward()
             total, match = float(loss.detach()), float(data.detach())
             if not math.isfinite(total):
                 raise _Diverged
