@@ -31,7 +31,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "velocity_estimate",
             "weights_along",
         ],
+        "operations": ["twice_differentiable"],
         "refusals": ["second_derivatives"],
-        "tracing": ["LossOf", "couples_examples", "plain_attention"],
+        "tracing": ["LossOf", "couples_examples"],
     },
 )

@@ -145,7 +145,7 @@ def stack_handles(each: Sequence[Mapping[str, GradientHandle]]) -> dict[str, Gra
 
 @dataclass
 class _Parts:
-    """What adds up to one parameter's gradient; `own` says whether all factors are from the layer that it is part of."""
+    """What adds up to one parameter's gradient; `own` says whether all factors are from its own layer."""
 
     factors: list[GhostHandle] = field(default_factory=list)
     dense: list[Tensor] = field(default_factory=list)

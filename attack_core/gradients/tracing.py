@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attack_core.gradients.calls import Call, has_closed_form, is_plain_call, normalises_by_batch
+from attack_core.gradients.operations import comes_from_libraries, twice_differentiable
 from attack_core.gradients.refusals import check_logits, check_parameters, no_draws, second_derivatives
 from fl_core.base.types import ModelState, Tensors
 from fl_core.models.zoo import predict
@@ -27,8 +27,6 @@ from fl_core.models.zoo import predict
 LossOf = Callable[[Tensor], Tensor]
 """From logits (C, B, K) to each candidate's training loss (C,)."""
 
-_KEEP_IMAGES_APART = ("torch", "torchvision", "fl_core")
-"""The libraries whose layers have the images on the first axis and don't mix them, but for BatchNorm."""
 _ALIKE = 1e-4
 """How far, relative to the largest, an image's numbers may be off beside others: convolutions round differently."""
 
@@ -58,36 +56,56 @@ def trace(
     followed: `attack_core.gradients.refusals`.
     """
     check_parameters(state.parameters)
-    batch = _Batch(model, state, images, rows or {})
-    each = [slice(i, i + 1) for i in range(len(images))]
-    if len(images) > 1 and goes_together(model):
-        alone = None if _is_known(model) else batch.first_image()
+    batch = _Batch(model, state, images, rows or {}, _Layers.of(model, state.parameters))
+    if len(images) > 1 and batch.layers.together:
+        alone = None if comes_from_libraries(model) else batch.first_image()
         run = batch.run(slice(0, len(images)))
         if alone is None or _begins_with(alone, run, images.shape[0] * images.shape[1]):
             whole = batch.traced([run], loss_of)
             if not whole[0].rest:
                 return whole
-    return batch.traced([batch.run(group) for group in each], loss_of)
+    return batch.traced([batch.run(slice(i, i + 1)) for i in range(len(images))], loss_of)
 
 
 def couples_examples(model: nn.Module) -> bool:
     """Whether one image's activations depend on the others' in the batch (BatchNorm on the batch's statistics)."""
-    return any(
-        isinstance(module, _BatchNorm) and normalises_by_batch(module) for module in model.modules()
-    )
+    return any(map(_couples, model.modules()))
 
 
-def goes_together(model: nn.Module) -> bool:
-    """Whether every layer with parameters has a closed form, and none mixes the images of a batch."""
-    with_parameters = (module for module in model.modules() if any(True for _ in module.parameters(False)))
-    return not couples_examples(model) and all(map(has_closed_form, with_parameters))
+def _couples(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and normalises_by_batch(module)
 
 
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """While it lasts, attention is computed from operations that have second derivatives; fused kernels have none."""
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
+@dataclass(frozen=True)
+class _Layers:
+    """What a network's layers say of it, found in one walk.
+
+    `closed` are those with a closed form: dotted name, module, and the state's name of each own parameter. `coupled`
+    says whether BatchNorm mixes the images of a batch, `together` whether all layers with parameters have a closed form
+    and none mixes images.
+    """
+
+    closed: tuple[tuple[str, nn.Module, Mapping[str, str]], ...]
+    coupled: bool
+    together: bool
+
+    @classmethod
+    def of(cls, model: nn.Module, parameters: Tensors) -> _Layers:
+        """Of `model`, whose `parameters` are followed."""
+        names: dict[int, str] = {}
+        closed, coupled, all_closed = [], False, True
+        for prefix, module in model.named_modules():
+            coupled = coupled or _couples(module)
+            held = {kind: value for kind, value in module._parameters.items() if value is not None}
+            for kind, value in held.items():
+                names.setdefault(id(value), f"{prefix}.{kind}" if prefix else kind)
+            if not has_closed_form(module):
+                all_closed = all_closed and not held
+                continue
+            own = {kind: names[id(value)] for kind, value in held.items() if names[id(value)] in parameters}
+            if own:
+                closed.append((prefix, module, own))
+        return cls(tuple(closed), coupled, all_closed and not coupled)
 
 
 @dataclass
@@ -107,6 +125,7 @@ class _Batch:
     state: ModelState
     images: Tensor
     rows: Tensors
+    layers: _Layers
 
     def run(self, candidates: slice) -> _Pass:
         """One forward pass of some candidates."""
@@ -144,18 +163,13 @@ class _Batch:
             parameters={name: _alias(value) for name, value in parameters.items()},
             buffers={**self.state.buffers, **{name: value[rows] for name, value in self.rows.items()}},
         )
-        if couples_examples(self.model):
+        if self.layers.coupled:
             state = state.with_own_buffers()
         run = _Pass(state.parameters)
-        with _recording(self.model, parameters, run), plain_attention(), no_draws(self.model, state, images):
+        checked = no_draws(self.model, state, images)
+        with _recording(self.layers, parameters, run), twice_differentiable(self.model), checked:
             run.logits = check_logits(predict(self.model, state, images), len(images))
         return run
-
-
-def _is_known(model: nn.Module) -> bool:
-    """Whether every layer comes from a library whose layers keep images apart."""
-    libraries = (type(module).__module__.partition(".")[0] for module in model.modules())
-    return all(library in _KEEP_IMAGES_APART for library in libraries)
 
 
 def _begins_with(alone: _Pass, among: _Pass, images: int) -> bool:
@@ -181,40 +195,39 @@ def _alias(parameter: Tensor) -> Tensor:
 
 
 @contextmanager
-def _recording(model: nn.Module, parameters: Tensors, run: _Pass) -> Iterator[None]:
+def _recording(layers: _Layers, parameters: Tensors, run: _Pass) -> Iterator[None]:
     """Records calls with a closed form, during which a layer has its `parameters` in the place of their aliases."""
-    names = {id(value): name for name, value in model.named_parameters()}
+    with ExitStack() as hooks:
+        for name, module, own in layers.closed:
+            layer = _Recorder(name, own, parameters, run)
+            hooks.callback(module.register_forward_pre_hook(layer.begin).remove)
+            hooks.callback(module.register_forward_hook(layer.end).remove)
+        yield
 
-    def begin(own: Mapping[str, str], module: nn.Module, arguments: tuple[object, ...]) -> None:
+
+class _Recorder:
+    """One layer's hooks; `own` are the state's names of its parameters."""
+
+    def __init__(self, name: str, own: Mapping[str, str], parameters: Tensors, run: _Pass) -> None:
+        self._name, self._own, self._run = name, own, run
+        self._itself = {kind: parameters[each] for kind, each in own.items()}
+        self._aliases = {kind: run.aliases[each] for kind, each in own.items()}
+
+    def begin(self, module: nn.Module, arguments: tuple[object, ...]) -> None:
+        """Before a call: parameters are themselves, where the call will be recorded."""
         if is_plain_call(module, arguments):
-            module._parameters.update({kind: parameters[name] for kind, name in own.items()})  # type: ignore[misc]
+            module._parameters.update(self._itself)  # type: ignore[arg-type]
 
-    def end(
-        name: str, own: Mapping[str, str], module: nn.Module, arguments: tuple[object, ...], output: Tensor
-    ) -> Tensor:
+    def end(self, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """After a call: keep it, and give the network a copy, which it may change in place."""
         if not is_plain_call(module, arguments):
             return output
-        module._parameters.update({kind: run.aliases[name] for kind, name in own.items()})  # type: ignore[misc]
+        module._parameters.update(self._aliases)  # type: ignore[arg-type]
         if not output.requires_grad and torch.is_grad_enabled():
             # Nothing that moves enters this call, but the loss's gradient at its output is wanted all the same.
             output = output.detach().requires_grad_(True)
         statistics = None
-        if isinstance(module, _BatchNorm) and not normalises_by_batch(module):
-            statistics = (module.running_mean, module.running_var)
-        run.calls.append(Call(name, module, own, arguments[0], output, statistics))  # type: ignore[arg-type]
-        # The network goes on with a copy, so that what it does in place leaves the recorded output alone.
+        if isinstance(module, _BatchNorm) and module.running_mean is not None and not module.training:
+            statistics = (module.running_mean, cast("Tensor", module.running_var))
+        self._run.calls.append(Call(self._name, module, self._own, arguments[0], output, statistics))
         return output.clone()
-
-    with ExitStack() as hooks:
-        for name, module in model.named_modules():
-            if has_closed_form(module):
-                own = {
-                    kind: names[id(value)]
-                    for kind, value in module.named_parameters(recurse=False)
-                    if names[id(value)] in parameters
-                }
-                if not own:
-                    continue
-                hooks.callback(module.register_forward_pre_hook(partial(begin, own)).remove)
-                hooks.callback(module.register_forward_hook(partial(end, name, own)).remove)
-        yield

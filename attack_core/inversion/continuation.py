@@ -17,6 +17,7 @@ from torch import Tensor
 
 from attack_core.base.types import AttackFailed
 from attack_core.evidence.cross_validation import Residuals, chosen, evidence
+from attack_core.gradients.refusals import second_derivatives
 from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.priors.colour_tv import colour_variation
 from fl_core.base.types import Config, require
