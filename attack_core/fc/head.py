@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attack_core.gradients.handles import couples_examples
+from attack_core.gradients.tracing import couples_examples
 from attack_core.signal.signal_model import vib_of_images
 from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape

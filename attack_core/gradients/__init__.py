@@ -6,15 +6,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "batchnorm": ["has_batch_norm", "statistics_distance"],
-        "handles": [
-            "GhostHandle",
-            "GradientHandle",
-            "LossOf",
-            "couples_examples",
-            "gradient_handles",
-            "stack_handles",
-        ],
-        "local_steps": ["Batch", "LocalPath", "Shift", "handles_at", "linear_weights", "path_handles"],
+        "handles": ["GhostHandle", "GradientHandle", "gradient_handles", "stack_handles"],
+        "local_steps": ["Batch", "LocalPath", "Shift", "factored_weights", "handles_at", "path_handles"],
         "objectives": [
             "Both",
             "Cosine",
@@ -38,5 +31,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "velocity_estimate",
             "weights_along",
         ],
+        "operations": ["twice_differentiable"],
+        "refusals": ["second_derivatives"],
+        "tracing": ["LossOf", "couples_examples"],
     },
 )

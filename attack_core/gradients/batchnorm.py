@@ -8,15 +8,16 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from attack_core.gradients.handles import couples_examples
+from attack_core.gradients.tracing import couples_examples
 from fl_core.base.types import ModelState
 from fl_core.models.forward import predict
 
 
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether the network has a layer with running statistics."""
-    return any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    return any(_has_statistics(module) for module in model.modules())
 
 
 def statistics_distance(model: nn.Module, state: ModelState, images: Tensor) -> Tensor:
@@ -37,10 +38,15 @@ def _distances(model: nn.Module, state: ModelState, images: Tensor, candidates: 
     total = torch.zeros(candidates, device=images.device)
     for name, activations in seen.items():
         grouped = activations.unflatten(0, (candidates, -1))
-        mean = grouped.mean((1, 3, 4)) - state.buffers[f"{name}.running_mean"]
-        variance = grouped.var((1, 3, 4), unbiased=False) - state.buffers[f"{name}.running_var"]
+        others = (1, *range(3, grouped.dim()))
+        mean = grouped.mean(others) - state.buffers[f"{name}.running_mean"]
+        variance = grouped.var(others, unbiased=False) - state.buffers[f"{name}.running_var"]
         total = total + vector_norm(mean, dim=1) + vector_norm(variance, dim=1)
     return total
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and module.running_mean is not None
 
 
 @contextmanager
@@ -49,7 +55,7 @@ def _inputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     seen: dict[str, Tensor] = {}
     with ExitStack() as hooks:
         for name, module in model.named_modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if _has_statistics(module):
 
                 def keep(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
                     seen[name] = inputs[0]

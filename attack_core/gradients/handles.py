@@ -1,32 +1,25 @@
-"""Per-layer handles on the gradient that a candidate image would have caused.
+"""Per-parameter handles on the gradient that a candidate image would have caused.
 
-One forward pass over all candidates records every layer's input; one backward pass to the layers' outputs
-gives the error signals. From these two factors each parameter's gradient follows, still differentiable with
-respect to the images. A linear layer's weight gradient is never formed: its inner products follow from the
-factors alone (the idea of ghost clipping, Goodfellow 2015, arXiv:1510.01799; Li et al. 2022,
-arXiv:2110.05679, applied to matching).
+One forward pass over all candidates records the input of every layer with a closed form; one backward pass gives the
+error signals at their outputs, and the gradient of all else (`attack_core.gradients.tracing`). From these each
+parameter's gradient follows, still differentiable with respect to the images. A linear layer's weight gradient is never
+formed where its factors are less work: its inner products follow from them alone (the idea of ghost clipping,
+Goodfellow 2015, arXiv:1510.01799; Li et al. 2022, arXiv:2110.05679, applied to matching).
 
 Axes: C candidates, B images each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
 
-from fl_core.base.errors import InputError
-from fl_core.base.types import ModelState
-from fl_core.models.forward import predict
-
-LossOf = Callable[[Tensor], Tensor]
-"""From logits (C, B, K) to each candidate's training loss (C,)."""
+from attack_core.gradients.tracing import LossOf, Traced, trace
+from fl_core.base.types import ModelState, Tensors
 
 
 class GradientHandle(Protocol):
@@ -53,16 +46,16 @@ class DenseHandle:
 
     def squared_norm(self, mask: Tensor | None = None) -> Tensor:
         """See `GradientHandle`."""
-        squares = self.gradient.flatten(1).square()
+        squares = flat(self.gradient).square()
         return squares.sum(1) if mask is None else squares @ mask.flatten()
 
     def dot(self, target: Tensor) -> Tensor:
         """See `GradientHandle`."""
-        return self.gradient.flatten(1) @ target.flatten()
+        return flat(self.gradient) @ target.flatten()
 
     def squared_distance(self, target: Tensor, target_square: Tensor) -> Tensor:  # noqa: ARG002
         """See `GradientHandle`; the difference is taken directly, which keeps more digits."""
-        return (self.gradient - target).flatten(1).square().sum(1)
+        return flat(self.gradient - target).square().sum(1)
 
     def dense(self) -> Tensor:
         """See `GradientHandle`."""
@@ -73,7 +66,8 @@ class DenseHandle:
 class GhostHandle:
     """A linear layer's weight gradient, sum over b of error_b input_b^T, held as its two factors.
 
-    `error` (C, B, O) and `input` (C, B, I). Exact: norms and inner products use the B x B Gram matrices.
+    `error` (C, B, O) and `input` (C, B, I); with token axes, or where the layer is called several times, B is the
+    number of all vectors that entered it. Exact: norms and inner products use the B x B Gram matrices.
     """
 
     error: Tensor
@@ -111,39 +105,31 @@ class GhostHandle:
         return self.error.mT @ self.input
 
 
-@dataclass(frozen=True)
-class Trace:
-    """One layer's call: module, dotted name, input (N, ...) and output (N, ...)."""
-
-    name: str
-    module: nn.Module
-    input: Tensor
-    output: Tensor
-
-
 def gradient_handles(
-    model: nn.Module, state: ModelState, images: Tensor, loss_of: LossOf, *, ghost: bool = True
+    model: nn.Module,
+    state: ModelState,
+    images: Tensor,
+    loss_of: LossOf,
+    *,
+    ghost: bool = True,
+    rows: Tensors | None = None,
 ) -> dict[str, GradientHandle]:
-    """Handles by parameter name, in the model's own order, for candidate images (C, B, 3, S, S).
+    """Handles by parameter name, in the state's order, for candidate images (C, B, 3, S, S), for any network.
 
-    Differentiable with respect to `images` and whatever `loss_of` closes over. `ghost=False` forms the linear
-    layers' gradients too (the plain form, for comparison). Raises `InputError` for a model with a parametrised
-    layer that is neither linear, convolution nor BatchNorm, or that is called twice.
+    Differentiable with respect to `images` and whatever `loss_of` closes over. A parameter that the loss does not
+    reach has a gradient of zeros. `ghost=False` forms the linear layers' gradients too (the plain form, for
+    comparison). `rows` are buffers with one row for each image, (C * B, ...) by name. Raises `InputError` for a network
+    that draws random numbers, gives no logits, or has integer parameters or an operation without a second derivative.
     """
-    traces, errors = trace(model, state, images, loss_of)
-    found: dict[str, GradientHandle] = {}
-    for layer, error in zip(traces, errors, strict=True):
-        found.update(_layer_handles(layer, error, state, ghost=ghost))
-    missing = [name for name in state.parameters if name not in found]
-    if missing:
-        raise InputError(
-            f"The attack cannot follow parameter {missing[0]!r}: its layer was not called as expected."
-        )
-    return {name: found[name] for name in state.parameters}
+    return stack_handles(
+        [_handles(traced, state, ghost=ghost) for traced in trace(model, state, images, loss_of, rows)]
+    )
 
 
 def stack_handles(each: Sequence[Mapping[str, GradientHandle]]) -> dict[str, GradientHandle]:
     """One handle over all candidates for each parameter, from handles over some of them each."""
+    if len(each) == 1:
+        return dict(each[0])
     stacked: dict[str, GradientHandle] = {}
     for name in each[0]:
         parts = [handles[name] for handles in each]
@@ -157,124 +143,66 @@ def stack_handles(each: Sequence[Mapping[str, GradientHandle]]) -> dict[str, Gra
     return stacked
 
 
-def trace(
-    model: nn.Module, state: ModelState, images: Tensor, loss_of: LossOf
-) -> tuple[list[Trace], list[Tensor]]:
-    """Every parametrised layer's call with axes (C, B, ...), and the loss's gradient at its output."""
-    candidates, batch = images.shape[:2]
-    if couples_examples(model):
-        return _trace_one_by_one(model, state, images, loss_of)
-    with _recording(model) as calls:
-        logits = predict(model, state, images.flatten(0, 1))
-    losses = loss_of(logits.unflatten(0, (candidates, batch)))
-    errors = torch.autograd.grad(losses.sum(), [call.output for call in calls], create_graph=True)
-    return [_unflatten(call, candidates) for call in calls], [
-        e.unflatten(0, (candidates, -1)) for e in errors
-    ]
+@dataclass
+class _Parts:
+    """What adds up to one parameter's gradient; `own` says whether all factors are from its own layer."""
+
+    factors: list[GhostHandle] = field(default_factory=list)
+    dense: list[Tensor] = field(default_factory=list)
+    own: bool = True
+
+    def handle(self, parameter: Tensor, candidates: int, images: int, *, ghost: bool) -> GradientHandle:
+        """The sum, for so many candidates of so many images."""
+        if self.factors and not self.dense and self.own and ghost:
+            whole = _joined(self.factors)
+            if _is_less_work(whole, images):
+                return whole
+        terms = [*self.dense, *(factor.dense() for factor in self.factors)]
+        if not terms:
+            return DenseHandle(parameter.detach().new_zeros((candidates, *parameter.shape)))
+        return DenseHandle(sum(terms[1:], start=terms[0]))
 
 
-def couples_examples(model: nn.Module) -> bool:
-    """Whether one image's activations depend on the others' in the batch (BatchNorm in train mode)."""
-    return any(isinstance(module, nn.BatchNorm2d) and module.training for module in model.modules())
+def _handles(traced: Traced, state: ModelState, *, ghost: bool) -> dict[str, GradientHandle]:
+    candidates = traced.candidates
+    parts = {name: _Parts() for name in state.parameters}
+    for call, error in zip(traced.calls, traced.errors, strict=True):
+        if error is None:
+            continue
+        for own, gradient in call.gradients(error, candidates).items():
+            parts[call.names[own]].dense.append(gradient)
+        weight = call.names.get("weight")
+        if isinstance(call.module, nn.Linear) and weight is not None:
+            parts[weight].factors.append(GhostHandle(*call.factors(error, candidates)))
+            parts[weight].own &= weight == f"{call.name}.weight"
+    for name, gradient in traced.rest.items():
+        parts[name].dense.append(gradient)
+    return {
+        name: parts[name].handle(value, candidates, traced.images, ghost=ghost)
+        for name, value in state.parameters.items()
+    }
 
 
-def _trace_one_by_one(
-    model: nn.Module, state: ModelState, images: Tensor, loss_of: LossOf
-) -> tuple[list[Trace], list[Tensor]]:
-    runs: list[list[Trace]] = []
-    logits = []
-    for candidate in images:
-        with _recording(model) as calls:
-            logits.append(predict(model, state.with_own_buffers(), candidate))
-        runs.append(calls)
-    total = loss_of(torch.stack(logits)).sum()
-    outputs = [call.output for run in runs for call in run]
-    errors = torch.autograd.grad(total, outputs, create_graph=True)
-    layers = len(runs[0])
-    stacked = [
-        Trace(
-            name=runs[0][i].name,
-            module=runs[0][i].module,
-            input=torch.stack([run[i].input for run in runs]),
-            output=torch.stack([run[i].output for run in runs]),
-        )
-        for i in range(layers)
-    ]
-    return stacked, [torch.stack(errors[i::layers]) for i in range(layers)]
-
-
-@contextmanager
-def _recording(model: nn.Module) -> Iterator[list[Trace]]:
-    calls: list[Trace] = []
-
-    def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if any(call.name == name for call in calls):
-            raise InputError(f"The attack cannot follow layer {name!r}: it is called twice in one pass.")
-        calls.append(Trace(name, module, inputs[0], output))
-        # The network goes on with a copy, so that what it does in place leaves the recorded output alone.
-        return output.clone()
-
-    with ExitStack() as hooks:
-        for name, module in model.named_modules():
-            if not any(True for _ in module.parameters(recurse=False)):
-                continue
-            if not isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
-                raise InputError(f"The attack cannot follow layer {name!r} of type {type(module).__name__}.")
-            hooks.callback(module.register_forward_hook(partial(keep, name)).remove)
-        yield calls
-
-
-def _unflatten(call: Trace, candidates: int) -> Trace:
-    return Trace(
-        name=call.name,
-        module=call.module,
-        input=call.input.unflatten(0, (candidates, -1)),
-        output=call.output.unflatten(0, (candidates, -1)),
+def _joined(factors: Sequence[GhostHandle]) -> GhostHandle:
+    """The factors of the sum."""
+    if len(factors) == 1:
+        return factors[0]
+    return GhostHandle(
+        torch.cat([factor.error for factor in factors], dim=1),
+        torch.cat([factor.input for factor in factors], dim=1),
     )
 
 
-def _layer_handles(
-    layer: Trace, error: Tensor, state: ModelState, *, ghost: bool
-) -> dict[str, GradientHandle]:
-    module, weight, bias = layer.module, f"{layer.name}.weight", f"{layer.name}.bias"
-    handles: dict[str, GradientHandle] = {}
-    if isinstance(module, nn.Linear):
-        factors = GhostHandle(error, layer.input)
-        handles[weight] = factors if ghost else DenseHandle(factors.dense())
-        if module.bias is not None:
-            handles[bias] = DenseHandle(error.sum(1))
-    elif isinstance(module, nn.Conv2d):
-        handles[weight] = DenseHandle(_conv_weight_gradient(module, layer.input, error))
-        if module.bias is not None:
-            handles[bias] = DenseHandle(error.sum((1, 3, 4)))
-    elif isinstance(module, nn.BatchNorm2d):
-        normalised = _normalised(module, layer, state)
-        handles[weight] = DenseHandle((error * normalised).sum((1, 3, 4)))
-        handles[bias] = DenseHandle(error.sum((1, 3, 4)))
-    return handles
+def _is_less_work(factors: GhostHandle, images: int) -> bool:
+    """Whether R rows of factors are less work than the O x I gradient: always where there is one for each image.
+
+    Either way the inner product with a target takes R O I multiplications. Beyond that the Gram matrices take
+    R^2 (O + I), and the gradient its own size.
+    """
+    (rows, outputs), inputs = factors.error.shape[1:], factors.input.shape[2]
+    return rows == images or rows**2 * (outputs + inputs) <= outputs * inputs
 
 
-def _conv_weight_gradient(module: nn.Conv2d, inputs: Tensor, error: Tensor) -> Tensor:
-    """(C, O, I, h, w) from inputs (C, B, I, H, W) and errors (C, B, O, H', W')."""
-    if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        raise InputError("The attack follows convolutions whose padding is zeros and given as numbers.")
-    # The library's kernel for each candidate: measured faster than unfold and one batched product, and
-    # without the ninefold copy of the activations.
-    return torch.stack(
-        [
-            conv2d_weight(
-                x, module.weight.shape, e, module.stride, module.padding, module.dilation, module.groups
-            )
-            for x, e in zip(inputs, error, strict=True)
-        ]
-    )
-
-
-def _normalised(module: nn.BatchNorm2d, layer: Trace, state: ModelState) -> Tensor:
-    if module.training:
-        mean = layer.input.mean((1, 3, 4), keepdim=True)
-        variance = layer.input.var((1, 3, 4), unbiased=False, keepdim=True)
-    else:
-        mean = state.buffers[f"{layer.name}.running_mean"][:, None, None]
-        variance = state.buffers[f"{layer.name}.running_var"][:, None, None]
-    return (layer.input - mean) / torch.sqrt(variance + module.eps)
+def flat(gradients: Tensor) -> Tensor:
+    """(C, *parameter shape) as (C, N); a parameter may be a single number without axes."""
+    return gradients.reshape(len(gradients), -1)

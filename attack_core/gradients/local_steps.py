@@ -4,7 +4,7 @@ With momentum m from velocity v the weights before step t (from 1) are w0 - lr (
 where s_k = 1 + m + ... + m^(k-1), A = m + ... + m^(t-1) and g_j is the gradient of step j. So a linear layer's
 weights need never be formed: each g_j is a product of a few errors and inputs, and what it adds to the layer's output
 follows from them (the ghost form of `attack_core.gradients.handles`, along a path). The same holds for the
-displacement that is matched. All other parameters, which are small, are carried as tensors.
+displacement that is matched. All other parameters, most of which are small, are carried as tensors.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attack_core.gradients.handles import DenseHandle, GhostHandle, GradientHandle, LossOf, gradient_handles
+from attack_core.gradients.handles import DenseHandle, GhostHandle, GradientHandle, gradient_handles
 from attack_core.gradients.targets import geometric, travelled
+from attack_core.gradients.tracing import LossOf
 from fl_core.base.types import ModelState, Tensors
 
 Batch = tuple[int, ...]
 """The image slots that one local step trains on."""
 Shift = Callable[[Tensor], Tensor]
-"""From a linear layer's inputs (N, I) to what is added to its outputs (N, O)."""
+"""From a linear layer's inputs (N, ..., I) to what is added to its outputs (N, ..., O)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalPath:
     """A client's local training as its attacker assumes it.
 
-    `velocity` are the momentum buffers at its start, by parameter name, {} for zero. `checkpoint` recomputes each
-    step on the way back.
+    `velocity` are the momentum buffers at its start, by parameter name, {} for zero. `factored` are the weights that
+    are carried as factors: `factored_weights`. `checkpoint` recomputes each step on the way back.
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class LocalPath:
     momentum: float
     velocity: Tensors
     batches: tuple[Batch, ...]
+    factored: tuple[str, ...]
     checkpoint: bool
 
 
@@ -61,9 +63,15 @@ def handles_at(
         return gradient_handles(model, state, images, soft_loss(labels))
 
 
-def linear_weights(model: nn.Module) -> list[str]:
-    """The names of all linear layers' weights."""
-    return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+def factored_weights(model: nn.Module, state: ModelState, images: Tensor) -> tuple[str, ...]:
+    """The linear layers' weights whose gradients come as factors for a batch of images (B, 3, S, S).
+
+    Those that nothing but calls of their own layer uses, however often it is called and on whatever axes, where the
+    factors are less work than the gradient.
+    """
+    with torch.enable_grad():
+        handles = gradient_handles(model, state, images[None], lambda logits: logits.logsumexp(-1).mean(1))
+    return tuple(name for name, handle in handles.items() if isinstance(handle, GhostHandle))
 
 
 def path_handles(path: LocalPath, images: Tensor, labels: Tensor) -> dict[str, GradientHandle]:
@@ -73,14 +81,14 @@ def path_handles(path: LocalPath, images: Tensor, labels: Tensor) -> dict[str, G
     carries, it is the weight delta. The weights are s_(T-j+1), which sum to the length.
     """
     steps, m = len(path.batches), path.momentum
-    linear = linear_weights(path.model)
+    linear = path.factored
     weights = {name: value for name, value in path.state.parameters.items() if name not in linear}
     velocity = {name: path.velocity[name] for name in weights if path.velocity}
     mean: dict[str, Tensor] = {}
     factors: dict[str, list[GhostHandle]] = {name: [] for name in linear}
     scales = [geometric(m, steps - t) / travelled(m, steps) for t in range(steps)]
     for t, batch in enumerate(path.batches):
-        step = _Step(path, tuple(weights), tuple(linear), t)
+        step = _Step(path, tuple(weights), linear, t)
         gradients, found = step.take(images[list(batch)], labels[list(batch)], weights, factors)
         for name, gradient in gradients.items():
             mean[name] = scales[t] * gradient + (mean[name] if t else 0.0)

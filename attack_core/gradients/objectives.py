@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 from torch.nn import functional
 
-from attack_core.gradients.handles import GradientHandle, gradient_handles
+from attack_core.gradients.handles import GradientHandle, flat, gradient_handles
 from fl_core.base.errors import InputError, unknown_name
 from fl_core.base.types import Config, ModelState, Tensors, require
 
@@ -165,7 +165,7 @@ class Terms:
         for handle, target in zip(self.handles, self.targets, strict=True):
             known = target.count_nonzero().clamp_min(1)
             scale = (target.abs().sum() / known).clamp_min(OBJECTIVE_LIMITS.least_scale)
-            margins = (handle.dense() * (2.0 * target.sign() / scale)).flatten(1)
+            margins = flat(handle.dense() * (2.0 * target.sign() / scale))
             margins = margins if factor is None else margins * factor[:, None]
             bits = functional.softplus(-margins) * (target != 0).flatten()
             found.append(bits.sum(1) / (known * math.log(2.0)))
@@ -181,7 +181,7 @@ class Terms:
         for handle, target, weight, mask in zip(
             self.handles, self.targets, self.weights, self.masks, strict=True
         ):
-            gradients = handle.dense().flatten(1) * factor[..., None]
+            gradients = flat(handle.dense()) * factor[..., None]
             known = gradients if mask is None else gradients * mask.flatten()
             parts.append(weight.sqrt() * (target.flatten() - known))
         return torch.cat(parts, dim=1)

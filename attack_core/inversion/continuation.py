@@ -17,6 +17,7 @@ from torch import Tensor
 
 from attack_core.base.types import AttackFailed
 from attack_core.evidence.cross_validation import Residuals, chosen, evidence
+from attack_core.gradients.refusals import second_derivatives
 from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.priors.colour_tv import colour_variation
 from fl_core.base.types import Config, require
@@ -211,7 +212,8 @@ class Continuation(Config):
             data = mismatch(candidate)
             variation = colour_variation(candidate, chroma=self.chroma, edge=self.edge).sum()
             loss = limits.scale * (data + weight * variation)
-            loss.backward()
+            with second_derivatives():
+                loss.backward()
             total, match = float(loss.detach()), float(data.detach())
             if not math.isfinite(total):
                 raise _Diverged

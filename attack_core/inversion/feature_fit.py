@@ -70,7 +70,7 @@ class FeatureFit:
         Taken at the errors that were read, so that neither labels nor what happens behind the features matter.
         """
         read, state = self.read, self.observation.state
-        first = next(name for name in state.parameters if name.endswith("weight"))
+        first = next(name for name in state.parameters if _is_seen_weight(name, read.gradients[name]))
         weight = state.parameters[first].detach().clone().requires_grad_(True)
         moving = ModelState(parameters={**state.parameters, first: weight}, buffers=state.buffers)
         back = read.shares.errors @ state.parameters[f"{read.head.first}.weight"]
@@ -79,3 +79,7 @@ class FeatureFit:
         known = masked(found, sent_numbers(self.observation).get(first))
         cosine = functional.cosine_similarity(known.flatten(), read.gradients[first].flatten(), dim=0)
         return 1.0 - float(cosine.clamp_min(0.0)) ** 2
+
+
+def _is_seen_weight(name: str, gradient: Tensor) -> bool:
+    return name.endswith("weight") and bool(gradient.any())

@@ -89,7 +89,10 @@ def equations_mismatch(
 
     def mismatch(images: Tensor) -> Tensor:
         features = prefix(images)
-        found = torch.autograd.grad((features * back).sum(), list(earlier.values()), create_graph=True)
+        # What the features don't use, as a layer that is not called, has a gradient of zeros.
+        found = torch.autograd.grad(
+            (features * back).sum(), list(earlier.values()), create_graph=True, materialize_grads=True
+        )
         total = known.missed(features)
         for name, gradient in zip(earlier, found, strict=True):
             total = total + (gradient - gradients[name]).square().sum() / squares[name]

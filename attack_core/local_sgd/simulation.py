@@ -19,16 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.base.types import Reconstruction
-from attack_core.gradients.handles import GradientHandle, couples_examples, stack_handles
+from attack_core.gradients.handles import GradientHandle, stack_handles
 from attack_core.gradients.local_steps import (
     Batch,
     LocalPath,
     Shift,
+    factored_weights,
     handles_at,
-    linear_weights,
     path_handles,
 )
 from attack_core.gradients.targets import gradient_estimate, velocity_estimate, weights_along
+from attack_core.gradients.tracing import couples_examples
 from attack_core.local_sgd.vib_noise import ThroughVib
 from attack_core.metrics.metrics import assign
 from attack_core.signal.signal_model import vib_of_images
@@ -127,7 +128,7 @@ class Surrogate(Config):
             device = next(iter(targets.values())).device
             start = torch.tensor(self.alpha).logit()
             free = [start.to(device, copy=True).requires_grad_(True) for _ in range(count.restarts)]
-            return _Between(model, observation, targets, free)
+            return _Between(model, observation, targets, free, _factored(observation, model, count.images))
         return _AtPoint(model, weights_along(observation, self.alpha), targets)
 
 
@@ -186,6 +187,7 @@ class Simulated(Config):
             momentum=assumed.momentum,
             velocity=velocity_estimate(assumed),
             batches=batches,
+            factored=_factored(observation, model, max(map(len, batches))),
             checkpoint=_many(batches) if self.checkpoint is None else self.checkpoint,
         )
         copies = 1 + max(batch[-1] for batch in batches) // count.images
@@ -251,6 +253,14 @@ def _batches(images: int, size: int, steps: int, *, free: bool) -> tuple[Batch, 
     return tuple(found)
 
 
+def _factored(observation: Observation, model: nn.Module, images: int) -> tuple[str, ...]:
+    """`factored_weights` for batches of so many images."""
+    device = next(iter(observation.state.parameters.values())).device
+    shape = observation.model.shape
+    ramp = torch.linspace(-1.0, 1.0, images * shape.numbers, device=device)
+    return factored_weights(model, observation.state, ramp.view(images, *shape.size))
+
+
 def _many(batches: tuple[Batch, ...], limits: SimulationLimits = SIMULATION_LIMITS) -> bool:
     return sum(map(len, batches)) > limits.kept_images
 
@@ -294,6 +304,7 @@ class _Between(_Plain):
     observation: Observation
     targets: dict[str, Tensor]
     free: list[Tensor]
+    factored: tuple[str, ...]
     copies: int = 1
 
     def leaves(self, candidate: int) -> list[Tensor]:
@@ -313,13 +324,12 @@ class _Between(_Plain):
     def _at(self, alpha: Tensor) -> tuple[ModelState, dict[str, Shift]]:
         """The weights at `alpha`: linear ones as shifts, so that no tensor of their size is differentiated."""
         delta, start = self.observation.tensors, self.observation.state
-        linear = linear_weights(self.model)
         moved = {
-            name: value if name in linear else value + alpha * delta[name]
+            name: value if name in self.factored else value + alpha * delta[name]
             for name, value in start.parameters.items()
         }
         state = ModelState(parameters=moved, buffers=start.buffers)
-        return state, {name: partial(_along, delta[name], alpha) for name in linear}
+        return state, {name: partial(_along, delta[name], alpha) for name in self.factored}
 
 
 def _along(delta: Tensor, alpha: Tensor, inputs: Tensor) -> Tensor:

@@ -18,10 +18,11 @@ from torch.nn import functional
 
 from attack_core.fc.inversion import input_estimate
 from attack_core.fc.spear import Inseparable
-from attack_core.gradients.handles import GradientHandle, LossOf, gradient_handles
+from attack_core.gradients.handles import GradientHandle, gradient_handles
+from attack_core.gradients.tracing import LossOf
 from attack_core.signal.signal_model import knows_errors, sent_numbers
 from fl_core.base.types import ModelState, Tensors
-from fl_core.models.bottleneck import Bottleneck, code_of, divergence, encoded, with_noise
+from fl_core.models.bottleneck import Bottleneck, code_of, divergence, encoded
 from fl_core.threat.facts import RandomCode
 from fl_core.threat.observation import Observation
 
@@ -89,7 +90,8 @@ class ThroughVib:
         noise = self._drawn(which).flatten(0, 1) if known is None else known.repeat(len(which), 1)
         with encoded(self.bottleneck) as statistics:
             loss = self._loss(labels, statistics)
-            return gradient_handles(self.model, with_noise(self.state, self.name, noise), images, loss)
+            rows = {f"{self.name}.noise": noise}
+            return gradient_handles(self.model, self.state, images, loss, rows=rows)
 
     def tie(self, images: Tensor, which: list[int]) -> Tensor:
         """See `LocalProblem`: half the square of what was drawn, which is its negative log-density."""
@@ -104,7 +106,9 @@ class ThroughVib:
     def _loss(self, labels: Tensor, statistics: Sequence[Tensor]) -> LossOf:
         def loss(logits: Tensor) -> Tensor:
             entropy = -(labels * logits.log_softmax(dim=-1)).sum(-1)
-            spread = divergence(statistics[0]).unflatten(0, entropy.shape)
+            # Passes of some images may come before; those that the logits are from are the last.
+            drawn_for = torch.cat(list(statistics))[-entropy.numel() :]
+            spread = divergence(drawn_for).unflatten(0, entropy.shape)
             scaled: Tensor = (entropy + self.fact.beta * spread).mean(1)
             return scaled
 

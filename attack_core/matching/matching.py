@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from attack_core.base.types import Attack, Progress, Reconstruction
 from attack_core.gradients.objectives import L2, LayerMode, Matched, Objective, choose, layer_weights
+from attack_core.gradients.refusals import second_derivatives
 from attack_core.gradients.targets import check_observation
 from attack_core.local_sgd.simulation import Averaged, Count, LocalModel, LocalProblem, merge_copies
 from attack_core.matching.candidates import Candidates, Canvas, EarlyStop, Parametrisation, Pixels, Score
@@ -345,7 +346,8 @@ class Recorder:
         total = match + self._prior_factor * self._problem.penalty(images, which, self._restarts)
         leaves = self._candidates.parameters()
         parameters = [leaf for i in which for leaf in leaves[i]]
-        gradients = torch.autograd.grad(total.sum(), parameters)
+        with second_derivatives():
+            gradients = torch.autograd.grad(total.sum(), parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         values = torch.stack([total.detach(), match.detach()]).tolist()

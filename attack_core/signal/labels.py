@@ -178,7 +178,8 @@ def _halfway(observation: Observation) -> ModelState:
 def _last_layer(observation: Observation) -> tuple[Tensor, Tensor | None]:
     """The last fully connected layer's gradients: weight (K, H) and bias (K,), if it has one."""
     gradients = gradient_estimate(observation)
-    matrices = [name for name, tensor in gradients.items() if tensor.dim() == 2]
+    classes = observation.model.classes
+    matrices = [name for name, tensor in gradients.items() if tensor.dim() == 2 and len(tensor) == classes]
     if not matrices:
         raise InputError("Labels are inferred at a last fully connected layer, and this model has none.")
     return gradients[matrices[-1]], gradients.get(matrices[-1].removesuffix("weight") + "bias")
