@@ -178,7 +178,7 @@ def _halfway(observation: Observation) -> ModelState:
 def _last_layer(observation: Observation) -> tuple[Tensor, Tensor | None]:
     """The last fully connected layer's gradients: weight (K, H) and bias (K,), if it has one."""
     gradients = gradient_estimate(observation)
-    classes = observation.model.classes
+    classes = observation.model.outputs
     matrices = [name for name, tensor in gradients.items() if tensor.dim() == 2 and len(tensor) == classes]
     if not matrices:
         raise InputError("Labels are inferred at a last fully connected layer, and this model has none.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from attack_core.attacks.registry import AnyAttack
 from defenses.chain import AnyDefense
 from defenses.mechanism.noise import NoiseOnly
 from fl_core.base.rng import derive_seed, stream
@@ -56,7 +57,7 @@ class Question:
     public: PictureSet
     truth: Tensor | None = None
     against: tuple[str, ...] = ()
-    attack: str = "auto"
+    attack: str | AnyAttack = "auto"
     clients: int = 19
     fewer: int = 6
     seed: int = 0
@@ -92,7 +93,7 @@ def run_audit(question: Question, say: Progress) -> Answer:
     known = _completed(question, sent, counted)
     say(f"signal: {counted.why}")
     case = _case(question, network, sent, known)
-    say(f"attacking with {question.attack}: {case.observation.examples} images")
+    say(f"attacking with {case.attack.kind}: {case.observation.examples} images")
     answer = case.run(derive_seed("audit", question.seed))
     found = found_of(case, answer)
     setting = _setting(question, network, sent, known, case)

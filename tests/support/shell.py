@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 
 OURS = ("gradsweep", ".venv/bin/gradsweep")
 PYTHONS = ("python", ".venv/bin/python")
-COMMANDS = ("sweep", "report", "merge", "run", "doctor", "data", "submit", "jobs", "slurm")
+COMMANDS = ("sweep", "audit", "report", "merge", "run", "doctor", "data", "submit", "jobs", "slurm")
 PLACEHOLDERS = {"N": "1", "HOST:PORT": "host:6379"}
 
 

@@ -1,0 +1,233 @@
+"""Audits of signals whose truth is known to the test alone: facts, contradictions, predictions, what would stop it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from attack_core.attacks.analytic import Analytic
+from attack_core.attacks.auto import Auto
+from attack_core.matching.matching import Matching
+from defenses.mechanism.noise import NoiseOnly
+from fl_core.base.errors import InputError
+from fl_core.federation.client import LocalTraining
+from orchestrator.audit.audit import Answer, Question, run_audit
+from orchestrator.audit.page import PAGE, figures, verdict, write_page
+from orchestrator.audit.pictures import PictureSet, read_folder
+from orchestrator.library.files import save_update
+from orchestrator.library.known import Known
+from orchestrator.library.simulate import defend, observe
+from orchestrator.library.updates import Update
+from tests.support.command import gradsweep
+from tests.support.signals import CLASSES, SPEC, gradient, labels, network, pictures
+
+
+def _public(count: int = 40) -> PictureSet:
+    return PictureSet(images=pictures(count, seed=77), source="smooth images")
+
+
+def _audit(
+    sent: Any, *, known: Known | None = None, model: nn.Module | None = None, **settings: Any
+) -> Answer:
+    question = Question(
+        model=model or network(),
+        sent=sent,
+        image=SPEC,
+        classes=CLASSES,
+        known=known or Known(),
+        public=_public(),
+        **{"clients": 6, "fewer": 3} | settings,
+    )
+    return run_audit(question, lambda _: None)
+
+
+def _quick() -> Auto:
+    """What a batch that does not come apart falls back to is kept short."""
+    return Auto(analytic=Analytic(rounds=20), fallback=Matching(iterations=20))
+
+
+def _update(count: int = 1, *, model: nn.Module | None = None, **local: Any) -> Update:
+    settings = {"lr": 0.1, "momentum": 0.0, "batch_size": count} | local
+    seen = observe(
+        model or network(),
+        pictures(count),
+        labels(count),
+        image=SPEC,
+        classes=CLASSES,
+        local=LocalTraining(**settings),
+    )
+    assert isinstance(seen, Update)
+    return Update(tensors=seen.tensors, before=seen.before, buffers=seen.buffers)
+
+
+def _fact(answer: Answer, name: str) -> Any:
+    return next(fact for fact in answer.facts if fact.name == name)
+
+
+def test_an_exact_answer_is_expected_to_be_exact() -> None:
+    answer = _audit(_update(), known=Known(lr=0.1), truth=pictures(1))
+    assert answer.psnr is not None
+    assert answer.psnr[0] > 50
+    assert answer.expected.psnr > 50
+    assert answer.expected.low > answer.calibration.prior + 20
+    assert "almost exactly" in verdict(answer)
+    assert not answer.contradictions
+    images = _fact(answer, "images")
+    assert (images.value, images.source) == ("1", "inferred")
+
+
+def test_more_images_than_given_is_a_contradiction_and_the_signal_wins() -> None:
+    answer = _audit(_update(3), known=Known(lr=0.1, examples=2), attack=_quick())
+    assert any("the signal shows 3" in text for text in answer.contradictions)
+    assert len(answer.found.images) == 3
+
+
+def test_a_wrong_learning_rate_is_named_with_the_right_one() -> None:
+    answer = _audit(_update(), known=Known(lr=0.01))
+    assert any("the images explain the update at 0.1" in text for text in answer.contradictions)
+
+
+def test_steps_that_batch_norm_counted_contradict_others() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, CLASSES)
+    ).train()
+    update = _update(4, model=model, batch_size=2)
+    answer = _audit(
+        update,
+        known=Known(lr=0.1, steps=1, examples=4),
+        model=model,
+        attack=Matching(iterations=20),
+        clients=2,
+    )
+    assert any("BatchNorm counted 2 batches" in text for text in answer.contradictions)
+    assert _fact(answer, "BatchNorm statistics").value.startswith("moved")
+
+
+def test_signs_alone_are_seen_as_what_adam_leaves() -> None:
+    update = _update()
+    signs = Update(tensors={name: 0.001 * value.sign() for name, value in update.tensors.items()})
+    answer = _audit(signs, known=Known(lr=0.001, examples=1), attack=Matching(iterations=20), clients=2)
+    assert _fact(answer, "optimizer").source == "inferred"
+
+
+def test_noise_is_measured_and_simulated() -> None:
+    size = float(torch.cat([value.flatten() for value in _update().tensors.values()]).std())
+    noisy = defend(_update(), [NoiseOnly(sigma=0.05 * size)])
+    answer = _audit(noisy, known=Known(lr=0.1))
+    noise = _fact(answer, "noise")
+    assert float(noise.value.split()[1]) == pytest.approx(0.05 * size, rel=0.1)
+    assert answer.expected.psnr < 50
+
+
+def test_a_defense_is_searched_until_it_holds() -> None:
+    answer = _audit(gradient(network(), pictures(1), torch.tensor([1])), against=("noise",))
+    (noise,) = answer.strengths
+    strengths = [each.strength for each in noise.measured]
+    assert strengths == sorted(strengths)
+    assert noise.strength is not None
+    assert noise.strength.gain <= 1.0
+    assert noise.measured[0].gain > 10
+    assert noise.measured[0].bytes_up == 4 * sum(value.numel() for value in network().parameters())
+
+
+def test_the_page_holds_what_was_found(tmp_path: Path) -> None:
+    answer = _audit(_update(2), known=Known(lr=0.1), truth=pictures(2), attack=_quick())
+    page = write_page(tmp_path, answer, title="a <b>", command="gradsweep audit --x 'y'")
+    text = page.read_text(encoding="utf-8")
+    assert verdict(answer) in text.replace("&#39;", "'")
+    assert "a &lt;b&gt;" in text
+    assert text.count("data:image/png") == 2
+    stored = json.loads((tmp_path / "audit.json").read_text())
+    assert stored == json.loads(json.dumps(figures(answer)))
+    with Image.open(tmp_path / "image-001.png") as picture:
+        assert picture.size == (8, 8)
+
+
+def _files(folder: Path) -> None:
+    (folder / "net.py").write_text(
+        "from torch import nn\n\n\ndef make(classes=4):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(192, 96), nn.ReLU(), nn.Linear(96, 48), nn.ReLU(),\n"
+        "                         nn.Linear(48, classes))\n"
+    )
+    (folder / "public").mkdir()
+    for i, picture in enumerate(pictures(30, seed=5)):
+        pixels = (picture.permute(1, 2, 0) * 255).round().byte().numpy()
+        Image.fromarray(pixels).save(folder / "public" / f"{i}.png")
+    update = _update()
+    before = dict(update.before)
+    after = {name: value + update.tensors[name] for name, value in before.items()}
+    torch.save(before, folder / "before.pt")
+    torch.save(after, folder / "after.pt")
+    save_update(folder / "update.safetensors", before, after, lr=0.1, steps=1, examples=1)
+
+
+_COMMON = ("--image", "3x8x8", "--classes", "4", "--public", "public", "--out", "out", "--clients", "3")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [("--before", "before.pt", "--after", "after.pt", "--lr", "0.1"), ("--update", "update.safetensors")],
+)
+def test_the_command_writes_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: tuple[str, ...]
+) -> None:
+    _files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = gradsweep("audit", "--model", "net.py:make", *sent, *_COMMON)
+    assert done.returncode == 0, done.stderr
+    assert "almost exactly" in done.stdout
+    assert (tmp_path / "out" / PAGE).is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--model", "nat.py:make"), "nat.py does not exist. Did you mean 'net.py'"),
+        (("--model-args", "{"), "not valid JSON"),
+        (("--model-args", '{"clases": 4}'), "unexpected keyword argument 'clases'"),
+        (("--image", "3by8"), "is no size"),
+        (("--classes", "5"), "must be logits of shape (2, 5)"),
+        (("--public", "nowhere"), "--public: nowhere is no folder"),
+        (("--against", "prnue"), "Did you mean 'prune'"),
+        (("--mean", "a,b"), "must be numbers with commas"),
+        (("--after", "before.pt"), "holds zeros alone"),
+        (("--before", "net.py"), "is no file of tensors"),
+        (("--update", "before.pt"), "Give one of --after"),
+        (("--lr", "-1"), "Known.lr = -1.0"),
+        (("--truth", "net.py"), "is no folder of images"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], message: str
+) -> None:
+    _files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    flags = {"--model": "net.py:make", "--before": "before.pt", "--after": "after.pt"}
+    flags |= dict(zip(_COMMON[::2], _COMMON[1::2], strict=True)) | {change[0]: change[1]}
+    done = gradsweep("audit", *(word for pair in flags.items() for word in pair))
+    assert done.returncode == 2, done.stdout
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_folders_by_class_give_labels(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (20, 10), 100).save(tmp_path / name / "a.png")
+    found = read_folder(tmp_path, SPEC, where="--public")
+    assert found.classes == ("cat", "dog")
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 1]
+    assert found.images.shape == (2, 3, 8, 8)
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no picture")
+    with pytest.raises(InputError, match=r"--public: .*bad.png cannot be read"):
+        read_folder(tmp_path, SPEC, where="--public")
