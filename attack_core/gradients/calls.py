@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class Call:
 
     def _normalised(self, inputs: Tensor, others: tuple[int, ...]) -> Tensor:
         """The inputs (C, B, channels, ...) less their mean, over their deviation: each candidate's own, or stored."""
-        eps = self.module.eps
+        eps = cast("_BatchNorm", self.module).eps
         if self.statistics is None:
             mean = inputs.mean(others, keepdim=True)
             variance = inputs.var(others, unbiased=False, keepdim=True)
@@ -109,9 +110,10 @@ def _convolution_gradient(module: nn.Module, inputs: Tensor, error: Tensor) -> T
     kernel = next(kernel for base, (_, kernel) in _CONVOLUTIONS.items() if isinstance(module, base))
     # The library's kernel for each candidate: measured faster than unfold and one batched product, and
     # without the ninefold copy of the activations.
-    return torch.stack(
+    found: Tensor = torch.stack(
         [
             kernel(x, module.weight.shape, e, module.stride, module.padding, module.dilation, module.groups)
             for x, e in zip(inputs, error, strict=True)
         ]
     )
+    return found
