@@ -102,7 +102,8 @@ def is_plain_call(module: nn.Module, arguments: tuple[object, ...]) -> bool:
 
 
 def _rows(values: Tensor, candidates: int) -> Tensor:
-    return values.unflatten(0, (candidates, -1)).flatten(1, -2)
+    rows: Tensor = values.unflatten(0, (candidates, -1)).flatten(1, -2)
+    return rows
 
 
 def _convolution_gradient(module: nn.Module, inputs: Tensor, error: Tensor) -> Tensor:

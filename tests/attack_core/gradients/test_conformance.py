@@ -14,8 +14,9 @@ from attack_core.gradients.handles import DenseHandle, GradientHandle, gradient_
 from attack_core.gradients.objectives import L2, Both, Cosine, Matched, Objective, Signs, Similarity
 from attack_core.gradients.operations import twice_differentiable
 from fl_core.base.types import ModelState
+from fl_core.models.bottleneck import Bottleneck, with_noise
 from fl_core.models.zoo import predict
-from tests.support.networks import CLASSES, LARGE, NETWORKS, built, some, state_of
+from tests.support.networks import CLASSES, LARGE, NETWORKS, SMALL, built, some, state_of
 
 OBJECTIVES: tuple[Objective, ...] = (
     L2(),
@@ -122,6 +123,21 @@ def check_network(
 @pytest.mark.parametrize("name", NETWORKS)
 def test_small_networks(name: str) -> None:
     check_network(*built(name), COUNTS)
+
+
+@pytest.mark.parametrize("layer", [nn.Tanh(), nn.LayerNorm(8)], ids=["together", "one by one"])
+def test_a_row_for_each_image_goes_with_its_image(layer: nn.Module) -> None:
+    layers = (nn.Flatten(), nn.Linear(3 * SMALL**2, 8), layer, Bottleneck(8, 3), nn.Linear(8, CLASSES))
+    model = nn.Sequential(*layers).double()
+    state, labels = state_of(model), labels_of(3, 2)
+    images, noise = some((3, 2, 3, SMALL, SMALL), "images"), some((6, 3), "noise")
+    moving = images.clone().requires_grad_(True)
+    found = gradient_handles(model, state, moving, loss_of(labels), rows={"3.noise": noise})
+    for i in range(3):
+        drawn = with_noise(state, "3", noise[2 * i : 2 * i + 2])
+        (plain,) = plain_gradients(model, drawn, images[i : i + 1], labels[i : i + 1])
+        for name, gradient in plain.items():
+            torch.testing.assert_close(found[name].dense()[i], gradient[0])
 
 
 @pytest.mark.parametrize("name", ["batch_norm_1d", "volumes", "skips"])
