@@ -6,23 +6,22 @@ run the part of the network in front of them alone.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attack_core.fc.relu_chain import Graph
+from attack_core.gradients.operations import twice_differentiable
 from attack_core.gradients.tracing import couples_examples
 from attack_core.signal.signal_model import vib_of_images
 from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape
 from fl_core.base.types import ModelState, Tensors
 from fl_core.models.bottleneck import find_bottleneck
-from fl_core.models.forward import layer_input, predict
+from fl_core.models.forward import layer_input
 from fl_core.threat.observation import Observation
 
 
@@ -49,14 +48,6 @@ class Head:
         return self.layers[0]
 
 
-@dataclass(frozen=True)
-class _Call:
-    name: str
-    module: nn.Module
-    input: Tensor
-    output: Tensor
-
-
 def solvable_head(model: nn.Module, observation: Observation) -> Head:
     """`find_head` of the observed network; raises `InputError` too where BatchNorm mixes the images before it."""
     if couples_examples(model):
@@ -71,26 +62,39 @@ def observed_head(model: nn.Module, observation: Observation) -> Head:
 
 
 def find_head(model: nn.Module, state: ModelState, shape: ImageShape, *, through: bool = False) -> Head:
-    """The fully connected end of `model`, found by running one image; raises `InputError` where there is none.
+    """The fully connected end of `model`, found by running two images; raises `InputError` where there is none.
 
-    `through` goes on in front of a bottleneck: whatever it drew, its gradients and those in front hold for that draw.
+    It ends in front of whatever is not a ReLU, and of a layer without a bias or whose parameters are used by more than
+    one call of it: the gradients of such a layer don't tell its input. `through` goes on in front of a bottleneck:
+    whatever it drew, its gradients and those in front hold for that draw.
     """
     device = next(iter(state.parameters.values())).device
-    image = torch.linspace(-1.0, 1.0, shape.numbers, device=device).view(1, *shape.size)
-    calls = list(reversed(_calls(model, state, image)))
-    if not calls or not isinstance(calls[0].module, nn.Linear):
+    image = torch.linspace(-1.0, 1.0, shape.numbers, device=device).view(shape.size)
+    images = torch.stack([image, -image])
+    graph = Graph.of(model, state, images)
+    last = graph.source(graph.logits.grad_fn, relu=False)
+    if last is None:
         raise InputError("The model's last layer is not fully connected, so nothing follows analytically.")
-    layers = [calls[0]]
+    if last.module.bias is None:
+        raise InputError(
+            f"Layer {last.name!r}, the model's last, has no bias: the analytic attack reads what enters a layer off "
+            "the gradients of its weight and its bias together."
+        )
+    if not last.alone:
+        raise InputError(
+            f"Parameters of layer {last.name!r}, the model's last, are used elsewhere too, so their gradients don't "
+            "tell what enters the layer."
+        )
+    layers = [last]
     found = find_bottleneck(model) if through else None
     if found is not None:
-        layers = [call for call in reversed(calls) if call.name.startswith(f"{found[0]}.")] + layers
-    for relu, linear in itertools.pairwise(calls[len(layers) :]):
-        follows = relu.output is layers[0].input and linear.output is relu.input
-        if not (follows and isinstance(relu.module, nn.ReLU) and isinstance(linear.module, nn.Linear)):
-            continue
-        layers.insert(0, linear)
-    entry = layers[0].input
-    pixels = entry.shape[1] == image.numel() and bool(torch.equal(entry[0], image.flatten()))
+        layers = [call for call in graph.calls.values() if call.name.startswith(f"{found[0]}.")] + layers
+    while (below := graph.source(layers[0].begins, relu=True)) is not None:
+        solvable = below.alone and below.module.bias is not None
+        if not (solvable and torch.equal(below.output.relu(), layers[0].input)):
+            break
+        layers.insert(0, below)
+    pixels = torch.equal(layers[0].input, images.flatten(1))
     return Head(tuple(call.name for call in layers), pixels, found is not None)
 
 
@@ -113,22 +117,6 @@ def passed_through(weights: Tensors, layers: Sequence[str], inputs: Tensor) -> T
     return inputs
 
 
-@torch.no_grad()
-def _calls(model: nn.Module, state: ModelState, image: Tensor) -> list[_Call]:
-    """Every leaf module's call in order; outputs of one are the next one's input by identity."""
-    calls: list[_Call] = []
-
-    def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append(_Call(name, module, inputs[0], output))
-
-    with ExitStack() as hooks:
-        for name, module in model.named_modules():
-            if not any(True for _ in module.children()):
-                hooks.callback(module.register_forward_hook(partial(keep, name)).remove)
-        predict(model, state.with_own_buffers(), image)
-    return calls
-
-
 class Prefix:
     """The network up to a layer: from images (B, 3, S, S) to that layer's inputs (B, I), differentiable."""
 
@@ -147,4 +135,5 @@ class Prefix:
         """See the class."""
         if self._channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        return layer_input(self._model, self._state, self._layer, images)
+        with twice_differentiable(self._model):
+            return layer_input(self._model, self._state, self._layer, images)

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
+from torch.nn import functional
 
 from attack_core.fc.head import Head
 from attack_core.fc.spear import Inseparable, separate_batch
@@ -36,6 +37,8 @@ class ReadingLimits:
     """Withheld numbers: inputs that change less than this, relatively, are final. About float32's own precision."""
     rounding: float = 1e-6
     """The relative error that float32 arithmetic leaves at least in a recovered output of a ReLU."""
+    most_patterns: int = 10
+    """How often the units that are on are read off again at most, when errors are followed down a layer."""
     on: float = 1e-4
     """A unit of the last hidden layer is on for an image where its error exceeds this share of the largest."""
 
@@ -199,9 +202,11 @@ def recover_shares(
     logit_errors = _logit_errors(mixture.errors, outgoing)
     errors, inputs = mixture.errors, mixture.inputs
     for lower, upper in reversed(list(zip(head.layers[:-2], head.layers[1:-1], strict=True))):
-        errors = (errors @ middle[f"{upper}.weight"]) * _switched_on(inputs)
-        observed = exact(gradients[f"{lower}.weight"], _PURPOSE)
-        inputs = torch.linalg.lstsq(exact(errors.mT, _PURPOSE), observed).solution.to(errors)
+        handed_back = errors @ middle[f"{upper}.weight"]
+        layer = (middle[f"{lower}.weight"], middle[f"{lower}.bias"])
+        errors, inputs = _followed_down(
+            handed_back, _switched_on(inputs), gradients[f"{lower}.weight"], layer
+        )
     weight = gradients[f"{head.first}.weight"]
     residual = _distance(errors.mT @ inputs, weight)
     if not residual <= tolerance:
@@ -209,6 +214,40 @@ def recover_shares(
             f"the errors followed down to {head.first} leave {residual:.1e} of its gradient unexplained"
         )
     return Shares(inputs, errors, logit_errors, residual)
+
+
+def _followed_down(
+    handed_back: Tensor,
+    on: Tensor,
+    gradient: Tensor,
+    layer: tuple[Tensor, Tensor],
+    limits: ReadingLimits = READING_LIMITS,
+) -> tuple[Tensor, Tensor]:
+    """Errors (B, O) and inputs (B, I) of a layer from what the one above hands back (B, O) to its ReLU.
+
+    `on` (B, O) says which units are on, as the inputs of the layer above show it. The inputs that follow say it once
+    more, by the layer's weight and bias, and more surely where an output is small: the solution of least residual is
+    taken.
+    """
+    errors, inputs = _solved(handed_back * on, gradient)
+    best = (_distance(errors.mT @ inputs, gradient), errors, inputs)
+    for _ in range(limits.most_patterns):
+        again = functional.linear(inputs, *layer) > 0
+        if torch.equal(again, on):
+            break
+        on = again
+        errors, inputs = _solved(handed_back * on, gradient)
+        residual = _distance(errors.mT @ inputs, gradient)
+        if not residual < best[0]:
+            break
+        best = (residual, errors, inputs)
+    return best[1], best[2]
+
+
+def _solved(errors: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The errors, and the inputs (B, I) that explain the weight gradient (O, I) best with them."""
+    observed = exact(gradient, _PURPOSE)
+    return errors, torch.linalg.lstsq(exact(errors.mT, _PURPOSE), observed).solution.to(errors)
 
 
 def _in_front(

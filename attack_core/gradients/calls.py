@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class Call:
 
     def _normalised(self, inputs: Tensor, others: tuple[int, ...]) -> Tensor:
         """The inputs (C, B, channels, ...) less their mean, over their deviation: each candidate's own, or stored."""
-        eps = self.module.eps
+        eps = cast("_BatchNorm", self.module).eps
         if self.statistics is None:
             mean = inputs.mean(others, keepdim=True)
             variance = inputs.var(others, unbiased=False, keepdim=True)
@@ -101,7 +102,8 @@ def is_plain_call(module: nn.Module, arguments: tuple[object, ...]) -> bool:
 
 
 def _rows(values: Tensor, candidates: int) -> Tensor:
-    return values.unflatten(0, (candidates, -1)).flatten(1, -2)
+    rows: Tensor = values.unflatten(0, (candidates, -1)).flatten(1, -2)
+    return rows
 
 
 def _convolution_gradient(module: nn.Module, inputs: Tensor, error: Tensor) -> Tensor:
@@ -109,9 +111,10 @@ def _convolution_gradient(module: nn.Module, inputs: Tensor, error: Tensor) -> T
     kernel = next(kernel for base, (_, kernel) in _CONVOLUTIONS.items() if isinstance(module, base))
     # The library's kernel for each candidate: measured faster than unfold and one batched product, and
     # without the ninefold copy of the activations.
-    return torch.stack(
+    found: Tensor = torch.stack(
         [
             kernel(x, module.weight.shape, e, module.stride, module.padding, module.dilation, module.groups)
             for x, e in zip(inputs, error, strict=True)
         ]
     )
+    return found

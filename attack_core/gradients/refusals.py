@@ -9,13 +9,15 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState, Tensors
 from fl_core.models.forward import predict
 
-_MISSING = re.compile(r"derivative for (?:aten::)?(\S+) is not implemented")
+_MISSING = re.compile(r"derivative for '?(?:aten::)?(\w+)'? is not implemented")
 _ONCE = "marked with @once_differentiable"
+_ONCE_CODE = once_differentiable(lambda _: None).__code__
 
 
 @contextmanager
@@ -53,6 +55,27 @@ def check_logits(logits: object, images: int) -> Tensor:
         f"The attack needs a network that gives logits of shape (images, classes): for {images} images this one gave "
         f"{found}."
     )
+
+
+def check_functions(logits: Tensor) -> None:
+    """Refuse custom functions marked once_differentiable on the way to the logits.
+
+    Where the loss depends on the images by other ways too, autograd takes a missing second derivative for zero.
+    """
+    left, seen = [logits.grad_fn], {logits.grad_fn}
+    while left:
+        node = left.pop()
+        if node is None:
+            continue
+        function = getattr(type(node), "_forward_cls", None)
+        if function is not None and getattr(function.backward, "__code__", None) is _ONCE_CODE:
+            raise InputError(
+                f"Function {function.__name__!r} of the network is marked once_differentiable, and matching gradients "
+                "needs its second derivative: write a backward that can be differentiated."
+            )
+        fresh = {behind for behind, _ in node.next_functions} - seen
+        seen |= fresh
+        left += fresh
 
 
 @contextmanager

@@ -20,7 +20,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from attack_core.gradients.calls import Call, has_closed_form, is_plain_call, normalises_by_batch
 from attack_core.gradients.operations import comes_from_libraries, twice_differentiable
-from attack_core.gradients.refusals import check_logits, check_parameters, no_draws, second_derivatives
+from attack_core.gradients.refusals import (
+    check_functions,
+    check_logits,
+    check_parameters,
+    no_draws,
+    second_derivatives,
+)
 from fl_core.base.types import ModelState, Tensors
 from fl_core.models.forward import predict
 
@@ -169,6 +175,8 @@ class _Batch:
         checked = no_draws(self.model, state, images)
         with _recording(self.layers, parameters, run), twice_differentiable(self.model), checked:
             run.logits = check_logits(predict(self.model, state, images), len(images))
+        if not comes_from_libraries(self.model):
+            check_functions(run.logits)
         return run
 
 

@@ -82,10 +82,10 @@ class Reused(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
-        self.first = nn.Linear(3 * SMALL**2, 6)
-        self.again = nn.Linear(6, 6)
+        self.first = nn.Linear(3 * SMALL**2, 40)
+        self.again = nn.Linear(40, 40)
         self.unused = nn.LayerNorm(6)
-        self.head = nn.Linear(6, CLASSES)
+        self.head = nn.Linear(40, CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
         x = functional.relu(self.conv(torch.tanh(self.conv(images))))
@@ -123,7 +123,7 @@ class RootParameters(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = torch.cat([self.token.expand(len(images), -1, -1), self.patches(images)], dim=1)
-        tokens = tokens + tokens.softmax(1).mean(1, keepdim=True)
+        tokens = tokens + tokens.sin().mean(1, keepdim=True)
         return functional.linear(self.scale * functional.silu(self.mix(tokens))[:, 0], self.weight)
 
 

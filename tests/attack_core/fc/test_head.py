@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attack_core.fc.head import Prefix, find_head
+from attack_core.fc.head import Head, Prefix, find_head
+from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.refinement import Features, feature_mismatch
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.shape import ImageShape
@@ -18,6 +21,7 @@ from fl_core.models.build import build_model, initial_state
 from fl_core.models.config import ModelConfig
 from fl_core.models.forward import predict
 from tests.support.local_training import CNN, LENET, RESNET, some_images
+from tests.support.networks import built, some, state_of
 
 MLP = ModelConfig(kind="mlp", image_size=16)
 MODELS = [CNN, LENET, MLP, RESNET]
@@ -85,6 +89,124 @@ def test_a_model_that_does_not_end_in_a_linear_layer_is_refused() -> None:
     model, state = own(flatten=nn.Flatten(), fc=nn.Linear(192, 2), last=nn.Sigmoid())
     with pytest.raises(InputError, match="last layer is not fully connected"):
         find_head(model, state, ImageShape.square(8))
+
+
+class Nested(nn.Module):
+    """Linear layers whose ReLUs are functions and methods, in modules inside modules."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Sequential(nn.Dropout(), nn.ReLU()))
+        self.inner = nn.Sequential(nn.Identity(), nn.Sequential(nn.Linear(2 * 8 * 8, 9), nn.Dropout()))
+        self.last = nn.Linear(9, 3)
+        self.between = between
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.between(self.inner(self.body(images).flatten(1))))  # type: ignore[no-any-return]
+
+
+RELUS: dict[str, Callable[[Tensor], Tensor]] = {
+    "functional": functional.relu,
+    "method": lambda x: x.relu(),
+    "in place": lambda x: functional.relu(x, inplace=True),
+    "torch": torch.relu,
+    "clamp": lambda x: x.clamp(min=0),
+    "clamp_min": lambda x: x.clamp_min(0.0),
+    "threshold": lambda x: functional.threshold(x, 0.0, 0.0),
+    "twice": lambda x: x.relu().relu(),
+    "reshaped": lambda x: x.relu()[:, :, None].contiguous().flatten(1),
+}
+OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu6": functional.relu6,
+    "gelu": functional.gelu,
+    "leaky": functional.leaky_relu,
+    "clamped above": lambda x: x.clamp(0.0, 1e6),
+    "clamp elsewhere": lambda x: x.clamp(min=-1.0),
+    "threshold elsewhere": lambda x: functional.threshold(x, 0.0, -1.0),
+    "flipped": lambda x: x.relu().flip(1),
+    "transposed": lambda x: x.relu().view(-1, 3, 3).mT.reshape(-1, 9),
+    "skip": lambda x: x.relu() + x,
+    "none": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("kind", RELUS)
+def test_a_relu_is_seen_however_it_is_written(kind: str) -> None:
+    model = Nested(RELUS[kind]).eval()
+    head = find_head(model, state_of(model), ImageShape.square(8))
+    assert head == Head(("inner.1.0", "last"), pixels=False)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_is_no_relu_ends_the_head(kind: str) -> None:
+    model = Nested(OTHERS[kind]).eval()
+    assert find_head(model, state_of(model), ImageShape.square(8)).layers == ("last",)
+
+
+HEADS: dict[str, tuple[str, ...]] = {
+    "vit": ("heads.head",),
+    "convnext": ("classifier.2",),
+    "attention": ("head",),
+    "encoder": ("2.1",),
+    "reused": ("head",),
+    "skips": ("head",),
+    "paddings": ("5",),
+    "bottleneck": ("4",),
+    "constant_input": ("head",),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_the_head_of_every_kind_of_network(name: str) -> None:
+    """A layer that is called twice is none; of a transformer it is the layer that sees a token, or their mean."""
+    model, side = built(name, dtype=torch.float32)
+    state, shape = state_of(model), ImageShape.square(side)
+    head = find_head(model, state, shape)
+    assert head.layers == HEADS[name]
+    assert not head.pixels
+    if name == "bottleneck":
+        assert find_head(model, state, shape, through=True) == Head(
+            ("1", "3.encoder", "3.decoder", "4"), pixels=True, random=True
+        )
+
+
+def test_layers_whose_gradients_do_not_tell_their_input_are_refused() -> None:
+    model, _ = built("tied", dtype=torch.float32)
+    with pytest.raises(InputError, match="last layer is not fully connected"):
+        find_head(model, state_of(model), ImageShape.square(8))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3, bias=False))
+    with pytest.raises(
+        InputError, match="Layer '1', the model's last, has no bias: the analytic attack reads"
+    ):
+        find_head(model, state_of(model), ImageShape.square(8))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 9, bias=False), nn.ReLU(), nn.Linear(9, 3))
+    assert find_head(model, state_of(model), ImageShape.square(8)).layers == ("3",)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(192, 192)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.fc(self.fc(images.flatten(1)).relu())  # type: ignore[no-any-return]
+
+    with pytest.raises(
+        InputError, match="Parameters of layer 'fc', the model's last, are used elsewhere too"
+    ):
+        find_head(Twice(), state_of(Twice()), ImageShape.square(8))
+
+
+@pytest.mark.parametrize("name", ["vit", "attention", "encoder"])
+def test_features_of_a_transformer_are_inverted(name: str) -> None:
+    """Its head sees a token: the search for the image with this token goes through attention."""
+    model, side = built(name, dtype=torch.float32)
+    state = state_of(model)
+    prefix = Prefix(model, state, find_head(model, state, ImageShape.square(side)).first)
+    truth = some((1, 3, side, side), "truth", torch.float32).clamp(-1.0, 1.0) * 0.3
+    start = torch.zeros_like(truth) + 0.01 * some(tuple(truth.shape), "start", torch.float32)
+    mismatch = feature_mismatch(prefix, Features(prefix(truth).detach()))
+    found = Continuation(evaluations=60).minimise(mismatch, start)
+    assert float(mismatch(found)) < 0.05 * float(mismatch(start))
 
 
 def test_looking_leaves_hooks_and_buffers_alone() -> None:
