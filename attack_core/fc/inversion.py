@@ -237,10 +237,7 @@ def _followed_down(
             break
         on = again
         errors, inputs = _solved(handed_back * on, gradient)
-        residual = _distance(errors.mT @ inputs, gradient)
-        if not residual < best[0]:
-            break
-        best = (residual, errors, inputs)
+        best = min(best, (_distance(errors.mT @ inputs, gradient), errors, inputs), key=lambda each: each[0])
     return best[1], best[2]
 
 
