@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_core.federation.rounds import FederationConfig
-from orchestrator.config.parse import to_plain
+from orchestrator.config.plain import to_plain
 from orchestrator.execute.execute import Done, Executor
 from orchestrator.execute.simulation import PooledSimulator
 from orchestrator.io.files import clearly

@@ -25,7 +25,8 @@ from fl_core.threat.observation import Observation
 from orchestrator.analysis.summary import summarize
 from orchestrator.config import parse
 from orchestrator.config import sweep as settings
-from orchestrator.config.parse import build, load_sweep, spell_out, suggested_attack, to_plain
+from orchestrator.config.parse import load_sweep, spell_out, suggested_attack
+from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import AttackerConfig, SweepConfig
 from orchestrator.driver.plan import plan_table
 from orchestrator.driver.sweep import Outcome, run_sweep
