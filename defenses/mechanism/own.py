@@ -96,12 +96,13 @@ class OwnDefense(OwnObject, Mechanism):
     def on_gradient(self, rule: GradientRule, random: Random, plan: FederationConfig) -> GradientRule:
         """See `Mechanism.on_gradient`."""
         found = self.ask("on_gradient", rule, random, plan)
-        if found is rule:  # Which other defenses tell from any other one.
+        if found is rule:  # Other defenses look whether it is the plain one.
             return rule
         self.require(
             callable(found), "must return a function from on_gradient, which takes a batch's gradient"
         )
-        return _RecordingRule(self, found) if isinstance(found, Recording) else _Rule(self, found)
+        own: GradientRule = _RecordingRule(self, found) if isinstance(found, Recording) else _Rule(self, found)
+        return own
 
     def on_update(self, update: ClientUpdate, random: Random, plan: FederationConfig) -> ClientUpdate:
         """See `Mechanism.on_update`."""

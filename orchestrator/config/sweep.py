@@ -256,6 +256,16 @@ class ExecutionConfig(Config):
         return 0.0 if self.device == "cpu" else 1.0
 
 
+def _check_chain(defenses: tuple[AnyDefense, ...]) -> None:
+    """Raise `InputError` for defenses that do not go together.
+
+    A config is also read from results that somebody else may have sent, so no code that it holds is run for this: with
+    own classes the check is that of `orchestrator.config.parse.load_sweep`, and of whoever makes the chain.
+    """
+    if not any(isinstance(defense, OwnDefense) for defense in defenses):
+        Chain(defenses=defenses)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CellConfig(Config):
     """One row of the comparison: a name, a defense chain, and openly whatever else differs from the rest.
@@ -347,16 +357,6 @@ class SweepConfig(Config):
                 )
             found |= matching
         return [cell for cell in self.cells if cell.name in found]
-
-
-def _check_chain(defenses: tuple[AnyDefense, ...]) -> None:
-    """Raise `InputError` for defenses that do not go together.
-
-    A config is also read from results that somebody else may have sent, so no code that it holds is run for this: with
-    own classes the check is that of `orchestrator.config.parse.load_sweep`, and of whoever makes the chain.
-    """
-    if not any(isinstance(defense, OwnDefense) for defense in defenses):
-        Chain(defenses=defenses)
 
 
 def _check_names(what: str, names: Sequence[str]) -> None:
