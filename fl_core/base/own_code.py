@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -44,7 +44,7 @@ class OwnCode(Config):
 
     module: str
     name: str
-    source: str | None = None
+    source: str | None = field(default=None, repr=False)
 
     @property
     def place(self) -> str:

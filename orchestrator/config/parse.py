@@ -29,6 +29,23 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     Raises `InputError` for a missing file, bad YAML, unknown keys, wrong types, values out of range, and search spaces
     that do not fit their attack.
     """
+    sweep = with_thresholds(build(SweepConfig, sweep_tree(path, overrides), where=str(path)))
+    for cell in sweep.cells:
+        cell_settings(sweep, cell)
+        Chain(defenses=cell.defense)
+    for attacker in sweep.attackers:
+        place = f"{path}: attackers.{attacker.name}"
+        _check_search(attacker.attack, attacker.search, where=f"{place}.search")
+        for name, family in attacker.families.items():
+            _check_search(family.attack, family.search, where=f"{place}.families.{name}.search")
+    return sweep
+
+
+def sweep_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The sweep in a file as plain data that needs no other file of code: nothing in it is given in short.
+
+    Raises `InputError` as `load_sweep` does, as far as the file is read for this.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -55,16 +72,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     anchor_own(tree, Path.cwd())
     spell_inputs(tree, where=str(path))
     spell_own(tree, where=str(path))
-    sweep = with_thresholds(build(SweepConfig, tree, where=str(path)))
-    for cell in sweep.cells:
-        cell_settings(sweep, cell)
-        Chain(defenses=cell.defense)
-    for attacker in sweep.attackers:
-        place = f"{path}: attackers.{attacker.name}"
-        _check_search(attacker.attack, attacker.search, where=f"{place}.search")
-        for name, family in attacker.families.items():
-            _check_search(family.attack, family.search, where=f"{place}.families.{name}.search")
-    return sweep
+    return tree
 
 
 def _override(text: str) -> tuple[str, Any]:
