@@ -101,7 +101,9 @@ class OwnDefense(OwnObject, Mechanism):
         self.require(
             callable(found), "must return a function from on_gradient, which takes a batch's gradient"
         )
-        own: GradientRule = _RecordingRule(self, found) if isinstance(found, Recording) else _Rule(self, found)
+        own: GradientRule = (
+            _RecordingRule(self, found) if isinstance(found, Recording) else _Rule(self, found)
+        )
         return own
 
     def on_update(self, update: ClientUpdate, random: Random, plan: FederationConfig) -> ClientUpdate:

@@ -8,13 +8,13 @@ import json
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from pydantic.errors import PydanticUserError
 
 from attack_core.base.types import Attack
 from defenses.mechanism.base import STAGES, Mechanism
-from fl_core.base.errors import InputError, hint, listed
+from fl_core.base.errors import InputError, first_line, hint, listed
 from fl_core.base.own_code import OwnCode
 from fl_core.base.own_object import from_plain
 from fl_core.base.types import Config
@@ -80,8 +80,8 @@ def reach(tree: object, dotted: str) -> str:
 
 
 def shown(config: object) -> Any:
-    """A config dataclass as plain data for a person: an own class by its name, with its settings, without its text."""
-    return _shown(to_plain(config))
+    """A config, plain or not, as a person reads it: an own class by its name, with its settings, without its text."""
+    return _shown(to_plain(config) if dataclasses.is_dataclass(config) else config)
 
 
 def settings_of(node: _Node) -> _Node:
@@ -126,13 +126,17 @@ def _settled(code: OwnCode, role: str, settings: object, *, where: str) -> _Node
     wrong = wrong or _no_dataclass(kind) or _CHECKS[role](kind)
     if wrong:
         raise InputError(f"{where}: {wrong}.")
+    with code.blamed("in the types of its fields"):
+        get_type_hints(kind)
     try:
-        with code.blamed(f"with the settings {json.dumps(settings)}", passing=(InputError,)):
+        with code.blamed(
+            f"with the settings {json.dumps(settings)}", passing=(InputError, PydanticUserError)
+        ):
             built = build(_strict(kind), settings, where=where)
             plain: _Node = {name: value for name, value in to_plain(built).items() if name != "kind"}
             again = from_plain(kind, plain)
-    except (PydanticUserError, NameError) as error:
-        raise InputError(f"{where}: its fields are no settings: {error}") from error
+    except PydanticUserError as error:
+        raise InputError(f"{where}: a field is no setting: {first_line(error)}") from error
     if any(getattr(again, name) != getattr(built, name) for name in plain):
         raise InputError(
             f"{where}: its fields must be numbers, texts, truth values, Literals, tuples, lists and mappings of them, "

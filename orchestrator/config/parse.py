@@ -248,8 +248,10 @@ def _check_search(attack: AnyAttack, space: Mapping[str, Any], *, where: str) ->
             except InputError as error:
                 known = [path for path in _settings(shown(attack)) if path != "kind"]
                 if isinstance(error, UnknownKey) and error.key not in known:
+                    # Own settings are checked by themselves, and told by the end of their path.
+                    key = name if name.endswith(f".{error.key}") else error.key
                     raise InputError(
-                        f"{where}: unknown key {error.key!r}.{hint(error.key, known)} This attack has {listed(known)}."
+                        f"{where}: unknown key {key!r}.{hint(key, known)} This attack has {listed(known)}."
                     ) from error
                 raise InputError(f"{where}.{name} = {value!r} does not fit the attack: {error}") from error
 

@@ -59,7 +59,8 @@ def test_the_fields_of_own_classes_are_searched(folder: Path) -> None:
 
 def test_the_report_names_them(folder: Path) -> None:
     page = write_report(folder / "out", summary_lines(folder / "out")).read_text(encoding="utf-8")
-    assert "my_defense.py:Blur+prune" in page
+    assert "&#34;kind&#34;: &#34;my_defense.py:Blur&#34;" in page
+    assert "draw_noise" not in page, "the text is in sweep.json"
 
 
 def test_the_same_rows_on_workers_that_have_no_such_files(
@@ -88,7 +89,9 @@ def test_reading_results_runs_no_code_of_theirs(tmp_path: Path, faces_root: Path
     path = write_own(tmp_path, faces_root)
     mark = tmp_path / "was_run"
     for name, text in {"my_defense.py": DEFENSE, "my_attack.py": ATTACK, "my_parts.py": PARTS}.items():
-        marked = text.replace("\nfrom dataclasses", f"\nopen({str(mark)!r}, 'a').close()\nfrom dataclasses", 1)
+        marked = text.replace(
+            "\nfrom dataclasses", f"\nopen({str(mark)!r}, 'a').close()\nfrom dataclasses", 1
+        )
         (tmp_path / "code" / name).write_text(marked)
     cut = ["victims.test=1", "victims.tuning=0", "attackers.0.search={}", "attackers.1.search={}"]
     run_quietly(load_sweep(path, cut), tmp_path / "out")
@@ -107,8 +110,12 @@ def test_reading_results_runs_no_code_of_theirs(tmp_path: Path, faces_root: Path
 
 
 _FAILING = {
-    "my_defense.py": DEFENSE.replace("        noise = draw_noise", "        1 / 0\n        noise = draw_noise"),
-    "my_attack.py": ATTACK.replace("        images = torch.full", "        1 / 0\n        images = torch.full"),
+    "my_defense.py": DEFENSE.replace(
+        "        noise = draw_noise", "        1 / 0\n        noise = draw_noise"
+    ),
+    "my_attack.py": ATTACK.replace(
+        "        images = torch.full", "        1 / 0\n        images = torch.full"
+    ),
     "my_parts.py": PARTS.replace("        squared = ", "        1 / 0\n        squared = "),
 }
 
