@@ -96,7 +96,8 @@ class OwnDefense(OwnObject, Mechanism):
     def on_gradient(self, rule: GradientRule, random: Random, plan: FederationConfig) -> GradientRule:
         """See `Mechanism.on_gradient`."""
         found = self.ask("on_gradient", rule, random, plan)
-        if found is rule:  # Other defenses look whether it is the plain one.
+        plain = found is rule
+        if plain:  # Other defenses look whether it is the plain one.
             return rule
         self.require(
             callable(found), "must return a function from on_gradient, which takes a batch's gradient"

@@ -95,7 +95,7 @@ class OwnCode(Config):
     def blamed(self, what: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
         """While it lasts, what the code raises becomes `OwnCodeFailed` with the code, `what` it did, and the line.
 
-        An `InputError` keeps its words. What is `passing`, and memory that has run out, stay what they are.
+        An `InputError` keeps its words, with the code and the line. What is `passing`, and memory that has run out, stay what they are.
         """
         kept: tuple[type[Exception], ...] = (OwnCodeFailed, *passing)
         try:
@@ -103,7 +103,7 @@ class OwnCode(Config):
         except kept:
             raise
         except InputError as error:
-            raise OwnCodeFailed(error) from error
+            raise OwnCodeFailed(f"{self.place}: {error}{_line(self, error)}") from error
         except Exception as error:
             if out_of_memory(error):
                 raise
