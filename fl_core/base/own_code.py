@@ -95,7 +95,8 @@ class OwnCode(Config):
     def blamed(self, what: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
         """While it lasts, what the code raises becomes `OwnCodeFailed` with the code, `what` it did, and the line.
 
-        An `InputError` keeps its words, with the code and the line. What is `passing`, and memory that has run out, stay what they are.
+        An `InputError` keeps its words, with the code and the line. What is `passing` stays what it is, and so does
+        memory that has run out.
         """
         kept: tuple[type[Exception], ...] = (OwnCodeFailed, *passing)
         try:
