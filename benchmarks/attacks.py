@@ -51,7 +51,7 @@ from fl_core.threat.model import ThreatModel
 from fl_core.threat.observation import Observation, observe
 from fl_core.threat.record import RoundRecord
 from orchestrator.analysis.intervals import mean_interval
-from orchestrator.config.parse import build, put, to_plain
+from orchestrator.config.plain import build, put, to_plain
 
 ACCURACY = 0.8
 """Validation accuracy from which a model counts as trained."""

@@ -35,7 +35,7 @@ import ray
 
 from benchmarks.noop import noop_job, quality
 from fl_core.data.synthetic.faces import write_faces
-from orchestrator.config.parse import build
+from orchestrator.config.plain import build
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver.sweep import run_sweep
 from orchestrator.runtime.progress import Silent

@@ -22,6 +22,7 @@ from defenses.inputs.precode import Precode
 from defenses.masking.masking import Masking
 from defenses.mechanism.base import STAGES, Privacy, Stage
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
+from defenses.mechanism.own import OwnDefense
 from defenses.secure.mean import SecureMean, SumProtection
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random, stream
@@ -50,6 +51,7 @@ AnyDefense = (
     | CKKS
     | Paillier
     | Masking
+    | OwnDefense
 )
 """Every defense there is: the union is the registry."""
 
@@ -89,11 +91,11 @@ class Chain:
         for before, after in itertools.pairwise(self.defenses):
             reason = _conflict(before, after)
             if reason:
-                raise InputError(f"A defense chain has {before.kind} before {after.kind}: {reason}.")
+                raise InputError(f"A defense chain has {before.label} before {after.label}: {reason}.")
         for defense in self.defenses:
             reason = defense.objection(self.defenses)
             if reason:
-                raise InputError(f"A defense chain has {defense.kind}: {reason}.")
+                raise InputError(f"A defense chain has {defense.label}: {reason}.")
 
     @property
     def remembers(self) -> bool:
@@ -207,7 +209,7 @@ class ChainedClients:
 def _conflict(before: AnyDefense, after: AnyDefense) -> str | None:
     """Why `after` can't follow `before`; None where it can."""
     if before.stage == "clip" and after.protects == "client":
-        return f"{after.kind} clips by itself; give it the max_norm"
+        return f"{after.label} clips by itself; give it the max_norm"
     if before.stage == after.stage:
         return _TWICE[after.stage]
     if before.stage == "sum":

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto
+from attack_core.attacks.own import OwnAttack
 from attack_core.gradients.objectives import Cosine
 from attack_core.matching.matching import Matching
 from attack_core.matching.presets import inverting_gradients, soft_matching
@@ -21,7 +22,7 @@ _DLG = Matching(
     labels="optimize",
 )
 
-AnyAttack = Matching | Analytic | Auto
+AnyAttack = Matching | Analytic | Auto | OwnAttack
 """Every attack that a sweep file can spell; the union is the registry."""
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from attack_core.gradients.handles import GradientHandle, flat, gradient_handles
 from fl_core.base.errors import InputError, unknown_name
+from fl_core.base.own_object import OwnObject
 from fl_core.base.types import Config, ModelState, Tensors, require
 
 LayerMode = Literal["uniform", "auto", "early", "early_linear", "early_strong", "early_conv"]
@@ -114,7 +115,23 @@ class Signs(Config):
         return (terms.weights * terms.surprise(terms.factor() if terms.scaled else None)).mean(1)
 
 
-Objective = L2 | Cosine | Similarity | Both | Signs
+@dataclass(frozen=True, kw_only=True)
+class OwnObjective(OwnObject):
+    """The loss of a class of the user's own, which a sweep file names; raises `OwnCodeFailed` where it fails."""
+
+    kind: Literal["own"] = "own"
+
+    def loss(self, terms: Terms) -> Tensor:
+        """See `L2.loss`."""
+        found = self.ask("loss", terms)
+        fits = isinstance(found, Tensor) and found.dim() == 1 and found.dtype == torch.float32
+        self.require(
+            fits, "must return one loss for each candidate from loss, a tensor (C,) of torch.float32"
+        )
+        return found  # type: ignore[no-any-return]  # checked
+
+
+Objective = L2 | Cosine | Similarity | Both | Signs | OwnObjective
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from attack_core.gradients.batchnorm import has_batch_norm, statistics_distance
 from attack_core.priors.colour_tv import colour_variation
 from fl_core.base.errors import InputError
+from fl_core.base.own_object import OwnObject
 from fl_core.base.types import Config, ModelState, require
 
 
@@ -217,6 +218,25 @@ class GroupConsistency(Config):
         return self.weight * distance
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnPrior(OwnObject):
+    """The penalty of a class of the user's own, which a sweep file names; raises `OwnCodeFailed` where it fails.
+
+    It is not asked for in the company of other restarts: `Scene.restarts` is there where another prior needs it.
+    """
+
+    kind: Literal["own"] = "own"
+
+    def penalty(self, images: Tensor, scene: Scene) -> Tensor:
+        """See `TotalVariation.penalty`."""
+        found = self.ask("penalty", images, scene)
+        fits = isinstance(found, Tensor) and found.shape == images.shape[:1] and found.dtype == images.dtype
+        self.require(
+            fits, f"must return one penalty for each of {len(images)} candidates from penalty, a tensor (C,)"
+        )
+        return found  # type: ignore[no-any-return]  # checked
+
+
 Prior = (
     TotalVariation
     | ColourVariation
@@ -225,6 +245,7 @@ Prior = (
     | PatchSparsity
     | BatchNormStatistics
     | GroupConsistency
+    | OwnPrior
 )
 
 

@@ -99,7 +99,7 @@ def unbounded(chain: tuple[Mechanism, ...]) -> str | None:
     for other in chain:
         if other.stage == "compress":
             return (
-                f"what is added up has to keep to max_norm, and {other.kind} changes it after it was clipped; "
+                f"what is added up has to keep to max_norm, and {other.label} changes it after it was clipped; "
                 "compress without it, or take 'dp_update'"
             )
     return None

@@ -43,9 +43,9 @@ class DPSGD(Budgeted):
         """See `Mechanism.objection`."""
         for other in chain:
             if other.stage == "noise":
-                return f"it adds noise, and so does {other.kind}: their privacy statements would not add up"
+                return f"it adds noise, and so does {other.label}: their privacy statements would not add up"
             if other.stage == "batch" and not other.keeps_examples_apart:
-                return f"it bounds what one image of a batch does, but under {other.kind} an example can be in several"
+                return f"it bounds what one image of a batch does, but under {other.label} an example can be in several"
         return None
 
     def on_model(self, model: ModelConfig) -> ModelConfig:

@@ -41,9 +41,7 @@ class Precode(Mechanism):
         """See `Mechanism.objection`."""
         for other in chain:
             if other.protects == "example":
-                return (
-                    f"it adds a term to the loss, and {other.kind} takes gradients of the cross-entropy alone"
-                )
+                return f"it adds a term to the loss, and {other.label} takes gradients of the cross-entropy alone"
         return None
 
     def on_model(self, model: ModelConfig) -> ModelConfig:

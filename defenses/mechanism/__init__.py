@@ -9,5 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "clipping": ["bounded"],
         "draws": ["Distribution", "add_noise", "draw_noise", "perturb"],
         "noise": ["ClipOnly", "NoiseOnly"],
+        "own": ["OwnDefense"],
     },
 )

@@ -60,6 +60,11 @@ class Mechanism(Config):
     """Of a defense that changes what a client trains on: whether each image is still made of one of its own alone, so
     that bounding each one's gradient bounds what one of the client's images does."""
 
+    @property
+    def label(self) -> str:
+        """What tables and messages call it."""
+        return self.kind
+
     def check_library(self) -> None:
         """Raise `InputError` where the library that does its work is not installed."""
 

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "DEVICES",
             "blanket_fallback",
             "exact",
+            "out_of_memory",
             "peak_mb",
             "pick_device",
             "reset_peak",
@@ -27,6 +28,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "libraries": ["library"],
         "numbers": ["TINY"],
+        "own_code": ["OwnCode", "OwnCodeFailed"],
+        "own_object": ["OwnObject"],
         "rng": ["Random", "derive_seed", "generator", "normal", "stream", "uniform"],
         "shape": ["ImageShape"],
         "types": [

@@ -15,6 +15,9 @@ from fl_core.base.errors import InputError, unknown_name
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "MPS backend out of memory", "std::bad_alloc")
+"""What the messages of allocators hold that raise nothing more special than a `RuntimeError`."""
+
 
 def pick_device(name: str) -> torch.device:
     """The device called `name`; `auto` takes MPS, then CUDA, then the CPU, whichever is there first.
@@ -84,3 +87,10 @@ def peak_mb(device: torch.device) -> float:
         return torch.mps.driver_allocated_memory() / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is how Python, CUDA, MPS or the CPU's allocators say that memory has run out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

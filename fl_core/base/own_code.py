@@ -14,12 +14,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from fl_core.base.device import out_of_memory
 from fl_core.base.errors import InputError, first_line, hint, unknown_name
 from fl_core.base.types import Config
 
@@ -27,6 +28,10 @@ MOST_BYTES = 1_000_000
 """A longer file is no module that a person wrote; its text is part of every trial's setting."""
 
 _MODULES = "gradsweep_own_code"
+
+
+class OwnCodeFailed(InputError):
+    """A user's own code raised something, or returned what is of no use: a trial fails of it, and no other one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +44,7 @@ class OwnCode(Config):
 
     module: str
     name: str
-    source: str | None = None
+    source: str | None = field(default=None, repr=False)
 
     @property
     def place(self) -> str:
@@ -87,14 +92,23 @@ class OwnCode(Config):
             raise unknown_name(f"name in {self.module}", self.name, known) from None
 
     @contextmanager
-    def blamed(self, what: str) -> Iterator[None]:
-        """While it lasts, what the code raises becomes an `InputError` with the code, `what` it did, and the line."""
+    def blamed(self, what: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+        """While it lasts, what the code raises becomes `OwnCodeFailed` with the code, `what` it did, and the line.
+
+        An `InputError` keeps its words, with the code and the line. What is `passing` stays what it is, and so does
+        memory that has run out.
+        """
+        kept: tuple[type[Exception], ...] = (OwnCodeFailed, *passing)
         try:
             yield
-        except InputError:
+        except kept:
             raise
+        except InputError as error:
+            raise OwnCodeFailed(f"{self.place}: {error}{_line(self, error)}") from error
         except Exception as error:
-            raise InputError(
+            if out_of_memory(error):
+                raise
+            raise OwnCodeFailed(
                 f"{self.place} failed {what}: {type(error).__name__}: {first_line(error)}{_line(self, error)}"
             ) from error
 
@@ -104,6 +118,11 @@ class OwnCode(Config):
         if not callable(found):
             raise InputError(f"{self.place} is {type(found).__name__}: must be {what}.")
         return found  # type: ignore[no-any-return]  # whatever a user wrote
+
+
+def in_a_file(kind: type) -> bool:
+    """Whether a class stands in a file of the user's own, so that no other process can import it by its name."""
+    return kind.__module__.startswith(f"{_MODULES}_")
 
 
 def _text(path: Path, where: str) -> str:

@@ -23,7 +23,7 @@ from fl_core.data.kinds.parquet import open_parquet
 from fl_core.data.kinds.torchvision_sets import open_torchvision
 from fl_core.data.places import check_folder, expanded, is_there
 from fl_core.data.synthetic.faces import unwritten_faces, write_faces
-from orchestrator.config.parse import build, put
+from orchestrator.config.plain import build, put
 from orchestrator.config.sweep import DataConfig, DataKind, SweepConfig
 from orchestrator.io.identity import content_hash
 

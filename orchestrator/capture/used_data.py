@@ -16,7 +16,7 @@ from fl_core.base.errors import InputError
 from fl_core.data.dataset import SPLITS, ImageDataset, Picture, SplitName
 from fl_core.data.splits import SeededSplit
 from orchestrator.capture.datasets import own_settings
-from orchestrator.config.parse import build, to_plain
+from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import DataConfig, SweepConfig
 from orchestrator.io.files import RESTORE, Damaged
 from orchestrator.results.folder import CLAIM, Claim, read_claim

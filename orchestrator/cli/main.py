@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, track
 from typer.exceptions import TyperException
 
+from fl_core.base.device import out_of_memory
 from fl_core.base.errors import InputError, first_line, one_line
 from fl_core.base.shape import ImageShape
 from fl_core.data.check import check_pictures, described
@@ -29,7 +30,8 @@ from orchestrator.cli import audit as cli_audit
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import doctor as health
 from orchestrator.cli import experiment
-from orchestrator.config.parse import build, load_sweep, to_plain
+from orchestrator.config.parse import load_sweep
+from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import DataConfig
 from orchestrator.driver.merge import merge_folders
 from orchestrator.driver.plan import check_plan, plan_table
@@ -52,7 +54,6 @@ from orchestrator.runtime.progress import ConsoleReporter
 from orchestrator.runtime.stop import EXIT_CODE, Stop, Stopped, farewell
 from orchestrator.runtime.terminal import console as terminal
 from orchestrator.runtime.terminal import outlet
-from orchestrator.trial.memory import out_of_memory
 
 app = typer.Typer(
     no_args_is_help=True,

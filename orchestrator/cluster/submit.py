@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import secrets
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -24,7 +25,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 import orchestrator
 from fl_core.base.errors import InputError, first_line
-from orchestrator.config.parse import load_sweep
+from orchestrator.config.parse import load_sweep, sweep_tree
 from orchestrator.io.provenance import provenance
 from orchestrator.io.retries import patiently
 from orchestrator.runtime.stop import EXIT_CODE
@@ -124,11 +125,11 @@ class Jobs:
     def submit(
         self, sweep: Path, *, out: str, overrides: Sequence[str], cells: Sequence[str], python: str
     ) -> str:
-        """Submit the sweep file with this code, and return the job's id.
+        """Submit the sweep with this code, and return the job's id.
 
         `out` is the results folder as the cluster's head sees it, `python` the command of its Python. What is sent
-        is the sweep file and the four packages, nothing else. Raises `InputError` for a bad sweep or paths
-        that mean nothing on the cluster.
+        is the sweep, the overrides and the own code that it names put in, and the four packages, nothing else. Raises
+        `InputError` for a bad sweep or paths that mean nothing on the cluster.
         """
         config = load_sweep(sweep, overrides)
         if not PurePosixPath(out).is_absolute():
@@ -152,12 +153,11 @@ class Jobs:
             out,
         ]
         words += [word for pattern in cells for word in ("--cells", pattern)]
-        words += [word for override in overrides for word in ("--set", override)]
         variables = {"COLUMNS": "120", "RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}
         if commit := provenance()["git_commit"]:
             variables["GIT_COMMIT"] = commit
         with tempfile.TemporaryDirectory() as folder:
-            _stage(sweep, Path(folder))
+            _stage(sweep_tree(sweep, overrides), Path(folder))
 
             def send() -> None:
                 try:
@@ -251,10 +251,10 @@ def _line(error: BaseException) -> str:
     return first_line(error)[:300]
 
 
-def _stage(sweep: Path, folder: Path) -> None:
+def _stage(sweep: Mapping[str, Any], folder: Path) -> None:
     """What the job needs and nothing else: no repository, no data, no results."""
     root = Path(orchestrator.__file__).resolve().parents[1]
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
     for package in _PACKAGES:
         shutil.copytree(root / package, folder / package, ignore=ignored)
-    shutil.copy(sweep, folder / "sweep.yaml")
+    (folder / "sweep.yaml").write_text(json.dumps(sweep, indent=2), encoding="utf-8")

@@ -7,16 +7,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "address": ["PASSWORD"],
         "parse": [
-            "build",
             "cell_settings",
             "load_sweep",
-            "put",
             "suggested_attack",
             "threshold_cells",
             "threshold_value",
-            "to_plain",
             "with_params",
         ],
+        "own": ["shown"],
+        "plain": ["build", "put", "to_plain"],
         "scale": ["Strength"],
         "space": ["Choice", "FloatRange", "IntRange", "Parameter", "Params", "Scalar", "Space"],
         "sweep": [

@@ -27,6 +27,11 @@ _WORDS = {
 }
 """What a setting must be, by pydantic's name for its not being that."""
 
+OWN = "own"
+"""The kind of what a class of the user's own stands behind; a sweep file names that class instead."""
+
+OWN_CODE = "FILE.py:CLASS of your own"
+
 _UNKNOWN_KEY, _RULE, _TYPE = range(3)
 """How little a mistake says, least first: a key that there is none of, a rule of ours that is broken, a wrong type."""
 
@@ -111,7 +116,8 @@ def _finding(kind: type[Any], tree: object, error: ErrorDetails) -> _Finding | N
         if not members:
             walk.enter(part)
             continue
-        known = ", ".join(sorted(map(repr, members)))
+        known = ", ".join(sorted(repr(name) for name in members if name != OWN))
+        known += f" or {OWN_CODE}" if OWN in members else ""
         if not isinstance(walk.node, dict):
             text = f"must be a mapping with a kind: one of {known}."
             return _Finding(place=walk.dotted, rank=_TYPE, value=_shown(walk.node), text=text)

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any
 
 from attack_core.attacks.registry import NAMED, AnyAttack
+from defenses.chain import Chain
 from fl_core.base.errors import InputError, hint, listed, natural, unknown_name
-from orchestrator.config.explain import UnknownKey, explain
+from orchestrator.config.explain import UnknownKey
+from orchestrator.config.own import anchor_own, reach, settings_of, settle_own, shown, spell_own
+from orchestrator.config.plain import build, put, to_plain
 from orchestrator.config.plain_yaml import read_yaml
 from orchestrator.config.space import FAMILY, Params, of_family
 from orchestrator.config.spelling import spell_files, spell_inputs
 from orchestrator.config.sweep import AttackerConfig, CellConfig, Json, SweepConfig, ThresholdConfig
-
-T = TypeVar("T")
-
-_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
-"""What pydantic knows of a type: some 10 ms to find out, and needed several times for every trial."""
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
@@ -35,6 +28,23 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     Relative paths to code and weights are in the file's folder, those of overrides in the current one.
     Raises `InputError` for a missing file, bad YAML, unknown keys, wrong types, values out of range, and search spaces
     that do not fit their attack.
+    """
+    sweep = with_thresholds(build(SweepConfig, sweep_tree(path, overrides), where=str(path)))
+    for cell in sweep.cells:
+        cell_settings(sweep, cell)
+        Chain(defenses=cell.defense)
+    for attacker in sweep.attackers:
+        place = f"{path}: attackers.{attacker.name}"
+        _check_search(attacker.attack, attacker.search, where=f"{place}.search")
+        for name, family in attacker.families.items():
+            _check_search(family.attack, family.search, where=f"{place}.families.{name}.search")
+    return sweep
+
+
+def sweep_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The sweep in a file as plain data that needs no other file of code: nothing in it is given in short.
+
+    Raises `InputError` as `load_sweep` does, as far as the file is read for this.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -49,24 +59,20 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
             f"{path}: a sweep file is a mapping of settings such as `name: first`; this one is {held}."
         )
     spell_out(tree, where=str(path))
-    spell_files(tree, path.parent, where=str(path))
     chosen = [_override(text) for text in overrides]
     _scale(tree, [value for key, value in chosen if key == "scale"], where=str(path))
+    spell_out(tree, where=str(path))
+    spell_files(tree, path.parent, where=str(path))
+    anchor_own(tree, path.parent)
     for key, value in chosen:
         if key != "scale":
             put(tree, key, value, where="--set")
     spell_out(tree, where="--set")
     spell_files(tree, Path.cwd(), where="--set")
+    anchor_own(tree, Path.cwd())
     spell_inputs(tree, where=str(path))
-    sweep = with_thresholds(build(SweepConfig, tree, where=str(path)))
-    for cell in sweep.cells:
-        cell_settings(sweep, cell)
-    for attacker in sweep.attackers:
-        place = f"{path}: attackers.{attacker.name}"
-        _check_search(attacker.attack, attacker.search, where=f"{place}.search")
-        for name, family in attacker.families.items():
-            _check_search(family.attack, family.search, where=f"{place}.families.{name}.search")
-    return sweep
+    spell_own(tree, where=str(path))
+    return tree
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -118,40 +124,6 @@ def spell_out(tree: dict[str, Any], *, where: str) -> None:
                 owner["attack"] = _spelled(owner["attack"], where=f"{where}: {place}.attack")
 
 
-def build(kind: type[T], tree: object, *, where: str) -> T:
-    """`tree` (plain data) as a `kind`; raises `InputError` with the first thing that is wrong in it."""
-    _check_numbers(tree, (), where)
-    try:
-        built: T = _adapter(kind).validate_json(json.dumps(tree))
-        return built
-    except ValidationError as error:
-        raise explain(kind, tree, error, where=where) from error
-
-
-def to_plain(config: object) -> Any:
-    """A config dataclass as plain JSON data, such that `build` gives it back."""
-    return json.loads(_adapter(type(config)).dump_json(config))
-
-
-def put(tree: dict[str, Any], dotted: str, value: object, *, where: str) -> None:
-    """Set `tree[a][b]` for the key `a.b`; numbers index lists; missing mappings are made."""
-    *parents, last = dotted.split(".")
-    node: Any = tree
-    for part in parents:
-        if isinstance(node, list):
-            node = node[_index(node, part, dotted, where)]
-        elif isinstance(node, dict):
-            if node.get(part) is None:
-                node[part] = {}
-            node = node[part]
-    if isinstance(node, list):
-        node[_index(node, last, dotted, where)] = value
-    elif isinstance(node, dict):
-        node[last] = value
-    else:
-        raise InputError(f"{where} {dotted}: {'.'.join(parents)} is a value, not a group of settings.")
-
-
 def cell_settings(sweep: SweepConfig, cell: CellConfig) -> SweepConfig:
     """The sweep with this cell alone, and as it has it: its `differs` applied to the common settings."""
     alone = dataclasses.replace(sweep, cells=(cell,), thresholds=())
@@ -181,12 +153,15 @@ def threshold_cell(threshold: ThresholdConfig, value: float) -> CellConfig:
         return build(CellConfig, tree, where=where)
     index, _, field = rest.partition(".")
     at = natural(index)
-    if at is None or at >= len(threshold.defense) or field not in tree["defense"][at]:
+    settings = settings_of(tree["defense"][at]) if at is not None and at < len(threshold.defense) else {}
+    field = _plain_field(field, settings)
+    if field not in settings:
         raise InputError(
             f"{where}.strength.path = {path!r}: must lead to a number of one of the {len(threshold.defense)} "
             "defenses, such as defense.0.sigma."
         )
-    put(tree, path, number, where=where)
+    settings[field] = number
+    settle_own(tree, where=where)
     return build(CellConfig, tree, where=where)
 
 
@@ -198,7 +173,8 @@ def threshold_value(threshold: ThresholdConfig, cell: CellConfig) -> float | Non
     if first == "defense":
         index, _, field = rest.partition(".")
         defenses = to_plain(cell)["defense"]
-        value = defenses[int(index)].get(field) if int(index) < len(defenses) else None
+        settings = settings_of(defenses[int(index)]) if int(index) < len(defenses) else {}
+        value = settings.get(_plain_field(field, settings))
     else:
         value = cell.differs.get(threshold.strength.path)
     number = float(value) if isinstance(value, int | float) else None
@@ -211,12 +187,15 @@ def threshold_cells(threshold: ThresholdConfig, values: Iterable[float]) -> list
 
 
 def with_params(attack: AnyAttack, params: Params) -> AnyAttack:
-    """The attack with these parameters put in at their dotted paths."""
+    """The attack with these parameters put in at their dotted paths.
+
+    What the class of an own attack says to them is known when it runs.
+    """
     if not params:
         return attack
     tree = to_plain(attack)
     for path, value in params.items():
-        put(tree, path, value, where="search")
+        put(tree, reach(tree, path), value, where="search")
     return build(type(attack), tree, where="search")
 
 
@@ -229,10 +208,11 @@ def suggested_attack(attacker: AttackerConfig, params: Params) -> AnyAttack:
 
 def _spelled(attack: object, *, where: str) -> object:
     if isinstance(attack, str):
-        attack = {"name": attack}
+        attack = {"kind" if ":" in attack else "name": attack}
     if not isinstance(attack, dict):
         return attack
-    if "name" not in attack:
+    # A class of the user's own may have a setting that is called `name`.
+    if "name" not in attack or ":" in str(attack.get("kind")):
         return {"kind": "matching"} | attack
     own = {key: value for key, value in attack.items() if key != "name"}
     name = str(attack["name"])
@@ -241,6 +221,11 @@ def _spelled(attack: object, *, where: str) -> object:
     if "kind" in own:
         raise InputError(f"{where}: must have a name or a kind, not both; {name!r} says the kind.")
     return _merged(to_plain(NAMED[name]), own)
+
+
+def _plain_field(field: str, settings: Mapping[str, Any]) -> str:
+    """The name of a defense's setting; `settings.` in front of an own one may be left out."""
+    return field if field in settings else field.removeprefix("settings.")
 
 
 def _merged(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,12 +244,14 @@ def _check_search(attack: AnyAttack, space: Mapping[str, Any], *, where: str) ->
     for name, parameter in space.items():
         for value in parameter.examples():
             try:
-                with_params(attack, base | {name: value})
+                settle_own({"attack": to_plain(with_params(attack, base | {name: value}))}, where="search")
             except InputError as error:
-                known = [path for path in _settings(to_plain(attack)) if path != "kind"]
+                known = [path for path in _settings(shown(attack)) if path != "kind"]
                 if isinstance(error, UnknownKey) and error.key not in known:
+                    # Own settings are checked by themselves, and told by the end of their path.
+                    key = name if name.endswith(f".{error.key}") else error.key
                     raise InputError(
-                        f"{where}: unknown key {error.key!r}.{hint(error.key, known)} This attack has {listed(known)}."
+                        f"{where}: unknown key {key!r}.{hint(key, known)} This attack has {listed(known)}."
                     ) from error
                 raise InputError(f"{where}.{name} = {value!r} does not fit the attack: {error}") from error
 
@@ -277,21 +264,3 @@ def _settings(node: object, path: str = "") -> list[str]:
     return [
         found for key, value in entries for found in _settings(value, f"{path}.{key}" if path else str(key))
     ]
-
-
-def _check_numbers(node: object, place: tuple[str, ...], where: str) -> None:
-    """Raise `InputError` for a number that is not finite, or takes more than 64 bits: no setting can be one."""
-    if isinstance(node, dict | list):
-        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            _check_numbers(value, (*place, str(key)), where)
-    elif isinstance(node, float) and not math.isfinite(node):
-        raise InputError(f"{where}: {'.'.join(place)} = {node}: must be a finite number.")
-    elif isinstance(node, int) and abs(node) >= 2**63:
-        raise InputError(f"{where}: {'.'.join(place)}: must be a whole number of less than 19 digits.")
-
-
-def _index(items: list[Any], part: str, dotted: str, where: str) -> int:
-    index = natural(part)
-    if index is not None and index < len(items):
-        return index
-    raise InputError(f"{where} {dotted}: {part!r} must be a list position from 0 to {len(items) - 1}.")

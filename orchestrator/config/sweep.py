@@ -11,6 +11,7 @@ from typing import Literal
 from attack_core.attacks.registry import AnyAttack
 from attack_core.matching.matching import Matching
 from defenses.chain import AnyDefense, Chain
+from defenses.mechanism.own import OwnDefense
 from fl_core.base.errors import InputError
 from fl_core.base.types import LATER, Config, Signal, require
 from fl_core.data.decoding import Resize
@@ -255,6 +256,16 @@ class ExecutionConfig(Config):
         return 0.0 if self.device == "cpu" else 1.0
 
 
+def _check_chain(defenses: tuple[AnyDefense, ...]) -> None:
+    """Raise `InputError` for defenses that do not go together.
+
+    A config is also read from results that somebody else may have sent, so no code that it holds is run for this: with
+    own classes the check is that of `orchestrator.config.parse.load_sweep`, and of whoever makes the chain.
+    """
+    if not any(isinstance(defense, OwnDefense) for defense in defenses):
+        Chain(defenses=defenses)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CellConfig(Config):
     """One row of the comparison: a name, a defense chain, and openly whatever else differs from the rest.
@@ -268,7 +279,7 @@ class CellConfig(Config):
     differs: dict[str, Json] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        Chain(defenses=self.defense)
+        _check_chain(self.defense)
         allowed = ("data", "model", "federation", "capture", "threat", "utility")
         for path in self.differs:
             require(path.split(".")[0] in allowed, self, "differs", f"paths into {', '.join(allowed)}")
@@ -292,7 +303,7 @@ class ThresholdConfig(Config):
     def __post_init__(self) -> None:
         require(_plain(self.name), self, "name", "of letters, digits, . _ and -")
         require(self.refine >= 0, self, "refine", "at least 0")
-        Chain(defenses=self.defense)
+        _check_chain(self.defense)
 
     def cell_name(self, value: float) -> str:
         """The name of the cell of one strength."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from attack_core.attacks.registry import AnyAttack
 from defenses.chain import AnyDefense, Chain
 from defenses.inputs.ats import ATS
+from defenses.mechanism.own import OwnDefense
 from fl_core.base.errors import InputError
 from fl_core.models.build import build_model, check_batch
 from orchestrator.config.sweep import AttackerConfig, SweepConfig
@@ -22,6 +23,10 @@ def check_sweep(attackers: Sequence[AttackerConfig], cells: Sequence[SweepConfig
         for defense in own.cell.defense:
             defense.check_library()
             _check_shape(own, defense)
+            if isinstance(defense, OwnDefense):
+                # Asked for only when there are rows; what fails must fail now.
+                defense.facts(own.federation)
+                defense.privacy(own.federation)
         # No batch has more images; that some have fewer is known once the data are.
         check_batch(Chain(defenses=own.cell.defense).on_model(own.model), own.federation.local.batch_size)
     for attacker in attackers:
@@ -32,10 +37,11 @@ def check_sweep(attackers: Sequence[AttackerConfig], cells: Sequence[SweepConfig
 def _check_shape(own: SweepConfig, defense: AnyDefense) -> None:
     """Raise `InputError` where a defense turns or shears pictures that are no squares."""
     shape = own.model.shape
-    if isinstance(defense, ATS) and shape.height != shape.width:
+    turns = isinstance(defense.itself if isinstance(defense, OwnDefense) else defense, ATS)
+    if turns and shape.height != shape.width:
         raise InputError(
-            f"cells.{own.cell.name}: ats turns and moves square pictures, and model.image_size asks for {shape}; use a "
-            "square size."
+            f"cells.{own.cell.name}: {defense.label} turns and moves square pictures, and model.image_size asks for "
+            f"{shape}; use a square size."
         )
 
 

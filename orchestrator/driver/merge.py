@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from fl_core.base.errors import InputError
 from orchestrator.capture.used_data import united
-from orchestrator.config.parse import to_plain
+from orchestrator.config.plain import to_plain
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.io.files import write_atomically
 from orchestrator.io.guard import refuse_links

@@ -17,6 +17,7 @@ import torch
 
 from fl_core.base.device import pick_device
 from fl_core.base.errors import InputError, NotSummable
+from fl_core.base.own_code import OwnCodeFailed
 from fl_core.data.dataset import ImageDataset
 from orchestrator.capture.datasets import check_data, open_data, resolve_kind, with_classes
 from orchestrator.capture.store import CaptureStore
@@ -372,8 +373,8 @@ class Driver:
             study, spec = job
             try:
                 shared = self._captures.of(study.cell, spec, executor)
-            except NotSummable as refused:
-                # One victim's update that no sum can hold ends its trials and not the others'.
+            except (NotSummable, OwnCodeFailed) as refused:
+                # One victim's update that no sum can hold, or no own defense, ends its trials and not the others'.
                 self._running[spec.trial_id] = (study, spec, Released(client=None, bytes_up=0))
                 self._finish(Done(spec.trial_id, error=refused))
                 self._advance()

@@ -115,7 +115,7 @@ def _chain(defenses: Sequence[AnyDefense], stages: tuple[str, ...]) -> Chain:
     for defense in defenses:
         if defense.stage not in stages:
             raise InputError(
-                f"{defense.kind} works on the {defense.stage}, which is not there to work on; allowed here: "
+                f"{defense.label} works on the {defense.stage}, which is not there to work on; allowed here: "
                 f"{', '.join(stages)}."
             )
     return Chain(defenses=tuple(defenses))

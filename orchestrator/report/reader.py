@@ -13,7 +13,7 @@ import pandas as pd
 from orchestrator.analysis.lines import Line
 from orchestrator.analysis.summary import read_studies, test_rows
 from orchestrator.capture.datasets import data_line
-from orchestrator.config.parse import to_plain
+from orchestrator.config.plain import to_plain
 from orchestrator.results.folder import claimed
 from orchestrator.results.store import read_rows
 

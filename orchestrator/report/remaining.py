@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.config.parse import build
+from orchestrator.config.plain import build
 from orchestrator.config.sweep import AttackerConfig
 from orchestrator.report.reader import Results
 

@@ -19,6 +19,7 @@ from orchestrator.analysis.lines import Line, Privacy, Utility
 from orchestrator.analysis.rounds import by_round
 from orchestrator.analysis.strength import CriticalLine, critical_lines, write_critical
 from orchestrator.analysis.summary import SUCCESS_DB, write_summary
+from orchestrator.config.own import shown
 from orchestrator.io.files import write_atomically
 from orchestrator.io.guard import refuse_links
 from orchestrator.report.conclusions import LABELS, majority, utility_verdict, verdict
@@ -88,7 +89,9 @@ def write_report(folder: Path, lines: Sequence[Line], critical: Sequence[Critica
             figures=figures(results),
             gallery=gallery(results),
             failures=_failures(results.rows),
-            config=json.dumps(results.config, indent=2, ensure_ascii=False) if results.config else None,
+            config=json.dumps(shown(results.config), indent=2, ensure_ascii=False)
+            if results.config
+            else None,
             versions=_versions(results.rows),
         )
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_core.base.errors import InputError
-from orchestrator.config.parse import build, to_plain
+from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.io.files import RESTORE, Damaged, read_json, write_json
 from orchestrator.io.identity import content_hash

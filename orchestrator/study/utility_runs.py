@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fl_core.base.own_code import OwnCodeFailed
 from fl_core.federation.rounds import FederationConfig
-from orchestrator.config.parse import to_plain
+from orchestrator.config.plain import to_plain
 from orchestrator.execute.execute import Done, Executor
 from orchestrator.execute.simulation import PooledSimulator
 from orchestrator.io.files import clearly
@@ -74,15 +76,20 @@ class UtilityRuns:
             spec, name = self._specs[key], cells[0].config.name
             if spec.federation.chunks_per_round == 1:
                 continue
-            with self._stop.window():
-                result = run_utility(
-                    spec,
-                    cells[0].dataset,
-                    simulator=partial(PooledSimulator, executor, threads=spec.threads),
-                    progress=partial(self._round_done, name, spec.federation),
-                )
+            done = Done(f"{_PREFIX}{key}")
+            try:
+                with self._stop.window():
+                    result = run_utility(
+                        spec,
+                        cells[0].dataset,
+                        simulator=partial(PooledSimulator, executor, threads=spec.threads),
+                        progress=partial(self._round_done, name, spec.federation),
+                    )
+                done = replace(done, result=result)
+            except OwnCodeFailed as error:
+                done = replace(done, error=error)
             self._running.add(key)
-            self.finish(Done(f"{_PREFIX}{key}", result))
+            self.finish(done)
 
     def start(self, executor: Executor, wrapped: Wrap) -> None:
         """Keep at most half of the workers on these long runs, so that trials are seen to move."""
@@ -95,10 +102,17 @@ class UtilityRuns:
                 executor.submit(f"{_PREFIX}{key}", job, self._specs[key], cells[0].dataset)
 
     def finish(self, done: Done) -> None:
-        """Keep what a run found; raises the error that it ended with."""
+        """Keep what a run found; raises the error that it ended with.
+
+        Where an own defense fails, its cells have no accuracy and their trials go on.
+        """
         key = done.key.removeprefix(_PREFIX)
         cells = self._left.pop(key)
         self._running.remove(key)
+        if isinstance(done.error, OwnCodeFailed):
+            self._reporter.message(f"{cells[0].config.name}: no accuracy was measured: {done.error}")
+            self._reporter.job_done(f"{cells[0].config.name}/accuracy", None)
+            return
         if done.error is not None:
             raise done.error
         self._keep(key, cells, done.result)

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "cell": ["Cell", "check_cell"],
-        "memory": ["out_of_memory", "packings", "ran_out"],
+        "memory": ["packings", "ran_out"],
         "rows": ["Released", "rows_of"],
         "run": ["TrialResult", "trial_job", "unfinished"],
         "shared_captures": ["SharedCaptures"],

@@ -26,7 +26,8 @@ from orchestrator.capture.store import (
     check_round,
     victims_of,
 )
-from orchestrator.config.parse import suggested_attack, to_plain
+from orchestrator.config.own import shown
+from orchestrator.config.parse import suggested_attack
 from orchestrator.config.space import Params
 from orchestrator.config.sweep import AttackerConfig, CellConfig, SweepConfig
 from orchestrator.io.identity import canonical
@@ -100,7 +101,7 @@ class Cell:
     @cached_property
     def defense_name(self) -> str:
         """The chain's mechanisms, joined by +."""
-        return "+".join(defense.kind for defense in self.chain.defenses) or "none"
+        return "+".join(defense.label for defense in self.chain.defenses) or "none"
 
     def utility(self) -> tuple[UtilitySpec, ...]:
         """The runs that give this cell's accuracy; none where the sweep does not ask for it."""
@@ -166,7 +167,7 @@ class Cell:
             "model": settings.model.label,
             "weights": f"{self._weights_kind}:{self.source.weights.hash}",
             "defense": self.defense_name,
-            "defense_params": canonical([to_plain(defense) for defense in self.chain.defenses]),
+            "defense_params": canonical([shown(defense) for defense in self.chain.defenses]),
             "differs": canonical(dict(self.config.differs)),
             "view": settings.threat.view_of(settings.capture.signal, self.chain.protection),
             "signal": settings.capture.signal,

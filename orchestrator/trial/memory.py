@@ -9,21 +9,11 @@ import torch
 
 from attack_core.base.types import Attack
 
-_OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "MPS backend out of memory", "std::bad_alloc")
-"""What the messages of allocators hold that raise nothing more special than a `RuntimeError`."""
-
 
 def packings(attack: Attack) -> tuple[int, ...]:
     """How many restarts run together: as many as the attack says and, should memory not suffice for them, half."""
     together = attack.together
     return (together, together // 2) if together > 1 else (together,)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is how Python, CUDA, MPS or the CPU's allocators say that memory has run out."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def ran_out(tries: Sequence[int]) -> str:

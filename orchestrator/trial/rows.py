@@ -12,7 +12,7 @@ from fl_core.threat.captures import Victim
 from fl_core.threat.model import View
 from fl_core.threat.observation import published_noise_db
 from orchestrator.capture.store import Capture
-from orchestrator.config.parse import to_plain
+from orchestrator.config.own import shown
 from orchestrator.config.space import Params
 from orchestrator.io.identity import canonical
 from orchestrator.results.schema import SUM_COSTS, hp_column
@@ -88,6 +88,7 @@ def rows_of(
 
     `gpu_share` is the share of a GPU that the trial's worker held.
     """
+    attack = shown(spec.attack)
     common = cell.columns | provenance | released.columns(cell.columns["view"])
     common |= {
         "trial_id": spec.trial_id,
@@ -97,8 +98,8 @@ def rows_of(
         "phase": spec.phase,
         "suggestion": spec.suggestion,
         "victim": spec.victim,
-        "attack": spec.attack.kind,
-        "attack_params": json.dumps(to_plain(spec.attack), sort_keys=True),
+        "attack": attack["kind"],
+        "attack_params": json.dumps(attack, sort_keys=True),
         "seed": spec.seed,
         "restarts": spec.attack.restarts,
         "packing": result.packing,

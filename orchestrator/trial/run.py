@@ -15,14 +15,14 @@ import torch
 from attack_core.base.types import AttackFailed, Progress, Reconstruction
 from attack_core.metrics.controls import norm_matched_noise
 from attack_core.metrics.metrics import SSIM_WINDOW, label_accuracy
-from fl_core.base.device import blanket_fallback, peak_mb, pick_device, reset_peak, synchronise
+from fl_core.base.device import blanket_fallback, out_of_memory, peak_mb, pick_device, reset_peak, synchronise
 from fl_core.base.errors import InputError, first_line
 from fl_core.base.rng import generator
 from fl_core.base.types import clipped_to_zeros
 from fl_core.models.build import build_model
 from fl_core.threat.observation import NotObservable, observe, truth_behind
 from fl_core.threat.record import RoundRecord
-from orchestrator.trial.memory import free, out_of_memory, packings, ran_out
+from orchestrator.trial.memory import free, packings, ran_out
 from orchestrator.trial.score import ImageScore, scores_of
 from orchestrator.trial.spec import TrialInput, TrialSpec
 

@@ -1,4 +1,4 @@
-"""docs/adding.md, followed to the letter: its code is that of the repository, and its attack works."""
+"""docs/adding.md, followed to the letter: its code is that of the repository, and its defenses and attacks work."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from fl_core.base.rng import stream
+from fl_core.base.types import ClientUpdate
+from fl_core.federation.rounds import FederationConfig
+from fl_core.threat.facts import Noise
+from orchestrator.config.parse import load_sweep
 from orchestrator.config.plain_yaml import read_yaml
 from tests.support.pages import blocks
 from tests.support.paths import ROOT
+from tests.support.small import run_quietly
 
 BLOCKS = [block for block in blocks() if block.page == "docs/adding.md"]
 ATTACK, UNION, ENTRY = (block.text for block in BLOCKS if "Blank" in block.text)
-SETTINGS = next(block.text for block in BLOCKS if block.language == "yaml")
+OWN, SETTINGS = (block.text for block in BLOCKS if block.language == "yaml")
 TRY = """
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +40,53 @@ seen = SimpleNamespace(examples=2, model=ModelConfig(kind="mlp", image_size=16))
 found = Blank(level=0.2)(seen, None, None)
 assert found.images.shape == (2, 3, 16, 16) and float(found.images.max()) == float(found.images.new_tensor(0.2))
 """
+
+
+def own_sweep(folder: Path, faces_root: Path) -> Path:
+    """The files of "Without touching the package" below `folder`, and its sweep on small faces."""
+    for name, class_name in {
+        "my_defense.py": "Round",
+        "my_attack.py": "Expected",
+        "my_parts.py": "Huber",
+    }.items():
+        (shown,) = (block.text for block in BLOCKS if f"class {class_name}(" in block.text)
+        (folder / name).write_text(shown, encoding="utf-8")
+    common = {
+        "name": "page",
+        "data": {"kind": "celeba", "root": str(faces_root), "train": 24, "valid": 12, "public": 8},
+        "model": {"kind": "mlp", "image_size": 16},
+        "federation": {"clients": 4, "rounds": 1},
+        "victims": {"tuning": 1, "test": 2},
+        "study": {"suggestions": 2},
+        "execution": {"device": "cpu", "controls": False},
+    }
+    sweep = read_yaml(OWN, where="docs/adding.md")
+    assert isinstance(sweep, dict)
+    path = folder / "sweep.yaml"
+    path.write_text(json.dumps(common | sweep))
+    return path
+
+
+def test_the_files_without_touching_the_package_run(tmp_path: Path, faces_root: Path) -> None:
+    config = load_sweep(own_sweep(tmp_path, faces_root))
+    rows = run_quietly(config, tmp_path / "out")
+    assert set(rows["status"]) == {"ok"}, rows["error"].dropna().unique()
+    assert {"my_defense.py:Round", "none"} == set(rows["defense"])
+    assert {"my_attack.py:Expected", "matching"} == set(rows["attack"])
+    assert set(rows["cell"]) == {"none", "rounded", "step_0.0001", "step_0.1"}
+
+
+def test_what_the_page_says_of_rounding_is_so(tmp_path: Path, faces_root: Path) -> None:
+    (_, rounded, *_) = load_sweep(own_sweep(tmp_path, faces_root)).cells
+    (own,) = rounded.defense
+    plan = FederationConfig()
+    given = torch.rand(10_000, generator=torch.Generator().manual_seed(1))
+    update = ClientUpdate(client=0, tensors={"a": given}, examples=1, steps=1, lr=0.1, momentum=0.0)
+    sent = own.on_update(update, stream("x", 0, 0, 0), plan).tensors["a"]
+    assert torch.allclose(sent / 0.01, (sent / 0.01).round(), atol=1e-3)
+    (fact,) = own.facts(plan)
+    assert fact == Noise(distribution="gaussian", sigma=0.01 / 12**0.5)
+    assert float((sent - given).std()) == pytest.approx(0.01 / 12**0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["Compressor", "SignOnly"])

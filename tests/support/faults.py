@@ -14,7 +14,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from orchestrator.analysis.summary import summarize
-from orchestrator.config.parse import build
+from orchestrator.config.plain import build
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.results.journal import FinishedTrial, Journal
 from orchestrator.results.store import read_images

@@ -23,9 +23,10 @@ from attack_core.matching.matching import Matching
 from fl_core.base.errors import InputError
 from fl_core.threat.observation import Observation
 from orchestrator.analysis.summary import summarize
-from orchestrator.config import parse
+from orchestrator.config import parse, plain
 from orchestrator.config import sweep as settings
-from orchestrator.config.parse import build, load_sweep, spell_out, suggested_attack, to_plain
+from orchestrator.config.parse import load_sweep, spell_out, suggested_attack
+from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import AttackerConfig, SweepConfig
 from orchestrator.driver.plan import plan_table
 from orchestrator.driver.sweep import Outcome, run_sweep
@@ -71,7 +72,7 @@ class Grey(Attack):
 @pytest.fixture
 def grey(monkeypatch: pytest.MonkeyPatch) -> None:
     """`Grey` beside whatever attacks there are; what was known of the types without it is forgotten meanwhile."""
-    monkeypatch.setattr(parse, "_adapter", cache(TypeAdapter))
+    monkeypatch.setattr(plain, "_adapter", cache(TypeAdapter))
     for module in (settings, parse):
         monkeypatch.setattr(module, "AnyAttack", settings.AnyAttack | Grey)
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from fl_core.base.errors import InputError
 from orchestrator.analysis.summary import summary_lines
 from orchestrator.cli.main import execute
-from orchestrator.config.parse import build, load_sweep
+from orchestrator.config.parse import load_sweep
+from orchestrator.config.plain import build
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver.sweep import run_sweep
 from orchestrator.report.report import write_report

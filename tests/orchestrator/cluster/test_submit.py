@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from fl_core.base.errors import InputError
 from orchestrator.cluster import submit
 from orchestrator.cluster.submit import Jobs, find_token
+from orchestrator.config.parse import load_sweep, sweep_tree
 from tests.support.command import gradsweep, refused
 from tests.support.small import tree
 
@@ -92,7 +93,8 @@ def test_paths_that_mean_nothing_on_the_cluster_are_refused(
 def test_what_is_sent_is_the_code_and_the_sweep_alone(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sent"
     folder.mkdir()
-    submit._stage(file, folder)
+    submit._stage(sweep_tree(file), folder)
+    assert load_sweep(folder / "sweep.yaml") == load_sweep(file)
     assert sorted(path.name for path in folder.iterdir()) == [
         *("attack_core", "defenses", "fl_core", "orchestrator", "sweep.yaml")
     ]

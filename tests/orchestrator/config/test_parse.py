@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from attack_core.gradients.objectives import Both, Cosine
 from attack_core.matching.matching import Matching
 from fl_core.base.errors import InputError
-from orchestrator.config.parse import build, cell_settings, load_sweep, to_plain, with_params
+from orchestrator.config.parse import cell_settings, load_sweep, with_params
+from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import SweepConfig
 from tests.support.paths import ROOT
 

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape
-from orchestrator.config.parse import build, cell_settings, load_sweep, to_plain
+from orchestrator.config.parse import cell_settings, load_sweep
+from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.io.identity import content_hash
 from orchestrator.results.folder import check_folder, claim_folder

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fl_core.base.errors import InputError
 from orchestrator.analysis.summary import summary_lines
-from orchestrator.config.parse import build
+from orchestrator.config.plain import build
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver.plan import check_plan
 from orchestrator.report.report import write_report

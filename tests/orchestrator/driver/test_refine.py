@@ -16,7 +16,8 @@ from fl_core.base.errors import InputError
 from orchestrator.analysis.crossing import Ends
 from orchestrator.analysis.strength import GAIN, CriticalLine, critical_frame, critical_lines
 from orchestrator.analysis.summary import summary_lines
-from orchestrator.config.parse import build, load_sweep, threshold_value, with_thresholds
+from orchestrator.config.parse import load_sweep, threshold_value, with_thresholds
+from orchestrator.config.plain import build
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver.refine import run_refined
 from orchestrator.driver.sweep import Outcome, run_sweep

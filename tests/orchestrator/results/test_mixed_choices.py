@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from fl_core.base.errors import InputError
-from orchestrator.config.parse import build
+from orchestrator.config.plain import build
 from orchestrator.config.space import Choice, IntRange, Parameter, Scalar
 from orchestrator.config.sweep import AttackerConfig
 from orchestrator.driver.sweep import run_sweep

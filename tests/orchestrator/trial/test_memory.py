@@ -16,10 +16,11 @@ import torch
 from attack_core.attacks.auto import Auto
 from attack_core.attacks.registry import AnyAttack
 from attack_core.matching.matching import Matching
+from fl_core.base.device import out_of_memory
 from fl_core.data.dataset import ImageDataset
 from orchestrator.driver import sweep as driver
 from orchestrator.runtime.progress import Silent
-from orchestrator.trial.memory import out_of_memory, packings
+from orchestrator.trial.memory import packings
 from orchestrator.trial.run import TrialResult, trial_job
 from orchestrator.trial.spec import TrialSpec
 from tests.support.matched import attacked, observed
@@ -30,7 +31,7 @@ SCRIPT = """
 import json, resource, sys
 from pathlib import Path
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.config.parse import build
+from orchestrator.config.plain import build
 from orchestrator.runtime.progress import Silent
 from orchestrator.driver.sweep import run_sweep
 
