@@ -99,7 +99,7 @@ def random_state(device: torch.device) -> tuple[Tensor, ...]:
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
-    elif device.type == "mps":
+    elif device.type == "mps" and torch.backends.mps.is_built():
         states.append(torch.mps.get_rng_state())
     return tuple(states)
 

@@ -33,8 +33,17 @@ from fl_core.models.forward import predict
 LossOf = Callable[[Tensor], Tensor]
 """From logits (C, B, K) to each candidate's training loss (C,)."""
 
-_ALIKE = 1e-4
-"""How far, relative to the largest, an image's numbers may be off beside others: convolutions round differently."""
+
+@dataclass(frozen=True, kw_only=True)
+class TracingLimits:
+    """When candidates are known to go through a network together; set by what float32 holds, not by measurement."""
+
+    alike: float = 1e-4
+    """How far, relative to the largest number, an image's numbers may be off beside others': sums are rounded anew."""
+
+
+TRACING_LIMITS = TracingLimits()
+"""The limits in force."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +203,7 @@ def _is_first_part(one: Tensor, whole: Tensor, parts: int) -> bool:
     """Whether the first of so many equal parts of `whole` is `one`, up to rounding."""
     if len(whole) != parts * len(one) or whole.shape[1:] != one.shape[1:]:
         return False
-    return bool((whole[: len(one)] - one).abs().max() <= _ALIKE * whole.abs().max())
+    return bool((whole[: len(one)] - one).abs().max() <= TRACING_LIMITS.alike * whole.abs().max())
 
 
 def _alias(parameter: Tensor) -> Tensor:

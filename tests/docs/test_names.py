@@ -11,7 +11,7 @@ import pytest
 from tests.support.pages import NAMED_PAGES, read
 from tests.support.paths import ROOT
 
-PACKAGES = ("fl_core", "defenses", "attack_core", "orchestrator")
+PACKAGES = ("fl_core", "defenses", "attack_core", "orchestrator", "gradsweep")
 FOLDERS = (*PACKAGES, "tests", "scripts", "benchmarks", "sweeps", "slurm", "docker", "docs", "requirements")
 EXAMPLES = {"attack_core/attacks/blank.py", "my_defense.py", "my_attack.py", "my_parts.py"}
 """What a page tells the reader to write."""

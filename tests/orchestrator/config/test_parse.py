@@ -58,7 +58,7 @@ def test_a_sweep_file_becomes_typed_settings(file: Path) -> None:
         ("study.lag=1.5", "study.lag = 1.5"),
         ("cells.1.defense.0.epsilon=-1", "DPUpdate.epsilon = -1.0: must be finite and more than 0"),
         ("cells.1.defense.0.kind=dq", 'kind = "dq": must be one of \''),
-        ("model.kind=cnn65", "must be one of 'cnn64', 'lenet', 'mlp' or 'resnet18'"),
+        ("model.kind=cnn65", "must be one of 'cnn64', 'lenet', 'mlp', 'resnet18'"),
         ("attackers.0.attack.lr=fast", 'attackers.0.attack.lr = "fast"'),
         ("attackers.0.attack.objective={kind: l3}", "must be one of 'both', 'cosine', 'l2', 'signs', 'sim'"),
         ("attackers.0.attack.objective={kind: l2, l2_weight: 1}", "unknown key"),
