@@ -76,8 +76,9 @@ def with_classes(several: Sequence[SweepConfig]) -> list[SweepConfig]:
     counted: dict[str, int] = {}
     found = []
     for settings in several:
-        data, model = resolve_kind(settings.data), settings.model
+        model = settings.model
         if model.classes is None:
+            data = resolve_kind(settings.data)
             key = content_hash(data)
             if key not in counted:
                 counted[key] = _class_count(data, model.shape)
