@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fl_core.base.errors import InputError, first_line, unknown_name
+from fl_core.base.own_code import OwnCode
 from fl_core.models.config import ModelConfig
+
+_FACTORY = "a function that returns a torch.nn.Module, or a class of them"
 
 
 def own_network(config: ModelConfig, seed: int) -> nn.Module:
@@ -20,14 +24,11 @@ def own_network(config: ModelConfig, seed: int) -> nn.Module:
     factory = config.factory
     if factory is None:
         raise AssertionError("kind: own has a factory")
-    make = factory.callable("a function that returns a torch.nn.Module, or a class of them")
     args = config.args or {}
-    _check_args(factory.place, make, args)
-    with torch.random.fork_rng(devices=[]), factory.blamed(f"when it was called with {args}"):
+    _check_args(factory.place, factory.callable(_FACTORY), args)
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        network = make(**args)
-    if not isinstance(network, nn.Module):
-        raise InputError(f"{factory.place} returned {type(network).__name__}: must be a torch.nn.Module.")
+        network = made_by(factory, args)
     for name, value in [*network.named_parameters(), *network.named_buffers()]:
         if value.is_floating_point() and value.dtype != torch.float32:
             raise InputError(f"{factory.place}: {name} is {value.dtype}; must be torch.float32.")
@@ -40,6 +41,16 @@ def own_network(config: ModelConfig, seed: int) -> nn.Module:
     if not any(True for _ in network.parameters()):
         raise InputError(f"{factory.place} returned a network without parameters, which has no gradients.")
     _check_logits(network, config)
+    return network
+
+
+def made_by(factory: OwnCode, args: dict[str, Any]) -> nn.Module:
+    """What the user's code returns when it is called; raises `InputError` where it fails or returns no network."""
+    make = factory.callable(_FACTORY)
+    with factory.blamed(f"when it was called with {args}"):
+        network = make(**args)
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{factory.place} returned {type(network).__name__}: must be a torch.nn.Module.")
     return network
 
 

@@ -39,7 +39,6 @@ class Measured:
     """One strength: what the adaptive attack reaches on simulated clients, and what is expected of this update."""
 
     strength: float
-    defense: str
     expected: Expected
     mean: float
     gain: float

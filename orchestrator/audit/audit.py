@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from attack_core.attacks.registry import AnyAttack
 from defenses.chain import AnyDefense
 from defenses.mechanism.noise import NoiseOnly
-from fl_core.base.rng import derive_seed, stream
-from fl_core.base.types import ClientUpdate, Tensors
+from fl_core.base.rng import derive_seed
+from fl_core.base.types import Tensors
 from fl_core.federation.client import LocalTraining
-from fl_core.federation.rounds import FederationConfig
 from orchestrator.audit.against import Critical, Measured, chosen_families, gain_of, search
 from orchestrator.audit.calibration import Calibration, Expected, Setting, calibrate, scored
 from orchestrator.audit.facts import (
@@ -32,7 +31,7 @@ from orchestrator.library.images import ImageSpec
 from orchestrator.library.invert import Case, Found, case_at, found_of
 from orchestrator.library.known import Known
 from orchestrator.library.network import Subject, subject
-from orchestrator.library.simulate import defend
+from orchestrator.library.simulate import released, with_tensors
 from orchestrator.library.updates import Numbers, Update, checked
 
 Progress = Callable[[str], None]
@@ -92,11 +91,11 @@ def run_audit(question: Question, say: Progress) -> Answer:
     counted = count_images(network.model, network.state, _tensors(sent), question.image.shape)
     known = _completed(question, sent, counted)
     say(f"signal: {counted.why}")
-    case = _case(question, network, sent, known)
+    case = case_at(network, sent, attack=question.attack, known=known)
     say(f"attacking with {case.attack.kind}: {case.observation.examples} images")
     answer = case.run(derive_seed("audit", question.seed))
     found = found_of(case, answer)
-    setting = _setting(question, network, sent, known, case)
+    setting = _setting(network, sent, known, case)
     say(f"calibrating on {question.clients} simulated clients that hold {question.public.source}")
     calibration = calibrate(
         setting, question.public, clients=question.clients, seed=question.seed, progress=_counting(say)
@@ -133,33 +132,29 @@ def _tensors(sent: Sent) -> Tensors:
 
 def _completed(question: Question, sent: Sent, counted: Counted) -> Known:
     """What is known, with what the signal tells: the number of images, steps that BatchNorm counted, noise."""
-    known = question.known
-    told = sent.facts if isinstance(sent, Update) else {}
-    given = known.examples or int(told.get("examples", 0))
+    known = _told(question, sent)
+    given = known.examples
     # Fewer images than the rank shows cannot be; the page names the contradiction.
-    if not given or (counted.certain and counted.examples > given and not _repeats(known, told, given)):
+    if given is None or (counted.certain and counted.examples > given and not _repeats(known, given)):
         known = replace(known, examples=counted.examples, batch_size=None if given else known.batch_size)
-    if isinstance(sent, Update) and known.steps is None and "steps" not in told:
-        steps = batches_counted(sent)
-        known = known if steps is None else replace(known, steps=steps)
+    if isinstance(sent, Update) and known.steps is None:
+        known = replace(known, steps=batches_counted(sent))
     if counted.sigma and not known.defenses:
         known = replace(known, defenses=(NoiseOnly(sigma=counted.sigma),))
     return replace(known, public=question.public.images)
 
 
-def _repeats(known: Known, told: Mapping[str, float], examples: int) -> bool:
+def _told(question: Question, sent: Sent) -> Known:
+    """What is known, with what the update's own file says."""
+    return question.known.filled(sent.facts) if isinstance(sent, Update) else question.known
+
+
+def _repeats(known: Known, examples: int) -> bool:
     """Whether local steps see images more than once, so that the rank holds some of them several times."""
-    steps, size = (getattr(known, name) or int(told.get(name, 0)) for name in ("steps", "batch_size"))
-    return steps * (size or examples) > examples
+    return (known.steps or 0) * (known.batch_size or examples) > examples
 
 
-def _case(question: Question, network: Subject, sent: Sent, known: Known) -> Case:
-    return case_at(
-        network, sent, image=question.image, classes=question.classes, attack=question.attack, known=known
-    )
-
-
-def _setting(question: Question, network: Subject, sent: Sent, known: Known, case: Case) -> Setting:
+def _setting(network: Subject, sent: Sent, known: Known, case: Case) -> Setting:
     """What simulated clients do: as the audited one did, under what is known to be in force."""
     seen = case.observation
     local = None
@@ -171,26 +166,12 @@ def _setting(question: Question, network: Subject, sent: Sent, known: Known, cas
             epochs=max(1, -(-seen.steps * seen.batch_size // seen.examples)),
             max_steps=seen.steps,
         )
-    return Setting(
-        network=network,
-        image=question.image,
-        classes=question.classes,
-        attack=case.attack,
-        known=replace(
-            known,
-            examples=seen.examples,
-        ),
-        local=local,
-        examples=seen.examples,
-        defenses=tuple(known.defenses),
-    )
+    return Setting(network=network, attack=case.attack, known=known, examples=seen.examples, local=local)
 
 
 def _facts(question: Question, sent: Sent, counted: Counted, case: Case, found: Found) -> tuple[Fact, ...]:
     seen = case.observation
-    known = question.known
-    if isinstance(sent, Update) and "examples" in sent.facts and known.examples is None:
-        known = replace(known, examples=int(sent.facts["examples"]))
+    known = _told(question, sent)
     repeated = seen.steps * seen.batch_size > seen.examples
     facts = [
         counted_fact(known, counted, used=seen.examples, repeated=repeated),
@@ -223,30 +204,23 @@ def _measuring(
             own = replace(known, defenses=(defense,))
         else:
             own = replace(known, defenses=(*known.defenses, defense))
-        weaker = defend(sent, [defense], seed=derive_seed("against", question.seed))
-        case = _case(question, network, weaker, own)
+        seed = derive_seed("against", question.seed)
+        sent_up = released(sent, [defense], seed=seed)
+        weaker = with_tensors(sent, sent_up.tensors)
+        case = case_at(network, weaker, attack=question.attack, known=own)
         answer = case.run(derive_seed("audit", question.seed))
-        setting = _setting(question, network, weaker, own, case)
+        setting = _setting(network, weaker, own, case)
         calibration = calibrate(setting, question.public, clients=question.fewer, seed=question.seed)
         return Measured(
             strength=strength,
-            defense=f"{name} {strength:g}",
             expected=calibration.expected(answer.outcome, answer.loss),
             mean=calibration.mean,
             gain=gain_of(calibration),
-            bytes_up=_bytes(defense, sent),
-            accuracy=accuracy_after(network, weaker, question.public, question.image, question.classes),
+            bytes_up=sent_up.bytes_up or sum(4 * value.numel() for value in sent_up.tensors.values()),
+            accuracy=accuracy_after(network, weaker, question.public),
         )
 
     return measure
-
-
-def _bytes(defense: AnyDefense, sent: Sent) -> int:
-    """What the client sends under the defense."""
-    tensors = _tensors(sent)
-    update = ClientUpdate(client=0, tensors=dict(tensors), examples=1, steps=1, lr=1.0, momentum=0.0)
-    released = defense.on_update(update, stream("bytes"), FederationConfig(clients=1, rounds=1, fraction=1.0))
-    return released.bytes_up or sum(4 * value.numel() for value in tensors.values())
 
 
 def _counting(say: Progress) -> Callable[[int, int], None]:

@@ -19,12 +19,10 @@ from torch import Tensor
 from attack_core.attacks.registry import AnyAttack
 from attack_core.base.types import AttackFailed, Reconstruction
 from attack_core.metrics.metrics import EXACT_DB, assign, psnr
-from defenses.chain import AnyDefense
 from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed, generator
 from fl_core.federation.client import LocalTraining
 from orchestrator.audit.pictures import PictureSet
-from orchestrator.library.images import ImageSpec
 from orchestrator.library.invert import case_at
 from orchestrator.library.known import Known
 from orchestrator.library.network import Subject
@@ -52,13 +50,10 @@ class Setting:
     """What simulated clients do and what their attacker knows: as in the audit."""
 
     network: Subject
-    image: ImageSpec
-    classes: int
     attack: AnyAttack
     known: Known
-    local: LocalTraining | None
     examples: int
-    defenses: tuple[AnyDefense, ...] = ()
+    local: LocalTraining | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,18 +124,18 @@ def calibrate(
     Clients' pictures are drawn without replacement while there are enough. Those without classes get random ones. The
     mean image that an attack starts from is that of the other pictures. Raises `InputError` for too few pictures.
     """
-    images, count = setting.image.check(public.images, "public images"), setting.examples
+    images, count = setting.network.image.check(public.images, "public images"), setting.examples
     if len(images) < count + 1:
         raise InputError(
             f"{public.source}: {count} images behind the signal need {count + 1} public ones to calibrate with."
         )
     found: list[Simulated] = []
+    order = torch.randperm(len(images), generator=generator("audit order", seed))
     for client in range(clients):
         draws = generator("audit", seed, client)
-        order = torch.randperm(len(images), generator=generator("audit order", seed))
         chosen = order.roll(-client * count)[:count] if len(images) > count else order[:count]
         rest = torch.ones(len(images), dtype=torch.bool).index_fill(0, chosen, False)
-        labels = _labels(public, chosen, setting.classes, draws)
+        labels = _labels(public, chosen, setting.network.classes, draws)
         mean = images[rest].mean(0, keepdim=True)
         for answer, prior in _attacked(
             setting, images[chosen], labels, mean, seed=derive_seed("audit", seed, client)
@@ -175,21 +170,13 @@ def _attacked(
         setting.network,
         images,
         labels,
-        classes=setting.classes,
         local=setting.local,
-        defenses=setting.defenses,
+        defenses=setting.known.defenses,
         seed=seed,
     )
     told = None if setting.known.labels is None else labels.tolist()
-    known = replace(setting.known, public=(mean + 1) / 2, labels=told)
-    case = case_at(
-        setting.network,
-        sent,
-        image=setting.image,
-        classes=setting.classes,
-        attack=setting.attack,
-        known=known,
-    )
+    known = replace(setting.known, examples=setting.examples, public=(mean + 1) / 2, labels=told)
+    case = case_at(setting.network, sent, attack=setting.attack, known=known)
     try:
         answer = case.run(seed)
     except AttackFailed:

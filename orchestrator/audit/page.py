@@ -50,8 +50,9 @@ def verdict(answer: Answer) -> str:
 def write_page(folder: Path, answer: Answer, *, title: str, command: str) -> Path:
     """Write `audit.html` and `audit.json` into `folder`, the images beside them; returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    for i, picture in enumerate(answer.found.images):
-        write_atomically(folder / f"image-{i:03d}.png", _png(picture))
+    pictures = [_png(picture) for picture in answer.found.images]
+    for i, picture in enumerate(pictures):
+        write_atomically(folder / f"image-{i:03d}.png", picture)
     write_atomically(folder / FIGURES, json.dumps(figures(answer), indent=2).encode())
     page = (
         _environment()
@@ -59,11 +60,8 @@ def write_page(folder: Path, answer: Answer, *, title: str, command: str) -> Pat
         .render(
             title=title,
             verdict=verdict(answer),
-            images=[
-                f"data:image/png;base64,{base64.b64encode(_png(picture)).decode()}"
-                for picture in answer.found.images[:_SHOWN]
-            ],
-            left_out=max(0, len(answer.found.images) - _SHOWN),
+            images=[f"data:image/png;base64,{base64.b64encode(each).decode()}" for each in pictures[:_SHOWN]],
+            left_out=max(0, len(pictures) - _SHOWN),
             labels=answer.found.labels.tolist(),
             psnr=answer.psnr,
             answer=answer,

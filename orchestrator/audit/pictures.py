@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,15 +56,6 @@ def synthetic_pictures(image: ImageSpec, count: int) -> PictureSet:
     """Synthetic faces, where no public pictures are given."""
     faces = [_sized(Image.fromarray(render_face(seed=1, index=index)[0]), image) for index in range(count)]
     return PictureSet(images=torch.stack(faces), source=f"{count} synthetic faces")
-
-
-def shuffled(pictures: PictureSet, order: Sequence[int]) -> PictureSet:
-    """The same set in another order, or a part of it."""
-    chosen = torch.tensor(list(order))
-    labels = None if pictures.labels is None else pictures.labels[chosen]
-    return PictureSet(
-        images=pictures.images[chosen], source=pictures.source, labels=labels, classes=pictures.classes
-    )
 
 
 def _picture(path: Path, image: ImageSpec, where: str) -> Tensor:

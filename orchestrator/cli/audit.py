@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shlex
 from pathlib import Path
@@ -15,6 +16,7 @@ from fl_core.base.errors import InputError, first_line
 from fl_core.base.own_code import OwnCode
 from fl_core.base.shape import ImageShape
 from fl_core.data.places import expanded
+from fl_core.models.own import made_by
 from orchestrator.audit.audit import Question, run_audit
 from orchestrator.audit.page import lines, write_page
 from orchestrator.audit.pictures import PictureSet, read_folder, synthetic_pictures
@@ -89,36 +91,8 @@ def audit(
 
 def _arguments(values: dict[str, Any]) -> list[str]:
     """The command line's own flags, as they would be typed."""
-    names = (
-        *(
-            "model",
-            "model_args",
-            "before",
-            "after",
-            "update",
-            "gradients",
-            "image",
-            "classes",
-            "mean",
-            "std",
-            "lr",
-        ),
-        *(
-            "momentum",
-            "steps",
-            "batch_size",
-            "examples",
-            "public",
-            "truth",
-            "against",
-            "attack",
-            "clients",
-            "seed",
-            "out",
-        ),
-    )
     typed: list[str] = []
-    for name in names:
+    for name in inspect.signature(audit).parameters:
         value = values[name]
         for each in value if isinstance(value, list) else [value]:
             if each is not None:
@@ -148,18 +122,13 @@ def _floats(flag: str, text: str | None) -> tuple[float, ...] | None:
 
 def _network(spec: str, args: str | None) -> nn.Module:
     code = OwnCode.read(spec, Path.cwd(), where="--model")
-    make = code.callable("a function that returns a torch.nn.Module")
     try:
         settings = json.loads(args) if args else {}
     except ValueError as error:
         raise InputError(f"--model-args {args!r}: not valid JSON: {first_line(error)}.") from error
     if not isinstance(settings, dict):
         raise InputError(f"--model-args {args!r}: must be a mapping, such as '{{\"classes\": 10}}'.")
-    with code.blamed(f"when it was called with {settings}"):
-        network = make(**settings)
-    if not isinstance(network, nn.Module):
-        raise InputError(f"{code.place} returned {type(network).__name__}: must be a torch.nn.Module.")
-    return network.eval()
+    return made_by(code, settings).eval()
 
 
 def _sent(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from attack_core.attacks.registry import NAMED, AnyAttack
-from attack_core.base.types import AttackFailed, Outcome, Progress, Reconstruction
+from attack_core.base.types import Outcome, Progress, Reconstruction
 from attack_core.metrics.metrics import to_unit
 from defenses.chain import Chain
 from fl_core.base.errors import InputError, unknown_name
@@ -85,7 +85,7 @@ def invert(
     candidate ended in numbers that are not finite.
     """
     with torch.inference_mode(False):
-        case = case_of(model, sent, image=image, classes=classes, attack=attack, known=known)
+        case = case_at(subject(model, image, classes), sent, attack=attack, known=known)
         return found_of(case, case.run(seed, progress=progress))
 
 
@@ -101,33 +101,12 @@ def found_of(case: Case, answer: Reconstruction) -> Found:
     )
 
 
-def case_of(
-    model: torch.nn.Module,
-    sent: Numbers | Update,
-    *,
-    image: ImageSpec,
-    classes: int,
-    attack: str | AnyAttack = "auto",
-    known: Known | None = None,
-) -> Case:
-    """What `invert` runs; see there."""
-    return case_at(
-        subject(model, image, classes), sent, image=image, classes=classes, attack=attack, known=known
-    )
-
-
 def case_at(
-    network: Subject,
-    sent: Numbers | Update,
-    *,
-    image: ImageSpec,
-    classes: int,
-    attack: str | AnyAttack = "auto",
-    known: Known | None = None,
+    network: Subject, sent: Numbers | Update, *, attack: str | AnyAttack = "auto", known: Known | None = None
 ) -> Case:
-    """The same for a network that has been prepared."""
+    """What `invert` runs, for a network that has been prepared; see there."""
     chosen = _attack(attack)
-    observation, notes = _observation(network, sent, image, classes, known or Known())
+    observation, notes = _observation(network, sent, known or Known())
     return Case(subject=network, observation=observation, attack=chosen, notes=tuple(notes))
 
 
@@ -139,15 +118,13 @@ def _attack(attack: str | AnyAttack) -> AnyAttack:
     return NAMED[attack]
 
 
-def _observation(
-    network: Subject, sent: Numbers | Update, image: ImageSpec, classes: int, known: Known
-) -> tuple[Observation, list[str]]:
+def _observation(network: Subject, sent: Numbers | Update, known: Known) -> tuple[Observation, list[str]]:
     notes: list[str] = []
-    state, device = network.state, network.device
+    state, image, device = network.state, network.image, network.device
     if isinstance(sent, Update):
         update, state = sent.at(state)
         tensors, unsent = checked(update.tensors, state, "the update")
-        known = _with_facts(known, update)
+        known = known.filled(update.facts)
     else:
         if known.lr is not None or (known.steps or 1) > 1:
             raise InputError(
@@ -165,7 +142,7 @@ def _observation(
                 }
             )
         )
-    pictures = Pictures(shape=image.shape, outputs=classes)
+    pictures = Pictures(shape=image.shape, outputs=network.classes)
     examples = known.examples or (len(known.labels) if known.labels is not None else None)
     if examples is None:
         counted = count_images(network.model, state, tensors, image.shape)
@@ -209,23 +186,6 @@ def _observation(
     return observation.to(device), notes
 
 
-def _with_facts(known: Known, update: Update) -> Known:
-    """What is known, with what the update's file says where nothing else does."""
-    facts = update.facts
-
-    def whole(own: int | None, name: str) -> int | None:
-        return own if own is not None or name not in facts else int(facts[name])
-
-    return replace(
-        known,
-        examples=whole(known.examples, "examples"),
-        batch_size=whole(known.batch_size, "batch_size"),
-        steps=whole(known.steps, "steps"),
-        lr=facts.get("lr") if known.lr is None else known.lr,
-        momentum=known.momentum or facts.get("momentum", 0.0),
-    )
-
-
 def _steps(known: Known, examples: int, notes: list[str]) -> tuple[int, int]:
     """Local steps and the images of each."""
     if known.steps is not None and known.batch_size is None:
@@ -238,6 +198,3 @@ def _steps(known: Known, examples: int, notes: list[str]) -> tuple[int, int]:
     if known.steps is None and steps > 1:
         notes.append(f"{steps} steps assumed: one epoch of {examples} images in batches of {batch}")
     return steps, min(batch, examples)
-
-
-__all__ = ["AttackFailed", "Case", "Found", "case_of", "found_of", "invert"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -30,6 +30,21 @@ class Known:
     labels: Sequence[int] | None = None
     defenses: Sequence[AnyDefense] = ()
     public: Tensor | None = field(default=None, repr=False)
+
+    def filled(self, facts: Mapping[str, float]) -> Known:
+        """The same with what the `facts` of an update say where nothing else is known."""
+
+        def whole(own: int | None, name: str) -> int | None:
+            return own if own is not None or name not in facts else int(facts[name])
+
+        return replace(
+            self,
+            examples=whole(self.examples, "examples"),
+            batch_size=whole(self.batch_size, "batch_size"),
+            steps=whole(self.steps, "steps"),
+            lr=facts.get("lr") if self.lr is None else self.lr,
+            momentum=self.momentum or facts.get("momentum", 0.0),
+        )
 
     def __post_init__(self) -> None:
         for name in ("examples", "batch_size", "steps"):

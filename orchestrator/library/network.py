@@ -18,10 +18,12 @@ from orchestrator.library.images import ImageSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A network without values, its values, and what was assumed of it, in sentences."""
+    """A network without values, its values, its pictures, its classes, and what was assumed of it, in sentences."""
 
     model: nn.Module
     state: ModelState
+    image: ImageSpec
+    classes: int
     notes: tuple[str, ...]
 
     @property
@@ -65,7 +67,7 @@ def subject(model: nn.Module, image: ImageSpec, classes: int) -> Subject:
     if (set(mean), set(std)) != ({0.5}, {0.5}):
         own.register_forward_pre_hook(Normalise(mean, std), prepend=True)
     _check_logits(own, state, image, classes)
-    return Subject(model=own, state=state, notes=tuple(notes))
+    return Subject(model=own, state=state, image=image, classes=classes, notes=tuple(notes))
 
 
 def _value(name: str, value: Tensor) -> Tensor:

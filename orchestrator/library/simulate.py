@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from defenses.chain import AnyDefense, Chain
 from fl_core.base.errors import InputError
 from fl_core.base.rng import stream
-from fl_core.base.types import ClientUpdate
+from fl_core.base.types import ClientUpdate, Tensors
 from fl_core.federation.client import LocalTraining, batch_gradient, gradient_update, weight_update
 from fl_core.federation.rounds import FederationConfig
 from orchestrator.library.images import ImageSpec
@@ -45,9 +46,7 @@ def observe(
         raise InputError(
             f"labels must be {len(pictures)} classes from 0 to {classes - 1}, one for each image."
         )
-    return client_signal(
-        network, pictures, classes_of, classes=classes, local=local, defenses=defenses, seed=seed
-    )
+    return client_signal(network, pictures, classes_of, local=local, defenses=defenses, seed=seed)
 
 
 def client_signal(
@@ -55,7 +54,6 @@ def client_signal(
     pictures: Tensor,
     labels: Tensor,
     *,
-    classes: int,
     local: LocalTraining | None,
     defenses: Sequence[AnyDefense],
     seed: int,
@@ -67,12 +65,12 @@ def client_signal(
     client = chain.clients(seed=seed, plan=plan)
     rule = client.on_gradient(batch_gradient, draws)
     if local is None:
-        batch = client.on_batch((pictures, labels), draws, classes)
+        batch = client.on_batch((pictures, labels), draws, network.classes)
         update = gradient_update(network.model, network.state, batch, plan.local, client=0, rule=rule)
         return dict(client.on_update(update, {}, draws)[0].tensors)
     size, count = local.batch_size, len(pictures)
     epochs = [(pictures[i : i + size], labels[i : i + size]) for i in range(0, count, size)] * local.epochs
-    batches = [client.on_batch(batch, draws, classes) for batch in epochs[: local.max_steps]]
+    batches = [client.on_batch(batch, draws, network.classes) for batch in epochs[: local.max_steps]]
     update, _ = weight_update(
         network.model, network.state, batches, local, client=0, examples=count, rule=rule
     )
@@ -99,16 +97,25 @@ def defend(
     A gradient stays a gradient and an update an update. Raises `InputError` for a defense that works on the network,
     the images or the gradient rule, which are not there any more: simulate the client with `observe` for these.
     """
+    return with_tensors(sent, released(sent, defenses, seed=seed).tensors)
+
+
+def released(
+    sent: Mapping[str, Tensor] | Update, defenses: Sequence[AnyDefense], *, seed: int
+) -> ClientUpdate:
+    """`defend`'s answer with what the defenses note of it, such as the bytes that are sent."""
     chain, plan = _chain(defenses, _ON_UPDATES), _plan(None, 1)
     tensors = sent.tensors if isinstance(sent, Update) else sent
     update = ClientUpdate(
         client=0, tensors=dict(tensors), examples=1, steps=1, lr=plan.local.lr, momentum=plan.local.momentum
     )
-    clients, draws = chain.clients(seed=seed, plan=plan), stream("library", seed)
-    released, _ = clients.on_update(update, {}, draws)
-    if not isinstance(sent, Update):
-        return dict(released.tensors)
-    return Update(tensors=dict(released.tensors), before=sent.before, buffers=sent.buffers, facts=sent.facts)
+    found, _ = chain.clients(seed=seed, plan=plan).on_update(update, {}, stream("library", seed))
+    return found
+
+
+def with_tensors(sent: dict[str, Tensor] | Update, tensors: Tensors) -> dict[str, Tensor] | Update:
+    """`tensors` as a gradient, or as an update with all else that `sent` has."""
+    return replace(sent, tensors=dict(tensors)) if isinstance(sent, Update) else dict(tensors)
 
 
 def _chain(defenses: Sequence[AnyDefense], stages: tuple[str, ...]) -> Chain:
