@@ -70,11 +70,12 @@ class Simulated:
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """A prediction of PSNR in dB with its interval."""
+    """A prediction of PSNR in dB, and an interval that holds the PSNR with probability `level`."""
 
     psnr: float
     low: float
     high: float
+    level: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +107,9 @@ class Calibration:
         sizes, values = [_size(each.loss) for each in same], [each.psnr for each in same]
         slope = _slope(sizes, values, limits)
         leftover = sorted(value - slope * size for value, size in zip(values, sizes, strict=True))
-        middle, low, high = _quantiles(leftover, limits.level)
+        middle, low, high, level = _quantiles(leftover, limits.level)
         at = slope * min(max(_size(loss), min(sizes)), max(sizes))
-        return Expected(psnr=middle + at, low=low + at, high=high + at)
+        return Expected(psnr=middle + at, low=low + at, high=high + at, level=level)
 
 
 def calibrate(
@@ -205,13 +206,15 @@ def _slope(sizes: Sequence[float], values: Sequence[float], limits: CalibrationL
     return min(0.0, float(theilslopes(values, sizes)[0]))
 
 
-def _quantiles(values: Sequence[float], level: float) -> tuple[float, float, float]:
-    """Median, and the ends of an interval that holds one more value of the same kind with probability `level`.
+def _quantiles(values: Sequence[float], level: float) -> tuple[float, float, float, float]:
+    """Median, the ends of an interval for one more value of the same kind, and the probability that it holds that.
 
-    With too few values for that, their whole range; `clients` of an audit says how many there were.
+    The probability is `level`. With too few values for that the interval is their whole range, which holds one more
+    with probability (n - 1) / (n + 1).
     """
     count = len(values)
     outside = (1.0 - level) / 2.0 * (count + 1)
     rank = max(1, math.floor(outside))
     middle = (values[(count - 1) // 2] + values[count // 2]) / 2.0
-    return middle, values[rank - 1], values[count - rank]
+    held = min(level, (count - 1) / (count + 1))
+    return middle, values[rank - 1], values[count - rank], held

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from orchestrator.audit.against import GAIN, Critical, Measured
 from orchestrator.audit.audit import Answer
-from orchestrator.audit.calibration import CALIBRATION_LIMITS
 from orchestrator.io.files import write_atomically
 
 PAGE = "audit.html"
@@ -65,7 +64,7 @@ def write_page(folder: Path, answer: Answer, *, title: str, command: str) -> Pat
             labels=answer.found.labels.tolist(),
             psnr=answer.psnr,
             answer=answer,
-            level=f"{CALIBRATION_LIMITS.level:.0%}",
+            level=f"{answer.expected.level:.0%}",
             gain=GAIN,
             strengths=[_rows(critical) for critical in answer.strengths],
             command=command,
@@ -86,7 +85,7 @@ def figures(answer: Answer) -> dict[str, Any]:
         "loss": answer.found.loss,
         "labels": answer.found.labels.tolist(),
         "expected_psnr": {"psnr": expected.psnr, "low": expected.low, "high": expected.high},
-        "interval": CALIBRATION_LIMITS.level,
+        "interval": expected.level,
         "simulated_clients": answer.calibration.clients,
         "mean_image_psnr": answer.calibration.prior,
         "psnr": None if answer.psnr is None else list(answer.psnr),
@@ -153,7 +152,7 @@ def lines(answer: Answer) -> Sequence[str]:
     e = answer.expected
     found = [
         verdict(answer),
-        f"expected PSNR {e.psnr:.1f} dB, {CALIBRATION_LIMITS.level:.0%} interval [{e.low:.1f}, {e.high:.1f}], from "
+        f"expected PSNR {e.psnr:.1f} dB, {e.level:.0%} interval [{e.low:.1f}, {e.high:.1f}], from "
         f"{answer.calibration.clients} simulated clients; mean public image {answer.calibration.prior:.1f} dB",
     ]
     if answer.psnr is not None:

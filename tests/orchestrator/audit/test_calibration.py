@@ -30,6 +30,15 @@ def test_the_interval_covers_what_it_promises(related: bool) -> None:
     assert 0.86 <= held / 1000 <= 0.96
 
 
+@pytest.mark.parametrize(("count", "level"), [(6, 5 / 7), (18, 17 / 19), (19, 0.9), (60, 0.9)])
+def test_an_interval_claims_no_more_than_its_values_can_hold(count: int, level: float) -> None:
+    values = np.random.default_rng(2).normal(20, 1, count)
+    expected = _calibration(np.full(count, 0.5), values).expected("matching", 0.5)
+    assert expected.level == pytest.approx(level)
+    if count < 19:
+        assert (expected.low, expected.high) == (values.min(), values.max())
+
+
 def test_a_loss_that_tells_narrows_the_prediction() -> None:
     losses = np.logspace(-4, -1, 19)
     values = 10 - 10 * np.log10(losses)
