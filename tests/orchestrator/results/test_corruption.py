@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from fl_core.base.errors import InputError
 from orchestrator.analysis.summary import summarize
-from orchestrator.capture.datasets import open_data
+from orchestrator.capture.datasets import open_data, with_classes
 from orchestrator.capture.files import RECORD
 from orchestrator.capture.store import Capture, CaptureSource, CaptureStore
 from orchestrator.cli.main import execute
@@ -270,7 +270,7 @@ def test_damage_in_files_without_checksums_is_noticed_where_it_shows(whole: Path
 def source(whole: Path, file: Path, tmp_path: Path) -> tuple[CaptureSource, list[str]]:
     """The captures of the folder's first cell, and what is said of them."""
     said: list[str] = []
-    config = resolve(load_sweep(file))
+    (config,) = with_classes([resolve(load_sweep(file))])
     faces = open_data(config.data, config.model.shape, progress=said.append)
     shutil.copytree(whole / "captures", tmp_path / "captures")
     store = CaptureStore(tmp_path / "captures", device=torch.device("cpu"), progress=said.append)
