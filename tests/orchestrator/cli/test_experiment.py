@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -243,19 +243,18 @@ def test_bad_flags_are_refused_in_one_line(
     assert len(captured.err.strip().splitlines()) == 1
 
 
-def test_an_experiment_writes_picture_metrics_config_and_rows(faces_root: Path, tmp_path: Path) -> None:
+def test_an_experiment_writes_picture_metrics_config_and_rows(
+    faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = (
         f"--data-root {faces_root} --data-subset 40 --num-clients 4 --num-rounds 1 --attack-iterations 3 "
         f"--victims 2 --lr-schedule cosine --tv-weight 1e-5 --out-dir {tmp_path} --compute-lpips"
     )
-    done = subprocess.run(
-        [sys.executable, "run_experiment.py", *flags.split()],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", ["run_experiment.py", *flags.split()])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "run_experiment.py"), run_name="__main__")
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
     with Image.open(tmp_path / "baseline_attack_result.png") as picture:
         assert picture.size[1] > picture.size[0]
     metrics = dict(line.split(": ", 1) for line in (tmp_path / "metrics.txt").read_text().splitlines())
@@ -265,11 +264,11 @@ def test_an_experiment_writes_picture_metrics_config_and_rows(faces_root: Path, 
     assert float(metrics["PSNR"]) == pytest.approx(rows["psnr"].mean(), abs=1e-3)
     assert float(metrics["MSE"]) == pytest.approx(rows["mse"].mean(), abs=1e-5)
     assert set(rows["phase"]) == {"test"}
-    assert "PSNR" in done.stdout
-    assert "95% interval" in done.stdout
-    assert f"Data: CelebA layout at {faces_root}, attribute Male" in done.stdout
-    assert "What ran: matching" in done.stdout
-    assert "CPU-s a victim" in done.stdout
+    assert "PSNR" in printed.out
+    assert "95% interval" in printed.out
+    assert f"Data: CelebA layout at {faces_root}, attribute Male" in printed.out
+    assert "What ran: matching" in printed.out
+    assert "CPU-s a victim" in printed.out
     line = pd.read_parquet(tmp_path / "summary.parquet").iloc[0]
     assert (line["n"], line["attacker"], line["method"]) == (2, "matching", "matching")
     assert line["psnr"] == pytest.approx(rows["psnr"].mean())
