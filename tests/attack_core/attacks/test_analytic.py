@@ -267,7 +267,7 @@ def test_refinement_helps_where_features_are_few(faces: ImageDataset) -> None:
 
 
 def test_the_same_seed_gives_the_same_images(faces: ImageDataset) -> None:
-    brief = Continuation(evaluations=12)
+    brief = Continuation(evaluations=30)
     attack = dataclasses.replace(QUICK, inversion=brief, refinement=brief)
     for signal, batch in (("gradients", 3), ("local_update", 1)):
         observation, _ = observed(faces, signal=signal, batch=batch, images=3)

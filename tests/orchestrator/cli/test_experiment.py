@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import runpy
-import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +22,7 @@ from fl_core.base.errors import InputError
 from fl_core.federation.rounds import FederationConfig
 from orchestrator.cli.experiment import Experiment, parse
 from orchestrator.cli.main import execute
+from tests.support.command import as_main
 from tests.support.paths import ROOT
 
 ORIGINAL = {
@@ -244,17 +245,15 @@ def test_bad_flags_are_refused_in_one_line(
 
 
 def test_an_experiment_writes_picture_metrics_config_and_rows(
-    faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    faces_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = (
         f"--data-root {faces_root} --data-subset 40 --num-clients 4 --num-rounds 1 --attack-iterations 3 "
         f"--victims 2 --lr-schedule cosine --tv-weight 1e-5 --out-dir {tmp_path} --compute-lpips"
     )
-    monkeypatch.setattr(sys, "argv", ["run_experiment.py", *flags.split()])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "run_experiment.py"), run_name="__main__")
-    printed = capsys.readouterr()
-    assert ended.value.code == 0, printed.err
+    script = partial(runpy.run_path, str(ROOT / "run_experiment.py"), run_name="__main__")
+    done = as_main(script, flags.split(), capfd, monkeypatch)
+    assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "baseline_attack_result.png") as picture:
         assert picture.size[1] > picture.size[0]
     metrics = dict(line.split(": ", 1) for line in (tmp_path / "metrics.txt").read_text().splitlines())
@@ -264,11 +263,11 @@ def test_an_experiment_writes_picture_metrics_config_and_rows(
     assert float(metrics["PSNR"]) == pytest.approx(rows["psnr"].mean(), abs=1e-3)
     assert float(metrics["MSE"]) == pytest.approx(rows["mse"].mean(), abs=1e-5)
     assert set(rows["phase"]) == {"test"}
-    assert "PSNR" in printed.out
-    assert "95% interval" in printed.out
-    assert f"Data: CelebA layout at {faces_root}, attribute Male" in printed.out
-    assert "What ran: matching" in printed.out
-    assert "CPU-s a victim" in printed.out
+    assert "PSNR" in done.stdout
+    assert "95% interval" in done.stdout
+    assert f"Data: CelebA layout at {faces_root}, attribute Male" in done.stdout
+    assert "What ran: matching" in done.stdout
+    assert "CPU-s a victim" in done.stdout
     line = pd.read_parquet(tmp_path / "summary.parquet").iloc[0]
     assert (line["n"], line["attacker"], line["method"]) == (2, "matching", "matching")
     assert line["psnr"] == pytest.approx(rows["psnr"].mean())

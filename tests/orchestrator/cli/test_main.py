@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
 import runpy
-import subprocess
-import sys
-from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from ruamel.yaml import YAML
 from orchestrator.cli import main as cli
 from orchestrator.execute.lifelines import RayLost
 from orchestrator.runtime.stop import EXIT_CODE
-from tests.support.command import gradsweep, refused
+from tests.support.command import as_main, gradsweep, refused
 from tests.support.small import tree
 
 
@@ -299,14 +296,9 @@ def test_usage_mistakes_are_one_line() -> None:
     refused(gradsweep("data", "synth", "--num", "0", "--out", "x"), "'--num'", "greater than or equal to 1")
 
 
-def test_the_command_itself_ends_with_the_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `python -m orchestrator` does, whose process `tests/orchestrator/driver` ends in other ways."""
-    monkeypatch.setattr(sys, "argv", ["gradsweep", "report", str(tmp_path)])
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
-        runpy.run_module("orchestrator", run_name="__main__")
-    assert isinstance(ended.value.code, int)
-    refused(
-        subprocess.CompletedProcess(sys.argv, ended.value.code, out.getvalue(), err.getvalue()),
-        "holds no results",
-    )
+def test_the_command_itself_ends_with_the_exit_code(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `python -m orchestrator`, in this process."""
+    module = partial(runpy.run_module, "orchestrator", run_name="__main__")
+    refused(as_main(module, ["report", tmp_path], capfd, monkeypatch), "holds no results")
