@@ -177,9 +177,7 @@ def test_every_signal_of_one_client_is_captured_and_attacked(
 ) -> None:
     """Paired over two victims: knowing of the defense costs nothing, and the answer is no worse than the mean image."""
     known, ignored, mean = [], [], []
-    # Every iteration follows two local steps where there are two.
-    iterations = 8 if signal == "local_update" else 20
-    fallback = replace(soft_matching(), iterations=iterations, init="mean", lr=0.01)
+    fallback = replace(soft_matching(), iterations=20, init="mean", lr=0.01)
     attack = replace(AUTO, fallback=fallback)
     for victim in range(2):
         defense = Soteria(ratio=0.5, layer=layer, probes=16)  # type: ignore[arg-type]
