@@ -99,14 +99,10 @@ def test_pictures_of_any_shape_go_from_the_file_to_the_report(
 
 
 def test_a_deep_network_takes_grey_pictures(tmp_path: Path) -> None:
-    model, small = (
-        {"kind": "resnet18", "image_size": 28, "channels": 1},
-        {"kind": "matching", "iterations": 2},
-    )
-    attackers = [
-        {"name": "loop", "attack": small},
-        {"name": "looks", "attack": {"kind": "auto", "fallback": small}},
-    ]
+    model, loop = {"kind": "resnet18", "image_size": 28, "channels": 1}, {"kind": "matching", "iterations": 2}
+    few = {"evaluations": 4}
+    looks = {"kind": "auto", "analytic": {"inversion": few, "refinement": few}, "fallback": loop}
+    attackers = [{"name": "loop", "attack": loop}, {"name": "looks", "attack": looks}]
     own = config(grey_arrays(tmp_path / "set"), model, cells=[{"name": "none"}], attackers=attackers)
     rows = run_quietly(own, tmp_path / "out")
     assert set(rows["status"]) == {"ok"}, rows["error"].dropna().unique()
