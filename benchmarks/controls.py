@@ -1,4 +1,4 @@
-"""What the assignment by truth gives to answers that no signal is behind, beside the mean public face.
+"""What the assignment by truth gives to answers that no signal is behind, beside the mean public image.
 
 python benchmarks/controls.py DIR [--batches B...] [--victims N] [--image-size S] [--json]
 """
@@ -28,7 +28,7 @@ from orchestrator.analysis.summary import SUCCESS_DB
 from orchestrator.trial.public import public_answers
 
 PUBLIC = 200
-"""Public faces, as many as a sweep takes by default."""
+"""Public images, as many as a sweep takes by default."""
 
 
 def assigned(answers: Tensor, truth: Tensor) -> Tensor:
@@ -45,8 +45,8 @@ def measured(public: Tensor, people: Tensor, batch: int) -> dict[str, np.ndarray
         answers = public_answers(public, batch, random)
         figures = {
             "mean image": psnr(public.mean(0).expand(batch, -1, -1, -1), truth),
-            "faces, not assigned": psnr(answers.faces, truth),
-            "faces": assigned(answers.faces, truth),
+            "images, not assigned": psnr(answers.images, truth),
+            "images": assigned(answers.images, truth),
             "groups": assigned(answers.groups, truth),
         }
         figures["recovered"] = torch.stack([*figures.values()]).amax(0) >= SUCCESS_DB

@@ -93,14 +93,14 @@ class Chain:
             if reason:
                 raise InputError(f"A defense chain has {before.label} before {after.label}: {reason}.")
         for defense in self.defenses:
-            reason = defense.objection(self.defenses)
+            reason = defense.incompatibility(self.defenses)
             if reason:
                 raise InputError(f"A defense chain has {defense.label}: {reason}.")
 
     @property
-    def remembers(self) -> bool:
+    def is_stateful(self) -> bool:
         """Whether clients keep a residual from round to round."""
-        return any(defense.feeds_back for defense in self.defenses)
+        return any(defense.has_error_feedback for defense in self.defenses)
 
     def on_model(self, model: ModelConfig) -> ModelConfig:
         """The network that the federation trains instead of `model`."""
@@ -170,9 +170,9 @@ class ChainedClients:
     plan: FederationConfig
 
     @property
-    def remembers(self) -> bool:
-        """See `ClientDefense.remembers`."""
-        return self.chain.remembers
+    def is_stateful(self) -> bool:
+        """See `ClientDefense.is_stateful`."""
+        return self.chain.is_stateful
 
     def draws(self, client: int, round_number: int) -> Random:
         """See `ClientDefense.draws`."""
@@ -196,7 +196,7 @@ class ChainedClients:
         """What leaves the client after every defense; the residuals of one are named after its place in the chain."""
         left: dict[str, Tensor] = {}
         for place, defense in enumerate(self.chain.defenses):
-            if not defense.feeds_back:
+            if not defense.has_error_feedback:
                 update = defense.on_update(update, random, self.plan)
                 continue
             names = {name: f"{place}.{name}" for name in update.tensors}

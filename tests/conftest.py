@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset
@@ -25,6 +26,19 @@ def faces_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ninety-six synthetic faces: 72 train, 12 valid, 12 test."""
     root = tmp_path_factory.mktemp("faces") / "set"
     write_faces(root, num=96, seed=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def many_faces_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1344 synthetic faces, 1008 of them for training, painted once for all processes of a run."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    root = folder / "many-faces"
+    with FileLock(folder / "many-faces.lock"):
+        if not root.exists():
+            write_faces(root, num=1344, seed=2)
     return root
 
 

@@ -19,7 +19,13 @@ import torch
 from torch import Tensor
 
 from fl_core.base.numbers import TINY
-from fl_core.data.changes.transforms import Transform, draws_of, loses, taken_back, transformed
+from fl_core.data.augmentation.transforms import (
+    Transform,
+    draws_of,
+    inverse_transformed,
+    is_lossy,
+    transformed,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +52,9 @@ def invert_augmentation(
     least = torch.full((len(images),), torch.inf, device=images.device)
     answer = images
     for drawn in itertools.product(*(draws_of(transform, size) for transform in policy)):
-        tried = taken_back(images, policy, drawn, missing=mean)
+        tried = inverse_transformed(images, policy, drawn, missing=mean)
         strange = strangeness(tried, mean, weights)
-        if loses(policy):
+        if is_lossy(policy):
             remade = transformed(tried, policy, drawn)
             strange = strange + weights.remade * (remade - images).square().mean((1, 2, 3))
         better = strange < least

@@ -12,7 +12,7 @@ from torch import Tensor
 from attack_core.base.types import Reconstruction
 from attack_core.input_inversion.augmented import invert_augmentation
 from attack_core.input_inversion.mixtures import expected_images, invert_mixup
-from fl_core.data.changes.transforms import loses
+from fl_core.data.augmentation.transforms import is_lossy
 from fl_core.threat.facts import Augmented, HiddenMixture, Mixture
 from fl_core.threat.observation import Observation
 
@@ -48,7 +48,7 @@ def invert_inputs(found: Reconstruction, observation: Observation) -> Reconstruc
             case Augmented(policy=policy) if mean is not None:
                 back = partial(invert_augmentation, policy=policy, mean=mean)
                 note = "taken back by the draw of the policy that looks most like the mean public image"
-                if loses(policy):
+                if is_lossy(policy):
                     note = "taken back by the policy's likeliest draw; the mean public image where it cut"
                 found = _changed(found, back(found.images), back, note)
             case _:

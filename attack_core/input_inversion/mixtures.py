@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fl_core.base.numbers import TINY
-from fl_core.data.changes.mixing import circle_map
+from fl_core.data.augmentation.mixing import mixing_matrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def _guesses(count: int, limits: UnmixingLimits) -> Iterator[tuple[float, Tensor
     for rest in itertools.permutations(range(1, count)):
         circle = torch.tensor([0, *rest])
         for share in torch.linspace(limits.least_share, limits.most_share, limits.shares).tolist():
-            yield share, circle_map(circle, share)
+            yield share, mixing_matrix(circle, share)
 
 
 def unnaturalness(images: Tensor, limits: UnmixingLimits = UNMIXING_LIMITS) -> Tensor:

@@ -33,8 +33,8 @@ class Compressor(Mechanism):
     error_feedback: bool = False
 
     @property
-    def feeds_back(self) -> bool:
-        """See `Mechanism.feeds_back`."""
+    def has_error_feedback(self) -> bool:
+        """See `Mechanism.has_error_feedback`."""
         return self.error_feedback
 
 

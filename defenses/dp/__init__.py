@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "accounting": ["replaced_epsilon"],
+        "accounting": ["replace_one_epsilon"],
         "central": ["DPCentral"],
         "distributed": ["DPDistributed"],
         "local": ["DPUpdate"],

@@ -57,7 +57,7 @@ def epsilon_spent(multiplier: float, delta: float, *, releases: int = 1, rate: f
     return _sampled_epsilon(multiplier, delta, releases, rate, grid=_FINE)
 
 
-def replaced_epsilon(epsilon: float, delta: float) -> float:
+def replace_one_epsilon(epsilon: float, delta: float) -> float:
     """The epsilon at twice the sensitivity of Gaussian releases that have `epsilon` in all, at the same delta.
 
     So it is under `replace_one` where `epsilon` is under `zero_out`. Exact, without amplification by sampling.

@@ -13,7 +13,7 @@ from fl_core.base.types import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budgeted(Mechanism):
+class DPMechanism(Mechanism):
     """Base of the mechanisms that bound a contribution to the L2 norm `max_norm` and add Gaussian noise.
 
     `epsilon` at `delta` is the budget of all planned rounds together with `budget: total`, and of what one round

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from defenses.dp.budget import Budgeted
+from defenses.dp.budget import DPMechanism
 from defenses.mechanism.base import Mechanism, Privacy, Stage, Unit
 from defenses.mechanism.clipping import bounded
 from defenses.mechanism.draws import add_noise
@@ -19,7 +19,7 @@ from fl_core.threat.facts import Clip, Fact, MeanNoise
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPCentral(Budgeted):
+class DPCentral(DPMechanism):
     """DP-FedAvg (McMahan et al., ICLR 2018); the unit is the client.
 
     Each client scales its update to an L2 norm of at most `max_norm` and nothing else. The server, which is trusted
@@ -35,8 +35,8 @@ class DPCentral(Budgeted):
     protects: ClassVar[Unit | None] = "client"
     kind: Literal["dp_central"] = "dp_central"
 
-    def objection(self, chain: tuple[Mechanism, ...]) -> str | None:
-        """See `Mechanism.objection`."""
+    def incompatibility(self, chain: tuple[Mechanism, ...]) -> str | None:
+        """See `Mechanism.incompatibility`."""
         if any(other.stage == "sum" for other in chain):
             return (
                 "the server that adds the noise has to hold the sum; under a secure sum take 'dp_distributed'"

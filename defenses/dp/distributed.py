@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from defenses.dp.budget import Budgeted
+from defenses.dp.budget import DPMechanism
 from defenses.dp.central import unbounded
 from defenses.mechanism.base import Mechanism, Privacy, Stage, Unit
 from defenses.mechanism.clipping import bounded
@@ -20,7 +20,7 @@ from fl_core.threat.facts import Clip, Fact, Noise
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPDistributed(Budgeted):
+class DPDistributed(DPMechanism):
     """Shares of noise that add up under a secure sum (Dwork et al., EUROCRYPT 2006); the unit is the client.
 
     Each client scales its update to an L2 norm of at most `max_norm` and adds Gaussian noise, so little that only the
@@ -40,8 +40,8 @@ class DPDistributed(Budgeted):
         super().__post_init__()
         require(self.missing >= 0, self, "missing", "at least 0")
 
-    def objection(self, chain: tuple[Mechanism, ...]) -> str | None:
-        """See `Mechanism.objection`."""
+    def incompatibility(self, chain: tuple[Mechanism, ...]) -> str | None:
+        """See `Mechanism.incompatibility`."""
         sums = [other for other in chain if isinstance(other, SumProtection)]
         if not sums:
             return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from defenses.dp.budget import Budgeted
+from defenses.dp.budget import DPMechanism
 from defenses.mechanism.base import Privacy, Stage, Unit
 from defenses.mechanism.clipping import bounded
 from defenses.mechanism.draws import perturb
@@ -16,7 +16,7 @@ from fl_core.threat.facts import Clip, Fact, Noise
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPUpdate(Budgeted):
+class DPUpdate(DPMechanism):
     """Local differential privacy for a client's whole update (the unit is the client).
 
     The update is scaled to an L2 norm of at most `max_norm` over all its tensors, in units of the released

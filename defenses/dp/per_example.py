@@ -22,7 +22,7 @@ MOST_EXAMPLES = 64
 """That go through the network together, however small their gradients."""
 
 
-def check_examples_apart(model: nn.Module) -> None:
+def check_per_example(model: nn.Module) -> None:
     """Refuse a network in which one image's output depends on the others of its batch (`InputError`)."""
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and module.training:
@@ -44,7 +44,7 @@ def example_gradients(model: nn.Module, state: ModelState, batch: Batch) -> dict
     return gradients
 
 
-def bounded_sum(
+def clipped_sum(
     model: nn.Module, state: ModelState, batch: Batch, max_norm: float
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The sum of the examples' gradients, each scaled to an L2 norm of at most `max_norm`, and the factors (B,).

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from defenses.dp.budget import Budgeted
-from defenses.dp.per_example import bounded_sum, check_examples_apart
+from defenses.dp.budget import DPMechanism
+from defenses.dp.per_example import check_per_example, clipped_sum
 from defenses.mechanism.base import Mechanism, Privacy, Stage, Unit
 from defenses.mechanism.draws import draw_noise
 from fl_core.base.decibels import decibels, energy
@@ -25,7 +25,7 @@ from fl_core.threat.facts import ExampleClip, Fact, StepNoise
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPSGD(Budgeted):
+class DPSGD(DPMechanism):
     """DP-SGD at the client (Abadi et al., CCS 2016); the unit is the example.
 
     At each local step every example's gradient is scaled to an L2 norm of at most `max_norm`, the sum gets Gaussian
@@ -39,18 +39,18 @@ class DPSGD(Budgeted):
     protects: ClassVar[Unit | None] = "example"
     kind: Literal["dp_sgd"] = "dp_sgd"
 
-    def objection(self, chain: tuple[Mechanism, ...]) -> str | None:
-        """See `Mechanism.objection`."""
+    def incompatibility(self, chain: tuple[Mechanism, ...]) -> str | None:
+        """See `Mechanism.incompatibility`."""
         for other in chain:
             if other.stage == "noise":
                 return f"it adds noise, and so does {other.label}: their privacy statements would not add up"
-            if other.stage == "batch" and not other.keeps_examples_apart:
+            if other.stage == "batch" and not other.is_per_example:
                 return f"it bounds what one image of a batch does, but under {other.label} an example can be in several"
         return None
 
     def on_model(self, model: ModelConfig) -> ModelConfig:
         """See `Mechanism.on_model`; raises `InputError` for BatchNorm in train mode."""
-        check_examples_apart(build_model(model))
+        check_per_example(build_model(model))
         return model
 
     def on_gradient(self, rule: GradientRule, random: Random, plan: FederationConfig) -> GradientRule:
@@ -106,8 +106,8 @@ class PrivateGradient:
 
     def __call__(self, model: nn.Module, state: ModelState, batch: Batch) -> dict[str, Tensor]:
         """The noisy mean of the batch's clipped gradients."""
-        check_examples_apart(model)
-        total, factors = bounded_sum(model, state, batch, self.max_norm)
+        check_per_example(model)
+        total, factors = clipped_sum(model, state, batch, self.max_norm)
         drawn = draw_noise(total, "gaussian", self.sigma, self.random)
         self._note(factors, drawn)
         return {name: value / self.size + drawn[name] for name, value in total.items()}

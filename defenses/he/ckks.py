@@ -55,8 +55,8 @@ class CKKSPublic:
         bound = math.ldexp(self.precision, HEADROOM_BITS - self.scale_bits)
         return FixedPoint(precision=self.precision, limit=int(bound) // self.clients)
 
-    def protect(self, steps: Integers) -> Ciphertexts:
-        """See `PublicKey.protect`; one ciphertext for each 4,096 values."""
+    def encrypt(self, steps: Integers) -> Ciphertexts:
+        """See `PublicKey.encrypt`; one ciphertext for each 4,096 values."""
         tenseal, context = _tenseal(), _public_context(self.context)
         values = self.fixed.decode(steps)
         parts = (values[start : start + SLOTS] for start in range(0, len(values), SLOTS))
@@ -81,8 +81,8 @@ class CKKSSecret:
     context: bytes = field(repr=False)
     precision: int
 
-    def reveal(self, total: Ciphertexts, *, numbers: int, addends: int) -> Integers:
-        """See `SecretKey.reveal`; raises `ArithmeticError` where the opened numbers are off the grid."""
+    def decrypt(self, total: Ciphertexts, *, numbers: int, addends: int) -> Integers:
+        """See `SecretKey.decrypt`; raises `ArithmeticError` where the opened numbers are off the grid."""
         del addends
         tenseal = _tenseal()
         context = tenseal.context_from(self.context, n_threads=1)

@@ -48,11 +48,11 @@ def estimate(exchange: EncryptedExchange, values: int, *, clients: int, workers:
     sample = min(values, public.sample)
     steps = np.arange(sample, dtype=np.int64) % (2 * public.fixed.limit + 1) - public.fixed.limit
     started = time.process_time()
-    uploads = [public.protect(steps) for _ in range(two)]
+    uploads = [public.encrypt(steps) for _ in range(two)]
     protected = time.process_time()
     total = public.add(uploads)
     added = time.process_time()
-    exchange.secret.reveal(total, numbers=sample, addends=two)
+    exchange.secret.decrypt(total, numbers=sample, addends=two)
     revealed = time.process_time()
     adding = (added - protected) / max(two - 1, 1) * max(clients - 1, 1)
     one = (protected - started) / two * clients + adding + revealed - added

@@ -33,7 +33,7 @@ class EncryptedExchange:
     def blocks(self, client: int, steps: Integers) -> Iterator[Ciphertexts]:
         """See `Exchange.blocks`."""
         size = self.public.block
-        return (self.public.protect(steps[start : start + size]) for start in range(0, len(steps), size))
+        return (self.public.encrypt(steps[start : start + size]) for start in range(0, len(steps), size))
 
     def add(self, left: Ciphertexts, right: Ciphertexts) -> Ciphertexts:
         """See `Exchange.add`."""
@@ -46,5 +46,5 @@ class EncryptedExchange:
         parts = []
         for number, block in enumerate(total):
             size = min(self.public.block, numbers - number * self.public.block)
-            parts.append(self.secret.reveal(block, numbers=size, addends=len(clients)))
+            parts.append(self.secret.decrypt(block, numbers=size, addends=len(clients)))
         return Opened(steps=np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64))

@@ -52,8 +52,8 @@ class PaillierPublic:
         """See `PublicKey.fixed`."""
         return FixedPoint(precision=self.precision, limit=self.lanes.limit)
 
-    def protect(self, steps: Integers) -> Ciphertexts:
-        """See `PublicKey.protect`: every plaintext with its own random r."""
+    def encrypt(self, steps: Integers) -> Ciphertexts:
+        """See `PublicKey.encrypt`: every plaintext with its own random r."""
         key = self._key()
         size = self.key_bits // 4
         return tuple(key.raw_encrypt(word).to_bytes(size, "little") for word in self.lanes.pack(steps))
@@ -85,8 +85,8 @@ class PaillierSecret:
     p: int = field(repr=False)
     q: int = field(repr=False)
 
-    def reveal(self, total: Ciphertexts, *, numbers: int, addends: int) -> Integers:
-        """See `SecretKey.reveal`."""
+    def decrypt(self, total: Ciphertexts, *, numbers: int, addends: int) -> Integers:
+        """See `SecretKey.decrypt`."""
         phe = _phe()
         key = phe.PaillierPrivateKey(phe.PaillierPublicKey(self.public.n), self.p, self.q)
         words = [key.raw_decrypt(int.from_bytes(part, "little")) for part in total]

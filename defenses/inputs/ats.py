@@ -11,7 +11,7 @@ from torch import Tensor
 from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.rng import Random
 from fl_core.base.types import require
-from fl_core.data.changes.transforms import Transform, draws_of, transformed
+from fl_core.data.augmentation.transforms import Transform, draws_of, transformed
 from fl_core.federation.client import Batch
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Augmented, Fact
@@ -28,7 +28,7 @@ class ATS(Mechanism):
     """
 
     stage: ClassVar[Stage] = "batch"
-    keeps_examples_apart: ClassVar[bool] = True
+    is_per_example: ClassVar[bool] = True
     kind: Literal["ats"] = "ats"
     policy: tuple[Transform, ...] = ("mirror", "turn", "shift", "negate", "brighten")
 

@@ -13,7 +13,7 @@ from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random, uniform
 from fl_core.base.types import require
-from fl_core.data.changes.mixing import circle_map
+from fl_core.data.augmentation.mixing import mixing_matrix
 from fl_core.federation.client import Batch
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Fact, HiddenMixture, Mixture
@@ -40,7 +40,7 @@ class MixUp(Mechanism):
         _check_batches(self, plan, 2)
         share = float(random.beta(self.alpha, self.alpha))
         circle = torch.from_numpy(random.permutation(len(batch[1])))
-        return mixed(batch, circle_map(circle, share), classes)
+        return mixed(batch, mixing_matrix(circle, share), classes)
 
     def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
         """See `Mechanism.facts`."""

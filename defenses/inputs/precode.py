@@ -37,8 +37,8 @@ class Precode(Mechanism):
         require(self.size >= 1, self, "size", "at least 1")
         require(self.beta >= 0, self, "beta", "at least 0")
 
-    def objection(self, chain: tuple[Mechanism, ...]) -> str | None:
-        """See `Mechanism.objection`."""
+    def incompatibility(self, chain: tuple[Mechanism, ...]) -> str | None:
+        """See `Mechanism.incompatibility`."""
         for other in chain:
             if other.protects == "example":
                 return f"it adds a term to the loss, and {other.label} takes gradients of the cross-entropy alone"

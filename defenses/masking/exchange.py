@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Met:
+class KeyAgreement:
     """Clients that hold each other's shares, and what was said in public."""
 
     parties: Mapping[int, Participant] = field(repr=False)
@@ -31,21 +31,21 @@ class Met:
 class MaskedExchange:
     """Pairwise masks; an upload is one block, because its masks are one key stream. An `Exchange`.
 
-    `met` is None where clients are simulated apart: there `maskers` holds what each of them adds to its update.
+    `agreement` is None where clients are simulated apart: there `maskers` holds what each of them adds to its update.
     """
 
     fixed: FixedPoint
     word_bits: WordBits
-    met: Met | None = None
+    agreement: KeyAgreement | None = None
     maskers: Mapping[int, Masker] = field(default_factory=dict, repr=False)
     setup_seconds: float = 0.0
 
     def for_clients(self, clients: Sequence[int]) -> MaskedExchange:
         """See `Exchange.for_clients`."""
-        if self.met is None:
+        if self.agreement is None:
             return self
-        maskers = {client: self.met.parties[client].masker() for client in clients}
-        return dataclasses.replace(self, met=None, maskers=maskers)
+        maskers = {client: self.agreement.parties[client].masker() for client in clients}
+        return dataclasses.replace(self, agreement=None, maskers=maskers)
 
     def blocks(self, client: int, steps: Integers) -> Iterator[Ciphertexts]:
         """See `Exchange.blocks`."""
@@ -60,11 +60,15 @@ class MaskedExchange:
         """See `Exchange.reveal`: fewer clients than the threshold give no sum."""
         from defenses.masking.parties import Server
 
-        met = self.met
-        if met is None:
+        agreement = self.agreement
+        if agreement is None:
             raise ValueError("The clients that could help to open the sum are elsewhere.")
-        server = Server(met.roster, values=numbers, threshold=met.threshold, word_bits=self.word_bits)
+        server = Server(
+            agreement.roster, values=numbers, threshold=agreement.threshold, word_bits=self.word_bits
+        )
         server.add_sum(clients, total[0][0])
-        answers = {client: met.parties[client].answer(server.survivors) for client in clients}
+        answers = {client: agreement.parties[client].unmasking_shares(server.survivors) for client in clients}
         steps = server.reveal(answers)
-        return Opened(steps=steps, extra_bytes=met.bytes_sent + max(each.size for each in answers.values()))
+        return Opened(
+            steps=steps, extra_bytes=agreement.bytes_sent + max(each.size for each in answers.values())
+        )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from defenses.masking.exchange import MaskedExchange, Met
+from defenses.masking.exchange import KeyAgreement, MaskedExchange
 from defenses.secure.fixed_point import FixedPoint
 from defenses.secure.mean import SumProtection, dropouts
 from fl_core.base.errors import InputError
@@ -70,14 +70,14 @@ class Masking(SumProtection):
                 f"Clients {list(clients)}: secure aggregation needs at least two, and each once."
             )
         self.check_library()
-        from defenses.masking.parties import meet
+        from defenses.masking.parties import agree_on_keys
 
         started, needed = time.process_time(), self.needed(len(clients))
-        parties, roster, sent = meet(sorted(clients), threshold=needed, word_bits=self.word_bits)
+        parties, roster, sent = agree_on_keys(sorted(clients), threshold=needed, word_bits=self.word_bits)
         return MaskedExchange(
             fixed=self.fixed(len(clients)),
             word_bits=self.word_bits,
-            met=Met(parties=parties, roster=roster, threshold=needed, bytes_sent=sent),
+            agreement=KeyAgreement(parties=parties, roster=roster, threshold=needed, bytes_sent=sent),
             setup_seconds=time.process_time() - started,
         )
 

@@ -44,7 +44,7 @@ class Advertisement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class UnmaskingShares:
     """One client's shares after the upload: of own-mask seeds of survivors, of pairwise seeds of the dropped."""
 
     own: Mapping[int, bytes] = field(repr=False)
@@ -128,7 +128,7 @@ class Participant:
                 (added if self.client < other else subtracted).append(key)
         return Masker(word_bits=self._word_bits, added=tuple(added), subtracted=tuple(subtracted))
 
-    def answer(self, survivors: frozenset[int]) -> Answer:
+    def unmasking_shares(self, survivors: frozenset[int]) -> UnmaskingShares:
         """Shares of own masks of `survivors` and of pairwise seeds of everybody else, once in a round.
 
         Raises `InputError` for fewer survivors than the threshold, and for a second question: two answers with
@@ -139,7 +139,7 @@ class Participant:
         if len(survivors) < self._threshold or not survivors <= self._shares.keys():
             raise too_few(len(survivors & self._shares.keys()), self._threshold)
         self._answered = True
-        return Answer(
+        return UnmaskingShares(
             own={owner: own for owner, (_, own) in self._shares.items() if owner in survivors},
             pairwise={owner: pair for owner, (pair, _) in self._shares.items() if owner not in survivors},
         )
@@ -150,7 +150,7 @@ class Participant:
         return ChaCha20Poly1305(_derive(secret, b"shares", digest, f"{sender}>{receiver}".encode()))
 
 
-def meet(
+def agree_on_keys(
     clients: Iterable[int], *, threshold: int, word_bits: WordBits
 ) -> tuple[dict[int, Participant], dict[int, Advertisement], int]:
     """Participants that hold each other's shares, their public keys, and the most bytes that one of them sent."""
@@ -196,7 +196,7 @@ class Server:
         self._total += np.frombuffer(summed, dtype=self._total.dtype)
         self._received |= set(clients)
 
-    def reveal(self, answers: Mapping[int, Answer]) -> Integers:
+    def reveal(self, answers: Mapping[int, UnmaskingShares]) -> Integers:
         """The survivors' sum, from the answers by client; raises `InputError` below the threshold."""
         if len(answers) < self._threshold or len(self._received) < self._threshold:
             raise too_few(min(len(answers), len(self._received)), self._threshold)

@@ -56,7 +56,7 @@ class Mechanism(Config):
     stage: ClassVar[Stage]
     protects: ClassVar[Unit | None] = None
     """Whose data its privacy statement is about; None where it makes none."""
-    keeps_examples_apart: ClassVar[bool] = False
+    is_per_example: ClassVar[bool] = False
     """Of a defense that changes what a client trains on: whether each image is still made of one of its own alone, so
     that bounding each one's gradient bounds what one of the client's images does."""
 
@@ -69,11 +69,11 @@ class Mechanism(Config):
         """Raise `InputError` where the library that does its work is not installed."""
 
     @property
-    def feeds_back(self) -> bool:
+    def has_error_feedback(self) -> bool:
         """Whether what it takes away from an update is added to the client's next one."""
         return False
 
-    def objection(self, chain: tuple[Mechanism, ...]) -> str | None:
+    def incompatibility(self, chain: tuple[Mechanism, ...]) -> str | None:
         """Why it can't work in this chain, which it is part of; None where it can."""
         return None
 

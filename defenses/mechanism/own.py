@@ -47,22 +47,22 @@ class OwnDefense(OwnObject, Mechanism):
         return found
 
     @property
-    def keeps_examples_apart(self) -> bool:  # type: ignore[override]  # see `stage`
-        """See `Mechanism.keeps_examples_apart`."""
-        return bool(self.get("keeps_examples_apart"))
+    def is_per_example(self) -> bool:  # type: ignore[override]  # see `stage`
+        """See `Mechanism.is_per_example`."""
+        return bool(self.get("is_per_example"))
 
     @property
-    def feeds_back(self) -> bool:
-        """See `Mechanism.feeds_back`."""
-        return bool(self.get("feeds_back"))
+    def has_error_feedback(self) -> bool:
+        """See `Mechanism.has_error_feedback`."""
+        return bool(self.get("has_error_feedback"))
 
     def check_library(self) -> None:
         """See `Mechanism.check_library`."""
         self.ask("check_library")
 
-    def objection(self, chain: tuple[Mechanism, ...]) -> str | None:
-        """See `Mechanism.objection`."""
-        found = self.ask("objection", chain)
+    def incompatibility(self, chain: tuple[Mechanism, ...]) -> str | None:
+        """See `Mechanism.incompatibility`."""
+        found = self.ask("incompatibility", chain)
         return None if found is None else str(found)
 
     def on_model(self, model: ModelConfig) -> ModelConfig:

@@ -26,7 +26,7 @@ class PublicKey(Protocol):
     def fixed(self) -> FixedPoint:
         """How numbers become steps, and the largest number that every client may send at once."""
 
-    def protect(self, steps: Integers) -> Ciphertexts:
+    def encrypt(self, steps: Integers) -> Ciphertexts:
         """A client's block, encrypted with fresh randomness."""
 
     def add(self, uploads: Sequence[Ciphertexts]) -> Ciphertexts:
@@ -36,5 +36,5 @@ class PublicKey(Protocol):
 class SecretKey(Protocol):
     """What the key holder alone has."""
 
-    def reveal(self, total: Ciphertexts, *, numbers: int, addends: int) -> Integers:
+    def decrypt(self, total: Ciphertexts, *, numbers: int, addends: int) -> Integers:
         """The `numbers` values of a block that is the sum of `addends` protected ones, exactly."""

@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "decibels": ["FAR", "energy", "scaled"],
         "device": [
             "DEVICES",
-            "blanket_fallback",
+            "mps_fallback",
             "exact",
             "out_of_memory",
             "peak_mb",

@@ -49,7 +49,7 @@ def _announce(purpose: str, device: str) -> None:
     logging.getLogger(__name__).warning("%s runs in float64 on the CPU, not on %s", purpose, device)
 
 
-def blanket_fallback() -> str | None:
+def mps_fallback() -> str | None:
     """Why results from MPS may partly come from the CPU: PyTorch was told to move operators there; None elsewhere.
 
     gradsweep never asks for it. Without it an operator that MPS lacks is an error.

@@ -19,7 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "train_locally",
         ],
         "common": ["Common"],
-        "hooks": ["ClientDefense", "ClientMemory", "SecureSum"],
+        "hooks": ["ClientDefense", "ClientState", "SecureSum"],
         "rounds": ["Chunk", "Federation", "FederationConfig", "LocalBatch"],
         "simulator": ["ClientWork", "InProcess", "Reduced", "Simulator"],
         "training": ["train"],

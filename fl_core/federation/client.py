@@ -58,7 +58,7 @@ class LocalTraining(Config):
         )
 
     @property
-    def remembers(self) -> bool:
+    def is_stateful(self) -> bool:
         """Whether a client's momentum carries from one round into the next."""
         return self.momentum_state == "persistent" and self.momentum > 0
 

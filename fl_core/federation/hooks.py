@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClientMemory:
+class ClientState:
     """What a client keeps from one of its rounds to the next.
 
     `velocity` are its optimizer's momentum buffers, by parameter name; `residual` is what a defense held back of
@@ -27,9 +27,9 @@ class ClientMemory:
     velocity: Tensors = field(default_factory=dict)
     residual: Tensors = field(default_factory=dict)
 
-    def to(self, device: torch.device) -> ClientMemory:
+    def to(self, device: torch.device) -> ClientState:
         """The same memory with every tensor on `device`."""
-        return ClientMemory(
+        return ClientState(
             velocity={name: value.to(device) for name, value in self.velocity.items()},
             residual={name: value.to(device) for name, value in self.residual.items()},
         )
@@ -39,7 +39,7 @@ class ClientDefense(Protocol):
     """What a client does differently under a defense. `random` is one stream for all that it draws in a round."""
 
     @property
-    def remembers(self) -> bool:
+    def is_stateful(self) -> bool:
         """Whether the client keeps a residual from round to round."""
 
     def draws(self, client: int, round_number: int) -> Random:
@@ -77,8 +77,8 @@ class Undefended:
     """A client that does as it is told; a `ClientDefense`."""
 
     @property
-    def remembers(self) -> bool:
-        """See `ClientDefense.remembers`."""
+    def is_stateful(self) -> bool:
+        """See `ClientDefense.is_stateful`."""
         return False
 
     def draws(self, client: int, round_number: int) -> Random:  # noqa: ARG002 - nothing is drawn

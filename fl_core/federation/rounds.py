@@ -21,7 +21,7 @@ from fl_core.federation.accuracy import count_correct
 from fl_core.federation.aggregation import Reduction
 from fl_core.federation.client import Batch, LocalTraining, batch_gradient, gradient_update, weight_update
 from fl_core.federation.common import Common
-from fl_core.federation.hooks import ClientDefense, ClientMemory, Undefended
+from fl_core.federation.hooks import ClientDefense, ClientState, Undefended
 from fl_core.models.build import build_model
 from fl_core.models.config import ModelConfig
 
@@ -215,13 +215,13 @@ class Federation:
         *,
         round_number: int,
         defense: ClientDefense | None = None,
-        memory: ClientMemory | None = None,
-    ) -> tuple[ClientUpdate, ClientMemory]:
-        """What a client releases of its local training on `batches`, a weight delta, and what it remembers.
+        memory: ClientState | None = None,
+    ) -> tuple[ClientUpdate, ClientState]:
+        """What a client releases of its local training on `batches`, a weight delta, and what it keeps.
 
         `memory` is what it remembered before, None where this is its first round.
         """
-        defense, memory = defense or Undefended(), memory or ClientMemory()
+        defense, memory = defense or Undefended(), memory or ClientState()
         random = defense.draws(client, round_number)
         update, velocity = weight_update(
             self.network,
@@ -234,8 +234,8 @@ class Federation:
             rule=defense.on_gradient(batch_gradient, random),
         )
         released, residual = defense.on_update(update, memory.residual, random)
-        kept = velocity if self.config.local.remembers else {}
-        return released, ClientMemory(velocity=kept, residual=residual)
+        kept = velocity if self.config.local.is_stateful else {}
+        return released, ClientState(velocity=kept, residual=residual)
 
     def chunks(self, round_number: int) -> list[Chunk]:
         """The round's participants with images, cut into chunks; one of nobody for a Poisson sample of nobody.

@@ -10,7 +10,7 @@ import torch
 
 from fl_core.base.types import ClientUpdate, ModelState
 from fl_core.federation.aggregation import FedAvg, Reduction
-from fl_core.federation.hooks import ClientDefense, ClientMemory
+from fl_core.federation.hooks import ClientDefense, ClientState
 from fl_core.federation.rounds import Chunk, Federation
 
 
@@ -23,7 +23,7 @@ class Reduced:
 
     partial: Any
     not_finite: int = 0
-    memories: Mapping[int, ClientMemory] = field(default_factory=dict)
+    memories: Mapping[int, ClientState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +35,13 @@ class ClientWork:
     reduction: Reduction[Any] = field(default_factory=FedAvg)
 
     @property
-    def remembers(self) -> bool:
+    def is_stateful(self) -> bool:
         """Whether clients keep anything from one of their rounds to the next."""
-        return self.federation.config.local.remembers or (self.defense is not None and self.defense.remembers)
+        return self.federation.config.local.is_stateful or (
+            self.defense is not None and self.defense.is_stateful
+        )
 
-    def reduce(self, state: ModelState, chunk: Chunk, memories: Mapping[int, ClientMemory]) -> Reduced:
+    def reduce(self, state: ModelState, chunk: Chunk, memories: Mapping[int, ClientState]) -> Reduced:
         """Train the chunk's clients from `state`, one after another, and reduce what they release.
 
         One partial result and one client's update are alive at a time, however many clients there are. Where
@@ -50,7 +52,7 @@ class ClientWork:
         state = state.to(federation.device)
         reduction = self.reduction if chunk.reduction is None else chunk.reduction
         partial = reduction.start(chunk.round, chunk.participants)
-        kept: dict[int, ClientMemory] = {}
+        kept: dict[int, ClientState] = {}
         not_finite = 0
         for client in chunk.clients:
             update, memory = self._released(state, chunk.round, client, memories.get(client))
@@ -58,14 +60,14 @@ class ClientWork:
             not_finite += update.not_finite
             # Not to be alive while the next client trains.
             del update
-            if self.remembers:
+            if self.is_stateful:
                 kept[client] = memory.to(torch.device("cpu"))
             del memory
         return Reduced(partial=partial, not_finite=not_finite, memories=kept)
 
     def _released(
-        self, state: ModelState, round_number: int, client: int, memory: ClientMemory | None
-    ) -> tuple[ClientUpdate, ClientMemory]:
+        self, state: ModelState, round_number: int, client: int, memory: ClientState | None
+    ) -> tuple[ClientUpdate, ClientState]:
         federation = self.federation
         released, memory = federation.client_update(
             state,
@@ -97,10 +99,10 @@ class InProcess:
 
     def __init__(self, work: ClientWork) -> None:
         self.work = work
-        self._memories: dict[int, ClientMemory] = {}
+        self._memories: dict[int, ClientState] = {}
 
     def partials(self, state: ModelState, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, int]]:
-        """See `Simulator.partials`; what a client remembers waits here for its next round."""
+        """See `Simulator.partials`; what a client keeps waits here for its next round."""
         for chunk in chunks:
             yield self._partial(state, chunk)
 

@@ -33,7 +33,7 @@ def train(clients: Simulator, state: ModelState, *, rounds: int, first: int = 0)
 
     `state` holds the weights at the start of round `first`; training ends before round `rounds`.
 
-    Where the clients are simulated changes no bit. Clients without images sit out. What a client remembers
+    Where the clients are simulated changes no bit. Clients without images sit out. What a client keeps
     (persistent momentum, what a defense held back) waits with it until the next round that it takes part in.
     Raises `InputError` for a round without images.
     """

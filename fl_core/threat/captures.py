@@ -10,7 +10,7 @@ import torch
 from fl_core.base.errors import InputError
 from fl_core.base.types import ClientUpdate, EarlierUpdate, ModelState, Signal, Tensors, Truth
 from fl_core.federation.aggregation import FixedMean, mean_change
-from fl_core.federation.hooks import ClientDefense, ClientMemory, SecureSum
+from fl_core.federation.hooks import ClientDefense, ClientState, SecureSum
 from fl_core.federation.rounds import Federation, LocalBatch
 from fl_core.federation.simulator import ClientWork
 from fl_core.threat.facts import Fact
@@ -124,8 +124,8 @@ def capture(
     server adds a round's updates where it is not FedAvg. Raises `InputError` where a round is missing.
     """
     work = ClientWork(federation=federation, defense=defense)
-    remembers = work.remembers and signal != "gradients"
-    if remembers and len(history) != round_number:
+    is_stateful = work.is_stateful and signal != "gradients"
+    if is_stateful and len(history) != round_number:
         raise InputError(
             f"A capture in round {round_number} of clients that remember replays {round_number} earlier rounds, "
             f"but the weights of {len(history)} were given."
@@ -139,7 +139,7 @@ def capture(
                 state, client, batches[0], round_number=round_number, defense=defense
             )
         else:
-            earlier, memory = _replay(federation, client, history if remembers else (), defense)
+            earlier, memory = _replay(federation, client, history if is_stateful else (), defense)
             released, _ = federation.client_update(
                 state, client, batches, round_number=round_number, defense=defense, memory=memory
             )
@@ -161,7 +161,9 @@ def capture(
         updates=sent,
         facts=facts,
         # Without momentum nothing of them is in this one's gradient.
-        earlier=earlier if len(updates) == 1 and opened is None and federation.config.local.remembers else (),
+        earlier=earlier
+        if len(updates) == 1 and opened is None and federation.config.local.is_stateful
+        else (),
         aggregate=opened,
         shares=shares,
         published=published,
@@ -227,10 +229,10 @@ def _batches(
 
 def _replay(
     federation: Federation, client: int, history: Sequence[ModelState], defense: ClientDefense | None
-) -> tuple[tuple[EarlierUpdate, ...], ClientMemory]:
-    """What the server received of `client` in the rounds that started at `history`, and what it remembers of them."""
+) -> tuple[tuple[EarlierUpdate, ...], ClientState]:
+    """What the server received of `client` in the rounds that started at `history`, and what it keeps of them."""
     received: list[EarlierUpdate] = []
-    memory = ClientMemory()
+    memory = ClientState()
     for number, state in enumerate(history):
         if client not in federation.trainees(number):
             continue

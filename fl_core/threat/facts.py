@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fl_core.base.types import EarlierUpdate, ModelState, Signal, Tensors
-from fl_core.data.changes.transforms import Transform
+from fl_core.data.augmentation.transforms import Transform
 from fl_core.threat.model import View
 
 Likelihood = Literal["exact", "gaussian", "signs"]

@@ -27,8 +27,8 @@ class Control:
 MEAN_IMAGE = Control("mean public image", "psnr_mean_image")
 CONTROLS = (
     MEAN_IMAGE,
-    Control("random public faces", "psnr_public"),
-    Control("means of groups of public faces", "psnr_groups"),
+    Control("random public images", "psnr_public"),
+    Control("means of groups of public images", "psnr_groups"),
 )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from attack_core.metrics.metrics import EXACT_DB
-from defenses.dp.accounting import replaced_epsilon
+from defenses.dp.accounting import replace_one_epsilon
 from fl_core.base.errors import InputError
 from orchestrator.analysis.intervals import NOTHING, Interval, mean_interval, share_interval
 from orchestrator.analysis.lines import CONTROLS, MEAN_IMAGE, Control, Line, Privacy, Utility, Winner, frame
@@ -282,7 +282,7 @@ def _replace_one(row: pd.Series[Any]) -> float:
     if row["sampling_rate"] != 1.0:
         return np.nan
     epsilon = float(row["epsilon"])
-    return epsilon if row["adjacency"] == "replace_one" else replaced_epsilon(epsilon, float(row["delta"]))
+    return epsilon if row["adjacency"] == "replace_one" else replace_one_epsilon(epsilon, float(row["delta"]))
 
 
 def _preselected(ok: pd.DataFrame) -> pd.Series[float]:

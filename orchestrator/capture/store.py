@@ -137,8 +137,8 @@ class CaptureStore:
         """
         rounds = settings.capture.round
         check_round(settings)
-        remembers = settings.federation.local.remembers or defense.remembers
-        wanted = range(rounds + 1) if remembers else range(rounds, rounds + 1)
+        is_stateful = settings.federation.local.is_stateful or defense.is_stateful
+        wanted = range(rounds + 1) if is_stateful else range(rounds, rounds + 1)
         paths = {number: self._path(settings, defense, federation, number) for number in wanted}
         name = paths[rounds].stem
         weights = self._weights.get(name) or self._load(paths, federation)
@@ -180,7 +180,7 @@ class CaptureStore:
         first, state = 0, initial_state(federation.model, generator("model", settings.seed))
         if 0 in paths:
             save_state(paths[0], state)
-        if not (federation.config.local.remembers or chain.remembers):
+        if not (federation.config.local.is_stateful or chain.is_stateful):
             first, state = self._latest(settings, defense, federation, rounds) or (first, state)
         held_out = dataset.split("valid", settings.data.valid) if rounds else []
         clients = self._simulator(

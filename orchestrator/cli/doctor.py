@@ -11,7 +11,7 @@ import torch
 from rich.table import Table
 
 from attack_core.metrics.metrics import load_lpips
-from fl_core.base.device import blanket_fallback, pick_device
+from fl_core.base.device import mps_fallback, pick_device
 from fl_core.data.kinds.celeba_folder import has_images
 from orchestrator.io.provenance import provenance
 
@@ -41,4 +41,4 @@ def _mps() -> str:
     if not torch.backends.mps.is_available():
         return "no"
     memory = f"yes, up to {torch.mps.recommended_max_memory() / 1e9:.0f} GB of memory"
-    return "; ".join(part for part in (memory, blanket_fallback()) if part)
+    return "; ".join(part for part in (memory, mps_fallback()) if part)

@@ -61,7 +61,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Gradient-inversion sweeps.",
 )
-data = typer.Typer(help="Face data sets in CelebA's layout.")
+data = typer.Typer(help="Data sets: check your own, write synthetic faces.")
 app.add_typer(data, name="data")
 app.add_typer(cli_cluster.jobs, name="jobs")
 app.add_typer(cli_cluster.slurm, name="slurm")

@@ -174,9 +174,9 @@ def _run(
         ours = check_folder(out, config, finished=finished)
         start = warm_starts(config, out, claimed=ours, say=reporter.message)
         claim = read_claim(out) if ours else None
-        faces, check = _DataCache(reporter), DataCheck(out, config, claim, store.data, reporter.message)
+        datasets, check = _DataCache(reporter), DataCheck(out, config, claim, store.data, reporter.message)
         with stop.window():
-            sets = [check.admit(own.cell.name, faces.of(own)) for own in chosen]
+            sets = [check.admit(own.cell.name, datasets.of(own)) for own in chosen]
         device = torch.device(config.execution.device)
         captures = CaptureStore(
             out / "captures",

@@ -9,7 +9,7 @@ import torch
 
 from fl_core.base.types import ModelState
 from fl_core.federation.accuracy import EVALUATION_BATCH
-from fl_core.federation.hooks import ClientMemory
+from fl_core.federation.hooks import ClientState
 from fl_core.federation.rounds import Chunk
 from fl_core.federation.simulator import ClientWork, InProcess, Reduced, Simulator
 from orchestrator.execute.execute import Executor
@@ -104,7 +104,7 @@ def _reduce(
     threads: int,
     chunk: Chunk,
     known: Sequence[int],
-    *memories: ClientMemory,
+    *memories: ClientState,
 ) -> Reduced:
     """What a worker does with a chunk; `memories` are those of the clients `known`."""
     torch.set_num_threads(threads)

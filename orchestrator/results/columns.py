@@ -273,8 +273,8 @@ TRIALS: tuple[Column, ...] = (
     Column(
         "psnr_public",
         "double",
-        "PSNR of as many random public faces as there are reconstructions, assigned to the images as "
-        "those are; the same faces for a victim in every cell",
+        "PSNR of as many random public images as there are reconstructions, assigned to the images as "
+        "those are; the same ones for a victim in every cell",
         unit="dB",
         null_when=(
             "one image behind the signal, no scores, unmatched in the control, a folder from before "
@@ -284,7 +284,7 @@ TRIALS: tuple[Column, ...] = (
     Column(
         "psnr_groups",
         "double",
-        "the same of the means of groups of public faces that are alike (k-means, as many groups as images)",
+        "the same of the means of groups of public images that are alike (k-means, as many groups as images)",
         unit="dB",
         null_when="as `psnr_public`",
     ),
@@ -529,8 +529,8 @@ SUMMARY: tuple[Column, ...] = (
     Column(
         "control",
         "string",
-        "what `gain` compares with: that of `mean public image`, `random public faces` and `means of "
-        "groups of public faces` which comes closest on average, of those that all victims have",
+        "what `gain` compares with: that of `mean public image`, `random public images` and `means of "
+        "groups of public images` which comes closest on average, of those that all victims have",
     ),
     Column("psnr_control", "double", "mean PSNR of that", unit="dB", null_when="no finished attack"),
     Column(

@@ -77,7 +77,7 @@ class Cell:
 
     @cached_property
     def public_mean(self) -> torch.Tensor:
-        """The mean image (3, S, S) of the public faces, which are no client's."""
+        """The mean image (3, S, S) of the public images, which are no client's."""
         indices = self._public
         total = torch.zeros(self.dataset.image(indices[0]).shape)
         for index in indices:

@@ -15,7 +15,7 @@ import torch
 from attack_core.base.types import AttackFailed, Progress, Reconstruction
 from attack_core.metrics.controls import norm_matched_noise
 from attack_core.metrics.metrics import SSIM_WINDOW, label_accuracy
-from fl_core.base.device import blanket_fallback, out_of_memory, peak_mb, pick_device, reset_peak, synchronise
+from fl_core.base.device import mps_fallback, out_of_memory, peak_mb, pick_device, reset_peak, synchronise
 from fl_core.base.errors import InputError, first_line
 from fl_core.base.rng import generator
 from fl_core.base.types import clipped_to_zeros
@@ -210,7 +210,7 @@ def _notes(found: Reconstruction, record: RoundRecord, device: torch.device) -> 
     """The attack's own, and what the signal, the device's settings and the images' size add to them."""
     not_finite = sum(update.not_finite for update in record.updates)
     clipped = clipped_to_zeros(not_finite) if not_finite else None
-    tarnished = blanket_fallback() if device.type == "mps" else None
+    tarnished = mps_fallback() if device.type == "mps" else None
     shape = record.model.shape
     small = f"no SSIM: its window of {SSIM_WINDOW} pixels does not fit into images of {shape.pixels}"
     added = (clipped, tarnished, small if min(shape.height, shape.width) < SSIM_WINDOW else None)

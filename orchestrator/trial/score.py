@@ -52,11 +52,13 @@ def scores_of(
     mean = nothing
     if mean_image is not None:
         mean = _assigned_psnr(mean_image.expand(len(found.images), -1, -1, -1), true)
-    faces = groups = nothing
+    singles = groups = nothing
     if public is not None and len(true) > 1:
         # As many as there are answers: the assignment has the same choice.
         answered = len(found.images)
-        faces, groups = (_assigned_psnr(images[:answered], true) for images in (public.faces, public.groups))
+        singles, groups = (
+            _assigned_psnr(images[:answered], true) for images in (public.images, public.groups)
+        )
     perceptual = _lpips_once() if spec.lpips else Lpips(None, "not asked for")
     scores = []
     for i, image_id in enumerate(truth.ids):
@@ -67,7 +69,7 @@ def scores_of(
             original=original,
             psnr_prior=of_noise[i],
             psnr_mean_image=mean[i],
-            psnr_public=faces[i],
+            psnr_public=singles[i],
             psnr_groups=groups[i],
         )
         if j is None:

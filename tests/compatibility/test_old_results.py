@@ -43,6 +43,7 @@ def test_the_same_sweep_file_takes_its_trials_over(old: Path, monkeypatch: pytes
     pd.testing.assert_frame_equal(after[before.columns], before)
 
 
+@pytest.mark.slow
 def test_it_is_extended_by_a_victim(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(old.parent)
     sweep = load_sweep(HERE / "old.yaml", ["victims.test=3", "execution.controls=true"])

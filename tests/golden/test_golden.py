@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.golden.trials import FIGURES, TOLERANCE_DB, measured
+from tests.golden.trials import FIGURES, SWEEP, TOLERANCE_DB, measured
 
 KEPT: dict[str, Any] = json.loads(FIGURES.read_text(encoding="utf-8"))
 
+QUICK = ("none", "noise")
+"""Cells whose trials are run by `make test`; all together take most of a minute."""
+
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    return measured(tmp_path_factory.mktemp("golden"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("golden")
 
 
-def test_the_trials_are_the_same(found: dict[str, dict[str, Any]]) -> None:
-    assert found.keys() == KEPT["trials"].keys()
+def marked(trial: str) -> Any:
+    return pytest.param(trial, marks=() if trial.partition(" / ")[0] in QUICK else pytest.mark.slow)
+
+
+def test_the_trials_are_the_same() -> None:
+    names = {f"{cell.name} / {attacker.name}" for cell in SWEEP.cells for attacker in SWEEP.attackers}
+    assert names == KEPT["trials"].keys()
     assert KEPT["tolerance_db"] == TOLERANCE_DB
 
 
-@pytest.mark.parametrize("trial", KEPT["trials"])
-def test_the_figures_are_the_same(trial: str, found: dict[str, dict[str, Any]]) -> None:
-    mine, kept = found[trial], KEPT["trials"][trial]
+@pytest.mark.parametrize("trial", [marked(trial) for trial in KEPT["trials"]])
+def test_the_figures_are_the_same(trial: str, folder: Path) -> None:
+    mine, kept = measured(folder, [trial.partition(" / ")[0]])[trial], KEPT["trials"][trial]
     assert (mine["status"], mine["method"]) == (kept["status"], kept["method"])
     assert mine["psnr"] == pytest.approx(kept["psnr"], abs=TOLERANCE_DB)

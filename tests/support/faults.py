@@ -14,6 +14,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from orchestrator.analysis.summary import summarize
+from orchestrator.cli.main import execute
 from orchestrator.config.plain import build
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.results.journal import FinishedTrial, Journal
@@ -61,9 +62,9 @@ def start(line: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def complete(line: list[str]) -> None:
-    """Run the command to its good end."""
-    done = subprocess.run(line, capture_output=True, text=True, timeout=200, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    """Run the command's sweep to its good end, in this process."""
+    _, _, _, *arguments = line
+    assert execute(arguments) == 0
 
 
 def finished(out: Path) -> int:

@@ -165,7 +165,15 @@ def test_slopes_are_those_of_an_apple_gpu(pool: Callable[..., Tensor], twice: bo
         assert {"linear", "linear_backward"} <= gpu.seen
 
 
-@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in CLAIMS for kind in CLAIMS[name]])
+def unless_large(name: str, kind: str) -> Any:
+    """On the largest network, whose trials take seconds each, one attack is run by `make test`."""
+    slow = kind == "resnet18" and name != "matching"
+    return pytest.param(name, kind, marks=pytest.mark.slow if slow else ())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [unless_large(name, kind) for name in CLAIMS for kind in CLAIMS[name]]
+)
 def test_every_attack_runs_on_every_model_that_it_claims(faces_root: Path, name: str, kind: Any) -> None:
     # At 16 pixels even resnet18 has features enough for the choice to fall on the analytic attack.
     size = 32 if (name, kind) == ("auto", "resnet18") else 16
@@ -368,7 +376,7 @@ def test_defended_gradients_are_taken_and_attacked(
         on_gpu(attack, seen, close=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["cnn64", "lenet", "mlp", "resnet18"])
+@pytest.mark.parametrize("kind", ["cnn64", "lenet", "mlp", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_federations_train_and_are_captured(faces: ImageDataset, kind: Any) -> None:
     model = ModelConfig(kind=kind, image_size=16, batch_norm="train")
     local = LocalTraining(lr=0.05, batch_size=2, momentum_state="persistent")

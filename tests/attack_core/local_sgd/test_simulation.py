@@ -281,12 +281,12 @@ LOCALS: list[LocalModel] = [
 @pytest.mark.parametrize("local", LOCALS, ids=repr)
 def test_every_local_model_attacks_and_repeats_itself(local: LocalModel) -> None:
     observation, images, _ = trained_client(CNN, persistent=True)
-    found, again = (attacked(observation, local, restarts=2, iterations=6) for _ in range(2))
+    found, again = (attacked(observation, local, restarts=2, iterations=3) for _ in range(2))
     assert torch.equal(found.images, again.images)
     assert found.images.shape == images.shape
     assert found.candidates.shape == (2, *images.shape)
     assert found.labels.shape == (4,)
-    soft = attacked(observation, local, labels="optimize", iterations=6, objective=Cosine())
+    soft = attacked(observation, local, labels="optimize", iterations=3, objective=Cosine())
     assert soft.images.shape == images.shape
 
 

@@ -36,7 +36,7 @@ def test_error_feedback_delays_what_is_withheld_and_loses_nothing(
     clipped = ClipOnly(max_norm=1e6)
     chain = Chain(defenses=(clipped, dataclasses.replace(defense, error_feedback=True)))
     clients = chain.clients(seed=3, plan=FederationConfig(rounds=4))
-    assert chain.remembers
+    assert chain.is_stateful
     residual: Tensors = {}
     true, sent = torch.zeros(()), torch.zeros(())
     for round_number in range(4):

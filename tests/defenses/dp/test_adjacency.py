@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from defenses.dp.accounting import noise_multiplier, replaced_epsilon
-from defenses.dp.budget import Budgeted
+from defenses.dp.accounting import noise_multiplier, replace_one_epsilon
+from defenses.dp.budget import DPMechanism
 from defenses.dp.local import DPUpdate
 from defenses.dp.sgd import DPSGD
 from fl_core.federation.client import LocalTraining
@@ -31,11 +31,11 @@ def private(cell: str, epsilon: float, adjacency: str = "zero_out", rate: float 
 
 @pytest.mark.parametrize(("epsilon", "replaced"), [(8.0, 19.12), (1.0, 2.155), (0.1, 0.2132)])
 def test_it_is_the_epsilon_at_twice_the_sensitivity(epsilon: float, replaced: float) -> None:
-    assert replaced_epsilon(epsilon, 1e-5) == pytest.approx(replaced, rel=1e-3)
+    assert replace_one_epsilon(epsilon, 1e-5) == pytest.approx(replaced, rel=1e-3)
 
 
 @pytest.mark.parametrize("mechanism", [DPUpdate, DPSGD])
-def test_it_is_what_the_mechanism_itself_states_at_the_same_noise(mechanism: type[Budgeted]) -> None:
+def test_it_is_what_the_mechanism_itself_states_at_the_same_noise(mechanism: type[DPMechanism]) -> None:
     """Half the multiplier at twice the sensitivity is the same sigma; rounds and steps are in the total already."""
     plan = FederationConfig(rounds=5, local=LocalTraining(epochs=2))
     zeros = mechanism(epsilon=3.0)
@@ -45,7 +45,7 @@ def test_it_is_what_the_mechanism_itself_states_at_the_same_noise(mechanism: typ
     assert other.sigma(plan) == pytest.approx(zeros.sigma(plan))  # type: ignore[attr-defined]
     stated = other.privacy(plan)
     assert stated is not None
-    assert stated.epsilon == pytest.approx(replaced_epsilon(3.0, 1e-5), rel=1e-6)
+    assert stated.epsilon == pytest.approx(replace_one_epsilon(3.0, 1e-5), rel=1e-6)
 
 
 def test_tables_and_reports_name_it(tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ import pandas as pd
 import pytest
 import torch
 
+from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto
 from attack_core.evidence.likelihood_ratio import too_weak
 from attack_core.gradients.handles import gradient_handles
 from attack_core.gradients.targets import gradient_estimate
+from attack_core.inversion.continuation import Continuation
 from attack_core.matching.matching import Matching
 from attack_core.metrics.metrics import assign, psnr
 from attack_core.signal.labels import resolve_labels
@@ -111,7 +113,11 @@ def test_labels_are_optimised_where_each_image_has_its_own_scale(faces: ImageDat
 
 def gain(observation: Observation, truth: Truth, model: ModelConfig) -> float:
     """Of `auto` over the mean public image, in dB, the mean over images."""
-    attack = Auto(fallback=Matching(iterations=25, schedule="cosine", tv_weight=1e-4))
+    short = Continuation(evaluations=120)
+    attack = Auto(
+        analytic=Analytic(inversion=short, refinement=short),
+        fallback=Matching(iterations=25, schedule="cosine", tv_weight=1e-4),
+    )
     found = attack(observation, build_model(model), generator("attack", 0))
     chosen = assign(found.images, truth.images)
     assert observation.public_mean is not None

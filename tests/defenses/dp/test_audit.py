@@ -13,7 +13,7 @@ from torch import nn
 from defenses.chain import Chain
 from defenses.dp.accounting import epsilon_spent
 from defenses.dp.audit import Audit, Release, lower_bound
-from defenses.dp.budget import Budgeted
+from defenses.dp.budget import DPMechanism
 from defenses.dp.central import DPCentral
 from defenses.dp.distributed import DPDistributed
 from defenses.dp.local import DPUpdate
@@ -34,7 +34,7 @@ CANARY = {"a": torch.tensor([3.0, 0.0, 4.0])}
 """Of norm 5, beyond every bound here."""
 
 
-class TooQuiet(Budgeted):
+class TooQuiet(DPMechanism):
     """A mechanism with a third of the noise that it claims."""
 
     def sigma(self, plan: FederationConfig) -> float:
@@ -70,7 +70,7 @@ def canary(present: bool) -> Tensors:
     return CANARY if present else {"a": torch.zeros(3)}
 
 
-def of_updates(defense: Budgeted, plan: FederationConfig) -> tuple[Release, Tensors]:
+def of_updates(defense: DPMechanism, plan: FederationConfig) -> tuple[Release, Tensors]:
     """The sum of what one client sends over all rounds."""
 
     def release(present: bool, run: int) -> Tensors:
@@ -84,7 +84,7 @@ def of_updates(defense: Budgeted, plan: FederationConfig) -> tuple[Release, Tens
     return release, CANARY
 
 
-def of_means(defense: Budgeted, plan: FederationConfig) -> tuple[Release, Tensors]:
+def of_means(defense: DPMechanism, plan: FederationConfig) -> tuple[Release, Tensors]:
     """The mean that becomes public, of the canary's client and another."""
     chain = Chain(defenses=(defense,))  # type: ignore[arg-type]
     clients = chain.clients(seed=0, plan=plan)
@@ -99,7 +99,7 @@ def of_means(defense: Budgeted, plan: FederationConfig) -> tuple[Release, Tensor
     return release, CANARY
 
 
-def of_sums(defense: Budgeted, plan: FederationConfig) -> tuple[Release, Tensors]:
+def of_sums(defense: DPMechanism, plan: FederationConfig) -> tuple[Release, Tensors]:
     """What a secure sum opens, up to its rounding: every share of the noise but that of the one that may be missing."""
     chain = Chain(defenses=(replace(defense, missing=1), Masking()))  # type: ignore[arg-type, call-arg]
 
@@ -115,7 +115,7 @@ def of_sums(defense: Budgeted, plan: FederationConfig) -> tuple[Release, Tensors
     return release, CANARY
 
 
-def of_steps(defense: Budgeted, plan: FederationConfig) -> tuple[Release, Tensors]:
+def of_steps(defense: DPMechanism, plan: FederationConfig) -> tuple[Release, Tensors]:
     """One local step's gradient, of a batch with the canary image and of the batch without it."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     draws = generator("tiny")

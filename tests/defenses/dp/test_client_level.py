@@ -300,7 +300,9 @@ def test_a_sweep_says_against_whom_each_promise_holds(faces_root: Path, tmp_path
         federation={"clients": 8, "fraction": 0.25, "rounds": 2, "local": {"lr": 0.05, "max_steps": 1}},
         cells=CELLS,
         victims={"tuning": 0, "test": 2},
-        attackers=both({"kind": "auto", "fallback": {"iterations": 4}}),
+        attackers=both(
+            {"kind": "auto", "analytic": {"inversion": {"evaluations": 40}}, "fallback": {"iterations": 4}}
+        ),
     )
     rows = run_quietly(config, tmp_path)
     assert set(rows["status"]) == {"ok"}

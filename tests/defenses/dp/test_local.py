@@ -14,7 +14,7 @@ from scipy.stats import kstest
 
 from defenses.chain import Chain
 from defenses.dp.accounting import epsilon_spent, noise_multiplier
-from defenses.dp.budget import Budgeted
+from defenses.dp.budget import DPMechanism
 from defenses.dp.central import DPCentral
 from defenses.dp.distributed import DPDistributed
 from defenses.dp.local import DPUpdate
@@ -123,7 +123,7 @@ def test_an_empty_chain_releases_the_update_untouched() -> None:
 @pytest.mark.parametrize("adjacency", ["zero_out", "replace_one"])
 @pytest.mark.parametrize("mechanism", [DPUpdate, DPCentral, DPDistributed, DPSGD])
 def test_noise_that_is_given_spends_what_its_budget_would_have_asked_for(
-    mechanism: type[Budgeted], adjacency: Any
+    mechanism: type[DPMechanism], adjacency: Any
 ) -> None:
     """The multiplier that a budget asks for states that budget, and makes the same noise."""
     local = LocalTraining(epochs=2, batch_size=4)

@@ -16,7 +16,7 @@ import defenses.dp.per_example
 from defenses.chain import Chain
 from defenses.compression.compression import Prune
 from defenses.dp.local import DPUpdate
-from defenses.dp.per_example import bounded_sum, example_gradients
+from defenses.dp.per_example import clipped_sum, example_gradients
 from defenses.dp.sgd import DPSGD, participations
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.errors import InputError
@@ -94,9 +94,9 @@ def test_no_example_moves_the_sum_by_more_than_the_bound(
     state = ModelState(parameters=parameters)
     images = size * torch.randn(count, 3, 2, 2, generator=generator("images", seed))
     labels = torch.arange(count) % 3
-    total, factors = bounded_sum(model, state, (images, labels), max_norm)
+    total, factors = clipped_sum(model, state, (images, labels), max_norm)
     assert bool(((factors > 0) & (factors <= 1)).all())
-    without, _ = bounded_sum(model, state, (images[1:], labels[1:]), max_norm) if count > 1 else ({}, None)
+    without, _ = clipped_sum(model, state, (images[1:], labels[1:]), max_norm) if count > 1 else ({}, None)
     moved = {name: value - without.get(name, torch.zeros(())) for name, value in total.items()}
     assert norm(moved) <= max_norm * (1 + 1e-4)
     own = norm({name: value[0] for name, value in example_gradients(model, state, (images, labels)).items()})
@@ -106,7 +106,7 @@ def test_no_example_moves_the_sum_by_more_than_the_bound(
 
 def test_memory_is_bounded_by_chunks_that_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, state = build_model(LENET), initial_state(LENET, generator("model"))
-    whole, factors = bounded_sum(model, state, batch_of(5), 0.5)
+    whole, factors = clipped_sum(model, state, batch_of(5), 0.5)
     sizes = []
     plain = defenses.dp.per_example.example_gradients
 
@@ -118,7 +118,7 @@ def test_memory_is_bounded_by_chunks_that_change_nothing(monkeypatch: pytest.Mon
     monkeypatch.setattr(
         defenses.dp.per_example, "MOST_BYTES", 4 * 2 * sum(v.numel() for v in state.parameters.values())
     )
-    chunked, same = bounded_sum(model, state, batch_of(5), 0.5)
+    chunked, same = clipped_sum(model, state, batch_of(5), 0.5)
     assert sizes == [2, 2, 1]
     torch.testing.assert_close(chunked, whole)
     torch.testing.assert_close(same, factors)
@@ -145,7 +145,7 @@ def test_the_divisor_is_the_planned_batch_size() -> None:
     config = plan(batch_size=8)
     defense = DPSGD(epsilon=1e6, max_norm=1e-2)
     found = rule(defense, config)(model, trainable(state), batch_of(2))
-    total, _ = bounded_sum(model, state, batch_of(2), 1e-2)
+    total, _ = clipped_sum(model, state, batch_of(2), 1e-2)
     noise = torch.cat([(found[name] - value / 8).flatten() for name, value in total.items()])
     assert kstest((noise / defense.sigma(config)).numpy(), "norm").pvalue > 1e-3
 

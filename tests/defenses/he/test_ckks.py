@@ -40,17 +40,17 @@ def test_a_public_key_cannot_open(keys: EncryptedExchange) -> None:
     context = tenseal.context_from(key.context)
     assert not context.has_secret_key()
     assert context.is_public()
-    vector = tenseal.ckks_vector_from(context, key.protect(np.arange(10))[0])
+    vector = tenseal.ckks_vector_from(context, key.encrypt(np.arange(10))[0])
     with pytest.raises(ValueError, match="secret_key"):
         vector.decrypt()
 
 
 def test_another_key_opens_nothing(keys: EncryptedExchange) -> None:
-    upload = keys.public.protect(np.arange(5000))
+    upload = keys.public.encrypt(np.arange(5000))
     other = CKKS().exchange(range(3))
     with pytest.raises(ArithmeticError, match="off the grid"):
-        secret_key(other).reveal(upload, numbers=5000, addends=1)
-    assert secret_key(keys).reveal(upload, numbers=5000, addends=1).tolist() == list(range(5000))
+        secret_key(other).decrypt(upload, numbers=5000, addends=1)
+    assert secret_key(keys).decrypt(upload, numbers=5000, addends=1).tolist() == list(range(5000))
 
 
 @pytest.mark.parametrize("addends", [1, 9])
@@ -59,7 +59,7 @@ def test_noise_has_the_predicted_size(keys: EncryptedExchange, addends: int) -> 
     key = public_key(keys)
     context = tenseal.context_from(secret_key(keys).context)
     zeros = np.zeros(4 * SLOTS, dtype=np.int64)
-    total = key.add([key.protect(zeros)] * 1 + [key.protect(zeros) for _ in range(addends - 1)])
+    total = key.add([key.encrypt(zeros)] * 1 + [key.encrypt(zeros) for _ in range(addends - 1)])
     errors = np.concatenate([tenseal.ckks_vector_from(context, part).decrypt() for part in total])
     predicted = SLOT_NOISE * addends**0.5 / 2.0**key.scale_bits
     assert errors.std() == pytest.approx(predicted, rel=0.05)
@@ -82,8 +82,8 @@ def test_sums_beyond_the_limit_would_wrap_silently() -> None:
     keys = scheme.exchange(range(4))
     key = public_key(keys)
     assert key.fixed.limit / key.fixed.precision == 2.0**16  # 2^18 for the sum of four.
-    unchecked = [key.protect(np.full(5, 2**17 * 2**20))] * 4
-    wrapped = secret_key(keys).reveal(key.add(unchecked), numbers=5, addends=4)
+    unchecked = [key.encrypt(np.full(5, 2**17 * 2**20))] * 4
+    wrapped = secret_key(keys).decrypt(key.add(unchecked), numbers=5, addends=4)
     assert wrapped[0] != 4 * 2**17 * 2**20
     with pytest.raises(InputError, match="at most 65536 in magnitude"):
         SecureMean(scheme=scheme).open_sum(
@@ -115,8 +115,8 @@ def test_keys_live_in_separate_files(keys: EncryptedExchange, tmp_path: Path) ->
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
     assert load_public(public) == keys.public
     assert load_secret(secret) == secret_key(keys)
-    upload = load_public(public).protect(np.arange(7))
-    assert load_secret(secret).reveal(upload, numbers=7, addends=1).tolist() == list(range(7))
+    upload = load_public(public).encrypt(np.arange(7))
+    assert load_secret(secret).decrypt(upload, numbers=7, addends=1).tolist() == list(range(7))
     assert not tenseal.context_from(load_public(public).context).has_secret_key()  # type: ignore[union-attr]
     assert json.loads(secret.read_text())["context"] not in public.read_text()
     with pytest.raises(InputError, match="not written over"):

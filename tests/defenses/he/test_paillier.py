@@ -67,7 +67,7 @@ def test_ciphertexts_are_paillier_ciphertexts(keys: EncryptedExchange) -> None:
     key = public_key(keys)
     secret = phe.PaillierPrivateKey(phe.PaillierPublicKey(key.n), secret_key(keys).p, secret_key(keys).q)
     numbers = np.array([5, -7, key.lanes.limit], dtype=np.int64)
-    (ciphertext,) = key.protect(numbers)
+    (ciphertext,) = key.encrypt(numbers)
     plain = secret.raw_decrypt(int.from_bytes(ciphertext, "little"))
     offset = key.lanes.limit + 1
     assert [(plain >> (32 * lane)) % 2**32 - offset for lane in range(3)] == [5, -7, key.lanes.limit]
@@ -75,9 +75,9 @@ def test_ciphertexts_are_paillier_ciphertexts(keys: EncryptedExchange) -> None:
 
 def test_more_addends_than_guard_bits_are_refused(keys: EncryptedExchange) -> None:
     key = public_key(keys)
-    upload = key.protect(np.full(10, key.lanes.limit))
+    upload = key.encrypt(np.full(10, key.lanes.limit))
     four = key.add([upload] * 4)
-    assert secret_key(keys).reveal(four, numbers=10, addends=4).tolist() == [4 * key.lanes.limit] * 10
+    assert secret_key(keys).decrypt(four, numbers=10, addends=4).tolist() == [4 * key.lanes.limit] * 10
     with pytest.raises(ValueError, match="guard bits allow 4"):
         key.add([upload] * 5)
 

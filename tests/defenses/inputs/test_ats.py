@@ -31,8 +31,14 @@ from fl_core.base.errors import InputError
 from fl_core.base.rng import generator, stream
 from fl_core.base.shape import ImageShape
 from fl_core.base.types import Signal
-from fl_core.data.changes.policies import PUBLISHED, Published
-from fl_core.data.changes.transforms import Transform, draws_of, loses, taken_back, transformed
+from fl_core.data.augmentation.policies import PUBLISHED, Published
+from fl_core.data.augmentation.transforms import (
+    Transform,
+    draws_of,
+    inverse_transformed,
+    is_lossy,
+    transformed,
+)
 from fl_core.data.dataset import ImageDataset
 from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.rounds import FederationConfig
@@ -59,7 +65,7 @@ def test_every_draw_can_be_taken_back(policy: list[Transform], seed: int) -> Non
         choices[int(torch.randint(len(choices), (), generator=draws))]
         for choices in (draws_of(kind, 8) for kind in policy)
     ]
-    torch.testing.assert_close(taken_back(transformed(image, policy, drawn), policy, drawn), image)
+    torch.testing.assert_close(inverse_transformed(transformed(image, policy, drawn), policy, drawn), image)
 
 
 def test_transforms_do_what_they_say() -> None:
@@ -176,7 +182,9 @@ def test_a_published_policy_loses_a_part_of_the_image(policy: Published) -> None
     image = (image + torch.linspace(-0.2, 0.2, 32)).clamp(-0.3, 0.3)
     for draw in draws_of(policy, 32):
         changed = transformed(image, [policy], [draw])
-        back = taken_back(changed, [policy], [draw], missing=torch.full_like(image, 9.0).clamp(max=0.95))
+        back = inverse_transformed(
+            changed, [policy], [draw], missing=torch.full_like(image, 9.0).clamp(max=0.95)
+        )
         lost = back == 0.95
         share = float(lost.float().mean())
         assert 0.1 < share < 0.6
@@ -186,8 +194,8 @@ def test_a_published_policy_loses_a_part_of_the_image(policy: Published) -> None
         assert not torch.equal(other, image)
         torch.testing.assert_close(transformed(other, [policy], [draw]), changed)
         assert float((back - image)[~lost].abs().max()) < 0.15
-    assert loses([policy]) and not loses(KINDS)
-    assert float(taken_back(changed, [policy], [draw]).abs().max()) < 0.95, "grey by default"
+    assert is_lossy([policy]) and not is_lossy(KINDS)
+    assert float(inverse_transformed(changed, [policy], [draw]).abs().max()) < 0.95, "grey by default"
 
 
 @pytest.mark.parametrize("policy", PUBLISHED)

@@ -191,7 +191,8 @@ def test_every_signal_of_every_network_is_captured_and_attacked(
     faces: ImageDataset, signal: Signal, kind: ModelName
 ) -> None:
     """Two images, whose draws are optimised with them, from the mean image on: no worse than it."""
-    fallback = Matching(iterations=15, init="mean", lr=0.01, tv_weight=1e-4)
+    iterations = 5 if kind == "resnet18" else 15
+    fallback = Matching(iterations=iterations, init="mean", lr=0.01, tv_weight=1e-4)
     told, truth = seen(faces, SMALL, model=ModelConfig(kind=kind), signal=signal, batch=2, max_steps=2)
     found = replace(AUTO, fallback=fallback)(told, build_model(told.model), generator("attack", 0))
     assert bool(found.images.isfinite().all())
@@ -204,7 +205,7 @@ def test_a_sweep_runs_through_it(faces_root: Path, tmp_path: Path) -> None:
         cells=[{"name": "precode", "defense": [{"kind": "precode", "size": 16}]}],
         victims={"tuning": 0, "test": 2},
         capture={"round": 1},
-        attackers=both({"kind": "analytic"}),
+        attackers=both({"kind": "analytic", "inversion": {"evaluations": 120}}),
     )
     rows = run_quietly(changed, tmp_path)
     assert set(rows["status"]) == {"ok"}

@@ -13,13 +13,13 @@ from scipy.stats import chisquare, kstest
 from defenses.masking.masking import Masking
 from defenses.masking.parties import (
     Advertisement,
-    Answer,
     Participant,
     Server,
+    UnmaskingShares,
+    agree_on_keys,
     apply_mask,
     as_words,
     mask_key,
-    meet,
     own_mask,
     pair_mask,
     roster_digest,
@@ -35,9 +35,11 @@ def update_of(client: int) -> Integers:
     return np.random.default_rng(client).normal(scale=1000, size=VALUES).astype(np.int64)
 
 
-def met(clients: Collection[int], threshold: int) -> tuple[dict[int, Participant], dict[int, Advertisement]]:
+def agreed(
+    clients: Collection[int], threshold: int
+) -> tuple[dict[int, Participant], dict[int, Advertisement]]:
     """Participants that hold each other's shares."""
-    parties, roster, _ = meet(clients, threshold=threshold, word_bits=32)
+    parties, roster, _ = agree_on_keys(clients, threshold=threshold, word_bits=32)
     return parties, roster
 
 
@@ -57,15 +59,19 @@ def test_any_droppers_down_to_the_threshold() -> None:
         fate = dict(zip(clients, fates, strict=True))
         there = [client for client in clients if fate[client] != "drops"]
         helping = [client for client in there if fate[client] != "silent"]
-        parties, roster = met(clients, threshold=3)
+        parties, roster = agreed(clients, threshold=3)
         server = Server(roster, values=62, threshold=3, word_bits=32)
         for client in there:
             server.add(client, parties[client].masker()(numbers[client]))
         if len(helping) < 3:
             with pytest.raises(InputError, match=r"needs 3 .*no sum is revealed"):
-                server.reveal({client: parties[client].answer(server.survivors) for client in helping})
+                server.reveal(
+                    {client: parties[client].unmasking_shares(server.survivors) for client in helping}
+                )
             continue
-        opened = server.reveal({client: parties[client].answer(server.survivors) for client in helping})
+        opened = server.reveal(
+            {client: parties[client].unmasking_shares(server.survivors) for client in helping}
+        )
         assert opened.tolist() == np.sum([numbers[client] for client in there], axis=0).tolist()
         finished += 1
     assert finished == 1 + 5 * 2 + 10 * 4  # All five stay, four do, three do.
@@ -79,7 +85,7 @@ def test_threshold_in_clients(clients: int, needed: int) -> None:
 
 
 def test_a_masked_update_is_uniform_and_an_unmasked_one_is_not() -> None:
-    parties, _ = met(range(3), threshold=2)
+    parties, _ = agreed(range(3), threshold=2)
     plain = update_of(0)
     masked = parties[0].masker()(plain)
     assert min(uniformity(masked)) > 1e-4
@@ -91,12 +97,12 @@ def test_a_masked_update_is_uniform_and_an_unmasked_one_is_not() -> None:
 
 def test_a_late_update_of_a_dropped_client_tells_nothing() -> None:
     """Client 0 is declared dropped, so its pairwise masks are known to the server; then its upload arrives."""
-    parties, roster = met(range(4), threshold=2)
+    parties, roster = agreed(range(4), threshold=2)
     late = parties[0].masker()(update_of(0))
     server = Server(roster, values=VALUES, threshold=2, word_bits=32)
     for client in (1, 2, 3):
         server.add(client, parties[client].masker()(update_of(client)))
-    answers = {client: parties[client].answer(server.survivors) for client in (1, 2, 3)}
+    answers = {client: parties[client].unmasking_shares(server.survivors) for client in (1, 2, 3)}
     assert server.reveal(answers).tolist() == sum(update_of(client) for client in (1, 2, 3)).tolist()  # type: ignore[union-attr]
 
     seed = Shamir.combine([(client + 1, answers[client].pairwise[0]) for client in (1, 2)])
@@ -112,20 +118,20 @@ def test_a_late_update_of_a_dropped_client_tells_nothing() -> None:
 
 
 def test_nobody_gives_away_both_seeds() -> None:
-    parties, _ = met(range(4), threshold=3)
-    answer = parties[0].answer(frozenset({0, 1, 2}))
+    parties, _ = agreed(range(4), threshold=3)
+    answer = parties[0].unmasking_shares(frozenset({0, 1, 2}))
     assert answer.own.keys() == {0, 1, 2}
     assert answer.pairwise.keys() == {3}
     with pytest.raises(InputError, match="does not answer twice"):
-        parties[0].answer(frozenset({0, 1, 3}))
+        parties[0].unmasking_shares(frozenset({0, 1, 3}))
     for survivors in (frozenset({0, 1}), frozenset({0, 1, 9})):
         with pytest.raises(InputError, match=r"2 clients are left.* needs 3"):
-            parties[1].answer(survivors)
+            parties[1].unmasking_shares(survivors)
 
 
 def test_fewer_shares_than_the_threshold_give_another_seed() -> None:
-    parties, _ = met(range(5), threshold=3)
-    answers = {client: parties[client].answer(frozenset({0, 1, 2, 3})) for client in range(4)}
+    parties, _ = agreed(range(5), threshold=3)
+    answers = {client: parties[client].unmasking_shares(frozenset({0, 1, 2, 3})) for client in range(4)}
     shares = [(client + 1, answer.pairwise[4]) for client, answer in answers.items()]
     seed = parties[4]._pairwise_seed
     for few in itertools.combinations(shares, 2):
@@ -135,11 +141,11 @@ def test_fewer_shares_than_the_threshold_give_another_seed() -> None:
 
 
 def test_below_the_threshold_the_sum_stays_masked() -> None:
-    parties, roster = met(range(4), threshold=3)
+    parties, roster = agreed(range(4), threshold=3)
     server = Server(roster, values=VALUES, threshold=3, word_bits=32)
     for client in range(4):
         server.add(client, parties[client].masker()(update_of(client)))
-    answers = {client: parties[client].answer(server.survivors) for client in (0, 1)}
+    answers = {client: parties[client].unmasking_shares(server.survivors) for client in (0, 1)}
     with pytest.raises(InputError, match="2 clients are left"):
         server.reveal(answers)
     assert min(uniformity(server._total.tobytes())) > 1e-4
@@ -148,12 +154,12 @@ def test_below_the_threshold_the_sum_stays_masked() -> None:
 
 
 def test_a_wrong_share_is_noticed() -> None:
-    parties, roster = met(range(3), threshold=2)
+    parties, roster = agreed(range(3), threshold=2)
     server = Server(roster, values=VALUES, threshold=2, word_bits=32)
     for client in (0, 1):
         server.add(client, parties[client].masker()(update_of(client)))
-    answers = {client: parties[client].answer(server.survivors) for client in (0, 1)}
-    wrong = Answer(own=answers[0].own, pairwise={2: bytes(16)})
+    answers = {client: parties[client].unmasking_shares(server.survivors) for client in (0, 1)}
+    wrong = UnmaskingShares(own=answers[0].own, pairwise={2: bytes(16)})
     with pytest.raises(InputError, match="shares of client 2 do not give its key"):
         server.reveal({0: wrong, 1: answers[1]})
 
@@ -170,21 +176,21 @@ def test_shares_are_sealed_for_their_receiver() -> None:
 
 def test_masks_are_new_in_every_round() -> None:
     """The same update twice: the difference of the uploads is as uniform as each of them."""
-    uploads = [met(range(2), threshold=2)[0][0].masker()(update_of(0)) for _ in range(2)]
+    uploads = [agreed(range(2), threshold=2)[0][0].masker()(update_of(0)) for _ in range(2)]
     first, second = (np.frombuffer(upload, dtype="<u4") for upload in uploads)
     assert min(uniformity((first - second).tobytes())) > 1e-4
 
 
 def test_an_upload_in_the_sum_is_hidden_by_its_pairwise_masks() -> None:
     """The server learns the own masks of survivors: taken off, what is left is uniform still."""
-    parties, roster = met(range(3), threshold=2)
+    parties, roster = agreed(range(3), threshold=2)
     bare = np.frombuffer(parties[1].masker()(update_of(1)), dtype="<u4").copy()
     apply_mask(bare, own_mask(parties[1]._own_seed, roster_digest(roster)), np.subtract)
     assert min(uniformity(bare.tobytes())) > 1e-4
 
 
 def test_pairwise_keys_belong_to_two_clients_and_one_round() -> None:
-    parties, roster = met(range(3), threshold=2)
+    parties, roster = agreed(range(3), threshold=2)
     digest = roster_digest(roster)
     private = [mask_key(party._pairwise_seed) for party in parties.values()]
     keys = {

@@ -58,14 +58,14 @@ def _update() -> ClientUpdate:
 def test_what_the_class_does_is_what_the_defense_does(tmp_path: Path) -> None:
     own = _own(
         tmp_path,
-        "feeds_back: ClassVar[bool] = True\n"
+        "has_error_feedback: ClassVar[bool] = True\n"
         "def on_update(self, update, random, plan):\n"
         "    return replace(update, tensors={k: self.size * v for k, v in update.tensors.items()})",
     )
     doubled = dataclasses.replace(own, settings={"size": 2.0})
     released = doubled.on_update(_update(), stream("x", 0, 0, 0), _PLAN)
     assert torch.equal(released.tensors["a"], 2.0 * torch.arange(4.0))
-    assert (own.stage, own.protects, own.feeds_back, own.label) == ("compress", None, True, "d.py:D")
+    assert (own.stage, own.protects, own.has_error_feedback, own.label) == ("compress", None, True, "d.py:D")
     assert own.itself is own.itself, "made once"
     assert pickle.loads(pickle.dumps(doubled)).itself.size == 2.0
 
@@ -208,12 +208,12 @@ def test_other_hooks_are_checked(tmp_path: Path) -> None:
             call(_own(tmp_path, body))
 
 
-def test_chains_see_its_stage_and_ask_for_its_objection(tmp_path: Path) -> None:
+def test_chains_see_its_stage_and_ask_for_its_incompatibility(tmp_path: Path) -> None:
     own = _own(tmp_path, "pass", stage="noise")
     with pytest.raises(InputError, match=r"it adds noise, and so does d\.py:D"):
         Chain(defenses=(DPSGD(epsilon=None, noise_multiplier=1.0), own))
     with pytest.raises(InputError, match=r"d\.py:D before d\.py:D: one source of noise"):
         Chain(defenses=(own, own))
-    picky = _own(tmp_path, "def objection(self, chain):\n    return 'it works alone'")
+    picky = _own(tmp_path, "def incompatibility(self, chain):\n    return 'it works alone'")
     with pytest.raises(InputError, match=r"A defense chain has d\.py:D: it works alone\."):
         Chain(defenses=(picky,))

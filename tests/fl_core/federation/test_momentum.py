@@ -1,4 +1,4 @@
-"""Momentum across rounds: who remembers what, what the server saw, and the gradient that follows from it."""
+"""Momentum across rounds: who keeps what, what the server saw, and the gradient that follows from it."""
 
 from __future__ import annotations
 

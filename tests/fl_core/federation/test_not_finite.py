@@ -17,7 +17,7 @@ from defenses.compression.compression import Prune, Quantise, SignOnly
 from defenses.dp.central import DPCentral
 from defenses.dp.distributed import DPDistributed
 from defenses.dp.local import DPUpdate
-from defenses.dp.per_example import bounded_sum
+from defenses.dp.per_example import clipped_sum
 from defenses.dp.sgd import DPSGD
 from defenses.masking.masking import Masking
 from defenses.mechanism.base import Mechanism
@@ -141,8 +141,8 @@ STATE = ModelState(parameters={"weight": torch.zeros(2)})
 @pytest.mark.parametrize("wrong", [(NAN, 1.0), (INF, 0.0), (-INF, INF)])
 def test_an_example_whose_gradient_is_not_finite_counts_as_zeros(wrong: tuple[float, float]) -> None:
     model, state = Slopes(), trainable(STATE)
-    rest, factors = bounded_sum(model, state, batch_of((3.0, 4.0), (0.0, 0.0)), 1.0)
-    total, all_factors = bounded_sum(model, state, batch_of((3.0, 4.0), wrong, (0.0, 0.0)), 1.0)
+    rest, factors = clipped_sum(model, state, batch_of((3.0, 4.0), (0.0, 0.0)), 1.0)
+    total, all_factors = clipped_sum(model, state, batch_of((3.0, 4.0), wrong, (0.0, 0.0)), 1.0)
     assert torch.equal(total["weight"], rest["weight"])
     assert all_factors.tolist() == [float(factors[0]), 0.0, 1.0]
     assert float(total["weight"].norm()) == pytest.approx(1.0)
@@ -150,7 +150,7 @@ def test_an_example_whose_gradient_is_not_finite_counts_as_zeros(wrong: tuple[fl
 
 @pytest.mark.parametrize("size", [1e30, 1e-23])
 def test_an_examples_bound_holds_where_squares_leave_the_range(size: float) -> None:
-    total, factors = bounded_sum(Slopes(), trainable(STATE), batch_of((3 * size, -4 * size)), 1e-25)
+    total, factors = clipped_sum(Slopes(), trainable(STATE), batch_of((3 * size, -4 * size)), 1e-25)
     torch.testing.assert_close(total["weight"], torch.tensor([-0.6e-25, 0.8e-25]), rtol=1e-5, atol=0)
     assert float(factors[0]) == pytest.approx(1e-25 / (5 * size), rel=1e-3, abs=1e-44)
 

@@ -168,7 +168,7 @@ def test_the_order_in_which_chunks_come_back_changes_no_bit(faces_root: Path, na
     assert executor.in_flight == 0
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 2])
 def pool(request: pytest.FixtureRequest) -> Iterator[Executor]:
     executor = make_executor("local", workers=request.param, threads=1)
     yield executor

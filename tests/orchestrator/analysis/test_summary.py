@@ -114,8 +114,8 @@ def batches(**controls: float) -> list[FinishedTrial]:
     [
         ({}, "mean public image", 11.0),
         ({"psnr_public": 9.0, "psnr_groups": 10.5}, "mean public image", 11.0),
-        ({"psnr_public": 9.0, "psnr_groups": 12.0}, "means of groups of public faces", 12.0),
-        ({"psnr_public": 13.0, "psnr_groups": 12.0}, "random public faces", 13.0),
+        ({"psnr_public": 9.0, "psnr_groups": 12.0}, "means of groups of public images", 12.0),
+        ({"psnr_public": 13.0, "psnr_groups": 12.0}, "random public images", 13.0),
     ],
 )
 def test_batches_are_compared_with_the_control_that_comes_closest(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
+import runpy
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +22,7 @@ from fl_core.base.errors import InputError
 from fl_core.federation.rounds import FederationConfig
 from orchestrator.cli.experiment import Experiment, parse
 from orchestrator.cli.main import execute
+from tests.support.command import as_main
 from tests.support.paths import ROOT
 
 ORIGINAL = {
@@ -243,18 +244,15 @@ def test_bad_flags_are_refused_in_one_line(
     assert len(captured.err.strip().splitlines()) == 1
 
 
-def test_an_experiment_writes_picture_metrics_config_and_rows(faces_root: Path, tmp_path: Path) -> None:
+def test_an_experiment_writes_picture_metrics_config_and_rows(
+    faces_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     flags = (
         f"--data-root {faces_root} --data-subset 40 --num-clients 4 --num-rounds 1 --attack-iterations 3 "
         f"--victims 2 --lr-schedule cosine --tv-weight 1e-5 --out-dir {tmp_path} --compute-lpips"
     )
-    done = subprocess.run(
-        [sys.executable, "run_experiment.py", *flags.split()],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    script = partial(runpy.run_path, str(ROOT / "run_experiment.py"), run_name="__main__")
+    done = as_main(script, flags.split(), capfd, monkeypatch)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "baseline_attack_result.png") as picture:
         assert picture.size[1] > picture.size[0]

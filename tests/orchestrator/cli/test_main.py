@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import runpy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from ruamel.yaml import YAML
 from orchestrator.cli import main as cli
 from orchestrator.execute.lifelines import RayLost
 from orchestrator.runtime.stop import EXIT_CODE
-from tests.support.command import gradsweep, refused
-from tests.support.paths import ROOT
+from tests.support.command import as_main, gradsweep, refused
 from tests.support.small import tree
 
 
@@ -297,12 +296,9 @@ def test_usage_mistakes_are_one_line() -> None:
     refused(gradsweep("data", "synth", "--num", "0", "--out", "x"), "'--num'", "greater than or equal to 1")
 
 
-def test_the_command_itself_ends_with_the_exit_code(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", "report", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=ROOT,
-    )
-    refused(done, "holds no results")
+def test_the_command_itself_ends_with_the_exit_code(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `python -m orchestrator`, in this process."""
+    module = partial(runpy.run_module, "orchestrator", run_name="__main__")
+    refused(as_main(module, ["report", tmp_path], capfd, monkeypatch), "holds no results")

@@ -8,18 +8,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fl_core.data.synthetic.faces import write_faces
+from orchestrator.driver import sweep as driver
 from orchestrator.driver.sweep import run_sweep
+from orchestrator.execute.execute import SerialExecutor
 from orchestrator.runtime.progress import Silent
 from tests.support.small import comparable, sweep
 
 
 @pytest.mark.slow
-def test_a_sweep_of_a_large_federation_gives_the_serial_rows_and_accuracies(tmp_path: Path) -> None:
-    root = tmp_path / "faces"
-    write_faces(root, num=1344, seed=2)
+def test_a_sweep_of_a_large_federation_gives_the_serial_rows_and_accuracies(
+    many_faces_root: Path, tmp_path: Path
+) -> None:
     config = sweep(
-        root,
+        many_faces_root,
         federation={"clients": 24, "fraction": 0.25, "rounds": 2, "chunk": 2, "local": {"lr": 0.05}},
         capture__round=1,
         attackers__0__search={},
@@ -35,11 +36,18 @@ def test_a_sweep_of_a_large_federation_gives_the_serial_rows_and_accuracies(tmp_
     assert found == {path.name: path.read_text() for path in (spread / "utility").glob("*.json")}
 
 
-def test_a_training_that_diverges_under_masks_is_a_result_and_not_the_end(tmp_path: Path) -> None:
-    root = tmp_path / "faces"
-    write_faces(root, num=1344, seed=2)
+class InTurn(SerialExecutor):
+    """Several jobs are out at a time, which are done in this process."""
+
+    capacity = 3
+
+
+@pytest.mark.parametrize("workers", ["in turn", pytest.param("ray", marks=pytest.mark.slow)])
+def test_a_training_that_diverges_under_masks_is_a_result_and_not_the_end(
+    many_faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
     config = sweep(
-        root,
+        many_faces_root,
         federation={"clients": 6, "rounds": 2, "local": {"lr": 0.05}},
         cells=[{"name": "none"}, {"name": "masks", "defense": [{"kind": "masking"}]}],
         attackers__0__search={},
@@ -48,6 +56,8 @@ def test_a_training_that_diverges_under_masks_is_a_result_and_not_the_end(tmp_pa
     )
     found = []
     for address in ("serial", "local"):
+        if (address, workers) == ("local", "in turn"):
+            monkeypatch.setattr(driver, "make_executor", lambda *_, **__: InTurn())
         outcome = run_sweep(config, tmp_path / address, address=address, reporter=Silent())
         assert outcome.failed == 0
         lines = [json.loads(path.read_text()) for path in (tmp_path / address / "utility").glob("*.json")]

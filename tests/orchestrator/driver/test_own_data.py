@@ -79,7 +79,6 @@ def config(*arguments: Any, **changes: Any) -> SweepConfig:
         (class_folders, {"kind": "mlp", "image_size": [16, 24]}, (16, 24)),
         (grey_arrays, {"kind": "cnn64", "image_size": 28, "channels": 1}, (28, 28)),
         (grey_arrays, {"kind": "lenet", "image_size": 28, "channels": 1}, (28, 28)),
-        (grey_arrays, {"kind": "resnet18", "image_size": 28, "channels": 1}, (28, 28)),
     ],
 )
 def test_pictures_of_any_shape_go_from_the_file_to_the_report(
@@ -96,6 +95,19 @@ def test_pictures_of_any_shape_go_from_the_file_to_the_report(
     assert len(pictures)
     page = write_report(tmp_path / "out", summary_lines(tmp_path / "out"))
     assert page.is_file()
+    assert run_quietly(own, tmp_path / "out").equals(rows)
+
+
+def test_a_deep_network_takes_grey_pictures(tmp_path: Path) -> None:
+    model, loop = {"kind": "resnet18", "image_size": 28, "channels": 1}, {"kind": "matching", "iterations": 2}
+    few = {"evaluations": 4}
+    looks = {"kind": "auto", "analytic": {"inversion": few, "refinement": few}, "fallback": loop}
+    attackers = [{"name": "loop", "attack": loop}, {"name": "looks", "attack": looks}]
+    own = config(grey_arrays(tmp_path / "set"), model, cells=[{"name": "none"}], attackers=attackers)
+    rows = run_quietly(own, tmp_path / "out")
+    assert set(rows["status"]) == {"ok"}, rows["error"].dropna().unique()
+    assert len(pd.read_parquet(tmp_path / "out" / "images"))
+    assert write_report(tmp_path / "out", summary_lines(tmp_path / "out")).is_file()
     assert run_quietly(own, tmp_path / "out").equals(rows)
 
 

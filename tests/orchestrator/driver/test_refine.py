@@ -45,7 +45,7 @@ def thresholds(faces_root: Path) -> SweepConfig:
     changed = tree(
         faces_root,
         cells=[{"name": "none"}],
-        attackers=[{"name": "auto", "attack": {"kind": "auto"}}],
+        attackers=[{"name": "auto", "attack": {"kind": "auto", "fallback": {"iterations": 20}}}],
         victims={"tuning": 0, "test": 4},
     )
     return with_thresholds(build(SweepConfig, changed | {"thresholds": [NOISE]}, where="test"))

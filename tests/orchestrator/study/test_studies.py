@@ -230,6 +230,7 @@ def test_a_journal_that_is_damaged_in_mid_run_stops_the_copy_and_not_the_sweep(
     assert sum("stops here" in said for said in heard.said) == 1
 
 
+@pytest.mark.slow
 def test_the_journal_is_whole_after_a_killed_driver_resumes(faces_root: Path, tmp_path: Path) -> None:
     file, out = tmp_path / "small.yaml", tmp_path / "out"
     changes = PRUNED | {"study__suggestions": 6, "victims__test": 1}

@@ -51,6 +51,7 @@ for name, room in (("neither", 200), ("half", 475), ("both", None)):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to RLIMIT_AS")
 def test_a_trial_that_runs_out_of_memory_tries_once_more_with_half_the_restarts_at_a_time(
     faces_root: Path, tmp_path: Path

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -25,15 +24,15 @@ from tests.support.small import run_quietly, sweep
 def test_there_are_as_many_answers_as_images(count: int) -> None:
     public = torch.rand(12, 3, 8, 8, generator=generator("test"))
     found = public_answers(public, count, generator("draw"))
-    assert found.faces.shape == found.groups.shape == (count, 3, 8, 8)
-    used = [int((public == face).flatten(1).all(1).nonzero()[0, 0]) for face in found.faces]
-    assert max(used.count(face) for face in used) == -(-count // 12), "none twice before each was drawn"
+    assert found.images.shape == found.groups.shape == (count, 3, 8, 8)
+    used = [int((public == image).flatten(1).all(1).nonzero()[0, 0]) for image in found.images]
+    assert max(used.count(each) for each in used) == -(-count // 12), "none twice before each was drawn"
     again = public_answers(public, count, generator("draw"))
-    assert torch.equal(found.faces, again.faces)
+    assert torch.equal(found.images, again.images)
     assert torch.equal(found.groups, again.groups)
 
 
-def test_groups_are_the_means_of_faces_that_are_alike() -> None:
+def test_groups_are_the_means_of_images_that_are_alike() -> None:
     dark, bright = -0.9 * torch.ones(6, 3, 4, 4), 0.5 * torch.ones(6, 3, 4, 4)
     noise = 0.1 * torch.rand(12, 3, 4, 4, generator=generator("test"))
     public = torch.cat([dark, bright]) + noise
@@ -42,7 +41,7 @@ def test_groups_are_the_means_of_faces_that_are_alike() -> None:
     assert torch.allclose(found[found.flatten(1).mean(1).argsort()], expected, atol=1e-6)
 
 
-def test_public_faces_that_are_all_the_same_are_their_own_groups() -> None:
+def test_public_images_that_are_all_the_same_are_their_own_groups() -> None:
     public = torch.zeros(3, 3, 4, 4)
     assert torch.equal(public_answers(public, 2, generator("draw")).groups, torch.zeros(2, 3, 4, 4))
 
@@ -65,7 +64,7 @@ def test_rows_of_a_batch_hold_what_anybody_could_answer(faces_root: Path, tmp_pa
     answers = public_answers(public, 3, generator("public", 5, 1))
     for _, mine in rows[rows["victim"] == 1].groupby("cell"):
         truth = dataset.batch([list(dataset.names).index(name) for name in mine["image_id"]])[0]
-        for column, images in (("psnr_public", answers.faces), ("psnr_groups", answers.groups)):
+        for column, images in (("psnr_public", answers.images), ("psnr_groups", answers.groups)):
             chosen = [j for j in assign(images, truth) if j is not None]
             assert mine[column].tolist() == pytest.approx(psnr(images[chosen], truth).tolist(), abs=1e-4)
     cells = rows.pivot_table(index="image_id", columns="cell", values=["psnr_public", "psnr_groups"])
@@ -78,16 +77,28 @@ def test_a_single_image_is_compared_with_the_mean_image_alone(faces_root: Path, 
     assert rows[["psnr_public", "psnr_groups"]].isna().all(axis=None)
 
 
-def test_the_benchmark_of_controls_prints_lines(faces_root: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "controls.py"), str(faces_root), "--json"]
-    options = ["--batches", "2", "--victims", "6", "--image-size", "16"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, *options], env=environment, capture_output=True, text=True, timeout=200, check=True
-    )
-    lines = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
+def test_the_benchmark_of_controls_prints_lines(
+    faces_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "controls.py",
+        str(faces_root),
+        "--json",
+        "--batches",
+        "2",
+        "--victims",
+        "6",
+        "--image-size",
+        "16",
+    ]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "benchmarks" / "controls.py"), run_name="__main__")
+    assert ended.value.code == 0
+    lines = {line["name"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
     names = [
-        f"batches of 2: {name} over the mean image" for name in ("faces, not assigned", "faces", "groups")
+        f"batches of 2: {name} over the mean image" for name in ("images, not assigned", "images", "groups")
     ]
     assert list(lines) == names
     assert lines[names[0]]["value"] <= lines[names[1]]["value"], "the assignment can only help"

@@ -48,7 +48,7 @@ def applied(image: Tensor, name: Published, draw: tuple[float, ...]) -> Tensor:
     return image
 
 
-def undone(image: Tensor, name: Published, draw: tuple[float, ...]) -> Tensor:
+def inverted(image: Tensor, name: Published, draw: tuple[float, ...]) -> Tensor:
     """What can be had of an `applied` image's original: NaN where it left the frame, wrong where it left the range.
 
     Contrast is taken back around the mean grey of what is in the frame, which it leaves where it is.

@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "mixing": ["circle_map"],
-        "transforms": ["Transform", "draws_of", "loses", "taken_back", "transformed"],
+        "mixing": ["mixing_matrix"],
+        "transforms": ["Transform", "draws_of", "is_lossy", "inverse_transformed", "transformed"],
     },
 )

@@ -2,7 +2,7 @@
 
 Each has a finite set of draws, all equally likely, so that an attacker can try them all. Five of them can be taken
 back, but for pixels that brightening left at the end of the range. The published policies
-(`fl_core.data.changes.policies`), which count as one change each, lose a part of the image for good.
+(`fl_core.data.augmentation.policies`), which count as one change each, lose a part of the image for good.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fl_core.data.changes.policies import PUBLISHED, Published, applied, draws_of_policy, undone
+from fl_core.data.augmentation.policies import PUBLISHED, Published, applied, draws_of_policy, inverted
 
 Transform = Literal["mirror", "turn", "shift", "negate", "brighten", Published]
 Draw = tuple[float, ...]
@@ -30,7 +30,7 @@ def draws_of(transform: Transform, size: int) -> list[Draw]:
     - `mirror`: left and right or not; `turn`: by 0 to 3 quarters; `negate`: dark and bright or not.
     - `shift`: by up to size / 8 pixels down and right; what leaves comes back on the other side.
     - `brighten`: by -0.4 to 0.4 of the range [-1, 1], where it ends there.
-    - published policies: see `fl_core.data.changes.policies`.
+    - published policies: see `fl_core.data.augmentation.policies`.
     """
     match transform:
         case "mirror" | "negate":
@@ -53,12 +53,12 @@ def transformed(image: Tensor, policy: Sequence[Transform], drawn: Sequence[Draw
     return image
 
 
-def loses(policy: Sequence[Transform]) -> bool:
+def is_lossy(policy: Sequence[Transform]) -> bool:
     """Whether some of an image is gone for good after `policy`, and not only at the ends of the range."""
     return any(transform in PUBLISHED for transform in policy)
 
 
-def taken_back(
+def inverse_transformed(
     image: Tensor, policy: Sequence[Transform], drawn: Sequence[Draw], *, missing: Tensor | None = None
 ) -> Tensor:
     """What image (..., S, S) was before it was `transformed`, as far as it can be told.
@@ -66,19 +66,19 @@ def taken_back(
     Pixels that left the range stay at its end. For those that left the frame there is `missing`, grey by default.
     """
     for transform, draw in reversed(list(zip(policy, drawn, strict=True))):
-        image = _take_back(image, transform, draw)
+        image = _invert(image, transform, draw)
     lost = torch.zeros_like(image) if missing is None else missing
     return torch.where(image.isnan(), lost, image).clamp(-1.0, 1.0)
 
 
-def _take_back(image: Tensor, transform: Transform, draw: Draw) -> Tensor:
+def _invert(image: Tensor, transform: Transform, draw: Draw) -> Tensor:
     match transform:
         case "mirror" | "negate":
             return _apply(image, transform, draw)
         case "turn" | "shift" | "brighten":
             return _apply(image, transform, tuple(-part for part in draw))
         case _:
-            return undone(image, transform, draw)
+            return inverted(image, transform, draw)
 
 
 def _apply(image: Tensor, transform: Transform, draw: Draw) -> Tensor:

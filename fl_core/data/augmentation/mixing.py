@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def circle_map(circle: Tensor, share: float) -> Tensor:
+def mixing_matrix(circle: Tensor, share: float) -> Tensor:
     """The matrix (B, B) that makes `share` of an image i and 1 - `share` of the one after i in `circle` (B,)."""
     count = len(circle)
     following = torch.zeros(count, count)
