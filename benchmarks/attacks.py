@@ -1,12 +1,13 @@
 """Our attacks beside the peer library's: PSNR against CPU seconds a victim, on the same victims.
 
-python benchmarks/attacks.py [--data-root DIR] [--model NAME] [--image-size S] [--batch B] [--victims N]
-    [--first N] [--weights random|trained] [--labels recovered|given] [--iterations N] [--figure FILE] [--json]
+python benchmarks/attacks.py [--data-root DIR] [--data-kind KIND] [--model NAME] [--image-size S] [--batch B]
+    [--victims N] [--first N] [--weights random|trained] [--labels recovered|given] [--iterations N] [--figure FILE] [--json]
     [--ours "NAME [key=value ...]" ...] [--peer "CONFIG [hydra.key=value ...]" ...]
 python benchmarks/attacks.py --iteration [--repeats N] [--json]
 
 One process, one thread, victim by victim, every attack in turn on each. `--iteration` times one L2-matching
-iteration on cnn64 instead. Without --data-root synthetic faces stand in.
+iteration on cnn64 instead. Without --data-root synthetic faces stand in; `--data-kind folder` reads a folder of
+pictures for each class, and the network has as many outputs as there are classes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import matching
@@ -41,7 +42,6 @@ from fl_core.base.rng import derive_seed, generator
 from fl_core.base.shape import ImageShape
 from fl_core.base.types import ModelState
 from fl_core.data.dataset import ImageDataset
-from fl_core.data.kinds.celeba import open_celeba
 from fl_core.data.synthetic.faces import write_faces
 from fl_core.federation.accuracy import count_correct
 from fl_core.federation.client import LocalTraining, gradient_update, loss_gradient, train_locally
@@ -51,7 +51,9 @@ from fl_core.threat.model import ThreatModel
 from fl_core.threat.observation import Observation, observe
 from fl_core.threat.record import RoundRecord
 from orchestrator.analysis.intervals import mean_interval
+from orchestrator.capture.datasets import open_data
 from orchestrator.config.plain import build, put, to_plain
+from orchestrator.config.sweep import DataConfig
 
 ACCURACY = 0.8
 """Validation accuracy from which a model counts as trained."""
@@ -165,7 +167,9 @@ def _json_or_text(value: str) -> Any:
 
 def make_victims(options: argparse.Namespace, dataset: ImageDataset) -> list[Victim]:
     """The first batches of the test split, each with its gradient at the same weights."""
-    config = ModelConfig(kind=options.model, image_size=options.image_size)
+    config = ModelConfig(
+        kind=options.model, image_size=options.image_size, classes=max(2, len(dataset.classes))
+    )
     state = initial_state(config, generator("model", options.seed))
     if options.weights == "trained":
         state = trained(config, state, dataset)
@@ -197,7 +201,7 @@ def trained(config: ModelConfig, state: ModelState, dataset: ImageDataset) -> Mo
     """
     indices = dataset.split("train")[:TRAINING_FACES]
     valid = dataset.split("valid")[: TRAINING_FACES // 2]
-    model = build_model(ModelConfig(kind=config.kind, image_size=config.image_size, batch_norm="train"))
+    model = build_model(replace(config, batch_norm="train"))
     accuracy = 0.0
     for epoch in range(EPOCHS):
         order = torch.randperm(len(indices), generator=generator("epoch", epoch)).tolist()
@@ -399,6 +403,7 @@ def parse_options() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--data-kind", choices=("celeba", "folder"), default="celeba")
     parser.add_argument("--victims", type=int, default=4)
     parser.add_argument("--first", type=int, default=0, help="leave out so many victims")
     parser.add_argument("--model", default="cnn64")
@@ -428,7 +433,9 @@ def run_comparison(options: argparse.Namespace) -> tuple[list[Method], list[dict
             root = Path(folder) / "faces"
             wanted = 8 * (options.first + options.victims) * options.batch
             write_faces(root, num=max(wanted, 4 * TRAINING_FACES // 3 if options.weights == "trained" else 0))
-        victims = make_victims(options, open_celeba(root, shape=ImageShape.square(options.image_size)))
+        data = DataConfig(kind=options.data_kind, root=str(root))
+        dataset = open_data(data, ImageShape.square(options.image_size), progress=print)
+        victims = make_victims(options, dataset)
         compare(methods, victims, options.first)
     if options.figure is not None:
         title = f"{options.model} {options.image_size}x{options.image_size}, {options.weights} weights, "
