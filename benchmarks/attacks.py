@@ -1,8 +1,8 @@
 """Our attacks beside the peer library's: PSNR against CPU seconds a victim, on the same victims.
 
 python benchmarks/attacks.py [--data-root DIR] [--data-kind KIND] [--model NAME] [--image-size S] [--batch B]
-    [--victims N] [--first N] [--weights random|trained] [--labels recovered|given] [--iterations N] [--figure FILE] [--json]
-    [--ours "NAME [key=value ...]" ...] [--peer "CONFIG [hydra.key=value ...]" ...]
+    [--victims N] [--first N] [--weights random|trained] [--labels recovered|given] [--iterations N]
+    [--figure FILE] [--json] [--ours "NAME [key=value ...]" ...] [--peer "CONFIG [hydra.key=value ...]" ...]
 python benchmarks/attacks.py --iteration [--repeats N] [--json]
 
 One process, one thread, victim by victim, every attack in turn on each. `--iteration` times one L2-matching
