@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from fl_core.base.types import Config, Tensors, require
 
@@ -86,9 +86,9 @@ def _above(scores: Scores, thresholds: Scores) -> tuple[Scores, int]:
 def _epsilons(often: tuple[Scores, int], seldom: tuple[Scores, int], delta: float, risk: float) -> Scores:
     """log((p - delta) / q), for p at least what `often` counts and q at most what `seldom` does; -inf if p <= delta."""
     (hits, total), (misses, others) = often, seldom
-    least = np.where(hits > 0, beta.ppf(risk, np.maximum(hits, 1.0), total - hits + 1.0), 0.0)
+    least = np.where(hits > 0, betaincinv(np.maximum(hits, 1.0), total - hits + 1.0, risk), 0.0)
     most = np.where(
-        misses < others, beta.ppf(1.0 - risk, misses + 1.0, np.maximum(others - misses, 1.0)), 1.0
+        misses < others, betaincinv(misses + 1.0, np.maximum(others - misses, 1.0), 1.0 - risk), 1.0
     )
     with np.errstate(divide="ignore"):
         return np.where(least > delta, np.log(np.maximum(least - delta, 0.0) / most), -math.inf)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import cast
 
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -89,6 +88,8 @@ def _mlp(shape: ImageShape, classes: int, widths: tuple[int, ...]) -> nn.Module:
 
 
 def _resnet(kind: str, shape: ImageShape, classes: int) -> nn.Module:
+    import torchvision  # seconds of imports, which other networks do not need
+
     make = torchvision.models.resnet50 if kind == "resnet50" else torchvision.models.resnet18
     norm = partial(nn.GroupNorm, _GROUPS) if kind == "gn_resnet18" else nn.BatchNorm2d
     network = make(num_classes=classes, norm_layer=norm)

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import isotonic_regression
-from scipy.stats import norm, t
+from scipy.special import ndtr, stdtrit
 
 from orchestrator.analysis.intervals import FEWEST
 
@@ -129,7 +129,7 @@ def _tail(count: int) -> float:
     Expanded so that the interval of a normal mean is about Student's (Hesterberg, What Teachers Should Know About the
     Bootstrap, The American Statistician 2015).
     """
-    return float(norm.cdf(-np.sqrt(count / (count - 1)) * t.ppf(0.975, count - 1)))
+    return float(ndtr(-np.sqrt(count / (count - 1)) * stdtrit(count - 1, 0.975)))
 
 
 def _shares(random: np.random.Generator, values: Array) -> Array:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta, t
+from scipy.special import betaincinv, stdtrit  # `scipy.stats` takes seconds to import
 
 FEWEST = 5
 """Victims below which a mean has no interval: too few to tell how far apart victims lie."""
@@ -69,12 +69,12 @@ def share_interval(share: float, victims: int) -> Interval:
     if victims == 0 or np.isnan(share):
         return Interval(share, np.nan, np.nan)
     hits = share * victims
-    low = beta.ppf(_TAILS[0], hits, victims - hits + 1) if hits > 0 else 0.0
-    high = beta.ppf(_TAILS[1], hits + 1, victims - hits) if hits < victims else 1.0
+    low = betaincinv(hits, victims - hits + 1, _TAILS[0]) if hits > 0 else 0.0
+    high = betaincinv(hits + 1, victims - hits, _TAILS[1]) if hits < victims else 1.0
     return Interval(share, float(low), float(high))
 
 
 def _student(values: npt.NDArray[np.float64], quantile: float) -> Interval:
     mean, count = float(values.mean()), len(values)
-    arm = float(t.ppf(quantile, count - 1) * values.std(ddof=1) / np.sqrt(count))
+    arm = float(stdtrit(count - 1, quantile) * values.std(ddof=1) / np.sqrt(count))
     return Interval(mean, mean - arm, mean + arm)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from scipy.stats import binomtest
 
 from defenses.chain import Chain
 from fl_core.base.errors import NotSummable
@@ -70,6 +69,8 @@ def run_utility(
         refused = True
         correct = correct or [clients.correct(state, held_out)]
     labels = dataset.labels[held_out]
+    from scipy.stats import binomtest  # seconds of imports, which trials do not need
+
     interval = binomtest(correct[-1], len(held_out)).proportion_ci(method="exact")
     return UtilityResult(
         accuracy=correct[-1] / len(held_out),

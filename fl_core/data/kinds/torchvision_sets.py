@@ -6,9 +6,9 @@ import functools
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import torchvision
 from PIL import Image
 
 from fl_core.base.errors import InputError, first_line, unknown_name
@@ -59,11 +59,18 @@ class TorchvisionPictures:
         return f"{self.name} under {self.root}, {dict(arguments)}, row {row}"
 
 
+def _datasets() -> ModuleType:
+    import torchvision.datasets  # seconds of imports, which other kinds of data do not need
+
+    return torchvision.datasets  # type: ignore[no-any-return]  # torchvision is untyped
+
+
 def known_sets() -> tuple[str, ...]:
     """The names of torchvision's sets whose constructor takes a folder."""
     found = []
-    for name in torchvision.datasets.__all__:
-        made = getattr(torchvision.datasets, name)
+    sets = _datasets()
+    for name in sets.__all__:
+        made = getattr(sets, name)
         if inspect.isclass(made) and "root" in inspect.signature(made).parameters:
             found.append(name)
     return tuple(sorted([*found, "FakeData"]))
@@ -118,7 +125,7 @@ def open_torchvision(
 
 def _arguments(name: str) -> list[tuple[tuple[tuple[str, object], ...], SplitName]]:
     """The arguments that open each part of a set, and the split that it is."""
-    parameters = inspect.signature(getattr(torchvision.datasets, name)).parameters
+    parameters = inspect.signature(getattr(_datasets(), name)).parameters
     if name == "EMNIST":
         return [
             ((("split", "balanced"), ("train", True)), "train"),
@@ -127,7 +134,7 @@ def _arguments(name: str) -> list[tuple[tuple[tuple[str, object], ...], SplitNam
     if "train" in parameters:
         return [((("train", True),), "train"), ((("train", False),), "test")]
     if "split" in parameters:
-        hints = str(parameters["split"].annotation) + (getattr(torchvision.datasets, name).__doc__ or "")
+        hints = str(parameters["split"].annotation) + (getattr(_datasets(), name).__doc__ or "")
         found: list[tuple[tuple[tuple[str, object], ...], SplitName]] = []
         for part, words in _SPLIT_NAMES.items():
             for word in words:
@@ -140,7 +147,7 @@ def _arguments(name: str) -> list[tuple[tuple[tuple[str, object], ...], SplitNam
 
 
 def _open(name: str, root: Path, arguments: tuple[tuple[str, object], ...], *, download: bool = False) -> Any:
-    made = getattr(torchvision.datasets, name)
+    made = getattr(_datasets(), name)
     parameters = inspect.signature(made).parameters
     settings: dict[str, Any] = dict(arguments)
     if "root" in parameters:
