@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.benchmarks import benchmark
 
 
 @pytest.fixture
-def without_peer(tmp_path: Path) -> dict[str, str]:
-    """An environment in which `import breaching` fails, whether or not it is installed."""
+def without_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`import breaching` fails, whether or not it is installed."""
     (tmp_path / "breaching.py").write_text("raise ModuleNotFoundError('hidden by the test')\n")
-    return {**os.environ, "PYTHONPATH": str(tmp_path)}
+    monkeypatch.syspath_prepend(tmp_path)
 
 
-def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "attacks.py"), *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def test_a_tiny_comparison_without_the_peer(
-    without_peer: dict[str, str], faces_root: Path, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("without_peer")
+def test_a_tiny_comparison_without_the_peer(faces_root: Path, tmp_path: Path) -> None:
     figure = tmp_path / "attacks.svg"
     tuned = "matching schedule=cosine objective.kind=cosine"
-    done = run(
-        without_peer,
+    done = benchmark(
+        "attacks",
         *("--data-root", str(faces_root), "--model", "mlp", "--image-size", "16", "--victims", "2"),
         *("--iterations", "5", "--ours", "matching", tuned, "--peer", "invertinggradients", "legacy"),
         *("--figure", str(figure), "--json"),
@@ -64,10 +49,11 @@ def test_a_tiny_comparison_without_the_peer(
     assert figure.stat().st_size > 1000
 
 
-def test_a_wrong_attack_or_setting_is_refused_by_name(without_peer: dict[str, str]) -> None:
-    done = run(without_peer, "--ours", "matching lr=0", "--victims", "1")
+@pytest.mark.usefixtures("without_peer")
+def test_a_wrong_attack_or_setting_is_refused_by_name() -> None:
+    done = benchmark("attacks", "--ours", "matching lr=0", "--victims", "1")
     assert done.returncode == 2
     assert "lr = 0" in done.stderr
-    done = run(without_peer, "--ours", "mtching")
+    done = benchmark("attacks", "--ours", "mtching")
     assert done.returncode == 2
     assert "matching" in done.stderr

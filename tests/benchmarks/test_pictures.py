@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import runpy
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from tests.support.paths import ROOT
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "pictures.py"), *arguments],
-        cwd=ROOT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
+from tests.support.benchmarks import benchmark
 
 
 def lines_of(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
@@ -40,7 +25,7 @@ def test_every_kind_is_drawn_read_and_attacked(tmp_path: Path) -> None:
     for number in range(3):
         Image.fromarray(np.full((20, 30, 3), 80 * number, np.uint8)).save(tmp_path / f"{number}.png")
     tiny = ("--image-size", "16", "--victims", "2", "--evaluations", "12")
-    lines = lines_of(run(*tiny, "--folder", f"plain={tmp_path}", "--json"))
+    lines = lines_of(benchmark("pictures", *tiny, "--folder", f"plain={tmp_path}", "--json"))
     kinds = ("faces", "plain", "logo", "page of text", "colour blocks", "white noise", "binary noise")
     for kind in kinds:
         figures = lines[f"{kind}: PSNR"]
@@ -51,23 +36,22 @@ def test_every_kind_is_drawn_read_and_attacked(tmp_path: Path) -> None:
 
 
 def test_noise_has_fewer_features_than_numbers() -> None:
-    lines = lines_of(run("--image-size", "8", "--victims", "1", "--kinds", "white noise", "--rank", "--json"))
+    lines = lines_of(
+        benchmark(
+            "pictures", "--image-size", "8", "--victims", "1", "--kinds", "white noise", "--rank", "--json"
+        )
+    )
     found = lines["white noise: rank of the features' Jacobian"]
     assert found["numbers"] == 3 * 8 * 8
     assert 0 < found["value"] <= min(found["features"], found["numbers"])
 
 
-def test_mistakes_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
     for arguments, message in (
         (("--kinds", "logos"), "kind of picture 'logos'"),
         (("--folder", "photos"), "must be NAME=DIR"),
         (("--folder", f"photos={tmp_path}", "--victims", "2"), "holds 0 images"),
     ):
-        monkeypatch.setattr(sys, "argv", ["pictures.py", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "benchmarks" / "pictures.py"), run_name="__main__")
-        assert ended.value.code == 2
-        assert message in capsys.readouterr().err
+        done = benchmark("pictures", *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
