@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +100,14 @@ class Analytic(FallsBack):
         """See `Attack.cost`; that it need not fall back is assumed."""
         # One backward pass instead of two, and no weight gradients.
         return self.inversion.evaluations * images / 3
+
+    def shortened(self, share: float) -> Self:
+        """See `Attack.shortened`; the rounds that take a batch apart stay, as they end by themselves."""
+        return replace(
+            super().shortened(share),
+            inversion=self.inversion.shortened(share),
+            refinement=self.refinement.shortened(share),
+        )
 
     def __call__(
         self,

@@ -8,7 +8,7 @@ drowns what the images could say, the answer is the mean public image (`attack_c
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import nn
@@ -91,6 +91,10 @@ class Auto(FallsBack):
     def cost(self, images: int) -> float:
         """See `Attack.cost`; that `analytic` runs is assumed."""
         return self.analytic.cost(images)
+
+    def shortened(self, share: float) -> Self:
+        """See `Attack.shortened`."""
+        return replace(super().shortened(share), analytic=self.analytic.shortened(share))
 
     def __call__(
         self,

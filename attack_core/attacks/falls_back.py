@@ -32,6 +32,10 @@ class FallsBack(Attack):
         """See `Attack.packed`."""
         return self._with(self.fallback.packed(count))
 
+    def shortened(self, share: float) -> Self:
+        """See `Attack.shortened`."""
+        return self._with(self.fallback.shortened(share))
+
     def check_network(self, model: nn.Module) -> None:
         """See `Attack.check_network`."""
         self.fallback.check_network(model)

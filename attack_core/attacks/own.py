@@ -60,6 +60,10 @@ class OwnAttack(OwnObject, Attack):
         """See `Attack.packed`."""
         return self.changed(self.ask("packed", count))
 
+    def shortened(self, share: float) -> Self:
+        """See `Attack.shortened`."""
+        return self.changed(self.ask("shortened", share)) if share < 1 else self
+
     def check_network(self, model: nn.Module) -> None:
         """See `Attack.check_network`."""
         self.ask("check_network", model)

@@ -91,6 +91,14 @@ class Attack(Config, ABC):
         """The same attack with `count` restarts evaluated together; figures agree to rounding."""
         return self
 
+    def shortened(self, share: float) -> Self:
+        """The same attack with about this `share`, in (0, 1], of its iterations; `InputError` where it has none."""
+        if share < 1:
+            raise InputError(
+                f"{type(self).__name__} has no iterations that could be fewer; leave the effort at 1."
+            )
+        return self
+
     def check_network(self, model: nn.Module) -> None:
         """Raise `InputError` for a network that lacks something the settings name."""
 

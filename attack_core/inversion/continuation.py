@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -106,6 +107,11 @@ class Continuation(Config):
         require(self.chroma >= 0, self, "chroma", "at least 0")
         require(self.edge > 0, self, "edge", "more than 0")
         require(self.memory >= 1, self, "memory", "at least 1")
+
+    def shortened(self, share: float) -> Self:
+        """The same with about this `share`, in (0, 1], of its evaluations, and no fewer than ten for each stage."""
+        fewer = max(10 * self.stages, math.ceil(self.evaluations * share))
+        return replace(self, evaluations=min(self.evaluations, fewer))
 
     def minimise(
         self,

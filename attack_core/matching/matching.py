@@ -191,6 +191,10 @@ class Matching(Attack):
         """See `Attack.packed`."""
         return replace(self, packing=count)
 
+    def shortened(self, share: float) -> Self:
+        """See `Attack.shortened`; schedules are run through in the iterations that are left."""
+        return replace(self, iterations=math.ceil(self.iterations * share))
+
     @property
     def _annealed(self) -> bool:
         return self.schedule == "cosine" and self.anneal_tv

@@ -13,7 +13,8 @@ from defenses.mechanism.noise import NoiseOnly
 from fl_core.base.decibels import energy
 from fl_core.base.errors import unknown_name
 from fl_core.base.types import Tensors
-from orchestrator.audit.calibration import Calibration, Expected
+from orchestrator.audit.calibration import Calibration
+from orchestrator.audit.prediction import Expected
 
 GAIN = 1.0
 """In dB above the mean public image: an attack that gains no more is at the level of the prior."""
@@ -36,7 +37,10 @@ class Family:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One strength: what the adaptive attack reaches on simulated clients, and what is expected of this update."""
+    """One strength: what the adaptive attack reaches on simulated clients, and what is expected of this update.
+
+    `expected` is the mean over the update's images.
+    """
 
     strength: float
     expected: Expected

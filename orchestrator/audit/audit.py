@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from attack_core.attacks.registry import AnyAttack
+from attack_core.base.types import Reconstruction
 from defenses.chain import AnyDefense
 from defenses.mechanism.noise import NoiseOnly
+from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed
 from fl_core.base.types import Tensors
 from fl_core.federation.client import LocalTraining
 from orchestrator.audit.against import Critical, Measured, chosen_families, gain_of, search
-from orchestrator.audit.calibration import Calibration, Expected, Setting, calibrate, scored
+from orchestrator.audit.calibration import Calibration, Setting, calibrate, scored
 from orchestrator.audit.facts import (
     Fact,
     batch_norm_fact,
@@ -25,16 +27,18 @@ from orchestrator.audit.facts import (
     training_facts,
 )
 from orchestrator.audit.pictures import PictureSet
+from orchestrator.audit.prediction import Expected
+from orchestrator.audit.progress import Say, counting
+from orchestrator.audit.seen import Seen, seen_of
 from orchestrator.audit.utility import accuracy_after
 from orchestrator.library.count import Counted, count_images
 from orchestrator.library.images import ImageSpec
-from orchestrator.library.invert import Case, Found, case_at, found_of
+from orchestrator.library.invert import Case, Found, case_at, found_of, named_attack
 from orchestrator.library.known import Known
 from orchestrator.library.network import Subject, subject
 from orchestrator.library.simulate import released, with_tensors
 from orchestrator.library.updates import Numbers, Update, checked
 
-Progress = Callable[[str], None]
 Sent = Update | dict[str, Tensor]
 """A weight update, or a gradient by parameter name."""
 
@@ -45,7 +49,8 @@ class Question:
 
     `public` calibrates; `truth` are the images behind the signal, where somebody has them: they are compared and used
     for nothing else. `against` names defenses to try on this very signal. `clients` are simulated for each prediction,
-    fewer (`fewer`) for each strength of a defense.
+    fewer (`fewer`) for each strength of a defense. `effort`, in (0, 1], is the share of the attack's iterations that
+    every run of it takes, on what was sent and on simulated clients alike: only so do these say what that one reached.
     """
 
     model: nn.Module
@@ -59,22 +64,39 @@ class Question:
     attack: str | AnyAttack = "auto"
     clients: int = 19
     fewer: int = 6
+    effort: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.effort <= 1:
+            raise InputError(f"effort = {self.effort!r}: must be more than 0 and at most 1.")
+
+    @property
+    def shortened(self) -> AnyAttack:
+        """The attack at the audit's effort."""
+        return named_attack(self.attack).shortened(self.effort)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What an audit found: images, how good they are expected to be, what that rests on, and what would stop it.
 
-    `psnr` holds a value for each true image, in dB, where the truth is known.
+    `expected` holds a prediction for each image of `found`, `psnr` a value for each true image, in dB, where the truth
+    is known.
     """
 
     found: Found
-    expected: Expected
+    expected: tuple[Expected, ...]
     calibration: Calibration
     facts: tuple[Fact, ...]
     strengths: tuple[Critical, ...]
     psnr: tuple[float, ...] | None
+    effort: float
+
+    @property
+    def overall(self) -> Expected:
+        """The means of the images' predictions and of their intervals' ends."""
+        return Expected.mean(self.expected)
 
     @property
     def contradictions(self) -> tuple[str, ...]:
@@ -84,21 +106,21 @@ class Answer:
         )
 
 
-def run_audit(question: Question, say: Progress) -> Answer:
+def run_audit(question: Question, say: Say) -> Answer:
     """Answer a question; `say` gets a line for each step. Raises `InputError` for wrong input."""
     network = subject(question.model, question.image, question.classes)
     network, sent = _named(question, network)
     counted = count_images(network.model, network.state, _tensors(sent), question.image.shape)
     known = _completed(question, sent, counted)
     say(f"signal: {counted.why}")
-    case = case_at(network, sent, attack=question.attack, known=known)
+    case = case_at(network, sent, attack=question.shortened, known=known)
     say(f"attacking with {case.attack.kind}: {case.observation.examples} images")
     answer = case.run(derive_seed("audit", question.seed))
     found = found_of(case, answer)
     setting = _setting(network, sent, known, case)
     say(f"calibrating on {question.clients} simulated clients that hold {question.public.source}")
     calibration = calibrate(
-        setting, question.public, clients=question.clients, seed=question.seed, progress=_counting(say)
+        setting, question.public, clients=question.clients, seed=question.seed, progress=counting(say)
     )
     facts = _facts(question, sent, counted, case, found)
     strengths = tuple(
@@ -108,12 +130,21 @@ def run_audit(question: Question, say: Progress) -> Answer:
     truth = None if question.truth is None else question.image.check(question.truth, "the truth")
     return Answer(
         found=found,
-        expected=calibration.expected(answer.outcome, answer.loss),
+        expected=calibration.expected(_seen(answer, case)),
         calibration=calibration,
         facts=facts,
         strengths=strengths,
         psnr=None if truth is None else tuple(scored(answer.images, truth)),
+        effort=question.effort,
     )
+
+
+def _seen(answer: Reconstruction, case: Case) -> list[Seen]:
+    """What is seen of an answer; an audit has public pictures, so there is a mean one."""
+    mean = case.observation.public_mean
+    if mean is None:
+        raise AssertionError("an audit's attacker knows public pictures")
+    return seen_of(answer, mean[None])
 
 
 def _named(question: Question, network: Subject) -> tuple[Subject, Sent]:
@@ -194,7 +225,7 @@ def _facts(question: Question, sent: Sent, counted: Counted, case: Case, found: 
 
 
 def _measuring(
-    question: Question, network: Subject, sent: Sent, known: Known, name: str, say: Progress
+    question: Question, network: Subject, sent: Sent, known: Known, name: str, say: Say
 ) -> Callable[[AnyDefense, float], Measured]:
     """How one strength is measured: on this signal under the defense, and on simulated clients under it."""
 
@@ -207,13 +238,15 @@ def _measuring(
         seed = derive_seed("against", question.seed)
         sent_up = released(sent, [defense], seed=seed)
         weaker = with_tensors(sent, sent_up.tensors)
-        case = case_at(network, weaker, attack=question.attack, known=own)
+        case = case_at(network, weaker, attack=question.shortened, known=own)
         answer = case.run(derive_seed("audit", question.seed))
         setting = _setting(network, weaker, own, case)
-        calibration = calibrate(setting, question.public, clients=question.fewer, seed=question.seed)
+        calibration = calibrate(
+            setting, question.public, clients=question.fewer, seed=question.seed, progress=counting(say)
+        )
         return Measured(
             strength=strength,
-            expected=calibration.expected(answer.outcome, answer.loss),
+            expected=Expected.mean(calibration.expected(_seen(answer, case))),
             mean=calibration.mean,
             gain=gain_of(calibration),
             bytes_up=sent_up.bytes_up or sum(4 * value.numel() for value in sent_up.tensors.values()),
@@ -221,11 +254,3 @@ def _measuring(
         )
 
     return measure
-
-
-def _counting(say: Progress) -> Callable[[int, int], None]:
-    def count(done: int, planned: int) -> None:
-        if done == planned or done % 5 == 0:
-            say(f"  {done} of {planned}")
-
-    return count

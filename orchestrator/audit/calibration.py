@@ -1,19 +1,16 @@
 """How good a reconstruction is without the truth: what the same attack reaches on simulated clients.
 
 The simulated clients use the same network at the same weights, as many images and steps, the same noise and defenses.
-Their reconstructions' PSNR, related to what an attacker sees (the loss that the answer leaves), predict that of the
-answer in question. The interval is a conformal one (Vovk et al. 2005; Lei et al. 2018, arXiv:1604.04173): it covers as
-promised where the images in question are drawn as the public ones are.
+What an attacker sees of their answers, and the PSNR that they reached, predict that of the answer in question
+(`orchestrator.audit.prediction`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from scipy.stats import kendalltau, theilslopes
 from torch import Tensor
 
 from attack_core.attacks.registry import AnyAttack
@@ -23,26 +20,12 @@ from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed, generator
 from fl_core.federation.client import LocalTraining
 from orchestrator.audit.pictures import PictureSet
+from orchestrator.audit.prediction import EXACT, Expected, Simulated, predict
+from orchestrator.audit.seen import Seen, seen_of
 from orchestrator.library.invert import case_at
 from orchestrator.library.known import Known
 from orchestrator.library.network import Subject
 from orchestrator.library.simulate import client_signal
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationLimits:
-    """How predictions are made."""
-
-    level: float = 0.9
-    """The share of answers whose PSNR the interval is meant to hold."""
-    related: float = 0.05
-    """The loss is used where it is related to PSNR at this level of significance (Kendall's tau), else PSNR alone."""
-    least: int = 5
-    """So many simulated answers of the same outcome are needed to leave the others out."""
-
-
-CALIBRATION_LIMITS = CalibrationLimits()
-"""The limits in force."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,28 +37,6 @@ class Setting:
     known: Known
     examples: int
     local: LocalTraining | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Simulated:
-    """One simulated image: the client's number, what came out, the loss of the client's answer, and the PSNR in dB."""
-
-    client: int
-    outcome: str
-    loss: float
-    psnr: float
-    prior: float
-    """The PSNR of the mean public image."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Expected:
-    """A prediction of PSNR in dB, and an interval that holds the PSNR with probability `level`."""
-
-    psnr: float
-    low: float
-    high: float
-    level: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,20 +57,12 @@ class Calibration:
 
     @property
     def mean(self) -> float:
-        """What the attack reaches, in dB, on average."""
-        return sum(each.psnr for each in self.simulated) / len(self.simulated)
+        """What the attack reaches, in dB, on average; `EXACT` counts for all that is better."""
+        return sum(min(each.psnr, EXACT) for each in self.simulated) / len(self.simulated)
 
-    def expected(self, outcome: str, loss: float, limits: CalibrationLimits = CALIBRATION_LIMITS) -> Expected:
-        """The PSNR of an answer's images, by its outcome and its loss."""
-        same = [each for each in self.simulated if each.outcome == outcome]
-        if len(same) < limits.least:
-            same = list(self.simulated)
-        sizes, values = [_size(each.loss) for each in same], [each.psnr for each in same]
-        slope = _slope(sizes, values, limits)
-        leftover = sorted(value - slope * size for value, size in zip(values, sizes, strict=True))
-        middle, low, high, level = _quantiles(leftover, limits.level)
-        at = slope * min(max(_size(loss), min(sizes)), max(sizes))
-        return Expected(psnr=middle + at, low=low + at, high=high + at, level=level)
+    def expected(self, seen: Sequence[Seen]) -> tuple[Expected, ...]:
+        """The PSNR of each image of an answer, by what is seen of it."""
+        return tuple(predict(self.simulated, seen))
 
 
 def calibrate(
@@ -125,26 +78,10 @@ def calibrate(
     Clients' pictures are drawn without replacement while there are enough. Those without classes get random ones. The
     mean image that an attack starts from is that of the other pictures. Raises `InputError` for too few pictures.
     """
-    images, count = setting.network.image.check(public.images, "public images"), setting.examples
-    if len(images) < count + 1:
-        raise InputError(
-            f"{public.source}: {count} images behind the signal need {count + 1} public ones to calibrate with."
-        )
+    images = setting.network.image.check(public.images, "public images")
     found: list[Simulated] = []
-    order = torch.randperm(len(images), generator=generator("audit order", seed))
     for client in range(clients):
-        draws = generator("audit", seed, client)
-        chosen = order.roll(-client * count)[:count] if len(images) > count else order[:count]
-        rest = torch.ones(len(images), dtype=torch.bool).index_fill(0, chosen, False)
-        labels = _labels(public, chosen, setting.network.classes, draws)
-        mean = images[rest].mean(0, keepdim=True)
-        for answer, prior in _attacked(
-            setting, images[chosen], labels, mean, seed=derive_seed("audit", seed, client)
-        ):
-            found += [
-                Simulated(client=client, outcome=answer.outcome, loss=answer.loss, psnr=value, prior=level)
-                for value, level in zip(scored(answer.images, images[chosen]), prior, strict=True)
-            ]
+        found += simulated_client(setting, public, images, client=client, seed=seed)
         if progress:
             progress(client + 1, clients)
     if not found:
@@ -154,19 +91,52 @@ def calibrate(
     return Calibration(simulated=tuple(found))
 
 
+def simulated_client(
+    setting: Setting, public: PictureSet, images: Tensor, *, client: int, seed: int
+) -> list[Simulated]:
+    """What the attack reaches on one simulated client, by image; nothing where it failed.
+
+    `images` are the public ones (N, C, H, W) in [-1, 1].
+    """
+    count = setting.examples
+    if len(images) < count + 1:
+        raise InputError(
+            f"{public.source}: {count} images behind the signal need {count + 1} public ones to calibrate with."
+        )
+    order = torch.randperm(len(images), generator=generator("audit order", seed))
+    chosen = order.roll(-client * count)[:count]
+    rest = torch.ones(len(images), dtype=torch.bool).index_fill(0, chosen, False)
+    labels = _labels(public, chosen, setting.network.classes, generator("audit", seed, client))
+    mean = images[rest].mean(0, keepdim=True)
+    answer = _attacked(setting, images[chosen], labels, mean, seed=derive_seed("audit", seed, client))
+    return [] if answer is None else beside_truth(answer, images[chosen], mean, client=client)
+
+
+def beside_truth(answer: Reconstruction, truth: Tensor, mean: Tensor, *, client: int) -> list[Simulated]:
+    """What is seen of a client's answer, and its PSNR; `truth` (N, C, H, W) and `mean` (1, C, H, W) in [-1, 1]."""
+    pairs, seen = _pairs(answer.images, truth), seen_of(answer, mean)
+    reached, prior = scored(answer.images, truth), scored(mean.expand(len(truth), -1, -1, -1), truth)
+    return [
+        Simulated(client=client, seen=seen[j], psnr=value, prior=prior[i])
+        for (i, j), value in zip(pairs, reached, strict=True)
+    ]
+
+
 def scored(images: Tensor, truth: Tensor) -> list[float]:
     """PSNR in dB of each true image (N, C, H, W), all in [-1, 1], beside the reconstruction that stands for it."""
-    chosen = assign(images.cpu(), truth.cpu())
-    values = [
-        psnr(images[j : j + 1].cpu(), truth[i : i + 1].cpu()) for i, j in enumerate(chosen) if j is not None
-    ]
+    values = [psnr(images[j : j + 1].cpu(), truth[i : i + 1].cpu()) for i, j in _pairs(images, truth)]
     return [min(float(value), EXACT_DB) for value in values]
+
+
+def _pairs(images: Tensor, truth: Tensor) -> list[tuple[int, int]]:
+    """The number of each true image with that of the reconstruction that stands for it."""
+    return [(i, j) for i, j in enumerate(assign(images.cpu(), truth.cpu())) if j is not None]
 
 
 def _attacked(
     setting: Setting, images: Tensor, labels: Tensor, mean: Tensor, *, seed: int
-) -> list[tuple[Reconstruction, list[float]]]:
-    """The attack's answer on one simulated client, and what the mean image reaches; nothing where it failed."""
+) -> Reconstruction | None:
+    """The attack's answer on one simulated client; None where it failed."""
     sent = client_signal(
         setting.network,
         images,
@@ -177,44 +147,13 @@ def _attacked(
     )
     told = None if setting.known.labels is None else labels.tolist()
     known = replace(setting.known, examples=setting.examples, public=(mean + 1) / 2, labels=told)
-    case = case_at(setting.network, sent, attack=setting.attack, known=known)
     try:
-        answer = case.run(seed)
+        return case_at(setting.network, sent, attack=setting.attack, known=known).run(seed)
     except AttackFailed:
-        return []
-    return [(answer, scored(mean.expand(len(answer.images), -1, -1, -1), images))]
+        return None
 
 
 def _labels(public: PictureSet, chosen: Tensor, classes: int, draws: torch.Generator) -> Tensor:
     if public.labels is not None and len(public.classes) == classes:
         return public.labels[chosen]
     return torch.randint(classes, (len(chosen),), generator=draws)
-
-
-def _size(loss: float) -> float:
-    """The loss as it is related to PSNR: in tens of decibels."""
-    return 10.0 * math.log10(max(loss, 1e-15)) if math.isfinite(loss) else 0.0
-
-
-def _slope(sizes: Sequence[float], values: Sequence[float], limits: CalibrationLimits) -> float:
-    """How PSNR falls with the loss; 0 where they are not related."""
-    if len(set(sizes)) < limits.least or len(set(values)) < 2:
-        return 0.0
-    tau = kendalltau(sizes, values)
-    if not tau.pvalue < limits.related or tau.statistic >= 0:
-        return 0.0
-    return min(0.0, float(theilslopes(values, sizes)[0]))
-
-
-def _quantiles(values: Sequence[float], level: float) -> tuple[float, float, float, float]:
-    """Median, the ends of an interval for one more value of the same kind, and the probability that it holds that.
-
-    The probability is `level`. With too few values for that the interval is their whole range, which holds one more
-    with probability (n - 1) / (n + 1).
-    """
-    count = len(values)
-    outside = (1.0 - level) / 2.0 * (count + 1)
-    rank = max(1, math.floor(outside))
-    middle = (values[(count - 1) // 2] + values[count // 2]) / 2.0
-    held = min(level, (count - 1) / (count + 1))
-    return middle, values[rank - 1], values[count - rank], held

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from orchestrator.audit.against import GAIN, Critical, Measured
 from orchestrator.audit.audit import Answer
+from orchestrator.audit.prediction import EXACT
 from orchestrator.io.files import write_atomically
 
 PAGE = "audit.html"
@@ -34,16 +35,35 @@ def verdict(answer: Answer) -> str:
         return (
             f"This signal gave nothing away to this attack: its answer for {many} is what was known before."
         )
-    gain = answer.expected.psnr - answer.calibration.prior
-    level = f"{answer.expected.psnr:.1f} dB expected, {gain:+.1f} dB beside the mean public image"
-    if answer.expected.low - answer.calibration.prior > GAIN:
-        how = "almost exactly" if answer.expected.psnr >= 2 * _RECOGNISED else "in part"
+    expected, each = answer.overall, " on average" if count > 1 else ""
+    gain = expected.psnr - answer.calibration.prior
+    level = f"{decibels(expected.psnr)} dB expected{each}, {gain:+.1f} dB beside the mean public image"
+    if expected.low - answer.calibration.prior > GAIN:
+        how = "almost exactly" if expected.psnr >= 2 * _RECOGNISED else "in part"
         return f"The images behind this signal can be reconstructed {how}: {many}, {level}."
     if gain <= GAIN:
         return (
             f"The attack learned little or nothing that a mean public image does not show: {many}, {level}."
         )
     return f"The images may have been reconstructed in part, and the signal does not tell how far: {many}, {level}."
+
+
+def decibels(value: float) -> str:
+    """A number of decibels as it is read; those from `EXACT` on are one."""
+    return f"{value:.1f}" if value < EXACT else f">= {EXACT:.0f}"
+
+
+def rests(answer: Answer) -> str:
+    """What the prediction comes from."""
+    clients, alike = answer.calibration.clients, answer.overall.alike
+    if alike is None:
+        return (
+            f"Too few of {clients} simulated clients' attacks ended as this one did ({answer.found.outcome}): the "
+            "interval is the range of all that they and the mean public image reached."
+        )
+    if alike < clients:
+        return f"The prediction comes from {alike} of {clients} simulated clients, whose attacks ended as this one did."
+    return f"The prediction comes from the same attack on {clients} simulated clients."
 
 
 def write_page(folder: Path, answer: Answer, *, title: str, command: str) -> Path:
@@ -64,7 +84,9 @@ def write_page(folder: Path, answer: Answer, *, title: str, command: str) -> Pat
             labels=answer.found.labels.tolist(),
             psnr=answer.psnr,
             answer=answer,
-            level=f"{answer.expected.level:.0%}",
+            level=f"{answer.overall.level:.0%}",
+            rests=rests(answer),
+            decibels=decibels,
             gain=GAIN,
             strengths=[_rows(critical) for critical in answer.strengths],
             command=command,
@@ -76,7 +98,6 @@ def write_page(folder: Path, answer: Answer, *, title: str, command: str) -> Pat
 
 def figures(answer: Answer) -> dict[str, Any]:
     """The figures of an audit as plain data."""
-    expected = answer.expected
     return {
         "verdict": verdict(answer),
         "outcome": answer.found.outcome,
@@ -84,8 +105,12 @@ def figures(answer: Answer) -> dict[str, Any]:
         "notes": list(answer.found.notes),
         "loss": answer.found.loss,
         "labels": answer.found.labels.tolist(),
-        "expected_psnr": {"psnr": expected.psnr, "low": expected.low, "high": expected.high},
-        "interval": expected.level,
+        "expected_psnr": [
+            {"psnr": each.psnr, "low": each.low, "high": each.high} for each in answer.expected
+        ],
+        "interval": answer.overall.level,
+        "alike": answer.overall.alike,
+        "effort": answer.effort,
         "simulated_clients": answer.calibration.clients,
         "mean_image_psnr": answer.calibration.prior,
         "psnr": None if answer.psnr is None else list(answer.psnr),
@@ -149,12 +174,14 @@ def _environment() -> Environment:
 
 def lines(answer: Answer) -> Sequence[str]:
     """What the terminal says."""
-    e = answer.expected
-    found = [
-        verdict(answer),
-        f"expected PSNR {e.psnr:.1f} dB, {e.level:.0%} interval [{e.low:.1f}, {e.high:.1f}], from "
-        f"{answer.calibration.clients} simulated clients; mean public image {answer.calibration.prior:.1f} dB",
-    ]
+    found = [verdict(answer)]
+    for i, e in enumerate(answer.expected[:_SHOWN], start=1):
+        image = f"image {i}: " if len(answer.expected) > 1 else ""
+        found.append(
+            f"{image}expected PSNR {decibels(e.psnr)} dB, {e.level:.0%} interval "
+            f"[{decibels(e.low)}, {decibels(e.high)}]"
+        )
+    found.append(f"{rests(answer)} The mean public image reaches {answer.calibration.prior:.1f} dB.")
     if answer.psnr is not None:
         found.append(f"PSNR with the truth: {', '.join(f'{value:.1f}' for value in answer.psnr)} dB")
     found += [f"contradiction: {text}" for text in answer.contradictions]

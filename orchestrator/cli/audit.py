@@ -60,6 +60,9 @@ def audit(
     ] = None,
     attack: Annotated[str, typer.Option(help="The attack, by name.")] = "auto",
     clients: Annotated[int, typer.Option(help="Simulated clients behind the prediction.", min=2)] = 19,
+    effort: Annotated[
+        float, typer.Option(help="The share of the attack's iterations that each of its runs takes.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Fixes everything random.")] = 0,
 ) -> None:
     """Say what a client's update or gradient gives away, and what would stop it; needs no truth."""
@@ -79,6 +82,7 @@ def audit(
         against=tuple(name for entry in against or () for name in entry.replace(",", " ").split()),
         attack=attack,
         clients=clients,
+        effort=effort,
         seed=seed,
     )
     answer = run_audit(question, lambda text: console.print(text, soft_wrap=True, markup=False))

@@ -105,12 +105,13 @@ def case_at(
     network: Subject, sent: Numbers | Update, *, attack: str | AnyAttack = "auto", known: Known | None = None
 ) -> Case:
     """What `invert` runs, for a network that has been prepared; see there."""
-    chosen = _attack(attack)
+    chosen = named_attack(attack)
     observation, notes = _observation(network, sent, known or Known())
     return Case(subject=network, observation=observation, attack=chosen, notes=tuple(notes))
 
 
-def _attack(attack: str | AnyAttack) -> AnyAttack:
+def named_attack(attack: str | AnyAttack) -> AnyAttack:
+    """The attack of a name of `NAMED`, or `attack` itself; raises `InputError` for another name."""
     if not isinstance(attack, str):
         return attack
     if attack not in NAMED:

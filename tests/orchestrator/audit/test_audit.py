@@ -18,8 +18,9 @@ from defenses.mechanism.noise import NoiseOnly
 from fl_core.base.errors import InputError
 from fl_core.federation.client import LocalTraining
 from orchestrator.audit.audit import Answer, Question, run_audit
-from orchestrator.audit.page import PAGE, figures, verdict, write_page
+from orchestrator.audit.page import PAGE, figures, lines, verdict, write_page
 from orchestrator.audit.pictures import PictureSet, read_folder
+from orchestrator.audit.prediction import EXACT
 from orchestrator.library.files import save_update
 from orchestrator.library.known import Known
 from orchestrator.library.simulate import defend, observe
@@ -74,8 +75,8 @@ def test_an_exact_answer_is_expected_to_be_exact() -> None:
     answer = _audit(_update(), known=Known(lr=0.1), truth=pictures(1))
     assert answer.psnr is not None
     assert answer.psnr[0] > 50
-    assert answer.expected.psnr > 50
-    assert answer.expected.low > answer.calibration.prior + 20
+    assert answer.overall.psnr > 50
+    assert answer.overall.low > answer.calibration.prior + 20
     assert "almost exactly" in verdict(answer)
     assert not answer.contradictions
     images = _fact(answer, "images")
@@ -122,7 +123,7 @@ def test_noise_is_measured_and_simulated() -> None:
     answer = _audit(noisy, known=Known(lr=0.1))
     noise = _fact(answer, "noise")
     assert float(noise.value.split()[1]) == pytest.approx(0.05 * size, rel=0.1)
-    assert answer.expected.psnr < 50
+    assert answer.overall.psnr < 50
 
 
 def test_a_defense_is_searched_until_it_holds() -> None:
@@ -134,6 +135,43 @@ def test_a_defense_is_searched_until_it_holds() -> None:
     assert noise.strength.gain <= 1.0
     assert noise.measured[0].gain > 10
     assert noise.measured[0].bytes_up == 4 * sum(value.numel() for value in network().parameters())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_each_image_is_predicted(count: int) -> None:
+    answer = _audit(_update(count), known=Known(lr=0.1), truth=pictures(count), attack=_quick())
+    assert answer.psnr is not None
+    assert len(answer.expected) == len(answer.psnr) == count
+    said = [text for text in lines(answer) if "expected PSNR" in text]
+    assert len(said) == count
+
+
+def test_what_is_exact_is_said_to_be_more() -> None:
+    answer = _audit(_update(), known=Known(lr=0.1))
+    assert answer.overall.psnr == EXACT
+    assert ">= 60 dB expected" in verdict(answer)
+    assert figures(answer)["expected_psnr"] == [{"psnr": EXACT, "low": EXACT, "high": EXACT}]
+
+
+def test_effort_shortens_the_attack_here_and_on_simulated_clients() -> None:
+    sent = gradient(network(), pictures(1), torch.tensor([1]))
+    loop = Matching(iterations=40, early_stop=None)
+    question = Question(
+        model=network(),
+        sent=sent,
+        image=SPEC,
+        classes=CLASSES,
+        known=Known(),
+        public=_public(),
+        attack=loop,
+        effort=0.5,
+    )
+    assert question.shortened == Matching(iterations=20)
+    short = _audit(sent, attack=loop, effort=0.5, clients=2)
+    same = _audit(sent, attack=Matching(iterations=20), clients=2)
+    assert torch.equal(short.found.images, same.found.images)
+    assert short.calibration == same.calibration
+    assert figures(short)["effort"] == 0.5
 
 
 def test_the_page_holds_what_was_found(tmp_path: Path) -> None:
@@ -201,6 +239,8 @@ def test_the_command_writes_a_page(
         (("--update", "before.pt"), "Give one of --after"),
         (("--lr", "-1"), "Known.lr = -1.0"),
         (("--truth", "net.py"), "is no folder of images"),
+        (("--effort", "0"), "effort = 0.0: must be more than 0"),
+        (("--effort", "2"), "effort = 2.0: must be more than 0 and at most 1"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(
