@@ -39,6 +39,10 @@ class CalibrationLimits:
     """The loss is used where it is related to PSNR at this level of significance (Kendall's tau), else PSNR alone."""
     least: int = 5
     """So many simulated answers of the same outcome are needed to leave the others out."""
+    unlike: float = 10.0
+    """An answer that leaves more than so many times what any simulated one of its outcome leaves is unlike them."""
+    explains: float = 0.01
+    """A loss up to this is never unlike: that is what rounding and a stop of the search leave."""
 
 
 CALIBRATION_LIMITS = CalibrationLimits()
@@ -98,6 +102,25 @@ class Calibration:
     def mean(self) -> float:
         """What the attack reaches, in dB, on average."""
         return sum(each.psnr for each in self.simulated) / len(self.simulated)
+
+    def unlike(self, outcome: str, loss: float, limits: CalibrationLimits = CALIBRATION_LIMITS) -> str:
+        """Why the simulated answers say nothing of an answer with this outcome and loss; empty where they do."""
+        same = [each.loss for each in self.simulated if each.outcome == outcome]
+        if not same:
+            seen = ", ".join(sorted({each.outcome for each in self.simulated}))
+            return (
+                f"the answer is of the kind {outcome!r}, those of all {self.clients} simulated clients are {seen}: the "
+                "facts do not describe this signal"
+            )
+        finite = [value for value in same if math.isfinite(value)]
+        if not finite or not math.isfinite(loss):
+            return ""
+        if loss <= max(limits.explains, limits.unlike * max(finite)):
+            return ""
+        return (
+            f"the answer leaves {loss:.2g} of the signal unexplained, those of simulated clients at most "
+            f"{max(finite):.2g}: the facts do not describe this signal"
+        )
 
     def expected(self, outcome: str, loss: float, limits: CalibrationLimits = CALIBRATION_LIMITS) -> Expected:
         """The PSNR of an answer's images, by its outcome and its loss."""

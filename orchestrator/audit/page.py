@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def verdict(answer: Answer) -> str:
     """The answer in a sentence."""
     count, found = len(answer.found.images), answer.found
     many = f"{count} image{'s' if count > 1 else ''}"
+    if answer.expected is None:
+        return f"What {many} behind this signal look like cannot be said: {answer.unlike}."
     if found.outcome == "prior":
         return (
             f"This signal gave nothing away to this attack: its answer for {many} is what was known before."
@@ -64,7 +67,7 @@ def write_page(folder: Path, answer: Answer, *, title: str, command: str) -> Pat
             labels=answer.found.labels.tolist(),
             psnr=answer.psnr,
             answer=answer,
-            level=f"{answer.expected.level:.0%}",
+            level=f"{answer.expected.level:.0%}" if answer.expected else "",
             gain=GAIN,
             strengths=[_rows(critical) for critical in answer.strengths],
             command=command,
@@ -82,10 +85,13 @@ def figures(answer: Answer) -> dict[str, Any]:
         "outcome": answer.found.outcome,
         "method": answer.found.method,
         "notes": list(answer.found.notes),
-        "loss": answer.found.loss,
+        "loss": answer.found.loss if math.isfinite(answer.found.loss) else None,
         "labels": answer.found.labels.tolist(),
-        "expected_psnr": {"psnr": expected.psnr, "low": expected.low, "high": expected.high},
-        "interval": expected.level,
+        "expected_psnr": None
+        if expected is None
+        else {"psnr": expected.psnr, "low": expected.low, "high": expected.high},
+        "interval": None if expected is None else expected.level,
+        "unlike": answer.unlike,
         "simulated_clients": answer.calibration.clients,
         "mean_image_psnr": answer.calibration.prior,
         "psnr": None if answer.psnr is None else list(answer.psnr),
@@ -149,12 +155,12 @@ def _environment() -> Environment:
 
 def lines(answer: Answer) -> Sequence[str]:
     """What the terminal says."""
-    e = answer.expected
-    found = [
-        verdict(answer),
-        f"expected PSNR {e.psnr:.1f} dB, {e.level:.0%} interval [{e.low:.1f}, {e.high:.1f}], from "
-        f"{answer.calibration.clients} simulated clients; mean public image {answer.calibration.prior:.1f} dB",
-    ]
+    e, found = answer.expected, [verdict(answer)]
+    if e is not None:
+        found.append(
+            f"expected PSNR {e.psnr:.1f} dB, {e.level:.0%} interval [{e.low:.1f}, {e.high:.1f}], from "
+            f"{answer.calibration.clients} simulated clients; mean public image {answer.calibration.prior:.1f} dB"
+        )
     if answer.psnr is not None:
         found.append(f"PSNR with the truth: {', '.join(f'{value:.1f}' for value in answer.psnr)} dB")
     found += [f"contradiction: {text}" for text in answer.contradictions]
