@@ -7,10 +7,9 @@ import warnings
 from pathlib import Path
 
 import torch
+from network import LR, arguments, make, pictures
 from opacus import PrivacyEngine
 from torch.utils.data import DataLoader, TensorDataset
-
-from network import LR, arguments, make, pictures
 from update_file import save_update
 
 

@@ -6,7 +6,6 @@ python pytorch_loop.py PICTURES OUT
 from pathlib import Path
 
 import torch
-
 from network import LR, arguments, make, pictures
 from update_file import save_update
 

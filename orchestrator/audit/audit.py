@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from attack_core.attacks.auto import Auto
 from attack_core.attacks.registry import AnyAttack
-from attack_core.base.types import Reconstruction
+from attack_core.base.types import AttackFailed, Reconstruction
 from defenses.chain import AnyDefense
 from defenses.mechanism.noise import NoiseOnly
+from fl_core.base.errors import InputError, first_line
 from fl_core.base.rng import derive_seed
 from fl_core.base.types import Tensors
 from fl_core.federation.client import LocalTraining
@@ -47,6 +48,9 @@ from orchestrator.library.updates import Numbers, Update, checked
 Progress = Callable[[str], None]
 Sent = Update | dict[str, Tensor]
 """A weight update, or a gradient by parameter name."""
+
+MOST_STEPS = 10_000
+"""More local steps are not simulated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +103,7 @@ class Answer:
 def run_audit(question: Question, say: Progress) -> Answer:
     """Answer a question; `say` gets a line for each step. Raises `InputError` for wrong input."""
     network = subject(question.model, question.image, question.classes)
-    network, sent = _named(question, network)
+    network, sent = _named(question, network, say)
     stored = sent.stored if isinstance(sent, Update) else torch.float32
     counted = count_images(network.model, network.state, _tensors(sent), question.image.shape, stored=stored)
     attack = _Attack(network=network, sent=sent, attack=question.attack, seed=question.seed)
@@ -114,6 +118,7 @@ def run_audit(question: Question, say: Progress) -> Answer:
             examples=1, why="numbers that lost their sizes have a rank of their own", certain=False
         )
     known = _completed(question, network, sent, counted, optimizer)
+    _check_size(question, known)
     say(f"signal: {counted.why}")
     case, answer = attack(known, say)
     explanation = None
@@ -181,7 +186,16 @@ class _Attack:
     def __call__(self, known: Known, say: Progress) -> tuple[Case, Reconstruction]:
         case = case_at(self.network, self.sent, attack=self.attack, known=known)
         say(f"attacking with {case.attack.kind}: {case.observation.examples} images")
-        return case, case.run(derive_seed("audit", self.seed))
+        return case, self._run(case)
+
+    def _run(self, case: Case) -> Reconstruction:
+        try:
+            return case.run(derive_seed("audit", self.seed))
+        except AttackFailed as error:
+            raise InputError(
+                f"The attack ended in numbers that are not finite ({first_line(error)}): look at the learning rate "
+                f"({case.observation.lr:g}) and at the size of the update."
+            ) from error
 
     def short(self, known: Known) -> Explanation | None:
         """How what the analytic part of `auto` finds explains the update; None where that cannot be said."""
@@ -190,23 +204,41 @@ class _Attack:
             return None
         once = replace(case.attack, fallback=replace(case.attack.fallback, iterations=1))
         case = replace(case, attack=once)
-        return explained(case, case.run(derive_seed("audit", self.seed)), lr_known=known.lr is not None)
+        return explained(case, self._run(case), lr_known=known.lr is not None)
 
 
-def _named(question: Question, network: Subject) -> tuple[Subject, Sent]:
+def _named(question: Question, network: Subject, say: Progress) -> tuple[Subject, Sent]:
     """The network at the weights that the signal is of, and the signal by parameter name."""
     sent = question.sent
     if isinstance(sent, Update):
         update, state = sent.at(network.state)
+        for note in update.notes:
+            say(note)
         return replace(network, state=state), replace(
             update, tensors=checked(update.tensors, state, "the update").tensors
         )
     found = checked(sent, network.state, "the gradient")
+    for note in found.notes:
+        say(note)
     return replace(network, notes=(*network.notes, *found.notes)), found.tensors
 
 
 def _tensors(sent: Sent) -> Tensors:
     return sent.tensors if isinstance(sent, Update) else sent
+
+
+def _check_size(question: Question, known: Known) -> None:
+    """Refuse what would be simulated for days, and what too few public images are there for."""
+    if (known.steps or 1) > MOST_STEPS:
+        raise InputError(
+            f"steps = {known.steps}: each simulated client takes as many; at most {MOST_STEPS:,}."
+        )
+    count = known.examples or 1
+    if len(question.public.images) <= count:
+        raise InputError(
+            f"{question.public.source}: {count} images behind the signal need {count + 1} public ones to calibrate "
+            "with."
+        )
 
 
 def _optimizer(question: Question, sent: Sent, counted: Counted) -> Optimizer | None:

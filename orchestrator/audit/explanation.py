@@ -144,9 +144,10 @@ class _Trial:
             own = self.moved(training)
             dot = sum(float((own[name] * wanted[name]).sum()) for name in own)
             square = sum(float(own[name].square().sum()) for name in own)
-            if not (dot > 0 and square > 0):
+            lr = training.lr * dot / square if square > 0 else 0.0
+            if not 0 < lr < math.inf:
                 break
-            training = replace(training, lr=training.lr * dot / square)
+            training = replace(training, lr=lr)
         return training
 
 

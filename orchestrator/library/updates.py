@@ -146,6 +146,8 @@ def _check_pair(before: Tensors, after: Tensors) -> None:
             raise InputError(
                 f"{name!r} has shape {tuple(value.shape)} after training and {tuple(before[name].shape)} before."
             )
+        if value.is_floating_point() != before[name].is_floating_point():
+            raise InputError(f"{name!r} is {value.dtype} after training and {before[name].dtype} before.")
         for side in (value, before[name]):
             if side.is_complex():
                 raise InputError(f"{name!r} is {side.dtype}; must be of real numbers.")
