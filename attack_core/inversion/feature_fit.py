@@ -60,9 +60,22 @@ class FeatureFit:
         return float(Features(self.read.shares.inputs).missed(prefix(images)))
 
     def no_better_than_prior(self, images: Tensor, prior: Tensor) -> bool:
-        """Whether `images` explain the first layer's gradient hardly better than `prior` does, both (B, 3, S, S)."""
+        """Whether `images` explain the first layer's gradient hardly better than `prior` does, both (B, 3, S, S).
+
+        Where no layer lies in front of the features, it is the features that they have to explain.
+        """
+        if self._first == f"{self.read.head.first}.weight":
+            return self.mismatch(images) > self.limits.most_left * self.mismatch(prior)
         left = [self._unexplained(each) for each in (images, prior)]
         return left[0] > self.limits.most_left * left[1]
+
+    @property
+    def _first(self) -> str:
+        """The first weight with a gradient."""
+        gradients = self.read.gradients
+        return next(
+            name for name in self.observation.state.parameters if _is_seen_weight(name, gradients[name])
+        )
 
     def _unexplained(self, images: Tensor) -> float:
         """The share of the energy of the first weight's gradient that images leave at the factor that fits best.
@@ -70,7 +83,7 @@ class FeatureFit:
         Taken at the errors that were read, so that neither labels nor what happens behind the features matter.
         """
         read, state = self.read, self.observation.state
-        first = next(name for name in state.parameters if _is_seen_weight(name, read.gradients[name]))
+        first = self._first
         weight = state.parameters[first].detach().clone().requires_grad_(True)
         moving = ModelState(parameters={**state.parameters, first: weight}, buffers=state.buffers)
         back = read.shares.errors @ state.parameters[f"{read.head.first}.weight"]

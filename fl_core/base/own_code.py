@@ -105,6 +105,9 @@ class OwnCode(Config):
             raise
         except InputError as error:
             raise OwnCodeFailed(f"{self.place}: {error}{_line(self, error)}") from error
+        except SystemExit as error:
+            # The end of the code is no end of ours, least of all one with exit code 0.
+            raise OwnCodeFailed(f"{self.place} ended the program {what}{_line(self, error)}") from error
         except Exception as error:
             if out_of_memory(error):
                 raise

@@ -21,6 +21,8 @@ from fl_core.base.errors import InputError, first_line
 
 _PARALLEL = "module."
 """What `DataParallel` puts before every name."""
+_INSIDE = ("state_dict", "model_state_dict", "model")
+"""Where checkpoints of training hold the weights: Lightning's, and the two usual names of those written by hand."""
 _KINDS = "fiub"
 """NumPy's kinds of numbers that a tensor can hold: floating, signed, unsigned, boolean."""
 
@@ -28,9 +30,19 @@ _KINDS = "fiub"
 def read_tensors(path: Path, *, where: str) -> dict[str, Tensor]:
     """Tensors by name, on the CPU: from `.safetensors`, from `.npz`, else from a state dict that `torch.save` wrote.
 
-    Nothing is unpickled but tensors. A dictionary with a `state_dict` in it is taken for that; `module.` before every
-    name, as `DataParallel` writes it, is left out. `where` is the setting that names the file, for messages. Raises
-    `InputError` for anything else.
+    `module.` before every name, as `DataParallel` writes it, is left out; all else is as in `stored_tensors`.
+    """
+    found = stored_tensors(path, where=where)
+    if all(name.startswith(_PARALLEL) for name in found):
+        return {name.removeprefix(_PARALLEL): value for name, value in found.items()}
+    return found
+
+
+def stored_tensors(path: Path, *, where: str) -> dict[str, Tensor]:
+    """Tensors by the names that the file has for them.
+
+    Nothing is unpickled but tensors. A dictionary with a `state_dict`, a `model_state_dict` or a `model` in it is taken
+    for that. `where` is the setting that names the file, for messages. Raises `InputError` for anything else.
     """
     held: object
     try:
@@ -55,8 +67,6 @@ def read_tensors(path: Path, *, where: str) -> dict[str, Tensor]:
     found = _named(held)
     if not found:
         raise InputError(f"{where}: {path} must hold tensors by name, such as model.state_dict().")
-    if all(name.startswith(_PARALLEL) for name in found):
-        return {name.removeprefix(_PARALLEL): value for name, value in found.items()}
     return found
 
 
@@ -64,9 +74,10 @@ def _named(held: object) -> dict[str, Tensor]:
     """The tensors by name in what a file held; {} where it holds anything else."""
     if not isinstance(held, Mapping):
         return {}
-    inner = held.get("state_dict")
-    if isinstance(inner, Mapping):
-        return _named(inner)
+    for name in _INSIDE:
+        inner = held.get(name)
+        if isinstance(inner, Mapping):
+            return _named(inner)
     found = {
         name: value for name, value in held.items() if isinstance(name, str) and isinstance(value, Tensor)
     }

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
+from attack_core.attacks.auto import Auto
 from attack_core.attacks.registry import AnyAttack
-from attack_core.base.types import Reconstruction
+from attack_core.base.types import AttackFailed, Reconstruction
 from defenses.chain import AnyDefense
 from defenses.mechanism.noise import NoiseOnly
-from fl_core.base.errors import InputError
+from fl_core.base.errors import InputError, first_line
 from fl_core.base.rng import derive_seed
 from fl_core.base.types import Tensors
 from fl_core.federation.client import LocalTraining
 from orchestrator.audit.against import Critical, Measured, chosen_families, gain_of, search
 from orchestrator.audit.calibration import Calibration, Setting, calibrate, scored
+from orchestrator.audit.explanation import EXPLANATION_LIMITS, Explanation, explained, in_words
 from orchestrator.audit.facts import (
     Fact,
     batch_norm_fact,
     batches_counted,
+    contradicted,
     counted_fact,
+    direction_fact,
     lr_contradiction,
     optimizer_fact,
+    precision_fact,
+    rounding_sigma,
+    size_fact,
     training_facts,
 )
+from orchestrator.audit.optimizer import Optimizer, SignSteps, seen_optimizer
 from orchestrator.audit.pictures import PictureSet
 from orchestrator.audit.prediction import Expected
 from orchestrator.audit.progress import Say, counting
@@ -41,6 +50,9 @@ from orchestrator.library.updates import Numbers, Update, checked
 
 Sent = Update | dict[str, Tensor]
 """A weight update, or a gradient by parameter name."""
+
+MOST_STEPS = 10_000
+"""More local steps are not simulated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +93,14 @@ class Question:
 class Answer:
     """What an audit found: images, how good they are expected to be, what that rests on, and what would stop it.
 
-    `expected` holds a prediction for each image of `found`, `psnr` a value for each true image, in dB, where the truth
-    is known.
+    `expected` holds a prediction for each image of `found`; it is empty where `unlike` says why none can be made:
+    simulated clients under these facts came out otherwise. `psnr` holds a value for each true image, in dB, where the
+    truth is known.
     """
 
     found: Found
     expected: tuple[Expected, ...]
+    unlike: str
     calibration: Calibration
     facts: tuple[Fact, ...]
     strengths: tuple[Critical, ...]
@@ -109,28 +123,44 @@ class Answer:
 def run_audit(question: Question, say: Say) -> Answer:
     """Answer a question; `say` gets a line for each step. Raises `InputError` for wrong input."""
     network = subject(question.model, question.image, question.classes)
-    network, sent = _named(question, network)
-    counted = count_images(network.model, network.state, _tensors(sent), question.image.shape)
-    known = _completed(question, sent, counted)
+    network, sent = _named(question, network, say)
+    stored = sent.stored if isinstance(sent, Update) else torch.float32
+    counted = count_images(network.model, network.state, _tensors(sent), question.image.shape, stored=stored)
+    attack = _Attack(network=network, sent=sent, attack=question.shortened, seed=question.seed)
+    optimizer = _optimizer(question, sent, counted)
+    if optimizer is not None and optimizer.kind == "adaptive":
+        as_sgd = attack.short(_completed(question, network, sent, counted, None))
+        # What SGD explains exactly is SGD's, however its sizes are.
+        if as_sgd is not None and (as_sgd.facts or as_sgd.left <= EXPLANATION_LIMITS.fits):
+            optimizer = None
+    if optimizer is not None and counted.examples > 1:
+        counted = Counted(
+            examples=1, why="numbers that lost their sizes have a rank of their own", certain=False
+        )
+    known = _completed(question, network, sent, counted, optimizer)
+    _check_size(question, known)
     say(f"signal: {counted.why}")
-    case = case_at(network, sent, attack=question.shortened, known=known)
-    say(f"attacking with {case.attack.kind}: {case.observation.examples} images")
-    answer = case.run(derive_seed("audit", question.seed))
+    case, answer = attack(known, say)
+    explanation = None
+    if isinstance(sent, Update):
+        known, case, answer, explanation = _explained(attack, known, case, answer, say)
     found = found_of(case, answer)
     setting = _setting(network, sent, known, case)
     say(f"calibrating on {question.clients} simulated clients that hold {question.public.source}")
     calibration = calibrate(
         setting, question.public, clients=question.clients, seed=question.seed, progress=counting(say)
     )
-    facts = _facts(question, sent, counted, case, found)
+    facts = _facts(question, sent, counted, case, found, optimizer, explanation)
     strengths = tuple(
         search(name, family, _measuring(question, network, sent, known, name, say))
         for name, family in chosen_families(question.against, _tensors(sent)).items()
     )
     truth = None if question.truth is None else question.image.check(question.truth, "the truth")
+    unlike = calibration.unlike(answer.outcome, answer.loss)
     return Answer(
         found=found,
-        expected=calibration.expected(_seen(answer, case)),
+        expected=() if unlike else calibration.expected(_seen(answer, case)),
+        unlike=unlike,
         calibration=calibration,
         facts=facts,
         strengths=strengths,
@@ -147,32 +177,141 @@ def _seen(answer: Reconstruction, case: Case) -> list[Seen]:
     return seen_of(answer, mean[None])
 
 
-def _named(question: Question, network: Subject) -> tuple[Subject, Sent]:
+def _explained(
+    attack: _Attack, known: Known, case: Case, answer: Reconstruction, say: Say
+) -> tuple[Known, Case, Reconstruction, Explanation | None]:
+    """The attack under the facts that its images explain the update with, where the given ones do not."""
+    explanation = explained(case, answer, lr_known=known.lr is not None)
+    seen = case.observation
+    # Several steps hide the images that one step on all of them would give: that is tried too.
+    unexplained = (
+        explanation is not None and not explanation.facts and explanation.left > EXPLANATION_LIMITS.fits
+    )
+    if explanation is not None and unexplained and seen.steps > 1 and seen.examples > 1:
+        fit = attack.short(replace(known, steps=1, batch_size=seen.examples))
+        if fit is not None and (fit.facts or fit.left <= EXPLANATION_LIMITS.fits):
+            facts = {"steps": 1.0, "batch_size": float(seen.examples), **fit.facts}
+            explanation = replace(explanation, facts=facts)
+    if explanation is None or not explanation.facts:
+        return known, case, answer, explanation
+    say(f"the images explain the update with {in_words(explanation.facts)}")
+    other = _with(known, explanation.facts)
+    again, second = attack(other, say)
+    fit = explained(again, second)
+    if fit is not None and fit.left <= EXPLANATION_LIMITS.fits:
+        return other, again, second, explanation
+    return known, case, answer, replace(explanation, facts={})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attack:
+    """The attack in question on the signal in question, under what is known."""
+
+    network: Subject
+    sent: Sent
+    attack: AnyAttack
+    seed: int
+
+    def __call__(self, known: Known, say: Say) -> tuple[Case, Reconstruction]:
+        case = case_at(self.network, self.sent, attack=self.attack, known=known)
+        say(f"attacking with {case.attack.kind}: {case.observation.examples} images")
+        return case, self._run(case)
+
+    def _run(self, case: Case) -> Reconstruction:
+        try:
+            return case.run(derive_seed("audit", self.seed))
+        except AttackFailed as error:
+            raise InputError(
+                f"The attack ended in numbers that are not finite ({first_line(error)}): look at the learning rate "
+                f"({case.observation.lr:g}) and at the size of the update."
+            ) from error
+
+    def short(self, known: Known) -> Explanation | None:
+        """How what the analytic part of `auto` finds explains the update; None where that cannot be said."""
+        case = case_at(self.network, self.sent, attack=self.attack, known=known)
+        if not isinstance(case.attack, Auto) or not isinstance(self.sent, Update):
+            return None
+        once = replace(case.attack, fallback=replace(case.attack.fallback, iterations=1))
+        case = replace(case, attack=once)
+        return explained(case, self._run(case), lr_known=known.lr is not None)
+
+
+def _named(question: Question, network: Subject, say: Say) -> tuple[Subject, Sent]:
     """The network at the weights that the signal is of, and the signal by parameter name."""
     sent = question.sent
     if isinstance(sent, Update):
         update, state = sent.at(network.state)
-        tensors, _ = checked(update.tensors, state, "the update")
-        return replace(network, state=state), replace(update, tensors=tensors)
-    return network, checked(sent, network.state, "the gradient")[0]
+        for note in update.notes:
+            say(note)
+        return replace(network, state=state), replace(
+            update, tensors=checked(update.tensors, state, "the update").tensors
+        )
+    found = checked(sent, network.state, "the gradient")
+    for note in found.notes:
+        say(note)
+    return replace(network, notes=(*network.notes, *found.notes)), found.tensors
 
 
 def _tensors(sent: Sent) -> Tensors:
     return sent.tensors if isinstance(sent, Update) else sent
 
 
-def _completed(question: Question, sent: Sent, counted: Counted) -> Known:
-    """What is known, with what the signal tells: the number of images, steps that BatchNorm counted, noise."""
+def _check_size(question: Question, known: Known) -> None:
+    """Refuse what would be simulated for days, and what too few public images are there for."""
+    if (known.steps or 1) > MOST_STEPS:
+        raise InputError(
+            f"steps = {known.steps}: each simulated client takes as many; at most {MOST_STEPS:,}."
+        )
+    count = known.examples or 1
+    if len(question.public.images) <= count:
+        raise InputError(
+            f"{question.public.source}: {count} images behind the signal need {count + 1} public ones to calibrate "
+            "with."
+        )
+
+
+def _optimizer(question: Question, sent: Sent, counted: Counted) -> Optimizer | None:
+    """The optimizer that the sizes of the numbers show, where no defense or noise explains them."""
+    if question.known.defenses or counted.sigma:
+        return None
+    if isinstance(sent, Update) and sent.stored != torch.float32:
+        return None
+    return seen_optimizer(_tensors(sent))
+
+
+def _completed(
+    question: Question, network: Subject, sent: Sent, counted: Counted, optimizer: Optimizer | None
+) -> Known:
+    """What is known, with what the signal tells: the number of images, steps, noise, signs."""
     known = _told(question, sent)
     given = known.examples
-    # Fewer images than the rank shows cannot be; the page names the contradiction.
-    if given is None or (counted.certain and counted.examples > given and not _repeats(known, given)):
+    # Neither fewer nor more images than the rank shows can be in it; the page names the contradiction.
+    if given is None or contradicted(counted, given, repeated=_repeats(known, given)):
         known = replace(known, examples=counted.examples, batch_size=None if given else known.batch_size)
     if isinstance(sent, Update) and known.steps is None:
         known = replace(known, steps=batches_counted(sent))
-    if counted.sigma and not known.defenses:
-        known = replace(known, defenses=(NoiseOnly(sigma=counted.sigma),))
+    if optimizer is not None:
+        lr = known.lr or optimizer.size / (known.steps or 1) if isinstance(sent, Update) else None
+        known = replace(known, defenses=(SignSteps(),), lr=lr)
+    sigma = counted.sigma or rounding_sigma(sent, network.state)
+    if sigma and not known.defenses:
+        known = replace(known, defenses=(NoiseOnly(sigma=sigma),))
     return replace(known, public=question.public.images)
+
+
+def _with(known: Known, facts: Mapping[str, float]) -> Known:
+    """`known` with other facts of the training."""
+
+    def whole(name: str, own: int | None) -> int | None:
+        return int(facts[name]) if name in facts else own
+
+    return replace(
+        known,
+        lr=facts.get("lr", known.lr),
+        momentum=facts.get("momentum", known.momentum),
+        steps=whole("steps", known.steps),
+        batch_size=whole("batch_size", known.batch_size),
+    )
 
 
 def _told(question: Question, sent: Sent) -> Known:
@@ -200,28 +339,43 @@ def _setting(network: Subject, sent: Sent, known: Known, case: Case) -> Setting:
     return Setting(network=network, attack=case.attack, known=known, examples=seen.examples, local=local)
 
 
-def _facts(question: Question, sent: Sent, counted: Counted, case: Case, found: Found) -> tuple[Fact, ...]:
+def _facts(
+    question: Question,
+    sent: Sent,
+    counted: Counted,
+    case: Case,
+    found: Found,
+    optimizer: Optimizer | None,
+    explanation: Explanation | None,
+) -> tuple[Fact, ...]:
     seen = case.observation
     known = _told(question, sent)
     repeated = seen.steps * seen.batch_size > seen.examples
     facts = [
         counted_fact(known, counted, used=seen.examples, repeated=repeated),
-        *training_facts(known, sent, case),
+        *training_facts(known, sent, case, explanation, optimizer),
     ]
-    against = lr_contradiction(case, found.images * 2 - 1, found.labels) if isinstance(sent, Update) else ""
-    facts = [replace(fact, contradiction=against) if fact.name == "learning rate" else fact for fact in facts]
+    if isinstance(sent, Update) and not (explanation and explanation.facts):
+        against = lr_contradiction(case, found.images * 2 - 1, found.labels)
+        facts = [
+            replace(fact, contradiction=against) if fact.name == "learning rate" else fact for fact in facts
+        ]
     labels = ", ".join(map(str, found.labels.tolist()[:20]))
     facts.append(
         Fact(name="labels", value=labels, source="given" if known.labels is not None else "inferred")
     )
-    if counted.sigma:
+    if counted.sigma and not (isinstance(sent, Update) and sent.stored != torch.float32):
         facts.append(
             Fact(name="noise", value=f"sigma {counted.sigma:.3g}", source="inferred", why=counted.why)
         )
-    for more in (batch_norm_fact(sent), optimizer_fact(sent)):
-        if more is not None:
-            facts.append(more)
-    return tuple(facts)
+    others = (
+        batch_norm_fact(sent),
+        optimizer_fact(optimizer),
+        precision_fact(sent),
+        size_fact(sent, seen.state),
+        direction_fact(sent, case),
+    )
+    return (*facts, *(fact for fact in others if fact is not None))
 
 
 def _measuring(

@@ -7,6 +7,7 @@ What an attacker sees of their answers, and the PSNR that they reached, predict 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,20 @@ from orchestrator.library.invert import case_at
 from orchestrator.library.known import Known
 from orchestrator.library.network import Subject
 from orchestrator.library.simulate import client_signal
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationLimits:
+    """When simulated answers say nothing of one."""
+
+    unlike: float = 10.0
+    """An answer that leaves more than so many times what any simulated one of its outcome leaves is unlike them."""
+    explains: float = 0.01
+    """A loss up to this is never unlike: that is what rounding and a stop of the search leave."""
+
+
+CALIBRATION_LIMITS = CalibrationLimits()
+"""The limits in force."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +78,27 @@ class Calibration:
     def expected(self, seen: Sequence[Seen]) -> tuple[Expected, ...]:
         """The PSNR of each image of an answer, by what is seen of it."""
         return tuple(predict(self.simulated, seen))
+
+    def unlike(self, outcome: str, loss: float, limits: CalibrationLimits = CALIBRATION_LIMITS) -> str:
+        """Why the simulated answers say nothing of an answer with this outcome and loss; empty where they do."""
+        if outcome == "prior":
+            return ""
+        same = [each.seen.loss for each in self.simulated if each.seen.outcome == outcome]
+        if not same:
+            seen = ", ".join(sorted({each.seen.outcome for each in self.simulated}))
+            return (
+                f"the answer is of the kind {outcome!r}, those of all {self.clients} simulated clients are {seen}: the "
+                "facts do not describe this signal"
+            )
+        finite = [value for value in same if math.isfinite(value)]
+        if not finite or not math.isfinite(loss):
+            return ""
+        if loss <= max(limits.explains, limits.unlike * max(finite)):
+            return ""
+        return (
+            f"the answer leaves {loss:.2g} of the signal unexplained, those of simulated clients at most "
+            f"{max(finite):.2g}: the facts do not describe this signal"
+        )
 
 
 def calibrate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ def verdict(answer: Answer) -> str:
     """The answer in a sentence."""
     count, found = len(answer.found.images), answer.found
     many = f"{count} image{'s' if count > 1 else ''}"
+    if answer.unlike:
+        return f"What {many} behind this signal look like cannot be said: {answer.unlike}."
     if found.outcome == "prior":
         return (
             f"This signal gave nothing away to this attack: its answer for {many} is what was known before."
@@ -55,6 +58,8 @@ def decibels(value: float) -> str:
 
 def rests(answer: Answer) -> str:
     """What the prediction comes from."""
+    if not answer.expected:
+        return ""
     clients, alike = answer.calibration.clients, answer.overall.alike
     if alike is None:
         return (
@@ -84,7 +89,7 @@ def write_page(folder: Path, answer: Answer, *, title: str, command: str) -> Pat
             labels=answer.found.labels.tolist(),
             psnr=answer.psnr,
             answer=answer,
-            level=f"{answer.overall.level:.0%}",
+            level=f"{answer.overall.level:.0%}" if answer.expected else "",
             rests=rests(answer),
             decibels=decibels,
             gain=GAIN,
@@ -103,13 +108,14 @@ def figures(answer: Answer) -> dict[str, Any]:
         "outcome": answer.found.outcome,
         "method": answer.found.method,
         "notes": list(answer.found.notes),
-        "loss": answer.found.loss,
+        "loss": answer.found.loss if math.isfinite(answer.found.loss) else None,
         "labels": answer.found.labels.tolist(),
         "expected_psnr": [
             {"psnr": each.psnr, "low": each.low, "high": each.high} for each in answer.expected
         ],
-        "interval": answer.overall.level,
-        "alike": answer.overall.alike,
+        "interval": answer.overall.level if answer.expected else None,
+        "alike": answer.overall.alike if answer.expected else None,
+        "unlike": answer.unlike,
         "effort": answer.effort,
         "simulated_clients": answer.calibration.clients,
         "mean_image_psnr": answer.calibration.prior,
@@ -181,7 +187,8 @@ def lines(answer: Answer) -> Sequence[str]:
             f"{image}expected PSNR {decibels(e.psnr)} dB, {e.level:.0%} interval "
             f"[{decibels(e.low)}, {decibels(e.high)}]"
         )
-    found.append(f"{rests(answer)} The mean public image reaches {answer.calibration.prior:.1f} dB.")
+    if answer.expected:
+        found.append(f"{rests(answer)} The mean public image reaches {answer.calibration.prior:.1f} dB.")
     if answer.psnr is not None:
         found.append(f"PSNR with the truth: {', '.join(f'{value:.1f}' for value in answer.psnr)} dB")
     found += [f"contradiction: {text}" for text in answer.contradictions]

@@ -67,6 +67,7 @@ def audit(
 ) -> None:
     """Say what a client's update or gradient gives away, and what would stop it; needs no truth."""
     console = terminal()
+    expanded(out).mkdir(parents=True, exist_ok=True)
     spec = _spec(image, mean, std)
     network = _network(model, model_args)
     sent = _sent(network, before=before, after=after, update=update, gradients=gradients)

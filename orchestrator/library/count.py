@@ -11,27 +11,36 @@ from attack_core.fc.head import find_head
 from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape
 from fl_core.base.types import ModelState, Tensors
-from orchestrator.library.spectrum import SPECTRUM_LIMITS, Spectrum, spectrum
+from orchestrator.library.spectrum import SPECTRUM_LIMITS, Spectrum, above, spectrum
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
     """The number of images, how that is known, and the noise that was seen on the signal (0: none).
 
-    `certain` says that the signal tells it; otherwise one image is assumed.
+    `certain` says that the signal tells it; otherwise one image is assumed. `limited` says that the layer could not
+    have shown more: as many of its inputs or outputs were on as images are seen.
     """
 
     examples: int
     why: str
     certain: bool
+    limited: bool = False
     sigma: float = 0.0
 
 
-def count_images(model: nn.Module, state: ModelState, tensors: Tensors, shape: ImageShape) -> Counted:
+def count_images(
+    model: nn.Module,
+    state: ModelState,
+    tensors: Tensors,
+    shape: ImageShape,
+    *,
+    stored: torch.dtype = torch.float32,
+) -> Counted:
     """The images behind a signal.
 
     Read off the head's layers, the one of the largest smaller side first, since its rank holds the most images.
-    Several local steps on other images add up in the same way.
+    Several local steps on other images add up in the same way. `stored` is the type that rounded the weights.
     """
     try:
         layers = find_head(model, state, shape).layers
@@ -43,6 +52,12 @@ def count_images(model: nn.Module, state: ModelState, tensors: Tensors, shape: I
     weight = tensors[f"{layer}.weight"]
     if not bool(weight.any()):
         return Counted(examples=1, why=f"nothing was sent of {layer}, which would tell", certain=False)
+    if stored != torch.float32:
+        sigma = rounding_error(state.parameters[f"{layer}.weight"], stored)
+        count = above(weight, sigma)
+        kind = str(stored).removeprefix("torch.")
+        why = f"the gradient of {layer} has {count} singular values above what rounding to {kind} leaves"
+        return Counted(examples=max(count, 1), why=why, certain=count > 0, sigma=sigma)
     found = spectrum(weight)
     if found.full:
         why = f"the gradient of {layer} has full rank, {found.rank}, which tells nothing"
@@ -50,7 +65,24 @@ def count_images(model: nn.Module, state: ModelState, tensors: Tensors, shape: I
     count = max(found.rank, 1)
     why = f"the gradient of {layer} has rank {count}"
     sigma = 0.0 if _subtraction(found, state.parameters[f"{layer}.weight"]) else found.sigma
-    return Counted(examples=count, why=f"{why} above its noise" if sigma else why, certain=True, sigma=sigma)
+    limited = count >= min(int(weight.any(dim=1).sum()), int(weight.any(dim=0).sum()))
+    return Counted(
+        examples=count,
+        why=f"{why} above its noise" if sigma else why,
+        certain=True,
+        limited=limited,
+        sigma=sigma,
+    )
+
+
+def rounding_error(weights: torch.Tensor, stored: torch.dtype) -> float:
+    """The deviation of the errors that storing weights in few bits leaves in their change.
+
+    A number between two neighbours of a type is rounded to one of them: their distance over the root of 12.
+    """
+    info = torch.finfo(stored)
+    gaps = info.eps * torch.log2(weights.abs().double().clamp_min(info.tiny)).floor().exp2()
+    return float(gaps.square().mean().div(12.0).sqrt())
 
 
 def _subtraction(found: Spectrum, weight: torch.Tensor) -> bool:

@@ -11,12 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fl_core.base.errors import InputError, first_line, hint
-from fl_core.models.tensor_files import read_tensors
-from orchestrator.library.updates import Update
-
-FACTS = ("lr", "momentum", "steps", "batch_size", "examples")
-"""What a file of an update may say of the training behind it."""
+from fl_core.base.errors import InputError, first_line
+from fl_core.models.tensor_files import stored_tensors
+from orchestrator.library.names import named_as
+from orchestrator.library.updates import Update, check_fact
 
 _FACTS = "gradsweep_facts"
 _BEFORE, _AFTER = "before.", "after."
@@ -31,12 +29,7 @@ def save_update(
     two differ in names or shapes.
     """
     for name, value in facts.items():
-        if name not in FACTS:
-            raise InputError(
-                f"save_update: unknown fact {name!r}.{hint(name, FACTS)} Known: {', '.join(FACTS)}."
-            )
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"save_update: {name} = {value!r}: must be a number.")
+        check_fact(name, value, "save_update")
     Update.between(before, after)
     tensors = {f"{_BEFORE}{name}": _stored(value) for name, value in before.items()}
     tensors |= {f"{_AFTER}{name}": _stored(value) for name, value in after.items()}
@@ -72,8 +65,13 @@ def load_update(
 def load_weights(path: str | Path, model: nn.Module) -> None:
     """Put the weights in a file into `model`; raises `InputError` for names and shapes that differ."""
     tensors = _weights(Path(path), list(model.state_dict()), "weights")
+    named, _ = named_as(
+        tensors,
+        [name for name, _ in model.named_parameters()],
+        [name for name, _ in model.named_buffers()],
+    )
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(named)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise InputError(f"weights: {path} does not fit the model: {reason}") from error
@@ -85,7 +83,17 @@ def load_gradient(path: str | Path, *, model: nn.Module) -> dict[str, Tensor]:
 
 
 def _saved(path: Path) -> Update:
-    tensors = read_tensors(path, where="update")
+    try:
+        with safe_open(path, "pt") as content:
+            text = (content.metadata() or {}).get(_FACTS, "{}")
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - no mapping
+    except FileNotFoundError:
+        raise InputError(f"update: {path} does not exist.") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"update: {path} is no file of gradsweep.save_update: {first_line(error)}; name the weights with before "
+            "and after."
+        ) from error
     sides = [
         {name.removeprefix(side): value for name, value in tensors.items() if name.startswith(side)}
         for side in (_BEFORE, _AFTER)
@@ -94,23 +102,21 @@ def _saved(path: Path) -> Update:
         raise InputError(
             f"update: {path} is no file of gradsweep.save_update; name the weights with before and after."
         )
-    return Update.between(sides[0], sides[1], **_facts(path))
+    return Update.between(sides[0], sides[1], **_facts(text, path))
 
 
-def _facts(path: Path) -> dict[str, float]:
-    with safe_open(path, "pt") as content:
-        text = (content.metadata() or {}).get(_FACTS, "{}")
+def _facts(text: str, path: Path) -> dict[str, float]:
     try:
         facts = json.loads(text)
-        if not isinstance(facts, dict):
-            raise TypeError("no mapping")
-        return {name: float(value) for name, value in facts.items() if name in FACTS}
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise InputError(f"update: the facts in {path} cannot be read: {first_line(error)}.") from error
+    if not isinstance(facts, dict):
+        raise InputError(f"update: the facts in {path} cannot be read: they are no mapping.")
+    return {name: check_fact(name, value, f"update: the facts in {path}") for name, value in facts.items()}
 
 
 def _weights(path: Path, names: list[str] | None, where: str) -> dict[str, Tensor]:
-    tensors = read_tensors(path, where=where)
+    tensors = stored_tensors(path, where=where)
     numbered = [f"arr_{i}" for i in range(len(tensors))]
     if set(numbered) != tensors.keys():
         return tensors

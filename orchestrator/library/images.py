@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ class ImageSpec:
                 raise InputError(
                     f"ImageSpec.{name} has {len(values)} numbers: must be one for each of {self.channels} channels."
                 )
+            if values is not None and not all(map(math.isfinite, values)):
+                raise InputError(f"ImageSpec.{name} = {tuple(values)}: must be finite numbers.")
         if self.std is not None and min(self.std) <= 0:
             raise InputError(f"ImageSpec.std = {tuple(self.std)}: must be above 0.")
 

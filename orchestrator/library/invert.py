@@ -124,14 +124,17 @@ def _observation(network: Subject, sent: Numbers | Update, known: Known) -> tupl
     state, image, device = network.state, network.image, network.device
     if isinstance(sent, Update):
         update, state = sent.at(state)
-        tensors, unsent = checked(update.tensors, state, "the update")
+        found = checked(update.tensors, state, "the update")
+        notes += [*update.notes, *precision_notes(update)]
         known = known.filled(update.facts)
     else:
         if known.lr is not None or (known.steps or 1) > 1:
             raise InputError(
                 "Known.lr and Known.steps are for weight updates, and this is a gradient; give Update(tensors=...)."
             )
-        tensors, unsent = checked(sent, state, "the gradient")
+        found = checked(sent, state, "the gradient")
+    tensors, unsent = found.tensors, found.unsent
+    notes += found.notes
     facts: list[Fact] = []
     if unsent:
         notes.append(f"not sent: {', '.join(unsent[:3])}{' and others' if len(unsent) > 3 else ''}")
@@ -185,6 +188,15 @@ def _observation(network: Subject, sent: Numbers | Update, known: Known) -> tupl
         public_mean=public,
     )
     return observation.to(device), notes
+
+
+def precision_notes(update: Update) -> list[str]:
+    """What weights that were stored in few bits cost; nothing where float32 held them."""
+    if update.stored == torch.float32:
+        return []
+    share = torch.finfo(update.stored).eps / 2
+    kind = str(update.stored).removeprefix("torch.")
+    return [f"the weights were stored as {kind}, which rounds each of them by up to {share:.1g} of it"]
 
 
 def _steps(known: Known, examples: int, notes: list[str]) -> tuple[int, int]:

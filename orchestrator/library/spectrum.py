@@ -56,9 +56,7 @@ class Spectrum:
 def spectrum(matrix: Tensor, limits: SpectrumLimits = SPECTRUM_LIMITS) -> Spectrum:
     """What `matrix` (m, n) is made of."""
     small, large = sorted(matrix.shape)
-    numbers = exact(matrix if len(matrix) == small else matrix.mT, "the singular values of a gradient")
-    # From inner products: they keep singular values down to 1e-8 of the largest, which is less than rounding.
-    values = torch.linalg.eigvalsh(numbers @ numbers.mT).clamp_min(0.0).sqrt().flip(0).numpy()
+    values = _singular_values(matrix)
     rank = int((values > limits.rounding * values[0]).sum()) if values[0] > 0 else 0
     if rank < limits.full * small:
         return Spectrum(rank=rank, sigma=0.0, full=False)
@@ -74,6 +72,22 @@ def spectrum(matrix: Tensor, limits: SpectrumLimits = SPECTRUM_LIMITS) -> Spectr
     if not alike or signal > small // 2:
         return Spectrum(rank=rank, sigma=0.0, full=True)
     return Spectrum(rank=signal, sigma=sigma, full=False)
+
+
+def above(matrix: Tensor, sigma: float, limits: SpectrumLimits = SPECTRUM_LIMITS) -> int:
+    """How many singular values of `matrix` (m, n) are above what errors of deviation `sigma` alone would have."""
+    edge = limits.above * sigma * (math.sqrt(len(matrix)) + math.sqrt(matrix.shape[1]))
+    return int((_singular_values(matrix) > edge).sum())
+
+
+def _singular_values(matrix: Tensor) -> np.ndarray:
+    """In descending order."""
+    numbers = exact(
+        matrix if len(matrix) <= matrix.shape[1] else matrix.mT, "the singular values of a gradient"
+    )
+    # From inner products: they keep singular values down to 1e-8 of the largest, which is less than rounding.
+    found: np.ndarray = torch.linalg.eigvalsh(numbers @ numbers.mT).clamp_min(0.0).sqrt().flip(0).numpy()
+    return found
 
 
 @cache

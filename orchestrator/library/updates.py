@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fl_core.base.errors import InputError, hint, listed
 from fl_core.base.types import ModelState, Tensors
+from orchestrator.library.names import named_as
 
 Numbers = Mapping[str, "Tensor | np.ndarray | None"] | Sequence["Tensor | np.ndarray | None"]
 """A client's tensors by parameter name, or in the model's order; None for one that was not sent."""
@@ -22,50 +24,111 @@ class Update:
 
     `before` are the weights that training started from, buffers too, where they are known; `buffers` is the change of
     the buffers. `facts` are what whoever saved it said of the training (`lr`, `momentum`, `steps`, `batch_size`,
-    `examples`).
+    `examples`). `stored` is the coarsest type that the weights had before or after, which rounds the update. `notes`
+    say how names and missing buffers were read.
     """
 
     tensors: Tensors
     before: Tensors = field(default_factory=dict)
     buffers: Tensors = field(default_factory=dict)
     facts: Mapping[str, float] = field(default_factory=dict)
+    stored: torch.dtype = torch.float32
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def between(cls, before: Tensors, after: Tensors, **facts: float) -> Update:
-        """The update from the state dict `before` to `after`; raises `InputError` where names or shapes differ."""
+        """The update from the state dict `before` to `after`.
+
+        One of them may have names that a wrapper wrote. Raises `InputError` where names or shapes differ otherwise, for
+        what is no tensor of real numbers, and for facts that cannot be.
+        """
+        for name, value in facts.items():
+            check_fact(name, value, "Update.between")
+        after, note = named_as(after, before.keys())
         _check_pair(before, after)
+        # In double precision, which both sides fit into, so that nothing but their own rounding is lost.
         moved = {
-            name: after[name].detach().float() - value.detach().float() for name, value in before.items()
+            name: (after[name].detach().double() - value.detach().double()).float()
+            for name, value in before.items()
         }
-        return cls(tensors=moved, before=dict(before), facts=dict(facts))
+        return cls(
+            tensors=moved,
+            before=dict(before),
+            facts=dict(facts),
+            stored=_coarsest([*before.values(), *after.values()]),
+            notes=(note,) if note else (),
+        )
 
     def at(self, state: ModelState) -> tuple[Update, ModelState]:
         """The update of a network's parameters alone, and the state that it started from.
 
-        `state` is the network's own, which is taken where `before` is not known.
+        `state` is the network's own, which is taken where `before` is not known. Raises `InputError` where the update
+        is one of another network.
         """
-        names = state.parameters
-        missing = [name for name in names if name not in self.tensors]
+        names, notes = state.parameters, list(self.notes)
+        tensors, note = named_as(self.tensors, names, state.buffers)
+        before, _ = named_as(self.before, names, state.buffers)
+        buffers, _ = named_as(self.buffers, (), state.buffers)
+        if note:
+            notes.append(note)
+        missing = [name for name in names if name not in tensors]
         if missing:
             raise InputError(
-                f"The update lacks {missing[0]!r}, which the model has.{hint(missing[0], self.tensors)} It holds "
-                f"{listed(self.tensors)}."
+                f"The update lacks {missing[0]!r}, which the model has.{hint(missing[0], tensors)} It holds "
+                f"{listed(tensors)}."
             )
         known = {*names, *state.buffers}
-        extra = [name for name in self.tensors if name not in known]
+        extra = [name for name in tensors if name not in known]
         if extra:
             raise InputError(f"The update holds {extra[0]!r}, which the model lacks.{hint(extra[0], known)}")
-        moved = {name: self.tensors[name] for name in self.tensors if name in state.buffers}
+        unknown = [name for name in state.buffers if before and name not in before]
+        if unknown:
+            notes.append(
+                f"the weights before training lack the buffer {unknown[0]!r}"
+                f"{f' and {len(unknown) - 1} more' if len(unknown) > 1 else ''}: the network's own values are taken"
+            )
+        moved = {name: tensors[name] for name in tensors if name in state.buffers}
         only = replace(
-            self, tensors={name: self.tensors[name] for name in names}, buffers={**moved, **self.buffers}
+            self,
+            tensors={name: tensors[name] for name in names},
+            before=before,
+            buffers={**moved, **buffers},
+            notes=tuple(notes),
         )
-        if not self.before:
+        if not before:
             return only, state
         start = ModelState(
-            parameters={name: _fitting(self.before, name, value) for name, value in names.items()},
-            buffers={name: _fitting(self.before, name, value) for name, value in state.buffers.items()},
+            parameters={name: _fitting(before, name, value) for name, value in names.items()},
+            buffers={name: _fitting(before, name, value) for name, value in state.buffers.items()},
         )
         return only, start
+
+
+FACTS = ("lr", "momentum", "steps", "batch_size", "examples")
+"""What is said of the training behind an update."""
+
+
+def check_fact(name: str, value: object, where: str) -> float:
+    """A fact of the training; raises `InputError` for an unknown name and for a value that it cannot have."""
+    if name not in FACTS:
+        raise InputError(f"{where}: unknown fact {name!r}.{hint(name, FACTS)} Known: {', '.join(FACTS)}.")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{where}: {name} = {value!r}: must be a number.")
+    rule = "a whole number of at least 1"
+    holds = math.isfinite(value) and value >= 1 and value == int(value)
+    if name == "lr":
+        rule, holds = "a finite number above 0", 0 < value < math.inf
+    elif name == "momentum":
+        rule, holds = "in [0, 1)", 0 <= value < 1
+    if not holds:
+        raise InputError(f"{where}: {name} = {value!r}: must be {rule}.")
+    return float(value)
+
+
+def _coarsest(values: Sequence[Tensor]) -> torch.dtype:
+    """The type of least precision among those of floating-point numbers, at most float32."""
+    kinds = [value.dtype for value in values if value.is_floating_point()]
+    return max([torch.float32, *kinds], key=lambda kind: torch.finfo(kind).eps)
 
 
 def _check_pair(before: Tensors, after: Tensors) -> None:
@@ -83,6 +146,11 @@ def _check_pair(before: Tensors, after: Tensors) -> None:
             raise InputError(
                 f"{name!r} has shape {tuple(value.shape)} after training and {tuple(before[name].shape)} before."
             )
+        if value.is_floating_point() != before[name].is_floating_point():
+            raise InputError(f"{name!r} is {value.dtype} after training and {before[name].dtype} before.")
+        for side in (value, before[name]):
+            if side.is_complex():
+                raise InputError(f"{name!r} is {side.dtype}; must be of real numbers.")
 
 
 def _fitting(tensors: Tensors, name: str, like: Tensor) -> Tensor:
@@ -96,14 +164,23 @@ def _fitting(tensors: Tensors, name: str, like: Tensor) -> Tensor:
     return value.detach().to(like)
 
 
-def checked(numbers: Numbers, state: ModelState, what: str) -> tuple[dict[str, Tensor], list[str]]:
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A client's numbers by parameter name, which of them were not sent, and how names were read, in sentences."""
+
+    tensors: dict[str, Tensor]
+    unsent: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def checked(numbers: Numbers, state: ModelState, what: str) -> Checked:
     """The client's numbers in the model's order, float32 on its device and without a graph; and what was not sent.
 
     `what` names them in messages. Raises `InputError` for names that are missing or left over, another count or shape,
     values that are no numbers or not finite, and where nothing was sent.
     """
     parameters = state.parameters
-    named = _named(numbers, list(parameters), what)
+    named, note = named_as(_named(numbers, list(parameters), what), parameters)
     for name in parameters:
         if name not in named:
             raise InputError(
@@ -118,7 +195,7 @@ def checked(numbers: Numbers, state: ModelState, what: str) -> tuple[dict[str, T
     found = {name: _number(named[name], like, name, what) for name, like in parameters.items()}
     if not any(bool(value.any()) for value in found.values()):
         raise InputError(f"{what} holds zeros alone: nothing was sent that an attack could use.")
-    return found, unsent
+    return Checked(tensors=found, unsent=tuple(unsent), notes=(note,) if note else ())
 
 
 def _named(numbers: Numbers, names: list[str], what: str) -> Mapping[str, Tensor | np.ndarray | None]:

@@ -1,4 +1,4 @@
-"""The benchmark of an audit's predictions: its figures are right, and a second run goes on from the first one's file."""
+"""The benchmark of an audit's predictions: figures are right, and a second run goes on from the first one's file."""
 
 from __future__ import annotations
 

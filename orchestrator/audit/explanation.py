@@ -1,0 +1,177 @@
+"""Whether the images found explain the update under the facts that are given, and under which others they do.
+
+The training is run again on the images: with the right facts it moves the weights as the client's did. One step fixes
+the learning rate alone; further steps bend the path, so that steps and learning rate can be told apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from attack_core.base.types import Reconstruction
+from fl_core.base.numbers import TINY
+from fl_core.base.types import Tensors
+from fl_core.federation.client import LocalTraining, difference, train_locally
+from orchestrator.library.invert import Case
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplanationLimits:
+    """When images explain an update, and when other facts explain it better."""
+
+    fits: float = 0.01
+    """The share of the update's energy that right facts leave: a learning rate that is off by 10% leaves so much."""
+    better: float = 0.1
+    """Other facts must leave at most this share of what the given ones leave."""
+    steps: int = 10
+    """So many steps are tried."""
+    corrections: int = 3
+    """How often a learning rate is corrected along the path."""
+    most_evaluations: int = 200
+    """Trainings of more steps are not run again."""
+
+
+EXPLANATION_LIMITS = ExplanationLimits()
+"""The limits in force."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Facts of a training: full batches are all images together."""
+
+    lr: float
+    momentum: float
+    batch_size: int
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """What the images leave unexplained: `left` is a share of the update's energy under the facts given or assumed.
+
+    `facts` are those that explain it instead, by name; empty where the given ones do or none does. `also` names other
+    facts that explain it nearly as well, in words.
+    """
+
+    left: float
+    facts: Mapping[str, float] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
+
+
+def explained(
+    case: Case,
+    answer: Reconstruction,
+    *,
+    lr_known: bool = True,
+    limits: ExplanationLimits = EXPLANATION_LIMITS,
+) -> Explanation | None:
+    """How the answer's images explain the update; None where that cannot be said.
+
+    It can for one client's update by SGD without a defense, and one image found for each behind it. `lr_known` says
+    that the case's learning rate was told, so that it is likely to be right where the number of steps is not.
+    """
+    seen = case.observation
+    told = seen.signal in ("one_step_update", "local_update") and not seen.facts and not seen.earlier
+    images = answer.images
+    whole = len(images) == seen.examples and answer.outcome in ("analytic", "matching")
+    if not told or not whole or len(images) * max(seen.steps, limits.steps) > limits.most_evaluations:
+        return None
+    trial = _Trial(case=case, images=images, labels=answer.labels)
+    given = Training(lr=seen.lr, momentum=seen.momentum, batch_size=seen.batch_size, steps=seen.steps)
+    left = trial.left(trial.moved(given))
+    if left <= limits.fits:
+        return Explanation(left=left)
+    others = sorted(_others(trial, given, lr_known, limits), key=lambda pair: pair[0])
+    fitting = [pair for pair in others if pair[0] <= min(limits.fits, limits.better * left)]
+    if not fitting:
+        return Explanation(left=left)
+    best, chosen = fitting[0]
+    near = [each for size, each in fitting[1:] if size <= best / limits.better]
+    return Explanation(
+        left=left,
+        facts=_changed(given, chosen),
+        also=tuple(dict.fromkeys(in_words(_changed(given, each)) for each in near)),
+    )
+
+
+def in_words(facts: Mapping[str, float]) -> str:
+    """Facts as a person would say them."""
+    names = {"lr": "learning rate", "steps": "steps", "batch_size": "batch size", "momentum": "momentum"}
+    return ", ".join(f"{names[name]} {value:.3g}" for name, value in facts.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    case: Case
+    images: Tensor
+    labels: Tensor
+
+    def path(self, training: Training) -> Iterator[Tensors]:
+        """How the training on these images, in their order, has moved the weights after each of its steps."""
+        case, size = self.case, training.batch_size
+        images, labels = self.images.to(case.subject.device), self.labels.to(case.subject.device)
+        batches = [(images[i : i + size], labels[i : i + size]) for i in range(0, len(images), size)]
+        local = LocalTraining(lr=training.lr, momentum=training.momentum, batch_size=size)
+        state, velocity = case.observation.state, dict[str, Tensor]()
+        for batch in itertools.islice(itertools.cycle(batches), training.steps):
+            with torch.enable_grad():
+                trained = train_locally(case.subject.model, state, [batch], local, velocity=velocity)
+            state, velocity = trained.state, dict(trained.velocity)
+            yield difference(state.parameters, case.observation.state.parameters)
+
+    def moved(self, training: Training) -> Tensors:
+        """How the training has moved the weights in the end."""
+        *_, last = self.path(training)
+        return last
+
+    def left(self, own: Tensors) -> float:
+        """The share of the update's energy that such a move of the weights leaves."""
+        wanted = self.case.observation.tensors
+        missed = sum(float((own[name] - wanted[name]).square().sum()) for name in own)
+        left = missed / max(sum(float(wanted[name].square().sum()) for name in own), TINY)
+        return left if math.isfinite(left) else math.inf
+
+    def fitted(self, training: Training, corrections: int) -> Training:
+        """The same training at the learning rate that fits best, which moves the weights as far."""
+        wanted = self.case.observation.tensors
+        for _ in range(corrections):
+            own = self.moved(training)
+            dot = sum(float((own[name] * wanted[name]).sum()) for name in own)
+            square = sum(float(own[name].square().sum()) for name in own)
+            lr = training.lr * dot / square if square > 0 else 0.0
+            if not 0 < lr < math.inf:
+                break
+            training = replace(training, lr=lr)
+        return training
+
+
+def _others(
+    trial: _Trial, given: Training, lr_known: bool, limits: ExplanationLimits
+) -> Iterator[tuple[float, Training]]:
+    """Other facts that are tried, and what each leaves: one of them changed, or all images in each step."""
+    lengths = {given.steps} if lr_known else {given.steps, *range(1, limits.steps + 1)}
+    for steps in lengths:
+        fitted = trial.fitted(replace(given, steps=steps), limits.corrections)
+        yield trial.left(trial.moved(fitted)), fitted
+    for momentum, size in itertools.product(
+        {given.momentum, 0.0, 0.9}, {given.batch_size, len(trial.images)}
+    ):
+        other = replace(given, momentum=momentum, batch_size=size, steps=limits.steps)
+        for steps, moved in enumerate(trial.path(other), start=1):
+            # After one step momentum has done nothing.
+            if steps > 1 or momentum == given.momentum:
+                yield trial.left(moved), replace(other, steps=steps)
+
+
+def _changed(given: Training, chosen: Training) -> dict[str, float]:
+    pairs = {
+        name: (getattr(given, name), getattr(chosen, name))
+        for name in ("lr", "momentum", "batch_size", "steps")
+    }
+    return {name: new for name, (old, new) in pairs.items() if new != old}
