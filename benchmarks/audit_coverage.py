@@ -43,10 +43,10 @@ from fl_core.federation.client import LocalTraining
 from fl_core.models.build import build_model, initial_state
 from fl_core.models.config import ModelConfig, ModelName
 from orchestrator.analysis.intervals import share_interval
-from orchestrator.audit.calibration import Setting, beside_truth, simulated_client
-from orchestrator.audit.pictures import PictureSet, read_folder
-from orchestrator.audit.prediction import EXACT, Simulated, predict
-from orchestrator.audit.seen import Seen
+from orchestrator.calibration.calibrate import Setting, beside_truth, simulated_client
+from orchestrator.calibration.pictures import PictureSet, read_folder
+from orchestrator.calibration.prediction import EXACT, Simulated, predict
+from orchestrator.calibration.seen import Seen
 from orchestrator.library.images import ImageSpec
 from orchestrator.library.invert import case_at
 from orchestrator.library.known import Known

@@ -27,7 +27,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("config", "io", "library", "runtime"),
         ("results", "execute", "cluster"),
         ("capture",),
-        ("trial", "analysis"),
+        ("trial", "analysis", "calibration"),
         ("audit", "study", "report"),
         ("driver",),
         ("cli",),

@@ -6,9 +6,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "audit": ["Answer", "Question", "run_audit"],
-        "calibration": ["Calibration"],
-        "prediction": ["Expected"],
         "page": ["write_page"],
-        "pictures": ["read_folder"],
     },
 )

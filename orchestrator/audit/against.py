@@ -13,8 +13,8 @@ from defenses.mechanism.noise import NoiseOnly
 from fl_core.base.decibels import energy
 from fl_core.base.errors import unknown_name
 from fl_core.base.types import Tensors
-from orchestrator.audit.calibration import Calibration
-from orchestrator.audit.prediction import Expected
+from orchestrator.calibration.calibrate import Calibration
+from orchestrator.calibration.prediction import Expected
 
 GAIN = 1.0
 """In dB above the mean public image: an attack that gains no more is at the level of the prior."""

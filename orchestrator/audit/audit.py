@@ -18,7 +18,6 @@ from fl_core.base.rng import derive_seed
 from fl_core.base.types import Tensors
 from fl_core.federation.client import LocalTraining
 from orchestrator.audit.against import Critical, Measured, chosen_families, gain_of, search
-from orchestrator.audit.calibration import Calibration, Setting, calibrate, scored
 from orchestrator.audit.explanation import EXPLANATION_LIMITS, Explanation, explained, in_words
 from orchestrator.audit.facts import (
     Fact,
@@ -35,11 +34,12 @@ from orchestrator.audit.facts import (
     training_facts,
 )
 from orchestrator.audit.optimizer import Optimizer, SignSteps, seen_optimizer
-from orchestrator.audit.pictures import PictureSet
-from orchestrator.audit.prediction import Expected
 from orchestrator.audit.progress import Say, counting
-from orchestrator.audit.seen import Seen, seen_of
 from orchestrator.audit.utility import accuracy_after
+from orchestrator.calibration.calibrate import Calibration, Setting, calibrate, scored
+from orchestrator.calibration.pictures import PictureSet
+from orchestrator.calibration.prediction import Expected
+from orchestrator.calibration.seen import Seen, seen_of
 from orchestrator.library.count import Counted, count_images
 from orchestrator.library.images import ImageSpec
 from orchestrator.library.invert import Case, Found, case_at, found_of, named_attack

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from orchestrator.audit.against import GAIN, Critical, Measured
 from orchestrator.audit.audit import Answer
-from orchestrator.audit.prediction import EXACT
+from orchestrator.calibration.prediction import EXACT
 from orchestrator.io.files import write_atomically
 
 PAGE = "audit.html"

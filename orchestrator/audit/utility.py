@@ -6,7 +6,7 @@ import torch
 
 from fl_core.base.types import ModelState, Tensors
 from fl_core.models.forward import predict
-from orchestrator.audit.pictures import PictureSet
+from orchestrator.calibration.pictures import PictureSet
 from orchestrator.library.network import Subject
 from orchestrator.library.updates import Update
 

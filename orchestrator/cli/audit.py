@@ -19,7 +19,7 @@ from fl_core.data.places import expanded
 from fl_core.models.own import made_by
 from orchestrator.audit.audit import Question, run_audit
 from orchestrator.audit.page import lines, write_page
-from orchestrator.audit.pictures import PictureSet, read_folder, synthetic_pictures
+from orchestrator.calibration.pictures import PictureSet, read_folder, synthetic_pictures
 from orchestrator.library.files import load_gradient, load_update, load_weights
 from orchestrator.library.images import ImageSpec
 from orchestrator.library.known import Known

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.audit.prediction import Simulated
-from orchestrator.audit.seen import Seen
+from orchestrator.calibration.prediction import Simulated
+from orchestrator.calibration.seen import Seen
 from tests.support.paths import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "audit_coverage.py"

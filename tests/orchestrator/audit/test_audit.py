@@ -19,8 +19,8 @@ from fl_core.base.errors import InputError
 from fl_core.federation.client import LocalTraining
 from orchestrator.audit.audit import Answer, Question, run_audit
 from orchestrator.audit.page import PAGE, figures, lines, verdict, write_page
-from orchestrator.audit.pictures import PictureSet, read_folder
-from orchestrator.audit.prediction import EXACT
+from orchestrator.calibration.pictures import PictureSet, read_folder
+from orchestrator.calibration.prediction import EXACT
 from orchestrator.library.files import save_update
 from orchestrator.library.known import Known
 from orchestrator.library.simulate import defend, observe

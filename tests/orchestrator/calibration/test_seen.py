@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attack_core.base.types import Reconstruction
-from orchestrator.audit.seen import grain, roughness, seen_of
+from orchestrator.calibration.seen import grain, roughness, seen_of
 
 
 def test_grain_is_the_standard_deviation_of_noise_on_a_smooth_image() -> None:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from orchestrator.audit.prediction import EXACT, Expected, Simulated, predict, quantiles
-from orchestrator.audit.seen import Seen
+from orchestrator.calibration.prediction import EXACT, Expected, Simulated, predict, quantiles
+from orchestrator.calibration.seen import Seen
 
 Random = np.random.Generator
 Draw = Callable[[Random, int], tuple[np.ndarray, np.ndarray]]

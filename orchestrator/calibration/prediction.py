@@ -1,7 +1,7 @@
 """From what is seen of an answer to its PSNR: a regression on simulated answers, with conformal intervals.
 
-What is seen (`orchestrator.audit.seen`) predicts PSNR by ridge regression (Hoerl and Kennard 1970) on answers of the
-same outcome. Each simulated client is predicted from the others, and what that misses gives the interval: the CV+ of
+What is seen (`orchestrator.calibration.seen`) predicts PSNR by ridge regression (Hoerl and Kennard 1970) on answers
+of the same outcome. Each simulated client is predicted from the others, and what that misses gives the interval: the CV+ of
 Barber et al. (2021, arXiv:1905.02928) with one fold for each client, as its images are well or badly reconstructed
 together. Nothing is fitted to the answers that are predicted. The interval covers as promised where these are drawn as
 the simulated ones are. Where hardly any simulated attack ended as the one in question, there is nothing to fit: the
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.audit.seen import Seen
+from orchestrator.calibration.seen import Seen
 
 Array = npt.NDArray[np.float64]
 

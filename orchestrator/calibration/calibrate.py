@@ -2,7 +2,7 @@
 
 The simulated clients use the same network at the same weights, as many images and steps, the same noise and defenses.
 What an attacker sees of their answers, and the PSNR that they reached, predict that of the answer in question
-(`orchestrator.audit.prediction`).
+(`orchestrator.calibration.prediction`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from attack_core.metrics.metrics import EXACT_DB, assign, psnr
 from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed, generator
 from fl_core.federation.client import LocalTraining
-from orchestrator.audit.pictures import PictureSet
-from orchestrator.audit.prediction import EXACT, Expected, Simulated, predict
-from orchestrator.audit.seen import Seen, seen_of
+from orchestrator.calibration.pictures import PictureSet
+from orchestrator.calibration.prediction import EXACT, Expected, Simulated, predict
+from orchestrator.calibration.seen import Seen, seen_of
 from orchestrator.library.invert import case_at
 from orchestrator.library.known import Known
 from orchestrator.library.network import Subject
