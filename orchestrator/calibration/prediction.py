@@ -32,7 +32,7 @@ class PredictionLimits:
     level: float = 0.9
     """The share of answers whose PSNR the interval is meant to hold."""
     least: int = 5
-    """So many simulated clients of the same outcome are needed for a prediction from what is seen."""
+    """So many simulated clients of the same outcome are needed for a prediction from what is seen, or all of fewer."""
     penalties: tuple[float, ...] = (0.005, 0.05, 0.5, 5.0, math.inf)
     """Of ridge regression, over the features' variance; the one that misses least is taken. Infinite: no feature."""
     widest: float = 3.0
@@ -175,7 +175,8 @@ def predict(
         return []
     outcome = seen[0].outcome
     same = [each for each in simulated if each.seen.outcome == outcome]
-    if len({each.client for each in same}) < limits.least:
+    clients, alike = (len({each.client for each in images}) for images in (simulated, same))
+    if alike < min(limits.least, max(clients, 2)):
         if outcome == "prior":
             return [_of_mean_image(simulated, limits)] * len(seen)
         return [_of_few(simulated, same, limits)] * len(seen)

@@ -1,4 +1,4 @@
-"""The benchmark of an audit's predictions: figures are right, and a second run goes on from the first one's file."""
+"""The benchmark of an audit's predictions: its figures are right, and a second run goes on from a file."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from tests.support.paths import ROOT
 SCRIPT = ROOT / "benchmarks" / "audit_coverage.py"
 
 
-@pytest.fixture(scope="module")
-def benchmark() -> dict[str, Any]:
-    return runpy.run_path(str(SCRIPT))
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return runpy.run_path(str(SCRIPT), run_name="audit_coverage")
 
 
 def _pictures(root: Path) -> None:
@@ -65,24 +66,24 @@ def test_exact_answers_are_predicted_and_kept(tmp_path: Path) -> None:
     assert (tmp_path / "rows.jsonl").read_text().splitlines() == kept
 
 
-def _row(benchmark: dict[str, Any], number: int, *values: float) -> Any:
+def _row(script: dict[str, Any], number: int, *values: float) -> Any:
     seen = Seen(outcome="matching", loss=0.1, grain=0.1, rough=0.1, apart=0.1)
     images = [Simulated(client=number, seen=seen, psnr=value, prior=10.0) for value in values]
-    return benchmark["Row"](images=images, seconds=1.0)
+    return script["Row"](images=images, seconds=1.0)
 
 
-def test_coverage_is_the_share_of_victims_within_the_interval(benchmark: dict[str, Any]) -> None:
-    simulated = [_row(benchmark, i, float(20 + i)) for i in range(5)]
-    victims = [_row(benchmark, 0, 22.0), _row(benchmark, 1, 20.0), _row(benchmark, 2, 40.0)]
-    reached = benchmark["Reached"](simulated=simulated, victims=victims)
-    coverage, error, _ = benchmark["lines"]("a", reached, 5)
+def test_coverage_is_the_share_of_victims_within_the_interval(script: dict[str, Any]) -> None:
+    simulated = [_row(script, i, float(20 + i)) for i in range(5)]
+    victims = [_row(script, 0, 22.0), _row(script, 1, 20.0), _row(script, 2, 40.0)]
+    reached = script["Reached"](simulated=simulated, victims=victims)
+    coverage, error, _ = script["lines"]("a", reached, 5)
     assert coverage["value"] == pytest.approx(200 / 3)
     assert not coverage["ok"]
     assert error["value"] == pytest.approx(2.0)
 
 
-def test_victims_that_always_miss_together_count_once(benchmark: dict[str, Any]) -> None:
-    independent = benchmark["independent"]
+def test_victims_that_always_miss_together_count_once(script: dict[str, Any]) -> None:
+    independent = script["independent"]
     same = np.tile(np.repeat([1.0, 1.0, 0.0, 1.0], 10), (5, 1))
     assert independent(same) <= 40
     draws = np.random.default_rng(0)
