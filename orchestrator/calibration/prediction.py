@@ -1,11 +1,11 @@
 """From what is seen of an answer to its PSNR: a regression on simulated answers, with conformal intervals.
 
 What is seen (`orchestrator.calibration.seen`) predicts PSNR by ridge regression (Hoerl and Kennard 1970) on answers
-of the same outcome. Each simulated client is predicted from the others, and what that misses gives the interval: the CV+ of
-Barber et al. (2021, arXiv:1905.02928) with one fold for each client, as its images are well or badly reconstructed
-together. Nothing is fitted to the answers that are predicted. The interval covers as promised where these are drawn as
-the simulated ones are. Where hardly any simulated attack ended as the one in question, there is nothing to fit: the
-interval is then the whole range of what was simulated.
+of the same outcome. Each simulated client is predicted from the others, and what that misses gives the interval: the
+CV+ of Barber et al. (2021, arXiv:1905.02928) with one fold for each client, as its images are well or badly
+reconstructed together. Nothing is fitted to the answers that are predicted. The interval covers as promised where
+these are drawn as the simulated ones are. Where hardly any simulated attack ended as the one in question, there is
+nothing to fit: the interval is then the whole range of what was simulated.
 """
 
 from __future__ import annotations
