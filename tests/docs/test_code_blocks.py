@@ -18,7 +18,7 @@ BLOCKS = blocks()
 LANGUAGES = {"python", "yaml", "sh", "text", ""}
 ELSEWHERE = {"docs/results.md": "tests/test_docs.py", "docs/adding.md": "tests/docs/test_adding.py"}
 """Pages whose Python, and YAML that needs it, other tests run in its context."""
-MARKED = 14
+MARKED = 18
 """So many blocks need minutes, another machine or a library that is no dependency; each says which."""
 
 
