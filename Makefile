@@ -1,6 +1,7 @@
 # make sweep   a first result in minutes: installs, runs sweeps/quickstart.yaml, prints the table
 # make test    installs what tests need, then linter, type checker and tests
 # make test-slow   the tests that take most of a minute or more each: kills, restarts, whole sweeps on Ray
+# make test-recipes   docs/recipes.md with the real Flower, NVFlare and Opacus: installs each by itself, needs a network
 # make container-test   builds the image and runs it, a cluster of containers too; docs/containers.md says how
 # make test-cluster   batch scripts on an emulated Slurm and jobs on a real Ray head: minutes, root for Slurm
 # make lock    renews the pinned versions from pyproject.toml
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 SWEEP ?= sweeps/quickstart.yaml
 OUT ?= results/quickstart
 
-.PHONY: sweep test test-slow test-cluster container-test lint types tests format bench lock clean
+.PHONY: sweep test test-slow test-recipes test-cluster container-test lint types tests format bench lock clean
 
 sweep: $(VENV)/.run
 	$(BIN)/gradsweep sweep $(SWEEP) --out $(OUT)
@@ -20,6 +21,15 @@ test: lint types tests
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
+
+# What cannot be installed is skipped, with the reason.
+test-recipes: $(VENV)/.dev
+	for name in flower nvflare opacus; do \
+		test -d .recipes/$$name || $(PYTHON) -m venv .recipes/$$name; \
+		.recipes/$$name/bin/python -m pip install --quiet --disable-pip-version-check -r docs/recipes/$$name.txt \
+			|| rm -rf .recipes/$$name; \
+	done
+	GRADSWEEP_RECIPES=.recipes $(BIN)/pytest tests/recipes -m 'slow or not slow'
 
 test-cluster: $(VENV)/.dev
 	$(BIN)/pytest tests/cluster

@@ -1,11 +1,8 @@
-"""The names for one signal: what attacks, defends, simulates, reads and writes it."""
+"""The names for one signal: what attacks, defends and simulates it."""
 
 from attack_core.base.types import AttackFailed as AttackFailed
 from fl_core.base.errors import InputError as InputError
 from fl_core.federation.client import LocalTraining as LocalTraining
-from orchestrator.library.files import load_gradient as load_gradient
-from orchestrator.library.files import load_update as load_update
-from orchestrator.library.files import save_update as save_update
 from orchestrator.library.images import ImageSpec as ImageSpec
 from orchestrator.library.invert import Found as Found
 from orchestrator.library.invert import invert as invert

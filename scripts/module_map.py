@@ -33,7 +33,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("cli",),
         ("__main__",),
     ),
-    "gradsweep": (("attacks", "calls", "defenses", "sweeps"),),
+    "gradsweep": (("attacks", "calls", "defenses", "files", "sweeps"),),
 }
 """The rooms of each package from the lowest level up. A room imports rooms of lower levels only, and itself."""
 

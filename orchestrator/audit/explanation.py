@@ -31,7 +31,7 @@ class ExplanationLimits:
     """Other facts must leave at most this share of what the given ones leave."""
     steps: int = 10
     """So many steps are tried."""
-    corrections: int = 3
+    corrections: int = 6
     """How often a learning rate is corrected along the path."""
     most_evaluations: int = 200
     """Trainings of more steps are not run again."""
@@ -157,8 +157,13 @@ def _others(
     """Other facts that are tried, and what each leaves: one of them changed, or all images in each step."""
     lengths = {given.steps} if lr_known else {given.steps, *range(1, limits.steps + 1)}
     for steps in lengths:
-        fitted = trial.fitted(replace(given, steps=steps), limits.corrections)
+        # As far in all, so that more steps do not diverge.
+        start = replace(given, steps=steps, lr=given.lr * given.steps / steps)
+        fitted = trial.fitted(start, limits.corrections)
         yield trial.left(trial.moved(fitted)), fitted
+    if not lr_known:
+        # Nothing else can be right at a rate that nobody told.
+        return
     for momentum, size in itertools.product(
         {given.momentum, 0.0, 0.9}, {given.batch_size, len(trial.images)}
     ):

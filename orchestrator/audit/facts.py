@@ -23,6 +23,8 @@ from orchestrator.library.updates import Update
 
 Source = Literal["given", "inferred", "assumed"]
 
+_LARGEST = 0.5
+"""An update whose norm is a larger share of that of the weights is none of a training that goes on from them."""
 _LR_FITS = 0.1
 """A learning rate that is off by more than this share contradicts the update."""
 _EXPLAINED = 0.9
@@ -105,6 +107,8 @@ def training_facts(
         if explanation is not None and name in explanation.facts:
             also = f"; so do {' or '.join(explanation.also)}" if explanation.also else ""
             text = f"the images explain the update at {explanation.facts[name]:.3g}"
+            if name == "lr" and given and used < told:
+                also += f"; so does a gradient that was clipped to {used / told:.3g} of its length"
             fact = (
                 replace(fact, contradiction=f"{text}, which is taken{also}")
                 if given
@@ -183,13 +187,13 @@ def size_fact(sent: Update | Tensors, state: ModelState) -> Fact | None:
     moved, held = (
         sum(energy(value) for value in tensors.values()) for tensors in (sent.tensors, state.parameters)
     )
-    if moved <= held:
+    if moved <= _LARGEST**2 * held:
         return None
     return Fact(
         name="size",
-        value=f"{math.sqrt(moved / max(held, TINY)):.3g} times the weights before",
+        value=f"{math.sqrt(moved / max(held, TINY)):.2g} of the weights",
         source="inferred",
-        contradiction="a training that starts from these weights moves them less; they may be those of another round",
+        contradiction="either noise hides the training, or the weights before are those of another round or network",
     )
 
 

@@ -78,11 +78,12 @@ def count_images(
 def rounding_error(weights: torch.Tensor, stored: torch.dtype) -> float:
     """The deviation of the errors that storing weights in few bits leaves in their change.
 
-    A number between two neighbours of a type is rounded to one of them: their distance over the root of 12.
+    A number between two neighbours of a type is rounded to one of them, with a deviation of their distance over the
+    root of 12; the weights before and after may both have been.
     """
     info = torch.finfo(stored)
     gaps = info.eps * torch.log2(weights.abs().double().clamp_min(info.tiny)).floor().exp2()
-    return float(gaps.square().mean().div(12.0).sqrt())
+    return float(gaps.square().mean().div(6.0).sqrt())
 
 
 def _subtraction(found: Spectrum, weight: torch.Tensor) -> bool:

@@ -24,7 +24,7 @@ ELSEWHERE = {
 """Pages whose Python, and YAML that needs it, other tests run in its context."""
 RUN = {"docs/tutorial.md"}
 """Pages whose commands another test runs."""
-MARKED = 14
+MARKED = 18
 """So many blocks need minutes, another machine or a library that is no dependency; each says which."""
 
 

@@ -13,7 +13,11 @@ from tests.support.paths import ROOT
 
 PACKAGES = ("fl_core", "defenses", "attack_core", "orchestrator", "gradsweep")
 FOLDERS = (*PACKAGES, "tests", "scripts", "benchmarks", "sweeps", "slurm", "docker", "docs", "requirements")
-EXAMPLES = {"attack_core/attacks/blank.py", "my_defense.py", "my_attack.py", "my_parts.py"}
+EXAMPLES = {
+    "attack_core/attacks/blank.py",
+    *("my_net.py", "my_defense.py", "my_attack.py", "my_objective.py", "my_parts.py"),
+    *("make_pictures.py", "client.py"),
+}
 """What a page tells the reader to write."""
 
 

@@ -95,6 +95,68 @@ def test_unknown_facts_are_refused(tmp_path: Path) -> None:
         save_update(tmp_path / "u", {}, {}, learning_rate=1.0)
 
 
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ('{"lr": -1}', "lr = -1: must be a finite number above 0"),
+        ('{"lr": NaN}', "lr = nan: must be a finite number above 0"),
+        ('{"steps": Infinity}', "steps = inf: must be a whole number"),
+        ('{"steps": 2.5}', "steps = 2.5: must be a whole number"),
+        ('{"examples": "8"}', "examples = '8': must be a number"),
+        ('{"momentum": 1}', r"momentum = 1: must be in \[0, 1\)"),
+        ("[1]", "they are no mapping"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_facts_that_cannot_be_are_refused_with_the_file(tmp_path: Path, facts: str, message: str) -> None:
+    before, after = _moved()
+    tensors = {f"before.{name}": value for name, value in before.items()}
+    tensors |= {f"after.{name}": value for name, value in after.items()}
+    save_file(tensors, tmp_path / "u.safetensors", metadata={"gradsweep_facts": facts})
+    with pytest.raises(InputError, match=message) as caught:
+        load_update(tmp_path / "u.safetensors")
+    assert "u.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "header", "state dict"])
+def test_what_is_no_file_of_save_update_is_refused(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "u.safetensors"
+    before, after = _moved()
+    save_update(path, before, after)
+    whole = path.read_bytes()
+    match damage:
+        case "empty":
+            path.write_bytes(b"")
+        case "short":
+            path.write_bytes(whole[:2000])
+        case "header":
+            path.write_bytes((2**62).to_bytes(8, "little") + whole[8:])
+        case "state dict":
+            torch.save({"before.a": torch.zeros(1), "after.a": torch.ones(1)}, path)
+    with pytest.raises(InputError, match="is no file of gradsweep"):
+        load_update(path)
+
+
+def test_a_file_without_a_suffix_is_read_as_it_was_written(tmp_path: Path) -> None:
+    before, after = _moved()
+    save_update(tmp_path / "u", before, after, lr=0.1)
+    assert load_update(tmp_path / "u").facts == {"lr": 0.1}
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_type_of_stored_weights_is_kept(kind: torch.dtype) -> None:
+    before, after = ({name: value.to(kind) for name, value in side.items()} for side in _moved())
+    update = Update.between(before, after)
+    assert update.stored == (torch.float32 if kind == torch.float64 else kind)
+    assert all(value.dtype == torch.float32 for value in update.tensors.values())
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.int64])
+def test_weights_that_are_no_real_numbers_any_more_are_refused(kind: torch.dtype) -> None:
+    with pytest.raises(InputError, match="'a' is"):
+        Update.between({"a": torch.zeros(2)}, {"a": torch.zeros(2, dtype=kind)})
+
+
 def _npy(array: np.ndarray, *, shape: tuple[int, ...] | None = None) -> bytes:
     """An array as `.npy`, with another shape in its header where one is given."""
     target = io.BytesIO()
