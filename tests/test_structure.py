@@ -231,6 +231,7 @@ def test_tests_live_where_their_modules_live() -> None:
         "containers",
         "docker",
         "docs",
+        "recipes",
         "scripts",
         "benchmarks",
     }

@@ -41,10 +41,9 @@ def _audit(
         model=model or network(),
         sent=sent,
         image=SPEC,
-        classes=CLASSES,
         known=known or Known(),
         public=_public(),
-        **{"clients": 6, "fewer": 3} | settings,
+        **{"clients": 6, "fewer": 3, "classes": CLASSES} | settings,
     )
     return run_audit(question, lambda _: None)
 
@@ -116,6 +115,91 @@ def test_signs_alone_are_seen_as_what_adam_leaves() -> None:
     signs = Update(tensors={name: 0.001 * value.sign() for name, value in update.tensors.items()})
     answer = _audit(signs, known=Known(lr=0.001, examples=1), attack=Matching(iterations=20), clients=2)
     assert _fact(answer, "optimizer").source == "inferred"
+
+
+def test_fewer_images_than_given_is_a_contradiction_too() -> None:
+    answer = _audit(_update(), known=Known(lr=0.1, examples=3, steps=1), truth=pictures(1))
+    assert any("the signal shows 1, which are taken" in text for text in answer.contradictions)
+    assert answer.psnr is not None
+    assert answer.psnr[0] > 50
+
+
+def test_units_that_were_off_hide_images_and_are_no_contradiction() -> None:
+    """A layer of which one unit alone was on shows one image, however many there are."""
+    model = network()
+    with torch.no_grad():
+        for layer in (model[1], model[3]):
+            layer.bias.fill_(-100.0)
+            layer.bias[0] = 10.0
+    answer = _audit(
+        _update(3, model=model),
+        model=model,
+        known=Known(lr=0.1, examples=3),
+        attack=Matching(iterations=5),
+        clients=2,
+    )
+    assert len(answer.found.images) == 3
+    assert not _fact(answer, "images").contradiction
+
+
+def test_facts_that_explain_the_update_are_taken() -> None:
+    answer = _audit(_update(epochs=3), known=Known(lr=0.1, steps=1), truth=pictures(1))
+    assert any(
+        text.startswith("steps 1: the images explain the update at 3") for text in answer.contradictions
+    )
+    assert answer.psnr is not None
+    assert answer.psnr[0] > 50
+
+
+def test_nothing_is_predicted_from_clients_that_came_out_otherwise() -> None:
+    """The client's pixels were normalised, and nobody said so: no picture explains the layer's input."""
+    model, image = network(), pictures(1)
+    sent = gradient(model, (image - 0.5) / 0.1, labels(1))
+    answer = _audit(sent, model=model)
+    assert answer.expected is None
+    assert "the facts do not describe this signal" in verdict(answer)
+    stored = figures(answer)
+    assert stored["expected_psnr"] is None
+    assert json.loads(json.dumps(stored, allow_nan=False)) == stored
+
+
+def test_weights_before_and_after_that_are_swapped_are_named() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 96), nn.ReLU(), nn.Linear(96, 10))
+    loss = nn.functional.cross_entropy(model(pictures(1)), torch.tensor([3]))
+    names = dict(model.named_parameters())
+    moved = dict(zip(names, torch.autograd.grad(loss, list(names.values())), strict=True))
+    after = {name: value.detach() - 0.1 * moved[name] for name, value in names.items()}
+    before = {name: value.detach() for name, value in names.items()}
+    swapped = _audit(Update.between(after, before), model=model, classes=10, known=Known(lr=0.1))
+    assert any("swapped" in text for text in swapped.contradictions)
+    right = _audit(Update.between(before, after), model=model, classes=10, known=Known(lr=0.1))
+    assert not right.contradictions
+
+
+def test_weights_stored_in_few_bits_are_taken_for_noisy_ones() -> None:
+    update = _update()
+    sides = [
+        dict(update.before),
+        {name: value + update.tensors[name] for name, value in update.before.items()},
+    ]
+    coarse = Update.between(*({name: value.half() for name, value in side.items()} for side in sides))
+    answer = _audit(coarse, known=Known(lr=0.1), truth=pictures(1))
+    assert _fact(answer, "precision").value == "float16"
+    assert _fact(answer, "images").value == "1"
+    assert answer.psnr is not None
+    assert answer.psnr[0] > 30
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        (Known(lr=1e-300), "numbers that are not finite"),
+        (Known(lr=0.1, steps=20_000), "at most 10,000"),
+    ],
+)
+def test_facts_that_no_training_has_are_refused(known: Known, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _audit(_update(), known=known)
 
 
 def test_noise_is_measured_and_simulated() -> None:
@@ -192,7 +276,8 @@ def _files(folder: Path) -> None:
     (folder / "net.py").write_text(
         "from torch import nn\n\n\ndef make(classes=4):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(192, 96), nn.ReLU(), nn.Linear(96, 48), nn.ReLU(),\n"
-        "                         nn.Linear(48, classes))\n"
+        "                         nn.Linear(48, classes))\n\n\n"
+        "def leave():\n    raise SystemExit(0)\n"
     )
     (folder / "public").mkdir()
     for i, picture in enumerate(pictures(30, seed=5)):
@@ -242,6 +327,9 @@ def test_the_command_writes_a_page(
         (("--truth", "net.py"), "is no folder of images"),
         (("--effort", "0"), "effort = 0.0: must be more than 0"),
         (("--effort", "2"), "effort = 2.0: must be more than 0 and at most 1"),
+        (("--model", "net.py:leave"), "net.py:leave ended the program"),
+        (("--out", "net.py"), "net.py"),
+        (("--steps", "0"), "Known.steps = 0"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

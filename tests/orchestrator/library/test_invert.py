@@ -195,3 +195,8 @@ def test_an_update_without_a_rate_says_what_that_means() -> None:
     found = invert(model, bare, image=SPEC, classes=CLASSES)
     assert any("no learning rate is known: 1 is assumed" in note for note in found.notes)
     assert psnr(found.images, images) > 50, "one image does not depend on the scale"
+
+
+def test_a_mean_that_is_no_number_is_refused() -> None:
+    with pytest.raises(InputError, match=r"ImageSpec.mean = \(nan,\): must be finite"):
+        ImageSpec(channels=1, height=8, width=8, mean=(float("nan"),), std=(1.0,))
