@@ -24,6 +24,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("attacks",),
     ),
     "orchestrator": (
+        ("axes",),
         ("config", "io", "library", "runtime"),
         ("results", "execute", "cluster"),
         ("capture",),

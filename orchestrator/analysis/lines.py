@@ -148,7 +148,12 @@ class Line:
         What the attacker sees or knows changes none of them, so such a cell is compared victim by victim like the
         others.
         """
-        return all(path.startswith("threat.") for path in self.differs)
+        return not self.differs_beside_threat
+
+    @property
+    def differs_beside_threat(self) -> Mapping[str, object]:
+        """The cell's own settings of data, weights and rounds, which are what victims come from."""
+        return {path: value for path, value in self.differs.items() if not path.startswith("threat.")}
 
     def columns(self) -> dict[str, Any]:
         """The line as the columns of `summary.parquet`."""

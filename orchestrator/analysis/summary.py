@@ -149,14 +149,19 @@ def _compared(line: Line, lines: Sequence[Line], tested: Mapping[tuple[str, str]
 
 
 def _undefended(line: Line, lines: Sequence[Line]) -> str | None:
-    """The cell without a defense that the line is compared with; None where none compares."""
-    plain = [
+    """The cell without a defense that the line is compared with; None where none compares.
+
+    It has the same data, weights and rounds: the same settings of its own, but for those of the threat model.
+    """
+    plain = (
         other.cell
         for other in lines
-        if other.defense == "none" and not other.differs and other.attacker == line.attacker
-    ]
-    comparable = bool(plain) and line.differs_in_threat_alone and line.cell != plain[0]
-    return plain[0] if comparable else None
+        if other.defense == "none"
+        and other.attacker == line.attacker
+        and other.differs == line.differs_beside_threat
+    )
+    found = next(plain, None)
+    return found if found != line.cell else None
 
 
 def _first(line: Line, lines: Sequence[Line]) -> str | None:

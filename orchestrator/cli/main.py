@@ -34,7 +34,7 @@ from orchestrator.config.parse import load_sweep
 from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import DataConfig
 from orchestrator.driver.merge import merge_folders
-from orchestrator.driver.plan import check_plan, plan_table
+from orchestrator.driver.plan import cells_table, check_plan, plan_table
 from orchestrator.driver.refine import run_refined
 from orchestrator.driver.sweep import resolve, run_sweep
 from orchestrator.execute.lifelines import RayLost
@@ -94,7 +94,8 @@ def sweep(
     if dry_run:
         check_plan(config, patterns)
         console.print(data_line(to_plain(resolve(config))), soft_wrap=True)
-        console.print(plan_table(config, patterns, width=console.width))
+        console.print(cells_table(config, patterns, width=console.width))
+        console.print("", plan_table(config, patterns, width=console.width))
         return
     folder = out or Path("results") / config.name
     with Stop().listening() as stop:

@@ -19,6 +19,7 @@ from fl_core.data.splits import SeededSplit
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.config import ModelConfig
 from fl_core.threat.model import ThreatModel
+from orchestrator.axes.values import GROUPS
 from orchestrator.config.address import check_address
 from orchestrator.config.scale import Strength
 from orchestrator.config.space import Parameter, Space
@@ -280,9 +281,8 @@ class CellConfig(Config):
 
     def __post_init__(self) -> None:
         _check_chain(self.defense)
-        allowed = ("data", "model", "federation", "capture", "threat", "utility")
         for path in self.differs:
-            require(path.split(".")[0] in allowed, self, "differs", f"paths into {', '.join(allowed)}")
+            require(path.split(".")[0] in GROUPS, self, "differs", f"paths into {', '.join(GROUPS)}")
 
 
 @dataclass(frozen=True, kw_only=True)

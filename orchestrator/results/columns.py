@@ -710,8 +710,8 @@ SUMMARY: tuple[Column, ...] = (
     Column(
         "undefended",
         "string",
-        "the cell that `drop` compares with: the first without a defense and without `differs`, for the "
-        "same attacker",
+        "the cell that `drop` compares with: the first without a defense and with the same `differs` but "
+        "for the threat model, for the same attacker",
         null_when="for that cell itself, and where no cell compares",
     ),
     Column(
