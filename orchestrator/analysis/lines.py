@@ -90,6 +90,7 @@ class Line:
     methods: Mapping[str, int]
     notes: tuple[str, ...]
     n: int
+    seeds: int = 1
     images: int
     tests: int
     tests_failed: int
@@ -188,7 +189,7 @@ class Line:
 
 _AS_THEY_ARE = (
     *("cell", "attacker", "defense", "defense_params", "signal", "view", "round", "weights_accuracy"),
-    *("labels", "method", "n", "images", "tests", "tests_failed", "psnr_worst", "psnr_control"),
+    *("labels", "method", "n", "seeds", "images", "tests", "tests_failed", "psnr_worst", "psnr_control"),
     *("label_match", "trials", "trials_failed", "not_observable", "undefended", "beside"),
 )
 _INTERVALS = (

@@ -29,6 +29,9 @@ Json = dict[str, object] | list[object] | str | float | int | bool | None
 LONGEST_NAME = 200
 """So many bytes may the name of a sweep, a cell or an attacker have: folders and table columns have it."""
 
+MOST_SEEDS = 100
+"""So often may a sweep be repeated."""
+
 JOURNAL = "journal"
 """The storage that is a file in the results folder."""
 
@@ -312,10 +315,15 @@ class ThresholdConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig(Config):
-    """A whole experiment. Everything but `cells`, `thresholds` and `attackers` is common to all cells."""
+    """A whole experiment. Everything but `cells`, `thresholds` and `attackers` is common to all cells.
+
+    With `seeds` the whole of it is repeated so often, at `seed`, `seed` + 1 and so on: initial weights, the clients'
+    shares of the images, who takes part, noise, tuning.
+    """
 
     name: str
     seed: int = 42
+    seeds: int = field(default=1, metadata=LATER)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
@@ -331,6 +339,7 @@ class SweepConfig(Config):
 
     def __post_init__(self) -> None:
         require(_plain(self.name), self, "name", "of letters, digits, . _ and -, not beginning with .")
+        require(1 <= self.seeds <= MOST_SEEDS, self, "seeds", f"from 1 to {MOST_SEEDS}")
         for field_name in ("cells", "attackers"):
             names = [entry.name for entry in getattr(self, field_name)]
             require(bool(names), self, field_name, "at least one")
@@ -345,6 +354,11 @@ class SweepConfig(Config):
         """The only cell of one cell's settings (`cell_settings`)."""
         (only,) = self.cells
         return only
+
+    @property
+    def replicates(self) -> range:
+        """The seeds at which everything is run."""
+        return range(self.seed, self.seed + self.seeds)
 
     def matching_cells(self, patterns: Sequence[str]) -> list[CellConfig]:
         """The cells whose name matches a shell pattern; raises `InputError` for one that matches none."""

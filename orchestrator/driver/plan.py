@@ -44,7 +44,9 @@ def check_plan(config: SweepConfig, cells: Sequence[str]) -> None:
         key = content_hash({"data": settings.data, "shape": shape})
         if key not in opened:
             opened[key] = planned_data(settings.data, shape)
-        check_cell(settings, Chain(defenses=settings.cell.defense), opened[key])
+        for seed in settings.replicates:
+            own = dataclasses.replace(settings, seed=seed)
+            check_cell(own, Chain(defenses=settings.cell.defense), opened[key])
 
 
 def cells_table(config: SweepConfig, cells: Sequence[str], *, width: int = WIDTH) -> Table:
@@ -86,16 +88,17 @@ def plan_table(config: SweepConfig, cells: Sequence[str], *, width: int = WIDTH)
     figures: list[tuple[str, ...]] = []
     trials, timed, total_hours, total_megabytes = 0, False, 0.0, 0.0
     for settings in chosen:
-        tests = settings.victims.test
-        megabytes = (settings.victims.tuning + tests) * 4e-6 * _parameters(settings.model)
+        seeds = config.seeds
+        tests = settings.victims.test * seeds
+        megabytes = (settings.victims.tuning * seeds + tests) * 4e-6 * _parameters(settings.model)
         total_megabytes += megabytes
         for attacker in config.attackers:
             time = settings.study.time if attacker.searches else None
             trial = _trial_seconds(settings, attacker)
             budget = _budget(settings, attacker) if time is None else None
-            tuning = budget * settings.victims.tuning if budget is not None else None
+            tuning = budget * settings.victims.tuning * seeds if budget is not None else None
             runs = tests * (2 if settings.execution.controls else 1)
-            hours = (runs * trial + (tuning * trial if tuning is not None else time or 0.0)) / 3600
+            hours = (runs * trial + (tuning * trial if tuning is not None else (time or 0.0) * seeds)) / 3600
             names.append(f"{settings.cell.name} / {attacker.name}")
             figures.append(
                 (
@@ -113,6 +116,8 @@ def plan_table(config: SweepConfig, cells: Sequence[str], *, width: int = WIDTH)
     columns = dict(zip(_COLUMNS, zip(*figures, strict=True), strict=True))
     counts = config.victims
     title = f"Planned: {counts.tuning} tuning victims and {counts.test} test victims in each cell"
+    if config.seeds > 1:
+        title += f", at each of {config.seeds} seeds"
     return figure_table(title, "cell / attacker", names, columns, width=width)
 
 
