@@ -26,7 +26,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     "orchestrator": (
         ("axes",),
         ("config", "io", "library", "runtime"),
-        ("results", "execute", "cluster"),
+        ("results", "execute", "cluster", "reference"),
         ("capture",),
         ("trial", "analysis"),
         ("audit", "study", "report"),

@@ -64,17 +64,29 @@ class DataConfig(Config):
     """
 
     kind: DataKind = "auto"
+    """Where pictures come from; `auto`: CelebA where it lies under `root`, else synthetic faces."""
     root: str = "data"
+    """Folder or file of the data; a relative one is in the folder that you start in."""
     attribute: str | tuple[str, ...] = "Male"
+    """CelebA's attribute to classify; a list of k gives 2^k classes."""
     train: int | None = 160
+    """Images of the train split that the clients hold; null: all."""
     valid: int | None = 200
+    """Images of the validation split that accuracy is measured on; null: all."""
     public: int | None = 200
+    """Images of the test split that are the attacker's own; null: all."""
     synthetic_images: int = 2000
+    """How many synthetic faces are written where there are none."""
     synthetic_seed: int = 0
+    """Fixes the synthetic faces."""
     name: str | None = field(default=None, metadata=LATER)
+    """The set of torchvision.datasets, for kind `torchvision`."""
     download: bool | None = field(default=None, metadata=LATER)
+    """Whether torchvision may fetch the set."""
     resize: Resize | None = field(default=None, metadata=LATER)
+    """How pictures come to the network's size; null: `crop`."""
     split: SeededSplit | None = field(default=None, metadata=LATER)
+    """Cuts a set that lacks splits; null: 80% train, 10% valid, 10% test by seed 0."""
 
     def __post_init__(self) -> None:
         for setting, kinds in _KINDS_WITH.items():
@@ -98,9 +110,13 @@ class CaptureConfig(Config):
     """
 
     signal: Signal = "gradients"
+    """What is captured: one batch's gradient, one step's update, a whole local update, or a round's mean."""
     round: int = 0
+    """The round whose weights are attacked, from 0."""
     client: int = 0
+    """The client that the first victim comes from."""
     weights: Literal["undefended", "defended"] = "undefended"
+    """Whether training up to that round went without the cell's defense or with it."""
 
     def __post_init__(self) -> None:
         require(self.round >= 0, self, "round", "at least 0")
@@ -112,7 +128,9 @@ class VictimsConfig(Config):
     """How many victims tune an attacker, and how many others conclusions rest on."""
 
     tuning: int = 4
+    """Victims that attackers are tuned on."""
     test: int = 16
+    """Other victims, which conclusions rest on."""
 
     def __post_init__(self) -> None:
         require(self.tuning >= 0, self, "tuning", "at least 0")
@@ -132,14 +150,23 @@ class StudyConfig(Config):
     """
 
     suggestions: int = 24
+    """How many suggestions every study makes."""
     seconds: float | None = None
+    """Budget of the studies' attack time in seconds, in place of `suggestions`."""
     gpu_seconds: float | None = None
+    """The same in GPU-seconds."""
     sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """Who makes the suggestions; an attacker may name another."""
     lag: int = 4
+    """Suggestion n is asked when exactly the results up to n minus this are known."""
     startup: int = 10
+    """Suggestions drawn at random before the sampler uses what it has seen."""
     prune: float | None = None
+    """DB behind the best suggestion at which the other victims are left out; null: never."""
     warm_start: str | None = None
+    """A results folder whose best parameters are tried first."""
     storage: str | None = JOURNAL
+    """Where Optuna's copy goes: `journal`, the address of a database, or null."""
 
     def __post_init__(self) -> None:
         require(self.suggestions >= 1, self, "suggestions", "at least 1")
@@ -169,7 +196,9 @@ class FamilyConfig(Config):
     """One attack of a search over families, with what is searched of it, by dotted path."""
 
     attack: AnyAttack = field(default_factory=Matching)
+    """The attack of this family."""
     search: dict[str, Parameter] = field(default_factory=dict)
+    """What is searched of it: ranges by dotted path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,10 +211,15 @@ class AttackerConfig(Config):
     """
 
     name: str = "generic"
+    """The attacker's name in tables."""
     attack: AnyAttack = field(default_factory=Matching)
+    """The attack, by name or with its settings."""
     search: dict[str, Parameter] = field(default_factory=dict)
+    """What is searched of it: ranges by dotted path; empty: it runs as it is."""
     families: dict[str, FamilyConfig] = field(default_factory=dict)
+    """Several attacks by name, of which each suggestion chooses one."""
     uses_facts: bool = True
+    """Whether it uses what the threat model lets it know of the defense."""
 
     def __post_init__(self) -> None:
         alone = not self.families or (self.attack == Matching() and not self.search)
@@ -214,9 +248,13 @@ class UtilityConfig(Config):
     """
 
     train: int = 1000
+    """Training images."""
     batch_size: int = 10
+    """Images of a local batch."""
     lr: float | None = None
+    """Learning rate; null: the federation's."""
     seeds: int = 1
+    """Trainings, each from a seed of its own."""
 
     def __post_init__(self) -> None:
         require(self.train >= 1000, self, "train", "at least 1000")
@@ -236,14 +274,23 @@ class ExecutionConfig(Config):
     """
 
     device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `mps`."""
     threads: int = 1
+    """CPU threads of one trial; part of its identity."""
     workers: int | None = None
+    """Processes at a time; null: as many as fit."""
     gpus_per_trial: float | None = None
+    """GPUs that a trial takes, a share such as 0.25 or a whole number; null: one where there is one."""
     controls: bool = True
+    """Whether the same attack also runs on noise."""
     lpips: bool = False
+    """Whether LPIPS is measured, where its weights are at hand."""
     images: Literal["test", "all", "none"] = "test"
+    """Which trials' pictures are kept."""
     keep_captures: bool = True
+    """Whether captures stay on disk in the end."""
     allow_slow: bool = False
+    """Whether sums that take more than ten minutes may start."""
 
     def __post_init__(self) -> None:
         require(self.threads >= 1, self, "threads", "at least 1")
@@ -279,8 +326,11 @@ class CellConfig(Config):
     """
 
     name: str
+    """The cell's name in tables."""
     defense: tuple[AnyDefense, ...] = ()
+    """The chain of defenses, in their order; empty: none."""
     differs: dict[str, Json] = field(default_factory=dict)
+    """Settings that are this cell's own, by dotted path."""
 
     def __post_init__(self) -> None:
         _check_chain(self.defense)
@@ -298,10 +348,15 @@ class ThresholdConfig(Config):
     """
 
     name: str
+    """The threshold's name, which its cells' names begin with."""
     defense: tuple[AnyDefense, ...] = ()
+    """The chain of defenses, one of whose numbers is the strength."""
     differs: dict[str, Json] = field(default_factory=dict)
+    """Settings that are these cells' own, by dotted path."""
     strength: Strength
+    """The number that goes from weak to strong."""
     refine: int = 5
+    """How often strengths are added where a curve crosses."""
 
     def __post_init__(self) -> None:
         require(_plain(self.name), self, "name", "of letters, digits, . _ and -")
@@ -322,20 +377,35 @@ class SweepConfig(Config):
     """
 
     name: str
+    """The sweep's name, and that of its results folder."""
     seed: int = 42
+    """Fixes everything random."""
     seeds: int = field(default=1, metadata=LATER)
+    """How many seeds everything is repeated at, `seed` first."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Where pictures come from."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The clients' network."""
     federation: FederationConfig = field(default_factory=FederationConfig)
+    """Clients, rounds and local training."""
     capture: CaptureConfig = field(default_factory=CaptureConfig)
+    """What is captured, and when."""
     threat: ThreatModel = field(default_factory=ThreatModel)
+    """What the attacker sees and knows."""
     victims: VictimsConfig = field(default_factory=VictimsConfig)
+    """How many victims there are."""
     study: StudyConfig = field(default_factory=StudyConfig)
+    """How attackers are tuned."""
     utility: UtilityConfig | None = None
+    """The training that measures accuracy; null: none."""
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    """How trials run."""
     cells: tuple[CellConfig, ...] = (CellConfig(name="none"),)
+    """The rows of the comparison."""
     thresholds: tuple[ThresholdConfig, ...] = ()
+    """Searches for the strength at which a defense begins to work."""
     attackers: tuple[AttackerConfig, ...] = field(default_factory=lambda: (AttackerConfig(),))
+    """Who attacks every cell."""
 
     def __post_init__(self) -> None:
         require(_plain(self.name), self, "name", "of letters, digits, . _ and -, not beginning with .")
