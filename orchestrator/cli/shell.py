@@ -8,7 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
-from typer.completion import completion_init, get_completion_script
+from typer.completion import (  # type: ignore[attr-defined]  # imported there for its own options
+    completion_init,
+    get_completion_script,
+)
 
 from orchestrator.io.provenance import provenance
 from orchestrator.reference.schema import sweep_schema

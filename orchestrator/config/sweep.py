@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from attack_core.attacks.registry import AnyAttack
@@ -155,7 +155,7 @@ class StudyConfig(Config):
     """Budget of the studies' attack time in seconds, in place of `suggestions`."""
     gpu_seconds: float | None = None
     """The same in GPU-seconds."""
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    sampler: Literal["tpe", "random", "gp", "cmaes", "grid"] = "tpe"
     """Who makes the suggestions; an attacker may name another."""
     lag: int = 4
     """Suggestion n is asked when exactly the results up to n minus this are known."""
@@ -218,12 +218,16 @@ class AttackerConfig(Config):
     """What is searched of it: ranges by dotted path; empty: it runs as it is."""
     families: dict[str, FamilyConfig] = field(default_factory=dict)
     """Several attacks by name, of which each suggestion chooses one."""
+    sampler: Literal["tpe", "random", "gp", "cmaes"] | None = field(default=None, metadata=LATER)
+    """Who makes this attacker's suggestions; null: the study's `sampler`."""
     uses_facts: bool = True
     """Whether it uses what the threat model lets it know of the defense."""
 
     def __post_init__(self) -> None:
         alone = not self.families or (self.attack == Matching() and not self.search)
         require(alone, self, "families", "without 'attack' and 'search' beside it: each family has its own")
+        searched = self.sampler is None or self.searches
+        require(searched, self, "sampler", "left out where nothing is searched")
         simple = all(name and all(ch.isalnum() or ch in "_-" for ch in name) for name in self.families)
         require(simple, self, "families", "named with letters, digits, _ and -")
 
@@ -231,6 +235,17 @@ class AttackerConfig(Config):
     def space(self) -> Space:
         """What a study of this attacker searches."""
         return Space(self.search, {name: family.search for name, family in self.families.items()})
+
+    def study(self, common: StudyConfig) -> StudyConfig:
+        """The settings of this attacker's studies: the common ones, with its own sampler."""
+        if self.sampler is None:
+            return common
+        if common.sampler == "grid":
+            raise InputError(
+                f"attackers.{self.name}.sampler = {self.sampler!r} does not go with study.sampler = 'grid', which "
+                "tries everything; leave one out."
+            )
+        return replace(common, sampler=self.sampler)
 
     @property
     def searches(self) -> bool:
@@ -414,6 +429,8 @@ class SweepConfig(Config):
             names = [entry.name for entry in getattr(self, field_name)]
             require(bool(names), self, field_name, "at least one")
             _check_names(field_name, names)
+        for attacker in self.attackers:
+            attacker.study(self.study)
         tuned = any(attacker.searches for attacker in self.attackers)
         require(
             not tuned or self.victims.tuning >= 1, self, "victims", "with tuning >= 1 where a search is given"

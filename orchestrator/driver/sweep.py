@@ -343,7 +343,7 @@ class Driver:
             study = Study(
                 name,
                 attacker.space,
-                cell.settings.study,
+                attacker.study(cell.settings.study),
                 seed=cell.settings.seed,
                 recorded=self._store.suggestions(name),
                 start=self._start.get(name, ()),

@@ -9,14 +9,13 @@ import json
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from orchestrator.config.plain import to_plain
 
-Annotation = Any
+Annotation: TypeAlias = Any
 """What stands behind the colon of a field."""
 
 _NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", NoneType: "null"}
@@ -69,14 +68,14 @@ def kinds_of(root: type[Any]) -> list[type[Any]]:
 
 def classes_in(annotation: Annotation) -> Iterator[type[Any]]:
     """The classes of settings that an annotation names, in lists and mappings too."""
+    origin: Any = get_origin(annotation)
     if dataclasses.is_dataclass(annotation):
         yield annotation  # type: ignore[misc]  # a class, since annotations are no instances
-    elif get_origin(annotation) is not Literal:
+    elif origin is not Literal:
         for inner in get_args(annotation):
             yield from classes_in(inner)
 
 
-@cache
 def meanings(kind: type[Any]) -> dict[str, str]:
     """What the texts below a class's fields say, in one line each."""
     found: dict[str, str] = {}
@@ -94,7 +93,8 @@ def meanings(kind: type[Any]) -> dict[str, str]:
 
 def described(annotation: Annotation) -> str:
     """A type in words, such as `list of whole number`, or the names that may stand there."""
-    origin, inside = get_origin(annotation), get_args(annotation)
+    origin: Any = get_origin(annotation)
+    inside = get_args(annotation)
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(described(each) for each in inside))
     if origin is Literal:
