@@ -1,6 +1,6 @@
 """How often intervals that state 95% hold the truth: candidates side by side, by simulation.
 
-python benchmarks/coverage.py [--samples N] [--sizes N...] [--only METHOD...] [--json]
+python benchmarks/coverage.py [--samples N] [--sizes N...] [--only METHOD...] [--seeds] [--json]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy.typing as npt
 import result_line
 from scipy.stats import bootstrap, t
 
-from orchestrator.analysis.intervals import mean_interval, share_interval
+from orchestrator.analysis.intervals import clustered_share_interval, mean_interval, share_interval
 
 Array = npt.NDArray[np.float64]
 Bounds = tuple[Array, Array]
@@ -171,17 +171,110 @@ def shares(options: argparse.Namespace, random: Random) -> Iterator[dict[str, ob
                 yield line | {"n": len(covered), "width": width}
 
 
+def _alike(share: float, spread: float, failures: float = 0.0) -> Callable[[Random, int], Array]:
+    """Gains of eight victims at each seed around 14 dB, of whose variance a share lies between seeds."""
+
+    def draw(random: Random, seeds: int) -> Array:
+        between, within = random.normal(size=(seeds, 1)), random.normal(size=(seeds, VICTIMS))
+        values = 14 + spread * (np.sqrt(share) * between + np.sqrt(1 - share) * within)
+        return np.where(random.random(values.shape) < failures, 0.0, values)
+
+    return draw
+
+
+VICTIMS = 8
+HIERARCHIES: dict[str, tuple[Callable[[Random, int], Array], float]] = {
+    "normal, seeds do not matter": (_alike(0.0, 3.0), 14.0),
+    "normal, a fifth of the variance between seeds": (_alike(0.2, 3.0), 14.0),
+    "normal, four fifths between seeds": (_alike(0.8, 3.0), 14.0),
+    "one failure in ten, three tenths between seeds": (_alike(0.3, 2.0, 0.1), 12.6),
+    "lognormal between seeds, sigma 0.5": (
+        lambda random, seeds: (
+            10 * random.lognormal(0, 0.5, (seeds, 1)) * random.lognormal(0, 0.2, (seeds, VICTIMS))
+        ),
+        10 * float(np.exp(0.145)),
+    ),
+}
+"""Gains (seeds, victims), and their mean."""
+
+
+def _by_victims(values: Array, _: Random) -> tuple[float, float]:
+    found = mean_interval(values.ravel())
+    return found.low, found.high
+
+
+def _resampled_seeds(values: Array, random: Random) -> tuple[float, float]:
+    means = values.mean(axis=1)
+    low, high = np.quantile(
+        means[random.integers(0, len(means), (500, len(means)))].mean(axis=1), [0.025, 0.975]
+    )
+    return float(low), float(high)
+
+
+def _student_of_seeds(values: Array, _: Random) -> tuple[float, float]:
+    low, high = student(values.mean(axis=1)[None], _)
+    return float(low[0]), float(high[0])
+
+
+def _ours_of_seeds(values: Array, _: Random) -> tuple[float, float]:
+    found = mean_interval(values.ravel(), clusters=np.repeat(np.arange(len(values)), values.shape[1]))
+    return found.low, found.high
+
+
+SEEDED = {
+    "over victims": _by_victims,
+    "cluster bootstrap": _resampled_seeds,
+    "Student over seeds": _student_of_seeds,
+    "in use": _ours_of_seeds,
+}
+
+
+def seeded(options: argparse.Namespace, random: Random) -> Iterator[dict[str, object]]:
+    """Means over several seeds, by method."""
+    for name, (draw, truth) in HIERARCHIES.items():
+        for method, bounds in SEEDED.items():
+            for seeds in (3, 5, 10):
+                found = np.array([bounds(draw(random, seeds), random) for _ in range(options.samples)])
+                covered = 100.0 * ((found[:, 0] <= truth) & (truth <= found[:, 1]))
+                target = TARGET if method == "in use" else None
+                label = f"{name}; {method}; {seeds} seeds"
+                line = result_line.line(label, float(covered.mean()), "%", [], target=target)
+                yield line | {"n": len(covered), "width": float(np.median(found[:, 1] - found[:, 0]))}
+
+
+def seeded_shares(options: argparse.Namespace, random: Random) -> Iterator[dict[str, object]]:
+    """Shares over several seeds of 16 victims, whose true shares follow a beta distribution."""
+    for share in (0.02, 0.1, 0.5):
+        for alike in (0.1, 0.3, 0.6):
+            ends = share * (1 - alike) / alike, (1 - share) * (1 - alike) / alike
+            for seeds in (3, 5, 10):
+                clusters, found = np.repeat(np.arange(seeds), 16), []
+                for _ in range(options.samples):
+                    hits = random.random((seeds, 16)) < random.beta(*ends, (seeds, 1))
+                    values = hits.astype(float).ravel()
+                    found.append(clustered_share_interval(float(values.mean()), values, clusters))
+                covered = [100.0 * (one.low <= share <= one.high) for one in found]
+                label = f"share {share:g}, correlation {alike:g} within a seed; in use; {seeds} seeds"
+                line = result_line.line(label, float(np.mean(covered)), "%", [], target=TARGET)
+                yield line | {
+                    "n": len(covered),
+                    "width": float(np.median([one.high - one.low for one in found])),
+                }
+
+
 def main() -> int:
     """Simulate and print; exit code 1 where an interval in use holds the truth less often than it has to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--sizes", nargs="+", type=int, default=[5, 6, 8, 16, 64])
     parser.add_argument("--only", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--seeds", action="store_true", help="intervals over several seeds")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     random = np.random.default_rng(0)
     good = True
-    for line in chain(cases(options, random), shares(options, random)):
+    parts = (seeded, seeded_shares) if options.seeds else (cases, shares)
+    for line in chain.from_iterable(part(options, random) for part in parts):
         good &= bool(line["ok"])
         if options.json:
             print(json.dumps(line), flush=True)

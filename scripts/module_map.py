@@ -24,8 +24,9 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("attacks",),
     ),
     "orchestrator": (
+        ("axes",),
         ("config", "io", "library", "runtime"),
-        ("results", "execute", "cluster"),
+        ("results", "execute", "cluster", "reference"),
         ("capture",),
         ("trial", "analysis", "calibration"),
         ("audit", "study", "report"),

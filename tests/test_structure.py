@@ -27,6 +27,7 @@ MAY_IMPORT = {
 }
 LARGEST_ROOM = 10
 IMPORTED_AS = {
+    "cmaes": "cmaes",
     "cryptography": "cryptography",
     "filelock": "filelock",
     "jinja2": "jinja2",

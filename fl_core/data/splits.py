@@ -22,8 +22,11 @@ class SeededSplit(Config):
     """
 
     train: float = 0.8
+    """Share of the train split."""
     valid: float = 0.1
+    """Share of the validation split."""
     seed: int = 0
+    """Fixes which picture is where."""
 
     def __post_init__(self) -> None:
         require(0 < self.train < 1, self, "train", "more than 0 and less than 1")

@@ -42,11 +42,17 @@ class LocalTraining(Config):
     """
 
     lr: float = 0.01
+    """Learning rate."""
     momentum: float = 0.9
+    """Momentum of SGD."""
     epochs: int = 1
+    """Passes over a client's images in a round."""
     batch_size: int = 1
+    """Images of a batch."""
     momentum_state: Literal["fresh", "persistent"] = "fresh"
+    """Whether momentum starts every round at zero or carries over."""
     max_steps: int | None = None
+    """Steps after which local training ends; null: none."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, self, "lr", "more than 0")

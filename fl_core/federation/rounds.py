@@ -42,13 +42,21 @@ class FederationConfig(Config):
     """
 
     clients: int = 10
+    """How many clients there are."""
     fraction: float = 0.5
+    """Share of them that takes part in a round."""
     participation: Literal["fixed", "poisson"] = "fixed"
+    """Whether that share is exact, or each client's own coin."""
     rounds: int = 5
+    """Planned rounds; privacy budgets are the total over them."""
     partition: Partition = field(default_factory=IID)
+    """How the train split is divided among clients."""
     local: LocalTraining = field(default_factory=LocalTraining)
+    """A client's local training."""
     flip: bool = False
+    """Whether training images are mirrored with probability 1/2."""
     chunk: int = 10
+    """Participants whose updates are summed at a time; it changes rounding."""
 
     def __post_init__(self) -> None:
         require(1 <= self.clients <= MOST_CLIENTS, self, "clients", f"from 1 to {MOST_CLIENTS:,}")

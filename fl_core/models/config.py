@@ -52,9 +52,13 @@ class TransformerConfig(Config):
     """The sizes of `vit`: pixels on a side of a patch, numbers of a token, blocks, attention heads."""
 
     patch: int = 4
+    """Pixels on a side of a patch."""
     width: int = 64
+    """Numbers of a token."""
     depth: int = 4
+    """Blocks."""
     heads: int = 4
+    """Attention heads."""
 
     def __post_init__(self) -> None:
         for name in ("patch", "width", "depth", "heads"):
@@ -95,18 +99,31 @@ class ModelConfig(Config):
     """
 
     kind: ModelName = "cnn64"
+    """The network."""
     classes: int | None = 2
+    """Outputs; left out or null in a sweep file: as many as the data have."""
     image_size: int | tuple[int, int] = 64
+    """Pixels on a side, or `[height, width]`."""
     batch_norm: Literal["eval", "train"] = "eval"
+    """How BatchNorm behaves while a client trains."""
     bottleneck: int | None = None
+    """Numbers of a variational bottleneck before the last layer; null: none."""
     channels: Literal[1, 3] | None = field(default=None, metadata=LATER)
+    """3 for RGB, 1 for grey; null: 3."""
     mean: tuple[float, ...] | None = field(default=None, metadata=LATER)
+    """What is taken from pixels in [0, 1], a number for each channel."""
     std: tuple[float, ...] | None = field(default=None, metadata=LATER)
+    """What they are then divided by."""
     widths: tuple[int, ...] | None = field(default=None, metadata=LATER)
+    """Widths of the hidden layers of `mlp`; null: 512 and 256."""
     vit: TransformerConfig | None = field(default=None, metadata=LATER)
+    """The sizes of `vit`."""
     factory: OwnCode | None = field(default=None, metadata=LATER)
+    """`FILE.py:FUNCTION` of your own that makes the network."""
     args: dict[str, Any] | None = field(default=None, metadata=LATER)
+    """What the factory is called with."""
     weights: WeightsFile | None = field(default=None, metadata=LATER)
+    """A file of starting weights."""
 
     def __post_init__(self) -> None:
         if self.factory is not None and self.kind == "cnn64":

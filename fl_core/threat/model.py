@@ -27,9 +27,13 @@ class ThreatModel(Config):
     """
 
     view: View | None = None
+    """What the attacker sees of the signal; null: what follows from signal and defense."""
     labels: Literal["unknown", "known"] = "unknown"
+    """Whether the attacker knows the labels."""
     knows_defense: bool = True
+    """Whether the attacker knows the defense and its parameters."""
     colluders: int = 0
+    """Other clients of an aggregate who give their updates to the attacker."""
 
     def __post_init__(self) -> None:
         require(self.colluders >= 0, self, "colluders", "at least 0")

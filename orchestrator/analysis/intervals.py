@@ -1,4 +1,7 @@
-"""Intervals over victims: of a mean, and of a share. docs/statistics.md says why these, and what they cover."""
+"""Intervals over victims, and over seeds where there are several: of a mean, and of a share.
+
+docs/statistics.md says why these, and what they cover.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,16 @@ from scipy.special import betaincinv, stdtrit  # `scipy.stats` takes seconds to 
 FEWEST = 5
 """Victims below which a mean has no interval: too few to tell how far apart victims lie."""
 
+FEWEST_SEEDS = 3
+"""Seeds, from two on, below which nothing has an interval: too few to tell how far apart they lie."""
+
+ALIKE = 0.3
+"""The least correlation of two victims of one seed that shares of several seeds are taken to have."""
+
 _TAILS = (0.025, 0.975)
+
+
+Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -42,17 +54,33 @@ NOTHING = Interval(np.nan, np.nan, np.nan)
 """Where nothing was measured."""
 
 
-def mean_interval(values: npt.NDArray[np.float64], *, failed: float = 0.0) -> Interval:
+def mean_interval(
+    values: Values, *, failed: float = 0.0, clusters: npt.NDArray[np.int64] | None = None
+) -> Interval:
     """The mean of one value for each victim, and its 95% interval; none below `FEWEST` victims.
 
     Student's t of 97%, since that of 95% holds skewed means in 91% of samples only. Towards `failed`, what a victim
     gives whose attack comes to nothing (of a difference: none), it reaches at least as far as Student's t of 95% over
     the same victims and one more at `failed`: an attack that fails for one victim in ten fails for none of five in 59%
     of samples, and no spread of theirs tells of it. Values that are not finite are left out.
+
+    `clusters` names each value's seed. With several, values of one are alike and the seeds are what is independent: the
+    interval also reaches as far as Student's t of 97% over seeds, and there is none below `FEWEST_SEEDS`.
     """
-    finite = values[np.isfinite(values)]
-    if len(finite) < FEWEST:
+    there = np.isfinite(values)
+    finite = values[there]
+    seeds = np.zeros(len(finite), dtype=np.int64) if clusters is None else clusters[there]
+    count = len(np.unique(seeds))
+    if len(finite) < FEWEST or 1 < count < FEWEST_SEEDS:
         return Interval(float(finite.mean()) if len(finite) else np.nan, np.nan, np.nan)
+    alone = _over_victims(finite, failed)
+    if count == 1:
+        return alone
+    arm = float(stdtrit(count - 1, 0.985)) * _clustered_error(finite, seeds)
+    return Interval(alone.mean, min(alone.low, alone.mean - arm), max(alone.high, alone.mean + arm))
+
+
+def _over_victims(finite: Values, failed: float) -> Interval:
     measured, roomy = _student(finite, 0.985), _student(np.append(finite, failed), 0.975)
     low = np.fmin(measured.low, roomy.low) if failed < measured.mean else measured.low
     high = np.fmax(measured.high, roomy.high) if failed > measured.mean else measured.high
@@ -74,7 +102,40 @@ def share_interval(share: float, victims: int) -> Interval:
     return Interval(share, float(low), float(high))
 
 
-def _student(values: npt.NDArray[np.float64], quantile: float) -> Interval:
+def clustered_share_interval(share: float, values: Values, clusters: npt.NDArray[np.int64]) -> Interval:
+    """A share of images over victims of several seeds, and its 95% interval; none below `FEWEST_SEEDS` seeds.
+
+    `values` are the victims' own shares. The exact interval is taken over as many victims as are worth as much as
+    these, which are alike within a seed (Korn and Graubard, Survey Methodology 1998): their variance is that between
+    seeds, and at least what victims with the correlation `ALIKE` would have, since few seeds often differ by luck less
+    than they do in truth.
+    """
+    there = np.isfinite(values)
+    values, clusters = values[there], clusters[there]
+    seeds, sizes = np.unique(clusters, return_counts=True)
+    if len(seeds) < FEWEST_SEEDS or np.isnan(share):
+        return Interval(share, np.nan, np.nan)
+    count = len(values)
+    least = 1.0 + ALIKE * (float((sizes**2).sum()) / count - 1.0)
+    independent = share * (1.0 - share) / count
+    effect = _clustered_error(values, clusters) ** 2 / independent if independent > 0 else 0.0
+    effect *= float(stdtrit(len(seeds) - 1, 0.975) / stdtrit(count - 1, 0.975)) ** 2
+    worth = max(1.0, count / max(effect, least))
+    hits = share * worth
+    low = betaincinv(hits, worth - hits + 1, _TAILS[0]) if hits > 0 else 0.0
+    high = betaincinv(hits + 1, worth - hits, _TAILS[1]) if hits < worth else 1.0
+    return Interval(share, float(low), float(high))
+
+
+def _clustered_error(values: Values, clusters: npt.NDArray[np.int64]) -> float:
+    """The standard error of the mean of values that are alike within a cluster (Cochran, Sampling Techniques, 1977)."""
+    seeds, which = np.unique(clusters, return_inverse=True)
+    sums = np.bincount(which, weights=values - values.mean())
+    count = len(seeds)
+    return float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(values))
+
+
+def _student(values: Values, quantile: float) -> Interval:
     mean, count = float(values.mean()), len(values)
     arm = float(stdtrit(count - 1, quantile) * values.std(ddof=1) / np.sqrt(count))
     return Interval(mean, mean - arm, mean + arm)

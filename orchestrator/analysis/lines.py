@@ -90,6 +90,7 @@ class Line:
     methods: Mapping[str, int]
     notes: tuple[str, ...]
     n: int
+    seeds: int = 1
     images: int
     tests: int
     tests_failed: int
@@ -148,7 +149,12 @@ class Line:
         What the attacker sees or knows changes none of them, so such a cell is compared victim by victim like the
         others.
         """
-        return all(path.startswith("threat.") for path in self.differs)
+        return not self.differs_beside_threat
+
+    @property
+    def differs_beside_threat(self) -> Mapping[str, object]:
+        """The cell's own settings of data, weights and rounds, which are what victims come from."""
+        return {path: value for path, value in self.differs.items() if not path.startswith("threat.")}
 
     def columns(self) -> dict[str, Any]:
         """The line as the columns of `summary.parquet`."""
@@ -183,7 +189,7 @@ class Line:
 
 _AS_THEY_ARE = (
     *("cell", "attacker", "defense", "defense_params", "signal", "view", "round", "weights_accuracy"),
-    *("labels", "method", "n", "images", "tests", "tests_failed", "psnr_worst", "psnr_control"),
+    *("labels", "method", "n", "seeds", "images", "tests", "tests_failed", "psnr_worst", "psnr_control"),
     *("label_match", "trials", "trials_failed", "not_observable", "undefended", "beside"),
 )
 _INTERVALS = (

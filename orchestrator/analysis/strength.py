@@ -49,7 +49,8 @@ NONE = Criterion(name="none", figure="success", level=0.0)
 class Curve:
     """One attacker's figures over the strengths of a threshold: values, weakest first, and (V, K) for each figure.
 
-    Only victims that every strength has figures of are in it; `images` is how many test images those have.
+    Only victims that every strength has figures of are in it; `images` is how many test images those have. Of a sweep
+    with several seeds a row of the figures is a seed's mean.
     """
 
     attacker: str
@@ -95,6 +96,11 @@ def curves(
         frames = [victims[name, who] for name in there]
         common = sorted(set.intersection(*(set(frame.index) for frame in frames)))
         frames = [frame.loc[common] for frame in frames]
+        images = min(int(frame["images"].sum()) for frame in frames)
+        index = frames[0].index
+        if index.nlevels > 1 and index.get_level_values("sweep_seed").nunique() > 1:
+            # Seeds are what is independent: each counts with the mean over its victims.
+            frames = [frame.groupby(level="sweep_seed").mean() for frame in frames]
         measured = {
             "gain": np.stack([(f["psnr"] - f["psnr_control"]).to_numpy(float) for f in frames], 1),
             "success": np.stack([f["success"].to_numpy(float) for f in frames], 1),
@@ -104,7 +110,7 @@ def curves(
                 attacker=who,
                 values=tuple(names[name] for name in there),
                 measured=measured,
-                images=min(int(frame["images"].sum()) for frame in frames),
+                images=images,
                 accuracy=tuple(accuracies.get(name, math.nan) for name in there),
             )
         )

@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from attack_core.metrics.metrics import EXACT_DB
 from defenses.dp.accounting import replace_one_epsilon
 from fl_core.base.errors import InputError
-from orchestrator.analysis.intervals import NOTHING, Interval, mean_interval, share_interval
+from orchestrator.analysis.intervals import (
+    NOTHING,
+    Interval,
+    clustered_share_interval,
+    mean_interval,
+    share_interval,
+)
 from orchestrator.analysis.lines import CONTROLS, MEAN_IMAGE, Control, Line, Privacy, Utility, Winner, frame
 from orchestrator.capture.used_data import refuse_mixed
 from orchestrator.io.files import write_atomically
@@ -25,6 +32,9 @@ from orchestrator.results.utility_files import UTILITY, UtilityResult, utilities
 
 SUCCESS_DB = 20.0
 """PSNR from which a reconstruction counts as a success: convenient, above what controls reach (docs/statistics.md)."""
+
+_UNIT = ("sweep_seed", "victim")
+"""What tells victims apart: at every seed other images are theirs."""
 
 _MEASURES = ("psnr", "mse", "label_accuracy", *averaged("victims"))
 """What `by_victim` averages."""
@@ -61,7 +71,7 @@ def tested_victims(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
     found = {}
     for key, tested in _tested(_groups(folder), winners(folder)).items():
         ok = tested[tested["status"] == "ok"]
-        reached = _reached(ok).groupby(ok["victim"])
+        reached = _reached(ok).groupby([ok[name] for name in _UNIT])
         found[key] = by_victim(tested).assign(success=reached.mean(), images=reached.size())
     return found
 
@@ -79,6 +89,36 @@ def test_rows(group: pd.DataFrame, winner: int | None) -> pd.DataFrame:
     return tested if winner is None else tested[tested["suggestion"] == winner]
 
 
+def read_trials(folder: Path) -> pd.DataFrame:
+    """All rows of a results folder; those from before there were several seeds are of the sweep's own."""
+    rows: pd.DataFrame = store.read_rows(folder).to_pandas()
+    if rows["sweep_seed"].isna().any():
+        config = claimed(folder)
+        rows["sweep_seed"] = rows["sweep_seed"].fillna(config.seed if config else 0)
+    return rows.astype({"sweep_seed": "int64"})
+
+
+def tested_rows(group: pd.DataFrame, best: Mapping[str, Winner]) -> pd.DataFrame:
+    """Of one cell's and attacker's rows those that a conclusion rests on: each seed's winner on its test victims.
+
+    `best` as `winners` gives it.
+    """
+    found = [test_rows(rows, _number(best.get(name))) for name, rows in _by_study(group).items()]
+    return pd.concat(found) if len(found) > 1 else found[0]
+
+
+def _by_study(group: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of one cell and attacker by the name of their study, which each seed has one of."""
+    first = group.iloc[0]
+    plain = f"{first['cell']}/{first['attacker']}"
+    names = group["study"].fillna(plain)
+    return {str(name): rows for name, rows in group.groupby(names, sort=False)}
+
+
+def _number(winner: Winner | None) -> int | None:
+    return winner.suggestion if winner else None
+
+
 def read_studies(folder: Path) -> pd.DataFrame:
     """All recorded suggestions of a results folder; empty where no attacker was tuned."""
     studies: pd.DataFrame = store.read_studies(folder).to_pandas()
@@ -91,13 +131,13 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def by_victim(tested: pd.DataFrame) -> pd.DataFrame:
-    """One line for each victim of finished attacks, ordered by victim: the mean over its images.
+    """One line for each victim of finished attacks, ordered by seed and victim: the mean over its images.
 
     Images of one batch are not independent, so a victim's images count as one. `psnr_control` is what `psnr` is
     compared with, that of `control_of`.
     """
     ok = tested[tested["status"] == "ok"]
-    victims = ok.groupby("victim")[[*_MEASURES]].mean()
+    victims = ok.groupby([*_UNIT])[[*_MEASURES]].mean()
     return victims.assign(psnr_control=victims[control_of(victims).column])
 
 
@@ -109,7 +149,7 @@ def control_of(victims: pd.DataFrame) -> Control:
 
 def _groups(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
     """All rows of a results folder by cell and attacker; raises `InputError` where they are of several data sets."""
-    rows = store.read_rows(folder).to_pandas()
+    rows = read_trials(folder)
     refuse_mixed(folder, store.data_by_cell(records(rows[["cell", "data"]].drop_duplicates())))
     return {(str(cell), str(who)): group for (cell, who), group in rows.groupby(["cell", "attacker"])}
 
@@ -120,8 +160,7 @@ def _tested(
     """Of each group the rows that conclusions rest on; `best` as `winners` gives it."""
     found = {}
     for (cell, who), group in groups.items():
-        winner = best.get(f"{cell}/{who}")
-        found[cell, who] = _exact(test_rows(group, winner.suggestion if winner else None))
+        found[cell, who] = _exact(tested_rows(group, best))
     return found
 
 
@@ -149,14 +188,19 @@ def _compared(line: Line, lines: Sequence[Line], tested: Mapping[tuple[str, str]
 
 
 def _undefended(line: Line, lines: Sequence[Line]) -> str | None:
-    """The cell without a defense that the line is compared with; None where none compares."""
-    plain = [
+    """The cell without a defense that the line is compared with; None where none compares.
+
+    It has the same data, weights and rounds: the same settings of its own, but for those of the threat model.
+    """
+    plain = (
         other.cell
         for other in lines
-        if other.defense == "none" and not other.differs and other.attacker == line.attacker
-    ]
-    comparable = bool(plain) and line.differs_in_threat_alone and line.cell != plain[0]
-    return plain[0] if comparable else None
+        if other.defense == "none"
+        and other.attacker == line.attacker
+        and other.differs == line.differs_beside_threat
+    )
+    found = next(plain, None)
+    return found if found != line.cell else None
 
 
 def _first(line: Line, lines: Sequence[Line]) -> str | None:
@@ -180,7 +224,7 @@ def _lead(mine: pd.DataFrame, theirs: pd.DataFrame | None) -> Interval:
 
 def _shared_images(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     """The rows of images that `others` has of the same victim: an aggregate holds more than the victim's own."""
-    keys = ["victim", "image_id"]
+    keys = [*_UNIT, "image_id"]
     return rows.merge(others[keys].drop_duplicates(), on=keys)
 
 
@@ -192,7 +236,8 @@ def _line(
     ok = tested[tested["status"] == "ok"]
     victims = by_victim(tested)
     control = float(victims["psnr_control"].mean())
-    success = float(_reached(ok).mean()) if len(ok) else np.nan
+    reached = _reached(ok).groupby([ok[name] for name in _UNIT])
+    success = reached.mean()
     trials = group.drop_duplicates("trial_id")
     over_trials = tested.drop_duplicates("trial_id")
     return Line(
@@ -210,19 +255,20 @@ def _line(
         methods=_methods(ok),
         notes=_notes(ok),
         n=len(victims),
+        seeds=group["sweep_seed"].nunique(),
         images=len(ok),
         tests=tested["trial_id"].nunique(),
         tests_failed=tested.loc[tested["status"] == "failed", "trial_id"].nunique(),
         psnr=_mean(victims["psnr"], failed=control),
         psnr_preselected=_mean(_preselected(ok), failed=control),
         psnr_worst=float(ok["psnr"].max()) if len(ok) else np.nan,
-        success=share_interval(success, len(victims)),
+        success=_share(success, sizes=reached.size()),
         control=control_of(victims),
         psnr_control=control,
         gain=_mean(victims["psnr"] - victims["psnr_control"]),
         over_prior=_mean(victims["psnr"] - victims["psnr_prior"]),
         label_match=float(ok["label_match"].astype(float).mean()) if len(ok) else np.nan,
-        label_accuracy=share_interval(float(victims["label_accuracy"].mean()), len(victims)),
+        label_accuracy=_share(victims["label_accuracy"]),
         means={
             **{name: float(victims[name].mean()) for name in averaged("victims")},
             **{name: float(over_trials[name].mean()) for name in averaged("trials")},
@@ -240,7 +286,23 @@ def _line(
 
 
 def _mean(values: pd.Series[float], *, failed: float = 0.0) -> Interval:
-    return mean_interval(np.asarray(values, dtype=np.float64), failed=failed)
+    """The mean of figures of victims; `values` are indexed as `by_victim` is."""
+    return mean_interval(np.asarray(values, dtype=np.float64), failed=failed, clusters=_seeds(values))
+
+
+def _share(values: pd.Series[float], *, sizes: pd.Series[int] | None = None) -> Interval:
+    """The share of images, of which each victim has `sizes` many, or one; indexed as `by_victim` is."""
+    weights = np.ones(len(values)) if sizes is None else np.asarray(sizes, dtype=np.float64)
+    shares = np.asarray(values, dtype=np.float64)
+    share = float(np.average(shares, weights=weights)) if len(shares) else np.nan
+    seeds = _seeds(values)
+    if len(set(seeds)) < 2:
+        return share_interval(share, len(shares))
+    return clustered_share_interval(share, shares, seeds)
+
+
+def _seeds(values: pd.Series[Any]) -> npt.NDArray[np.int64]:
+    return np.asarray(values.index.get_level_values("sweep_seed"), dtype=np.int64)
 
 
 def _privacy(row: pd.Series[Any]) -> Privacy | None:
@@ -288,7 +350,7 @@ def _replace_one(row: pd.Series[Any]) -> float:
 def _preselected(ok: pd.DataFrame) -> pd.Series[float]:
     """The PSNR of each victim's preselected image; an image for which nothing was reconstructed has none."""
     chosen = ok[ok["preselected"].astype("boolean").fillna(False)]
-    return chosen.set_index("victim")["psnr"]
+    return chosen.set_index([*_UNIT])["psnr"]
 
 
 def _methods(ok: pd.DataFrame) -> dict[str, int]:
@@ -326,12 +388,13 @@ def _check_whole(
 ) -> None:
     """Raise `InputError` where a file is gone that the rows speak of: figures without it would be other ones."""
     tuned = set(read_studies(folder)["study"])
-    for (cell, who), group in groups.items():
-        if group["suggestion"].notna().any() and f"{cell}/{who}" not in tuned:
-            raise InputError(
-                f"{folder / 'studies' / 'studies.parquet'} lacks the suggestions of {cell}/{who}, which trials are "
-                "of; run the sweep again, which makes them again."
-            )
+    for (cell, _), group in groups.items():
+        for name, rows in _by_study(group).items():
+            if rows["suggestion"].notna().any() and name not in tuned:
+                raise InputError(
+                    f"{folder / 'studies' / 'studies.parquet'} lacks the suggestions of {name}, which trials are of; "
+                    "run the sweep again, which makes them again."
+                )
         if group["accuracy"].notna().any() and cell not in reached:
             raise InputError(
                 f"{folder / UTILITY} lacks the file with the accuracy of {cell}, which trials name; run the sweep "

@@ -30,11 +30,12 @@ from orchestrator.cli import audit as cli_audit
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import doctor as health
 from orchestrator.cli import experiment
+from orchestrator.cli import shell as cli_shell
 from orchestrator.config.parse import load_sweep
 from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import DataConfig
 from orchestrator.driver.merge import merge_folders
-from orchestrator.driver.plan import check_plan, plan_table
+from orchestrator.driver.plan import cells_table, check_plan, plan_table
 from orchestrator.driver.refine import run_refined
 from orchestrator.driver.sweep import resolve, run_sweep
 from orchestrator.execute.lifelines import RayLost
@@ -67,6 +68,9 @@ app.add_typer(cli_cluster.jobs, name="jobs")
 app.add_typer(cli_cluster.slurm, name="slurm")
 app.command()(cli_cluster.submit)
 app.command()(cli_audit.audit)
+app.command()(cli_shell.schema)
+app.command()(cli_shell.completion)
+app.callback(invoke_without_command=True)(cli_shell.options)
 
 BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
 
@@ -94,7 +98,8 @@ def sweep(
     if dry_run:
         check_plan(config, patterns)
         console.print(data_line(to_plain(resolve(config))), soft_wrap=True)
-        console.print(plan_table(config, patterns, width=console.width))
+        console.print(cells_table(config, patterns, width=console.width))
+        console.print("", plan_table(config, patterns, width=console.width))
         return
     folder = out or Path("results") / config.name
     with Stop().listening() as stop:

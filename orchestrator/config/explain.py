@@ -86,6 +86,21 @@ class _Walk:
             self.node = None
 
 
+def setting_paths(kind: type[Any]) -> list[str]:
+    """The dotted path of every setting of a class and of every group of settings in it.
+
+    Of several classes that may stand at a place the settings of all are named; lists and mappings are single settings.
+    """
+    found = []
+    for name, annotation in get_type_hints(kind).items():
+        if name not in _fields(kind):
+            continue
+        found.append(name)
+        inner = (path for option in _options(annotation) if _fields(option) for path in setting_paths(option))
+        found += [f"{name}.{path}" for path in inner]
+    return list(dict.fromkeys(found))
+
+
 class UnknownKey(InputError):
     """A key that there is none of at its place: `key` with dots, from the top of what was built."""
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from attack_core.attacks.registry import NAMED, AnyAttack
 from defenses.chain import Chain
 from fl_core.base.errors import InputError, hint, listed, natural, unknown_name
-from orchestrator.config.explain import UnknownKey
+from orchestrator.axes.expand import expand
+from orchestrator.axes.values import GROUPS, put_axis, same, slots
+from orchestrator.config.explain import UnknownKey, setting_paths
 from orchestrator.config.own import anchor_own, reach, settings_of, settle_own, shown, spell_own
 from orchestrator.config.plain import build, put, to_plain
 from orchestrator.config.plain_yaml import read_yaml
@@ -24,7 +27,8 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """The sweep in a YAML 1.2 file, after `key=value` overrides with dotted keys and YAML values.
 
     A file may hold smaller or larger forms of itself: `scales` maps a name to dotted keys and their values, and `scale`
-    says which of them is put in, before the other overrides. The cells of its thresholds' grids are among its cells.
+    says which of them is put in, before the other overrides. The cells of its `axes` and of its thresholds' grids are
+    among its cells.
     Relative paths to code and weights are in the file's folder, those of overrides in the current one.
     Raises `InputError` for a missing file, bad YAML, unknown keys, wrong types, values out of range, and search spaces
     that do not fit their attack.
@@ -64,15 +68,92 @@ def sweep_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     spell_out(tree, where=str(path))
     spell_files(tree, path.parent, where=str(path))
     anchor_own(tree, path.parent)
+    _anchor_axes(tree, path.parent)
     for key, value in chosen:
         if key != "scale":
-            put(tree, key, value, where="--set")
+            _put(tree, key, value, where="--set")
     spell_out(tree, where="--set")
+    _anchor_axes(tree, Path.cwd())
+    products = _expand_axes(tree, where=str(path))
     spell_files(tree, Path.cwd(), where="--set")
     anchor_own(tree, Path.cwd())
     spell_inputs(tree, where=str(path))
     spell_own(tree, where=str(path))
+    _settle_products(tree, products, where=str(path))
     return tree
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
+    """`put`, which also takes the dotted name of an axis behind `axes.`; a setting that is an axis has no one value."""
+    axes = tree.get("axes")
+    if isinstance(axes, dict) and axes.get(key) is not None:
+        raise InputError(f"{where} {key}: is an axis of this sweep; give its values with axes.{key}=[...].")
+    if not put_axis(tree, key, value):
+        put(tree, key, value, where=where)
+
+
+def _anchor_axes(tree: dict[str, Any], folder: Path) -> None:
+    """Let relative paths of code and weights that axes name lie in `folder`, in place."""
+    for holder, key, path in slots(tree.get("axes")):
+        given = holder[key]
+        if path in ("model.factory", "model.weights") and isinstance(given, str):
+            module, colon, name = given.rpartition(":") if path == "model.factory" else (given, "", "")
+            if path == "model.weights" or module.endswith(".py"):
+                holder[key] = f"{folder / Path(module).expanduser()}{colon}{name}"
+        elif path == "defense":
+            anchor_own({path: given}, folder)
+
+
+def _expand_axes(tree: dict[str, Any], *, where: str) -> int:
+    """Put the cells that `axes` stand for behind those of the file; how many they are. `axes` is taken out."""
+    axes, cells = tree.pop("axes", None), tree.get("cells")
+    if axes is None:
+        return 0
+    products = expand(axes, _differing(), where=where)
+    if cells is not None and not isinstance(cells, list):
+        return 0  # No list of cells: `build` says so.
+    tree["cells"] = [*(cells or []), *products]
+    return len(products)
+
+
+def _settle_products(tree: dict[str, Any], products: int, *, where: str) -> None:
+    """Take out of the last `products` cells' differences, in place, what the common settings say too.
+
+    So a cell of the product is marked as differing exactly where it does, as one written by hand. Raises `InputError`
+    with the cell's name, which its position would not tell, for defenses that are not as they must be.
+    """
+    for cell in tree["cells"][-products:] if products else ():
+        build(CellConfig, cell, where=f"{where}: cells.{cell['name']}")
+        differs = cell["differs"]
+        for path in [path for path, value in differs.items() if same(value, _common(tree, path))]:
+            # A group that another path leads into is put together from both.
+            if not any(other.startswith(f"{path}.") or path.startswith(f"{other}.") for other in differs):
+                del differs[path]
+
+
+def _common(tree: dict[str, Any], path: str) -> object:
+    """What holds for a setting where a cell says nothing: the file's value, else the default."""
+    nowhere = object()
+    for root in (tree, _defaults()):
+        node: Any = root
+        for part in path.split("."):
+            node = node.get(part, nowhere) if isinstance(node, dict) else nowhere
+        if node is not nowhere:
+            return node
+    return nowhere
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    plain: dict[str, Any] = to_plain(SweepConfig(name="default"))
+    return plain
+
+
+@cache
+def _differing() -> tuple[str, ...]:
+    """The dotted paths in which cells may differ."""
+    paths = [path for path in setting_paths(SweepConfig) if path.partition(".")[0] in GROUPS]
+    return (*paths, "model.input")
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -99,7 +180,7 @@ def _scale(tree: dict[str, Any], wanted: Sequence[Any], *, where: str) -> None:
     if str(name) not in scales:
         raise InputError(f"{where}: {unknown_name('scale', str(name), scales)}")
     for key, value in scales[str(name)].items():
-        put(tree, key, copy.deepcopy(value), where=f"{where}: scales.{name}")
+        _put(tree, key, copy.deepcopy(value), where=f"{where}: scales.{name}")
 
 
 def spell_out(tree: dict[str, Any], *, where: str) -> None:

@@ -26,11 +26,17 @@ class Strength(Config):
     """
 
     path: str
+    """The number's dotted path: into `defense`, or a setting of the sweep."""
     weak: float
+    """The weakest strength."""
     strong: float
+    """The strongest strength."""
     points: int = 6
+    """How many strengths the grid has, both ends among them."""
     scale: Literal["log", "linear", "log_rest"] = "log"
+    """In what they are even: the logarithm, the number, or the logarithm of what is left of 1."""
     integer: bool = False
+    """Whether strengths are whole numbers."""
 
     def __post_init__(self) -> None:
         require(2 <= self.points <= MOST_POINTS, self, "points", f"from 2 to {MOST_POINTS}")

@@ -30,9 +30,13 @@ class FloatRange(Config):
     """A real number from `low` to `high`, on a logarithmic scale if `log`."""
 
     kind: Literal["float"]
+    """A real number."""
     low: float
+    """The least value."""
     high: float
+    """The greatest value."""
     log: bool = False
+    """Whether it is drawn on a logarithmic scale."""
 
     def __post_init__(self) -> None:
         require(self.low <= self.high, self, "low", f"at most high = {self.high}")
@@ -60,9 +64,13 @@ class IntRange(Config):
     """A whole number from `low` to `high`, both included."""
 
     kind: Literal["int"]
+    """A whole number."""
     low: int
+    """The least value."""
     high: int
+    """The greatest value, included."""
     log: bool = False
+    """Whether it is drawn on a logarithmic scale."""
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
@@ -92,7 +100,9 @@ class Choice(Config):
     """One of several values."""
 
     kind: Literal["choice"]
+    """One of several values."""
     choices: tuple[bool | int | float | str | None, ...]
+    """The values."""
 
     def __post_init__(self) -> None:
         require(len(self.choices) >= 1, self, "choices", "at least one value")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from attack_core.attacks.registry import AnyAttack
@@ -19,6 +19,7 @@ from fl_core.data.splits import SeededSplit
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.config import ModelConfig
 from fl_core.threat.model import ThreatModel
+from orchestrator.axes.values import GROUPS
 from orchestrator.config.address import check_address
 from orchestrator.config.scale import Strength
 from orchestrator.config.space import Parameter, Space
@@ -27,6 +28,9 @@ Json = dict[str, object] | list[object] | str | float | int | bool | None
 
 LONGEST_NAME = 200
 """So many bytes may the name of a sweep, a cell or an attacker have: folders and table columns have it."""
+
+MOST_SEEDS = 100
+"""So often may a sweep be repeated."""
 
 JOURNAL = "journal"
 """The storage that is a file in the results folder."""
@@ -60,17 +64,29 @@ class DataConfig(Config):
     """
 
     kind: DataKind = "auto"
+    """Where pictures come from; `auto`: CelebA where it lies under `root`, else synthetic faces."""
     root: str = "data"
+    """Folder or file of the data; a relative one is in the folder that you start in."""
     attribute: str | tuple[str, ...] = "Male"
+    """CelebA's attribute to classify; a list of k gives 2^k classes."""
     train: int | None = 160
+    """Images of the train split that the clients hold; null: all."""
     valid: int | None = 200
+    """Images of the validation split that accuracy is measured on; null: all."""
     public: int | None = 200
+    """Images of the test split that are the attacker's own; null: all."""
     synthetic_images: int = 2000
+    """How many synthetic faces are written where there are none."""
     synthetic_seed: int = 0
+    """Fixes the synthetic faces."""
     name: str | None = field(default=None, metadata=LATER)
+    """The set of torchvision.datasets, for kind `torchvision`."""
     download: bool | None = field(default=None, metadata=LATER)
+    """Whether torchvision may fetch the set."""
     resize: Resize | None = field(default=None, metadata=LATER)
+    """How pictures come to the network's size; null: `crop`."""
     split: SeededSplit | None = field(default=None, metadata=LATER)
+    """Cuts a set that lacks splits; null: 80% train, 10% valid, 10% test by seed 0."""
 
     def __post_init__(self) -> None:
         for setting, kinds in _KINDS_WITH.items():
@@ -94,9 +110,13 @@ class CaptureConfig(Config):
     """
 
     signal: Signal = "gradients"
+    """What is captured: one batch's gradient, one step's update, a whole local update, or a round's mean."""
     round: int = 0
+    """The round whose weights are attacked, from 0."""
     client: int = 0
+    """The client that the first victim comes from."""
     weights: Literal["undefended", "defended"] = "undefended"
+    """Whether training up to that round went without the cell's defense or with it."""
 
     def __post_init__(self) -> None:
         require(self.round >= 0, self, "round", "at least 0")
@@ -108,7 +128,9 @@ class VictimsConfig(Config):
     """How many victims tune an attacker, and how many others conclusions rest on."""
 
     tuning: int = 4
+    """Victims that attackers are tuned on."""
     test: int = 16
+    """Other victims, which conclusions rest on."""
 
     def __post_init__(self) -> None:
         require(self.tuning >= 0, self, "tuning", "at least 0")
@@ -128,14 +150,23 @@ class StudyConfig(Config):
     """
 
     suggestions: int = 24
+    """How many suggestions every study makes."""
     seconds: float | None = None
+    """Budget of the studies' attack time in seconds, in place of `suggestions`."""
     gpu_seconds: float | None = None
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """The same in GPU-seconds."""
+    sampler: Literal["tpe", "random", "gp", "cmaes", "grid"] = "tpe"
+    """Who makes the suggestions; an attacker may name another."""
     lag: int = 4
+    """Suggestion n is asked when exactly the results up to n minus this are known."""
     startup: int = 10
+    """Suggestions drawn at random before the sampler uses what it has seen."""
     prune: float | None = None
+    """DB behind the best suggestion at which the other victims are left out; null: never."""
     warm_start: str | None = None
+    """A results folder whose best parameters are tried first."""
     storage: str | None = JOURNAL
+    """Where Optuna's copy goes: `journal`, the address of a database, or null."""
 
     def __post_init__(self) -> None:
         require(self.suggestions >= 1, self, "suggestions", "at least 1")
@@ -165,7 +196,9 @@ class FamilyConfig(Config):
     """One attack of a search over families, with what is searched of it, by dotted path."""
 
     attack: AnyAttack = field(default_factory=Matching)
+    """The attack of this family."""
     search: dict[str, Parameter] = field(default_factory=dict)
+    """What is searched of it: ranges by dotted path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,14 +211,23 @@ class AttackerConfig(Config):
     """
 
     name: str = "generic"
+    """The attacker's name in tables."""
     attack: AnyAttack = field(default_factory=Matching)
+    """The attack, by name or with its settings."""
     search: dict[str, Parameter] = field(default_factory=dict)
+    """What is searched of it: ranges by dotted path; empty: it runs as it is."""
     families: dict[str, FamilyConfig] = field(default_factory=dict)
+    """Several attacks by name, of which each suggestion chooses one."""
+    sampler: Literal["tpe", "random", "gp", "cmaes"] | None = field(default=None, metadata=LATER)
+    """Who makes this attacker's suggestions; null: the study's `sampler`."""
     uses_facts: bool = True
+    """Whether it uses what the threat model lets it know of the defense."""
 
     def __post_init__(self) -> None:
         alone = not self.families or (self.attack == Matching() and not self.search)
         require(alone, self, "families", "without 'attack' and 'search' beside it: each family has its own")
+        searched = self.sampler is None or self.searches
+        require(searched, self, "sampler", "left out where nothing is searched")
         simple = all(name and all(ch.isalnum() or ch in "_-" for ch in name) for name in self.families)
         require(simple, self, "families", "named with letters, digits, _ and -")
 
@@ -193,6 +235,17 @@ class AttackerConfig(Config):
     def space(self) -> Space:
         """What a study of this attacker searches."""
         return Space(self.search, {name: family.search for name, family in self.families.items()})
+
+    def study(self, common: StudyConfig) -> StudyConfig:
+        """The settings of this attacker's studies: the common ones, with its own sampler."""
+        if self.sampler is None:
+            return common
+        if common.sampler == "grid":
+            raise InputError(
+                f"attackers.{self.name}.sampler = {self.sampler!r} does not go with study.sampler = 'grid', which "
+                "tries everything; leave one out."
+            )
+        return replace(common, sampler=self.sampler)
 
     @property
     def searches(self) -> bool:
@@ -210,9 +263,13 @@ class UtilityConfig(Config):
     """
 
     train: int = 1000
+    """Training images."""
     batch_size: int = 10
+    """Images of a local batch."""
     lr: float | None = None
+    """Learning rate; null: the federation's."""
     seeds: int = 1
+    """Trainings, each from a seed of its own."""
 
     def __post_init__(self) -> None:
         require(self.train >= 1000, self, "train", "at least 1000")
@@ -232,14 +289,23 @@ class ExecutionConfig(Config):
     """
 
     device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `mps`."""
     threads: int = 1
+    """CPU threads of one trial; part of its identity."""
     workers: int | None = None
+    """Processes at a time; null: as many as fit."""
     gpus_per_trial: float | None = None
+    """GPUs that a trial takes, a share such as 0.25 or a whole number; null: one where there is one."""
     controls: bool = True
+    """Whether the same attack also runs on noise."""
     lpips: bool = False
+    """Whether LPIPS is measured, where its weights are at hand."""
     images: Literal["test", "all", "none"] = "test"
+    """Which trials' pictures are kept."""
     keep_captures: bool = True
+    """Whether captures stay on disk in the end."""
     allow_slow: bool = False
+    """Whether sums that take more than ten minutes may start."""
 
     def __post_init__(self) -> None:
         require(self.threads >= 1, self, "threads", "at least 1")
@@ -275,14 +341,16 @@ class CellConfig(Config):
     """
 
     name: str
+    """The cell's name in tables."""
     defense: tuple[AnyDefense, ...] = ()
+    """The chain of defenses, in their order; empty: none."""
     differs: dict[str, Json] = field(default_factory=dict)
+    """Settings that are this cell's own, by dotted path."""
 
     def __post_init__(self) -> None:
         _check_chain(self.defense)
-        allowed = ("data", "model", "federation", "capture", "threat", "utility")
         for path in self.differs:
-            require(path.split(".")[0] in allowed, self, "differs", f"paths into {', '.join(allowed)}")
+            require(path.split(".")[0] in GROUPS, self, "differs", f"paths into {', '.join(GROUPS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,10 +363,15 @@ class ThresholdConfig(Config):
     """
 
     name: str
+    """The threshold's name, which its cells' names begin with."""
     defense: tuple[AnyDefense, ...] = ()
+    """The chain of defenses, one of whose numbers is the strength."""
     differs: dict[str, Json] = field(default_factory=dict)
+    """Settings that are these cells' own, by dotted path."""
     strength: Strength
+    """The number that goes from weak to strong."""
     refine: int = 5
+    """How often strengths are added where a curve crosses."""
 
     def __post_init__(self) -> None:
         require(_plain(self.name), self, "name", "of letters, digits, . _ and -")
@@ -312,29 +385,52 @@ class ThresholdConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig(Config):
-    """A whole experiment. Everything but `cells`, `thresholds` and `attackers` is common to all cells."""
+    """A whole experiment. Everything but `cells`, `thresholds` and `attackers` is common to all cells.
+
+    With `seeds` the whole of it is repeated so often, at `seed`, `seed` + 1 and so on: initial weights, the clients'
+    shares of the images, who takes part, noise, tuning.
+    """
 
     name: str
+    """The sweep's name, and that of its results folder."""
     seed: int = 42
+    """Fixes everything random."""
+    seeds: int = field(default=1, metadata=LATER)
+    """How many seeds everything is repeated at, `seed` first."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Where pictures come from."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The clients' network."""
     federation: FederationConfig = field(default_factory=FederationConfig)
+    """Clients, rounds and local training."""
     capture: CaptureConfig = field(default_factory=CaptureConfig)
+    """What is captured, and when."""
     threat: ThreatModel = field(default_factory=ThreatModel)
+    """What the attacker sees and knows."""
     victims: VictimsConfig = field(default_factory=VictimsConfig)
+    """How many victims there are."""
     study: StudyConfig = field(default_factory=StudyConfig)
+    """How attackers are tuned."""
     utility: UtilityConfig | None = None
+    """The training that measures accuracy; null: none."""
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    """How trials run."""
     cells: tuple[CellConfig, ...] = (CellConfig(name="none"),)
+    """The rows of the comparison."""
     thresholds: tuple[ThresholdConfig, ...] = ()
+    """Searches for the strength at which a defense begins to work."""
     attackers: tuple[AttackerConfig, ...] = field(default_factory=lambda: (AttackerConfig(),))
+    """Who attacks every cell."""
 
     def __post_init__(self) -> None:
         require(_plain(self.name), self, "name", "of letters, digits, . _ and -, not beginning with .")
+        require(1 <= self.seeds <= MOST_SEEDS, self, "seeds", f"from 1 to {MOST_SEEDS}")
         for field_name in ("cells", "attackers"):
             names = [entry.name for entry in getattr(self, field_name)]
             require(bool(names), self, field_name, "at least one")
             _check_names(field_name, names)
+        for attacker in self.attackers:
+            attacker.study(self.study)
         tuned = any(attacker.searches for attacker in self.attackers)
         require(
             not tuned or self.victims.tuning >= 1, self, "victims", "with tuning >= 1 where a search is given"
@@ -345,6 +441,11 @@ class SweepConfig(Config):
         """The only cell of one cell's settings (`cell_settings`)."""
         (only,) = self.cells
         return only
+
+    @property
+    def replicates(self) -> range:
+        """The seeds at which everything is run."""
+        return range(self.seed, self.seed + self.seeds)
 
     def matching_cells(self, patterns: Sequence[str]) -> list[CellConfig]:
         """The cells whose name matches a shell pattern; raises `InputError` for one that matches none."""

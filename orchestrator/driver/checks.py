@@ -11,6 +11,7 @@ from defenses.mechanism.own import OwnDefense
 from fl_core.base.errors import InputError
 from fl_core.models.build import build_model, check_batch
 from orchestrator.config.sweep import AttackerConfig, SweepConfig
+from orchestrator.study.search import check_sampler
 
 
 def check_sweep(attackers: Sequence[AttackerConfig], cells: Sequence[SweepConfig]) -> None:
@@ -30,6 +31,8 @@ def check_sweep(attackers: Sequence[AttackerConfig], cells: Sequence[SweepConfig
         # No batch has more images; that some have fewer is known once the data are.
         check_batch(Chain(defenses=own.cell.defense).on_model(own.model), own.federation.local.batch_size)
     for attacker in attackers:
+        if attacker.searches and cells:
+            check_sampler(attacker.study(cells[0].study))
         for place, attack in _attacks(attacker).items():
             _check_fit(place, attack, cells)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 from torch.utils.flop_counter import FlopCounterMode
 
 from attack_core.attacks.registry import AnyAttack
@@ -14,9 +18,10 @@ from fl_core.data.dataset import ImageDataset
 from fl_core.models.build import build_model
 from fl_core.models.config import ModelConfig
 from orchestrator.capture.datasets import check_data, planned_data, with_classes
+from orchestrator.config.own import shown
 from orchestrator.config.parse import cell_settings, with_params
 from orchestrator.config.space import IntRange, Parameter
-from orchestrator.config.sweep import AttackerConfig, FamilyConfig, SweepConfig
+from orchestrator.config.sweep import AttackerConfig, CellConfig, FamilyConfig, SweepConfig
 from orchestrator.driver.checks import check_sweep
 from orchestrator.driver.sweep import resolve
 from orchestrator.io.identity import content_hash
@@ -39,7 +44,37 @@ def check_plan(config: SweepConfig, cells: Sequence[str]) -> None:
         key = content_hash({"data": settings.data, "shape": shape})
         if key not in opened:
             opened[key] = planned_data(settings.data, shape)
-        check_cell(settings, Chain(defenses=settings.cell.defense), opened[key])
+        for seed in settings.replicates:
+            own = dataclasses.replace(settings, seed=seed)
+            check_cell(own, Chain(defenses=settings.cell.defense), opened[key])
+
+
+def cells_table(config: SweepConfig, cells: Sequence[str], *, width: int = WIDTH) -> Table:
+    """What each cell is: its name, its defenses, and the settings that are its own."""
+    chosen = config.matching_cells(cells)
+    table = Table(
+        title="Cells", title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=0, width=width
+    )
+    for heading in ("cell", "defense", "its own settings"):
+        table.add_column(heading, overflow="fold")
+    for cell in chosen:
+        own = (f"{path}={json.dumps(value)}" for path, value in shown(cell.differs).items())
+        table.add_row(*map(Text, (f"{cell.name} ", f"{_chain(cell)} ", ", ".join(own))))
+    return table
+
+
+def _chain(cell: CellConfig) -> str:
+    """The defenses with the settings that are not the defaults, such as `clip(max_norm=0.5), ckks`."""
+    found = []
+    for defense in cell.defense:
+        left = {"kind": None} | {field.name: field.default for field in dataclasses.fields(defense)}
+        settings = [
+            f"{name}={json.dumps(value)}"
+            for name, value in shown(defense).items()
+            if name != "kind" and value != left.get(name, dataclasses.MISSING)
+        ]
+        found.append(f"{defense.label}({', '.join(settings)})" if settings else defense.label)
+    return ", ".join(found) or "none"
 
 
 def plan_table(config: SweepConfig, cells: Sequence[str], *, width: int = WIDTH) -> Table:
@@ -53,16 +88,17 @@ def plan_table(config: SweepConfig, cells: Sequence[str], *, width: int = WIDTH)
     figures: list[tuple[str, ...]] = []
     trials, timed, total_hours, total_megabytes = 0, False, 0.0, 0.0
     for settings in chosen:
-        tests = settings.victims.test
-        megabytes = (settings.victims.tuning + tests) * 4e-6 * _parameters(settings.model)
+        seeds = config.seeds
+        tests = settings.victims.test * seeds
+        megabytes = (settings.victims.tuning * seeds + tests) * 4e-6 * _parameters(settings.model)
         total_megabytes += megabytes
         for attacker in config.attackers:
             time = settings.study.time if attacker.searches else None
             trial = _trial_seconds(settings, attacker)
             budget = _budget(settings, attacker) if time is None else None
-            tuning = budget * settings.victims.tuning if budget is not None else None
+            tuning = budget * settings.victims.tuning * seeds if budget is not None else None
             runs = tests * (2 if settings.execution.controls else 1)
-            hours = (runs * trial + (tuning * trial if tuning is not None else time or 0.0)) / 3600
+            hours = (runs * trial + (tuning * trial if tuning is not None else (time or 0.0) * seeds)) / 3600
             names.append(f"{settings.cell.name} / {attacker.name}")
             figures.append(
                 (
@@ -80,6 +116,8 @@ def plan_table(config: SweepConfig, cells: Sequence[str], *, width: int = WIDTH)
     columns = dict(zip(_COLUMNS, zip(*figures, strict=True), strict=True))
     counts = config.victims
     title = f"Planned: {counts.tuning} tuning victims and {counts.test} test victims in each cell"
+    if config.seeds > 1:
+        title += f", at each of {config.seeds} seeds"
     return figure_table(title, "cell / attacker", names, columns, width=width)
 
 

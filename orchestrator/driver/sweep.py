@@ -186,7 +186,14 @@ def _run(
         )
         with stop.window():
             prepared = [
-                Cell.prepare(own, dataset, captures, weights=store.weights_of(own.cell.name))
+                Cell.prepare(
+                    dataclasses.replace(own, seed=seed),
+                    dataset,
+                    captures,
+                    weights=store.weights_of(own.cell.name, seed, first=config.seed),
+                    first=config.seed,
+                )
+                for seed in config.replicates
                 for own, dataset in zip(chosen, sets, strict=True)
             ]
         if not finished:
@@ -332,12 +339,12 @@ class Driver:
     def _study(self, cell: Cell, attacker: AttackerConfig) -> CellStudy:
         study = None
         if attacker.searches:
-            name = f"{cell.config.name}/{attacker.name}"
+            name = cell.study(attacker)
             study = Study(
                 name,
                 attacker.space,
-                cell.settings.study,
-                seed=self._config.seed,
+                attacker.study(cell.settings.study),
+                seed=cell.settings.seed,
                 recorded=self._store.suggestions(name),
                 start=self._start.get(name, ()),
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.analysis.intervals import FEWEST, Interval
+from orchestrator.analysis.intervals import FEWEST, FEWEST_SEEDS, Interval
 from orchestrator.analysis.lines import Line, Utility
 from orchestrator.analysis.summary import SUCCESS_DB
 from orchestrator.report.terminal import number, percent, percents
@@ -93,8 +93,11 @@ def _against_control(line: Line) -> tuple[Level, str]:
         return "single", "There is no control to compare with."
     if not gain.bounded:
         side = "above" if gain.mean > 0 else "below"
+        few = f"{_victims(line.n)} {'give' if line.n > 1 else 'gives'} no interval, which takes {FEWEST}"
+        if line.n >= FEWEST:
+            few = f"{line.seeds} seeds give no interval, which takes {FEWEST_SEEDS}"
         return "single", (
-            f"{_victims(line.n)} {'give' if line.n > 1 else 'gives'} no interval, which takes {FEWEST}: the "
+            f"{few}: the "
             f"attack is {number(abs(gain.mean))} dB {side} {control} there, which supports no conclusion."
         )
     if gain.low > 0:

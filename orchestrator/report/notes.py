@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from fl_core.base.types import clipped_to_zeros
-from orchestrator.analysis.intervals import FEWEST, share_interval
+from orchestrator.analysis.intervals import FEWEST, FEWEST_SEEDS, share_interval
 from orchestrator.analysis.lines import Line, Winner
 from orchestrator.report.terminal import (
     NO_FIGURE,
@@ -41,6 +41,7 @@ def notes(lines: Sequence[Line]) -> list[str]:
 def _legend(lines: Sequence[Line]) -> list[str]:
     said = [
         f"n: test victims. Brackets: 95% interval over them, none below {FEWEST}. worst: the most exposed image.",
+        *repeated(lines),
         *controls(lines),
         *(said for said in (exposed(lines), chance(lines)) if said),
     ]
@@ -49,18 +50,31 @@ def _legend(lines: Sequence[Line]) -> list[str]:
     return [*said, *adjacencies(lines)]
 
 
+def repeated(lines: Iterable[Line]) -> list[str]:
+    """At how many seeds a sweep was run; nothing for one."""
+    most = max((line.seeds for line in lines), default=1)
+    if most < 2:
+        return []
+    return [
+        f"Run at {most} seeds, each with its own weights, images of clients, noise and tuning: intervals are over "
+        f"seeds and their victims, none below {FEWEST_SEEDS} seeds."
+    ]
+
+
 def controls(lines: Iterable[Line]) -> list[str]:
     """What the gains of a summary are over."""
     names = " or the ".join(dict.fromkeys(line.control.name for line in lines if line.n))
     return [f"control: PSNR of the {names}, no attack at all; gain: PSNR above that."] if names else []
 
 
-def exposed(lines: Iterable[Line]) -> str:
+def exposed(lines: Sequence[Line]) -> str:
     """What the share of recovered images is, and how much of it the fewest victims leave open."""
-    fewest = min((line.n for line in lines if line.n), default=0)
+    fewest = min((line.n for line in lines if line.n and line.seeds == 1), default=0)
     share = ">=20 dB: share of images reconstructed that well"
     left = percent(share_interval(0.0, fewest).high)
-    return f"{share}; none of {fewest} victims leaves up to {left} open." if fewest else ""
+    if not any(line.n for line in lines):
+        return ""
+    return f"{share}; none of {fewest} victims leaves up to {left} open." if fewest else f"{share}."
 
 
 def chance(lines: Iterable[Line]) -> str:

@@ -10,12 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.analysis.lines import Line
-from orchestrator.analysis.summary import read_studies, test_rows
+from orchestrator.analysis.lines import Line, Winner
+from orchestrator.analysis.summary import read_studies, read_trials, tested_rows, winners
 from orchestrator.capture.datasets import data_line
 from orchestrator.config.plain import to_plain
 from orchestrator.results.folder import claimed
-from orchestrator.results.store import read_rows
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,7 @@ class Results:
     @cached_property
     def rows(self) -> pd.DataFrame:
         """All rows of all trials."""
-        rows: pd.DataFrame = read_rows(self.folder).to_pandas()
-        return rows
+        return read_trials(self.folder)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -56,10 +54,15 @@ class Results:
 
     @property
     def planned(self) -> int | None:
-        """How many test victims the sweep asks for, where that is known."""
-        return self.config["victims"]["test"] if self.config else None
+        """How many test victims the sweep asks for, those of all seeds together, where that is known."""
+        return self.config["victims"]["test"] * self.config["seeds"] if self.config else None
+
+    @cached_property
+    def winners(self) -> dict[str, Winner]:
+        """The best suggestion of each study."""
+        return winners(self.folder)
 
     def tested(self, line: Line) -> pd.DataFrame:
         """The rows that this line's figures come from."""
         mine = (self.rows["cell"] == line.cell) & (self.rows["attacker"] == line.attacker)
-        return test_rows(self.rows[mine], line.winner.suggestion if line.winner else None)
+        return tested_rows(self.rows[mine], self.winners)

@@ -12,6 +12,7 @@ import pandas as pd
 from orchestrator.config.plain import build
 from orchestrator.config.sweep import AttackerConfig
 from orchestrator.report.reader import Results
+from orchestrator.results.schema import study_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +62,21 @@ def _pairs(results: Results) -> Iterator[Pair]:
         planned = partial(_tuning, results.config, searched)
         for cell in results.config["cells"]:
             key = (cell["name"], attacker["name"])
-            name = "/".join(key)
-            study = studies.get(name)
-            failed = study is not None and bool((study["state"] == "failed").all())
+            first = results.config["seed"]
+            names = [
+                study_name(*key, seed=seed, first=first)
+                for seed in range(first, first + results.config["seeds"])
+            ]
+            found = [studies.get(name) for name in names]
+            tuning = [planned(study, tested=bool(tests.get(key))) for study in found]
+            # With no suggestion that worked there is no attacker to test.
+            failed = sum(study is not None and bool((study["state"] == "failed").all()) for study in found)
             yield Pair(
-                name=name.replace("/", " / "),
+                name=" / ".join(key),
                 tuning=int(tuned.get(key, 0)),
-                tuning_planned=planned(study, tested=bool(tests.get(key))),
+                tuning_planned=None if None in tuning else sum(count or 0 for count in tuning),
                 tests=tests.get(key, 0),
-                # With no suggestion that worked there is no attacker to test.
-                tests_planned=0 if failed else results.config["victims"]["test"],
+                tests_planned=(len(found) - failed) * results.config["victims"]["test"],
             )
 
 

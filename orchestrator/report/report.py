@@ -136,7 +136,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
                 "Tuning budget",
                 f"{budget}; the same in every cell{_terms(study)}" if searched else "none",
             ),
-            ("Seed", str(config["seed"])),
+            ("Seed", _seeds(config)),
         ]
     commit = _distinct(rows["git_commit"]) or "not recorded"
     return [*facts, ("Device", _distinct(rows["device"])), ("Commit", commit)]
@@ -415,6 +415,12 @@ def _footnotes(results: Results) -> list[tuple[str, str]]:
             ]
             found[line.cell] = f"{what}: {'; '.join(settings)}"
     return list(found.items())
+
+
+def _seeds(config: Entry) -> str:
+    """The seed, or the first and the last of several."""
+    first, last = config["seed"], config["seed"] + config["seeds"] - 1
+    return str(first) if first == last else f"{first} to {last}"
 
 
 def _common(config: Entry, path: str) -> str:

@@ -49,7 +49,9 @@ def gallery(results: Results) -> list[Entry]:
         tested = results.tested(line).merge(kept, on=["trial_id", "image_id"])
         # An image that nothing was reconstructed for has no PSNR and comes last.
         exposed = tested.sort_values("psnr", ascending=False, na_position="last", kind="stable")
-        pairs = [_pair(row) for row in records(exposed.drop_duplicates("victim").head(GALLERY))]
+        pairs = [
+            _pair(row) for row in records(exposed.drop_duplicates(["sweep_seed", "victim"]).head(GALLERY))
+        ]
         if pairs:
             shown.append({"cell": line.cell, "attacker": line.attacker, "pairs": pairs})
     return shown

@@ -53,8 +53,15 @@ TRIALS: tuple[Column, ...] = (
     ),
     Column("sweep", "string", "name of the sweep"),
     Column("cell", "string", "name of the cell"),
-    Column("study", "string", "`CELL/ATTACKER`"),
+    Column("study", "string", "`CELL/ATTACKER`; `CELL/ATTACKER/SEED` at every seed of `seeds` but the first"),
     Column("attacker", "string", "name of the attacker"),
+    Column(
+        "sweep_seed",
+        "int64",
+        "the sweep's seed that the row belongs to, of those that `seeds` asks for: it fixes initial weights, the "
+        "clients' images, who takes part, noise and suggestions",
+        null_when="in rows from before the column existed, which are of `seed`",
+    ),
     Column(
         "phase",
         "string",
@@ -460,7 +467,8 @@ SUMMARY: tuple[Column, ...] = (
         "what really ran; with counts, the most frequent first, where it was not always the same",
     ),
     Column("notes", "string", "JSON list of the distinct notes of the attacks, the most frequent first"),
-    Column("n", "int64", "test victims with a finished attack"),
+    Column("n", "int64", "test victims with a finished attack, those of all seeds together"),
+    Column("seeds", "int64", "how many seeds of the sweep they are of; from two on intervals are over seeds"),
     Column("images", "int64", "true images behind them"),
     Column("tests", "int64", "test trials of the winner, whatever their status"),
     Column("tests_failed", "int64", "how many of them failed; they are in no figure"),
@@ -710,8 +718,8 @@ SUMMARY: tuple[Column, ...] = (
     Column(
         "undefended",
         "string",
-        "the cell that `drop` compares with: the first without a defense and without `differs`, for the "
-        "same attacker",
+        "the cell that `drop` compares with: the first without a defense and with the same `differs` but "
+        "for the threat model, for the same attacker",
         null_when="for that cell itself, and where no cell compares",
     ),
     Column(
@@ -773,7 +781,7 @@ THRESHOLDS: tuple[Column, ...] = (
         "the interval's stronger end",
         null_when="where it lies beyond the strongest strength, and where there is no interval",
     ),
-    Column("victims", "int64", "test victims behind it"),
+    Column("victims", "int64", "test victims behind it; with several seeds, how many seeds"),
     Column("strengths", "int64", "measured strengths behind it"),
     Column(
         "accuracy",

@@ -61,8 +61,8 @@ def claimed(out: Path) -> SweepConfig | None:
 def check_folder(out: Path, config: SweepConfig, *, finished: bool) -> bool:
     """Whether the folder is this config's; False where it is free, which is so while nothing in it is `finished`.
 
-    A larger budget of its studies, more test victims, other refinements of its thresholds and other workers extend a
-    sweep. Raises `InputError` where the folder holds results of another sweep, or of one that is not known.
+    A larger budget of its studies, more seeds, more test victims, other refinements of its thresholds and other workers
+    extend a sweep. Raises `InputError` where the folder holds results of another sweep, or of one that is not known.
     """
     try:
         there = claimed(out)
@@ -99,6 +99,8 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
     changed = first_difference(_fixed(old), _fixed(new))
     if changed:
         return "{} was {} and is now {}".format(*changed)
+    if new["seeds"] < old["seeds"]:
+        return f"seeds was {old['seeds']} and may grow, not shrink to {new['seeds']}"
     return _smaller_budget(old["study"], new["study"])
 
 
@@ -124,6 +126,7 @@ def _fixed(plain: dict[str, Any]) -> dict[str, Any]:
         weights.pop("file", None)  # A place: the digest says whether it is the same file.
     copy["data"].pop("root")  # A place: whether the same pictures lie there is checked by `used_data`.
     copy["victims"].pop("test")
+    copy.pop("seeds")
     copy["execution"].pop("workers")
     copy["execution"].pop("gpus_per_trial", None)
     copy["execution"].pop("keep_captures")

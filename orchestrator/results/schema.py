@@ -45,6 +45,11 @@ _JSON = {"differs": dict, "threat": dict, "versions": dict, "notes": list}
 """Columns of trials that hold JSON, and of which shape."""
 
 
+def study_name(cell: str, attacker: str, *, seed: int, first: int) -> str:
+    """The name of a study: `CELL/ATTACKER` at the sweep's `first` seed, `CELL/ATTACKER/SEED` at a further one."""
+    return f"{cell}/{attacker}" if seed == first else f"{cell}/{attacker}/{seed}"
+
+
 def hp_column(name: str) -> str:
     """The column of the searched hyperparameter at dotted path `name`."""
     return f"{_SEARCHED}{name.replace('.', '_')}"

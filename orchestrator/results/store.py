@@ -106,9 +106,14 @@ class ResultStore:
         """Whether no trial is finished."""
         return not self._rows
 
-    def weights_of(self, cell: str) -> str | None:
-        """The hash of the weights that the cell's finished trials attacked; None where there is none."""
-        found = (rows[0].get("weights") for rows in self._rows.values() if rows[0].get("cell") == cell)
+    def weights_of(self, cell: str, seed: int, *, first: int) -> str | None:
+        """The hash of the weights that the cell's finished trials at `seed` attacked; None where there is none.
+
+        Rows of older versions do not say their seed, which is the sweep's `first`.
+        """
+        mine = (rows[0] for rows in self._rows.values() if rows[0].get("cell") == cell)
+        at = (seed, None) if seed == first else (seed,)
+        found = (row.get("weights") for row in mine if row.get("sweep_seed") in at)
         weights = next(found, None)
         return None if weights is None else str(weights).rpartition(":")[2]
 

@@ -20,7 +20,7 @@ class CellStudy:
 
     def __init__(self, cell: Cell, attacker: AttackerConfig, study: Study | None) -> None:
         self.cell, self.attacker, self.study = cell, attacker, study
-        self.name = f"{cell.config.name}/{attacker.name}"
+        self.name = cell.study(attacker)
         self._open: dict[int, Evaluation] = {}
         self._trial_ids: dict[int, tuple[str, ...]] = {}
         self._left_out = 0

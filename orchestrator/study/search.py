@@ -8,8 +8,11 @@ suggestions and differ by what they are told, not by luck: cells and attackers a
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -124,6 +127,10 @@ class Study:
             self._study.enqueue_trial(dict(fixed))
         reference = self._best[2] if self._best else None
         trial = self._study.ask()
+        if fixed is not None and self._config.sampler == "cmaes":
+            # Optuna samples at the first parameter that is not given: here there may be none, and a generation would be
+            # missing from what the next one follows from.
+            _ = trial.relative_params
         params = self._space.suggest(trial)
         self._asked.append(trial)
         self._params.append(params)
@@ -193,7 +200,35 @@ class Study:
 
     def _sampler(self, number: int, fixed: Params | None) -> optuna.samplers.BaseSampler:
         seed = derive_seed(self._kind, self._seed, number) % 2**32
-        if self._config.sampler == "tpe" and fixed is None:
-            # Before the first suggestion there is nothing that they all have.
-            return _TPE(self._same if self._asked else None, seed=seed, startup=self._config.startup)
+        startup = self._config.startup
+        match self._config.sampler:
+            case "tpe" if fixed is None:
+                # Before the first suggestion there is nothing that they all have.
+                return _TPE(self._same if self._asked else None, seed=seed, startup=startup)
+            case "gp" if fixed is None:
+                return _quietly(optuna.samplers.GPSampler, seed=seed, n_startup_trials=startup)
+            case "cmaes":
+                # Recorded suggestions too: each generation is sampled from what the ones before it left.
+                return _quietly(
+                    optuna.samplers.CmaEsSampler,
+                    seed=seed,
+                    n_startup_trials=startup,
+                    independent_sampler=optuna.samplers.RandomSampler(seed=seed),
+                    warn_independent_sampling=False,
+                )
         return optuna.samplers.RandomSampler(seed=seed)
+
+
+def check_sampler(config: StudyConfig) -> None:
+    """Raise `InputError` where the library of the sampler is not installed."""
+    if config.sampler == "cmaes" and find_spec("cmaes") is None:
+        raise InputError("study.sampler = 'cmaes' needs the library cmaes: pip install \"gradsweep[sweep]\".")
+
+
+def _quietly(
+    kind: Callable[..., optuna.samplers.BaseSampler], **settings: Any
+) -> optuna.samplers.BaseSampler:
+    """A sampler that Optuna calls experimental: its suggestions are pinned with Optuna's version."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return kind(**settings)

@@ -37,13 +37,13 @@ class UtilityRuns:
         self._specs: dict[str, UtilitySpec] = {}
         self._running: set[str] = set()
         self._results: dict[str, UtilityResult] = {}
-        self._of: dict[str, list[str]] = {}
+        self._of: dict[tuple[str, int], list[str]] = {}
         for cell in cells:
             for spec in cell.utility():
                 key = content_hash(spec)
                 self._specs[key] = spec
                 self._left.setdefault(key, []).append(cell)
-                self._of.setdefault(cell.config.name, []).append(key)
+                self._of.setdefault(_at(cell), []).append(key)
 
     def load(self) -> int:
         """Take what the folder holds already; how many runs that were."""
@@ -63,7 +63,7 @@ class UtilityRuns:
 
     def accuracy(self, cell: Cell) -> float | None:
         """The cell's accuracy, the mean over its runs, where they are done."""
-        found = [self._results.get(key) for key in self._of.get(cell.config.name, ())]
+        found = [self._results.get(key) for key in self._of.get(_at(cell), ())]
         return mean_of([None if one is None else one.accuracy for one in found])
 
     def owns(self, done: Done) -> bool:
@@ -135,3 +135,8 @@ class UtilityRuns:
             names = sorted({*names, *read_utility(path).cells})
         write_utility(path, cells=names, spec=to_plain(self._specs[key]), result=to_plain(result))
         self._results[key] = result
+
+
+def _at(cell: Cell) -> tuple[str, int]:
+    """Which of the cells of a sweep with several seeds it is."""
+    return cell.config.name, cell.settings.seed

@@ -11,6 +11,7 @@ from orchestrator.analysis.summary import winners
 from orchestrator.config.space import Params
 from orchestrator.config.sweep import AttackerConfig, SweepConfig
 from orchestrator.io.files import RESTORE, read_json, write_json
+from orchestrator.results.schema import study_name
 
 FILE = "warm_start.json"
 
@@ -51,8 +52,9 @@ def note_warm_starts(config: SweepConfig, out: Path, start: dict[str, list[Param
 def _find(config: SweepConfig, folder: Path, say: Callable[[str], None]) -> dict[str, list[Params]]:
     best: dict[str, dict[str, Params]] = {}
     for study, winner in winners(folder).items():
-        where, _, who = study.partition("/")
-        best.setdefault(who, {})[where] = winner.params
+        where, who, *further = study.split("/")
+        if not further:  # Of several seeds the first speaks for all.
+            best.setdefault(who, {})[where] = winner.params
     tuned = [attacker for attacker in config.attackers if attacker.searches]
     if not any(attacker.name in best for attacker in tuned):
         raise InputError(
@@ -66,9 +68,9 @@ def _find(config: SweepConfig, folder: Path, say: Callable[[str], None]) -> dict
             continue
         say(f"{attacker.name} starts from the best parameters in {folder}")
         for cell in config.cells:
-            found[f"{cell.name}/{attacker.name}"] = _first(
-                config, attacker, best[attacker.name], cell.name, folder
-            )
+            first = _first(config, attacker, best[attacker.name], cell.name, folder)
+            for seed in config.replicates:
+                found[study_name(cell.name, attacker.name, seed=seed, first=config.seed)] = first
     return found
 
 

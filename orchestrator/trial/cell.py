@@ -31,6 +31,7 @@ from orchestrator.config.parse import suggested_attack
 from orchestrator.config.space import Params
 from orchestrator.config.sweep import AttackerConfig, CellConfig, SweepConfig
 from orchestrator.io.identity import canonical
+from orchestrator.results.schema import study_name
 from orchestrator.results.store import Row
 from orchestrator.trial.public import PublicAnswers, public_answers
 from orchestrator.trial.spec import Phase, TrialSpec
@@ -39,12 +40,16 @@ from orchestrator.trial.utility import UtilitySpec, federation_of, utility_specs
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A cell that is ready to run; `settings` are those of this cell alone."""
+    """A cell that is ready to run at one seed; `settings` are those of this cell and seed alone.
+
+    `first` is the seed of the sweep, which `settings` have too where the sweep is not repeated.
+    """
 
     settings: SweepConfig
     chain: Chain
     dataset: ImageDataset
     source: CaptureSource
+    first: int
 
     @classmethod
     def prepare(
@@ -54,16 +59,22 @@ class Cell:
         store: CaptureStore,
         *,
         weights: str | None = None,
+        first: int | None = None,
     ) -> Cell:
         """Validate threat, labels and victims and fix the weights; nothing is captured yet.
 
         `settings` are the sweep's as this cell has them (`cell_settings`). `weights` is the hash of those that the
-        cell's finished trials attacked, where there are any.
+        cell's finished trials attacked, where there are any. `first` is the sweep's first seed; None: this one.
         """
         chain = Chain(defenses=settings.cell.defense)
         check_cell(settings, chain, dataset)
         source = store.source(settings, chain, dataset, weights=weights)
-        return cls(settings=settings, chain=chain, dataset=dataset, source=source)
+        first = settings.seed if first is None else first
+        return cls(settings=settings, chain=chain, dataset=dataset, source=source, first=first)
+
+    def study(self, attacker: AttackerConfig) -> str:
+        """The name of an attacker's study of this cell at this seed."""
+        return study_name(self.config.name, attacker.name, seed=self.settings.seed, first=self.first)
 
     @cached_property
     def config(self) -> CellConfig:
@@ -163,6 +174,7 @@ class Cell:
         return {
             "sweep": settings.name,
             "cell": self.config.name,
+            "sweep_seed": settings.seed,
             "data": f"{settings.data.kind}:{self.dataset.fingerprint}",
             "model": settings.model.label,
             "weights": f"{self._weights_kind}:{self.source.weights.hash}",

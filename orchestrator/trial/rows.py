@@ -15,7 +15,7 @@ from orchestrator.capture.store import Capture
 from orchestrator.config.own import shown
 from orchestrator.config.space import Params
 from orchestrator.io.identity import canonical
-from orchestrator.results.schema import SUM_COSTS, hp_column
+from orchestrator.results.schema import SUM_COSTS, hp_column, study_name
 from orchestrator.results.store import Row
 from orchestrator.trial.cell import Cell
 from orchestrator.trial.run import TrialResult
@@ -93,7 +93,7 @@ def rows_of(
     common |= {
         "trial_id": spec.trial_id,
         "threat": canonical(spec.threat),
-        "study": f"{spec.cell}/{spec.attacker}",
+        "study": study_name(spec.cell, spec.attacker, seed=cell.settings.seed, first=cell.first),
         "attacker": spec.attacker,
         "phase": spec.phase,
         "suggestion": spec.suggestion,

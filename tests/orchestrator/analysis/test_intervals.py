@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import binomtest, t, ttest_1samp
 
-from orchestrator.analysis.intervals import FEWEST, mean_interval, share_interval
+from orchestrator.analysis.intervals import FEWEST, clustered_share_interval, mean_interval, share_interval
 from tests.support.paths import ROOT
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -125,3 +125,64 @@ def test_the_benchmark_of_coverage_prints_lines() -> None:
     assert lines["one failure in ten, 34 +- 2 and 0; Student; n = 6"]["value"] < 70
     ours = lines["one failure in ten, 34 +- 2 and 0; in use; n = 6"]
     assert (ours["target"], ours["ok"], ours["n"]) == (92.0, True, 200)
+
+
+def _hierarchical(random: np.random.Generator, seeds: int, alike: float) -> tuple[np.ndarray, np.ndarray]:
+    """Gains of eight victims at each seed, 14 +- 3 dB, of which a share `alike` of the variance lies between seeds."""
+    between, within = random.normal(size=(seeds, 1)), random.normal(size=(seeds, 8))
+    values = 14 + 3 * (np.sqrt(alike) * between + np.sqrt(1 - alike) * within)
+    return values.ravel(), np.repeat(np.arange(seeds), 8)
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("alike", [0.0, 0.3, 0.8])
+def test_means_over_seeds_cover_and_an_interval_over_victims_alone_does_not(seeds: int, alike: float) -> None:
+    random = np.random.default_rng(seeds)
+    hit, plain = [], []
+    for _ in range(400):
+        values, clusters = _hierarchical(random, seeds, alike)
+        ours, flat = mean_interval(values, clusters=clusters), mean_interval(values)
+        hit.append(ours.low <= 14 <= ours.high)
+        plain.append(flat.low <= 14 <= flat.high)
+        assert ours.mean == flat.mean
+        assert ours.low <= flat.low
+        assert ours.high >= flat.high
+    assert np.mean(hit) >= 0.92
+    if alike == 0.8:
+        assert np.mean(plain) < 0.85
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize(("share", "alike"), [(0.1, 0.1), (0.1, 0.6), (0.5, 0.3)])
+def test_shares_over_seeds_cover_and_an_interval_over_victims_alone_does_not(
+    seeds: int, share: float, alike: float
+) -> None:
+    random = np.random.default_rng(seeds)
+    ends = share * (1 - alike) / alike, (1 - share) * (1 - alike) / alike
+    hit, plain = [], []
+    for _ in range(400):
+        values = (random.random((seeds, 16)) < random.beta(*ends, (seeds, 1))).astype(float).ravel()
+        ours = clustered_share_interval(float(values.mean()), values, np.repeat(np.arange(seeds), 16))
+        flat = share_interval(float(values.mean()), len(values))
+        hit.append(ours.low <= share <= ours.high)
+        plain.append(flat.low <= share <= flat.high)
+        assert 0 <= ours.low <= ours.mean <= ours.high <= 1
+    assert np.mean(hit) >= 0.92
+    if seeds == 10 and alike == 0.6:
+        assert np.mean(plain) < 0.8
+
+
+def test_two_seeds_have_no_interval_and_one_is_what_it_was() -> None:
+    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    one, two = np.zeros(6, dtype=np.int64), np.repeat([0, 1], 3)
+    assert mean_interval(values, clusters=one) == mean_interval(values)
+    assert not mean_interval(values, clusters=two).bounded
+    assert not clustered_share_interval(0.5, np.array([0.0, 1.0] * 3), two).bounded
+    assert mean_interval(values, clusters=two).mean == 3.5
+
+
+def test_seeds_of_one_victim_each_are_student_of_97_percent() -> None:
+    values = np.array([11.0, 14.0, 12.0, 17.0, 16.0])
+    found = mean_interval(values, failed=14.0, clusters=np.arange(5))
+    arm = t.ppf(0.985, 4) * values.std(ddof=1) / np.sqrt(5)
+    assert (found.low, found.high) == pytest.approx((14 - arm, 14 + arm))

@@ -167,6 +167,28 @@ def test_a_cell_that_differs_is_not_compared_with_the_undefended_one(tmp_path: P
     assert math.isnan(dp["drop"])
 
 
+def test_a_cell_is_compared_with_the_undefended_one_that_has_its_settings(tmp_path: Path) -> None:
+    """As in a product over settings and defenses: each batch size has an undefended cell of its own."""
+    batch, hidden = (
+        '{"federation.local.batch_size":4}',
+        '{"federation.local.batch_size":4,"threat.view":"public"}',
+    )
+    tests = [
+        trial(row("none", 2, 30.0)),
+        trial(row("none-4", 2, 20.0, differs=batch, defense="none")),
+        trial(row("dp-4", 2, 17.0, differs=batch, defense="dp_update")),
+        trial(row("dp-4-public", 2, 16.0, differs=hidden, defense="dp_update")),
+    ]
+    found = {line.cell: line for line in summary_lines(write_folder(tmp_path, tests, config=_sweep()))}
+    assert {name: line.undefended for name, line in found.items()} == {
+        "none": None,
+        "none-4": None,
+        "dp-4": "none-4",
+        "dp-4-public": "none-4",
+    }
+    assert found["dp-4"].drop.mean == pytest.approx(3.0)
+
+
 @pytest.mark.parametrize(
     ("differs", "compared", "marked"),
     [

@@ -1,0 +1,63 @@
+"""The version, completion for shells, and a schema of sweep files for editors."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+from typer.completion import (  # type: ignore[attr-defined]  # imported there for its own options
+    completion_init,
+    get_completion_script,
+)
+
+from orchestrator.io.provenance import provenance
+from orchestrator.reference.schema import sweep_schema
+
+PROGRAM = "gradsweep"
+_VARIABLE = "_GRADSWEEP_COMPLETE"
+
+
+class Shell(StrEnum):
+    """The shells that there is a completion for."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+def schema() -> None:
+    """Print the JSON schema of sweep files, for editors (see docs/sweep-file.md)."""
+    typer.echo(json.dumps(sweep_schema(), indent=2))
+
+
+def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")]) -> None:
+    """Print the script that completes gradsweep's commands and flags in a shell; `eval` it where the shell starts."""
+    typer.echo(get_completion_script(prog_name=PROGRAM, complete_var=_VARIABLE, shell=shell.value))
+
+
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, with the commit where it is known, and end.")
+    ] = False,
+) -> None:
+    """Gradient-inversion sweeps."""
+    if version:
+        typer.echo(version_line())
+        raise typer.Exit
+
+
+def version_line() -> str:
+    """`gradsweep 0.1.0 (commit ...)`; without the commit outside of a checkout."""
+    try:
+        number = version(PROGRAM)
+    except PackageNotFoundError:
+        number = "of a checkout that is not installed"
+    commit = provenance()["git_commit"]
+    return f"{PROGRAM} {number}{f' (commit {commit})' if commit else ''}"
+
+
+# Typer's own completions, which the printed scripts ask for, in place of those of the library below it.
+completion_init()
