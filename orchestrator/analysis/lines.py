@@ -109,6 +109,8 @@ class Line:
     winner: Winner | None
     trials: int
     trials_failed: int
+    failure: str = ""
+    """The error of most failed trials."""
     not_observable: int
     undefended: str | None
     drop: Interval

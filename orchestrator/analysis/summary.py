@@ -277,12 +277,18 @@ def _line(
         winner=winner,
         trials=len(trials),
         trials_failed=int((trials["status"] == "failed").sum()),
+        failure=_commonest(trials.loc[trials["status"] == "failed", "error"]),
         not_observable=int((trials["status"] == "not_observable").sum()),
         undefended=None,
         drop=NOTHING,
         beside=None,
         lead=NOTHING,
     )
+
+
+def _commonest(errors: pd.Series[str]) -> str:
+    counts = errors.dropna().value_counts(sort=True)
+    return str(counts.index[0]) if len(counts) else ""
 
 
 def _mean(values: pd.Series[float], *, failed: float = 0.0) -> Interval:

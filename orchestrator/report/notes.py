@@ -124,11 +124,19 @@ def _warnings(lines: Iterable[Line]) -> list[str]:
         if line.utility and line.utility.not_finite:
             said.append(f"{line.name}: in training, {clipped_to_zeros(line.utility.not_finite)}")
         if line.trials_failed or line.not_observable:
-            said.append(
-                f"{line.name}: {line.trials_failed} of {line.trials} trials failed, "
-                f"{line.not_observable} not observable"
-            )
+            said.append(f"{line.name}: {_unmeasured(line)}")
     return said
+
+
+def _unmeasured(line: Line) -> str:
+    """How many trials have no figures, and why."""
+    parts = []
+    if line.trials_failed:
+        why = f" ({line.failure.splitlines()[0]})" if line.failure.strip() else ""
+        parts.append(f"{line.trials_failed} of {line.trials} trials failed{why}")
+    if line.not_observable:
+        parts.append(f"{line.not_observable} of {line.trials} not observable")
+    return ", ".join(parts)
 
 
 def _majority(lines: Iterable[Line]) -> list[str]:
