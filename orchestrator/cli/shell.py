@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from typer.completion import (  # type: ignore[attr-defined]  # imported there f
     get_completion_script,
 )
 
+from orchestrator.io.files import write_atomically
 from orchestrator.io.provenance import provenance
 from orchestrator.reference.schema import sweep_schema
 
@@ -28,9 +30,15 @@ class Shell(StrEnum):
     FISH = "fish"
 
 
-def schema() -> None:
+def schema(
+    out: Annotated[Path | None, typer.Option(help="File to write to, in place of printing.")] = None,
+) -> None:
     """Print the JSON schema of sweep files, for editors (see docs/sweep-file.md)."""
-    typer.echo(json.dumps(sweep_schema(), indent=2))
+    text = json.dumps(sweep_schema(), indent=2)
+    if out is None:
+        typer.echo(text)
+    else:
+        write_atomically(out, f"{text}\n".encode())
 
 
 def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")]) -> None:

@@ -24,7 +24,7 @@ This page tells you every key that a sweep file may have: its type, its default 
 `gradsweep schema` writes a JSON schema for your editor:
 
 ```sh
-gradsweep schema > sweep.schema.json
+gradsweep schema --out sweep.schema.json
 ```
 
 With the line `# yaml-language-server: $schema=sweep.schema.json` at its top, an editor completes and checks a sweep

@@ -15,7 +15,20 @@ from tests.support.paths import ROOT
 
 OURS = ("gradsweep", ".venv/bin/gradsweep")
 PYTHONS = ("python", ".venv/bin/python")
-COMMANDS = ("sweep", "audit", "report", "merge", "run", "doctor", "data", "submit", "jobs", "slurm")
+COMMANDS = (
+    "sweep",
+    "schema",
+    "completion",
+    "audit",
+    "report",
+    "merge",
+    "run",
+    "doctor",
+    "data",
+    "submit",
+    "jobs",
+    "slurm",
+)
 PLACEHOLDERS = {"N": "1", "HOST:PORT": "host:6379"}
 
 

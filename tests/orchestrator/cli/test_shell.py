@@ -26,8 +26,11 @@ def test_the_version_with_the_commit_where_it_is_known(monkeypatch: pytest.Monke
     assert "commit" not in version_line()
 
 
-def test_the_schema_is_printed() -> None:
+def test_the_schema_is_printed_or_written(tmp_path: Path) -> None:
     assert json.loads(gradsweep("schema").stdout) == sweep_schema()
+    assert gradsweep("schema", "--out", tmp_path / "schema.json").returncode == 0
+    assert json.loads((tmp_path / "schema.json").read_text()) == sweep_schema()
+    refused(gradsweep("schema", "--out", tmp_path / "absent" / "schema.json"), "absent")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
