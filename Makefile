@@ -29,7 +29,7 @@ test-recipes: $(VENV)/.dev
 		.recipes/$$name/bin/python -m pip install --quiet --disable-pip-version-check -r docs/recipes/$$name.txt \
 			|| rm -rf .recipes/$$name; \
 	done
-	GRADSWEEP_RECIPES=.recipes $(BIN)/pytest tests/recipes -m 'slow or not slow'
+	GRADSWEEP_RECIPES=.recipes $(BIN)/pytest tests/docs/test_recipes.py -m 'slow or not slow'
 
 test-cluster: $(VENV)/.dev
 	$(BIN)/pytest tests/cluster
