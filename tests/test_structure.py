@@ -232,7 +232,6 @@ def test_tests_live_where_their_modules_live() -> None:
         "containers",
         "docker",
         "docs",
-        "recipes",
         "scripts",
         "benchmarks",
     }
