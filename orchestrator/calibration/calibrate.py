@@ -81,8 +81,6 @@ class Calibration:
 
     def unlike(self, outcome: str, loss: float, limits: CalibrationLimits = CALIBRATION_LIMITS) -> str:
         """Why the simulated answers say nothing of an answer with this outcome and loss; empty where they do."""
-        if outcome == "prior":
-            return ""
         same = [each.seen.loss for each in self.simulated if each.seen.outcome == outcome]
         if not same:
             seen = ", ".join(sorted({each.seen.outcome for each in self.simulated}))
