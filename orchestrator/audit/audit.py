@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from attack_core.attacks.auto import Auto
 from attack_core.attacks.registry import AnyAttack
-from attack_core.base.types import AttackFailed, Reconstruction
+from attack_core.base.types import Reconstruction
 from defenses.chain import AnyDefense
 from defenses.mechanism.noise import NoiseOnly
-from fl_core.base.errors import InputError, first_line
+from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed
 from fl_core.base.types import Tensors
 from fl_core.federation.client import LocalTraining
 from orchestrator.audit.against import Critical, Measured, chosen_families, gain_of, search
-from orchestrator.audit.explanation import EXPLANATION_LIMITS, Explanation, explained, in_words
+from orchestrator.audit.attempt import Attempt, Sent, explaining
+from orchestrator.audit.explanation import EXPLANATION_LIMITS, Explanation
 from orchestrator.audit.facts import (
     Fact,
     batch_norm_fact,
@@ -47,9 +47,6 @@ from orchestrator.library.known import Known
 from orchestrator.library.network import Subject, subject
 from orchestrator.library.simulate import released, with_tensors
 from orchestrator.library.updates import Numbers, Update, checked
-
-Sent = Update | dict[str, Tensor]
-"""A weight update, or a gradient by parameter name."""
 
 MOST_STEPS = 10_000
 """More local steps are not simulated."""
@@ -126,7 +123,7 @@ def run_audit(question: Question, say: Say) -> Answer:
     network, sent = _named(question, network, say)
     stored = sent.stored if isinstance(sent, Update) else torch.float32
     counted = count_images(network.model, network.state, _tensors(sent), question.image.shape, stored=stored)
-    attack = _Attack(network=network, sent=sent, attack=question.shortened, seed=question.seed)
+    attack = Attempt(network=network, sent=sent, attack=question.shortened, seed=question.seed)
     optimizer = _optimizer(question, sent, counted)
     if optimizer is not None and optimizer.kind == "adaptive":
         as_sgd = attack.short(_completed(question, network, sent, counted, None))
@@ -143,7 +140,7 @@ def run_audit(question: Question, say: Say) -> Answer:
     case, answer = attack(known, say)
     explanation = None
     if isinstance(sent, Update):
-        known, case, answer, explanation = _explained(attack, known, case, answer, say)
+        known, case, answer, explanation = explaining(attack, known, case, answer, say)
     found = found_of(case, answer)
     setting = _setting(network, sent, known, case)
     say(f"calibrating on {question.clients} simulated clients that hold {question.public.source}")
@@ -175,65 +172,6 @@ def _seen(answer: Reconstruction, case: Case) -> list[Seen]:
     if mean is None:
         raise AssertionError("an audit's attacker knows public pictures")
     return seen_of(answer, mean[None])
-
-
-def _explained(
-    attack: _Attack, known: Known, case: Case, answer: Reconstruction, say: Say
-) -> tuple[Known, Case, Reconstruction, Explanation | None]:
-    """The attack under the facts that its images explain the update with, where the given ones do not."""
-    explanation = explained(case, answer, lr_known=known.lr is not None)
-    seen = case.observation
-    # Several steps hide the images that one step on all of them would give: that is tried too.
-    unexplained = (
-        explanation is not None and not explanation.facts and explanation.left > EXPLANATION_LIMITS.fits
-    )
-    if explanation is not None and unexplained and seen.steps > 1 and seen.examples > 1:
-        fit = attack.short(replace(known, steps=1, batch_size=seen.examples))
-        if fit is not None and (fit.facts or fit.left <= EXPLANATION_LIMITS.fits):
-            facts = {"steps": 1.0, "batch_size": float(seen.examples), **fit.facts}
-            explanation = replace(explanation, facts=facts)
-    if explanation is None or not explanation.facts:
-        return known, case, answer, explanation
-    say(f"the images explain the update with {in_words(explanation.facts)}")
-    other = _with(known, explanation.facts)
-    again, second = attack(other, say)
-    fit = explained(again, second)
-    if fit is not None and fit.left <= EXPLANATION_LIMITS.fits:
-        return other, again, second, explanation
-    return known, case, answer, replace(explanation, facts={})
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Attack:
-    """The attack in question on the signal in question, under what is known."""
-
-    network: Subject
-    sent: Sent
-    attack: AnyAttack
-    seed: int
-
-    def __call__(self, known: Known, say: Say) -> tuple[Case, Reconstruction]:
-        case = case_at(self.network, self.sent, attack=self.attack, known=known)
-        say(f"attacking with {case.attack.kind}: {case.observation.examples} images")
-        return case, self._run(case)
-
-    def _run(self, case: Case) -> Reconstruction:
-        try:
-            return case.run(derive_seed("audit", self.seed))
-        except AttackFailed as error:
-            raise InputError(
-                f"The attack ended in numbers that are not finite ({first_line(error)}): look at the learning rate "
-                f"({case.observation.lr:g}) and at the size of the update."
-            ) from error
-
-    def short(self, known: Known) -> Explanation | None:
-        """How what the analytic part of `auto` finds explains the update; None where that cannot be said."""
-        case = case_at(self.network, self.sent, attack=self.attack, known=known)
-        if not isinstance(case.attack, Auto) or not isinstance(self.sent, Update):
-            return None
-        once = replace(case.attack, fallback=replace(case.attack.fallback, iterations=1))
-        case = replace(case, attack=once)
-        return explained(case, self._run(case), lr_known=known.lr is not None)
 
 
 def _named(question: Question, network: Subject, say: Say) -> tuple[Subject, Sent]:
@@ -274,7 +212,7 @@ def _optimizer(question: Question, sent: Sent, counted: Counted) -> Optimizer | 
     """The optimizer that the sizes of the numbers show, where no defense or noise explains them."""
     if question.known.defenses or counted.sigma:
         return None
-    if isinstance(sent, Update) and sent.stored != torch.float32:
+    if isinstance(sent, Update) and sent.coarse:
         return None
     return seen_optimizer(_tensors(sent))
 
@@ -297,21 +235,6 @@ def _completed(
     if sigma and not known.defenses:
         known = replace(known, defenses=(NoiseOnly(sigma=sigma),))
     return replace(known, public=question.public.images)
-
-
-def _with(known: Known, facts: Mapping[str, float]) -> Known:
-    """`known` with other facts of the training."""
-
-    def whole(name: str, own: int | None) -> int | None:
-        return int(facts[name]) if name in facts else own
-
-    return replace(
-        known,
-        lr=facts.get("lr", known.lr),
-        momentum=facts.get("momentum", known.momentum),
-        steps=whole("steps", known.steps),
-        batch_size=whole("batch_size", known.batch_size),
-    )
 
 
 def _told(question: Question, sent: Sent) -> Known:
@@ -364,7 +287,7 @@ def _facts(
     facts.append(
         Fact(name="labels", value=labels, source="given" if known.labels is not None else "inferred")
     )
-    if counted.sigma and not (isinstance(sent, Update) and sent.stored != torch.float32):
+    if counted.sigma and not (isinstance(sent, Update) and sent.coarse):
         facts.append(
             Fact(name="noise", value=f"sigma {counted.sigma:.3g}", source="inferred", why=counted.why)
         )

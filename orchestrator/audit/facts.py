@@ -166,7 +166,7 @@ def optimizer_fact(optimizer: Optimizer | None) -> Fact | None:
 
 def precision_fact(sent: Update | Tensors) -> Fact | None:
     """What few bits of the stored weights cost; None where float32 held them."""
-    if not isinstance(sent, Update) or sent.stored == torch.float32:
+    if not isinstance(sent, Update) or not sent.coarse:
         return None
     kind = str(sent.stored).removeprefix("torch.")
     return Fact(name="precision", value=kind, source="inferred", why=precision_notes(sent)[0])
@@ -174,7 +174,7 @@ def precision_fact(sent: Update | Tensors) -> Fact | None:
 
 def rounding_sigma(sent: Update | Tensors, state: ModelState) -> float:
     """The deviation of the errors that few bits of the stored weights leave; 0 where float32 held them."""
-    if not isinstance(sent, Update) or sent.stored == torch.float32:
+    if not isinstance(sent, Update) or not sent.coarse:
         return 0.0
     weights = torch.cat([value.flatten() for value in state.parameters.values()])
     return rounding_error(weights, sent.stored)

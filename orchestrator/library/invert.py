@@ -192,7 +192,7 @@ def _observation(network: Subject, sent: Numbers | Update, known: Known) -> tupl
 
 def precision_notes(update: Update) -> list[str]:
     """What weights that were stored in few bits cost; nothing where float32 held them."""
-    if update.stored == torch.float32:
+    if not update.coarse:
         return []
     share = torch.finfo(update.stored).eps / 2
     kind = str(update.stored).removeprefix("torch.")

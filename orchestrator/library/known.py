@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
 from defenses.chain import AnyDefense
 from fl_core.base.errors import InputError
+from orchestrator.library.updates import FACTS, broken_rule
+
+_COUNTS = ("examples", "batch_size", "steps")
+"""What is a whole number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,27 +37,25 @@ class Known:
 
     def filled(self, facts: Mapping[str, float]) -> Known:
         """The same with what the `facts` of an update say where nothing else is known."""
-
-        def whole(own: int | None, name: str) -> int | None:
-            return own if own is not None or name not in facts else int(facts[name])
-
-        return replace(
-            self,
-            examples=whole(self.examples, "examples"),
-            batch_size=whole(self.batch_size, "batch_size"),
-            steps=whole(self.steps, "steps"),
-            lr=facts.get("lr") if self.lr is None else self.lr,
-            momentum=self.momentum or facts.get("momentum", 0.0),
+        return self.changed(
+            {name: value for name, value in facts.items() if name in FACTS and not getattr(self, name)}
         )
 
+    def changed(self, facts: Mapping[str, float]) -> Known:
+        """The same with these facts of the training in the place of its own."""
+        values: dict[str, Any] = {
+            name: int(value) if name in _COUNTS else value for name, value in facts.items()
+        }
+        return replace(self, **values)
+
     def __post_init__(self) -> None:
-        for name in ("examples", "batch_size", "steps"):
+        for name in _COUNTS:
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (not isinstance(value, int) or broken_rule(name, value)):
                 raise InputError(f"Known.{name} = {value!r}: must be a whole number of at least 1, or None.")
-        if self.lr is not None and not 0 < self.lr < math.inf:
-            raise InputError(f"Known.lr = {self.lr!r}: must be a finite number above 0, or None.")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"Known.momentum = {self.momentum!r}: must be in [0, 1).")
+        if self.lr is not None and (rule := broken_rule("lr", self.lr)):
+            raise InputError(f"Known.lr = {self.lr!r}: must be {rule}, or None.")
+        if rule := broken_rule("momentum", self.momentum):
+            raise InputError(f"Known.momentum = {self.momentum!r}: must be {rule}.")
         if self.labels is not None and self.examples is not None and len(self.labels) != self.examples:
             raise InputError(f"Known.labels has {len(self.labels)} classes for {self.examples} examples.")

@@ -59,6 +59,11 @@ class Update:
             notes=(note,) if note else (),
         )
 
+    @property
+    def coarse(self) -> bool:
+        """Whether the weights were stored in fewer bits than float32 has, which rounds the update."""
+        return self.stored != torch.float32
+
     def at(self, state: ModelState) -> tuple[Update, ModelState]:
         """The update of a network's parameters alone, and the state that it started from.
 
@@ -114,15 +119,25 @@ def check_fact(name: str, value: object, where: str) -> float:
         raise InputError(f"{where}: unknown fact {name!r}.{hint(name, FACTS)} Known: {', '.join(FACTS)}.")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{where}: {name} = {value!r}: must be a number.")
-    rule = "a whole number of at least 1"
-    holds = math.isfinite(value) and value >= 1 and value == int(value)
-    if name == "lr":
-        rule, holds = "a finite number above 0", 0 < value < math.inf
-    elif name == "momentum":
-        rule, holds = "in [0, 1)", 0 <= value < 1
-    if not holds:
+    rule = broken_rule(name, value)
+    if rule:
         raise InputError(f"{where}: {name} = {value!r}: must be {rule}.")
     return float(value)
+
+
+def broken_rule(name: str, value: float) -> str:
+    """What a fact of the training must be, where `value` is not that; empty where it is."""
+    match name:
+        case "lr":
+            rule, holds = "a finite number above 0", 0 < value < math.inf
+        case "momentum":
+            rule, holds = "in [0, 1)", 0 <= value < 1
+        case _:
+            rule, holds = (
+                "a whole number of at least 1",
+                math.isfinite(value) and value >= 1 and value == int(value),
+            )
+    return "" if holds else rule
 
 
 def _coarsest(values: Sequence[Tensor]) -> torch.dtype:
