@@ -27,9 +27,13 @@ _Node = dict[str, Any]
 def anchor_own(tree: _Node, folder: Path) -> None:
     """Let every class that `tree` names by a file be one in `folder`, in place, where the file's path is relative."""
     for _, node, _ in _kinds(tree):
-        module, colon, name = str(node["kind"]).rpartition(":")
-        if colon and module.endswith(".py"):
-            node["kind"] = f"{folder / Path(module).expanduser()}:{name}"
+        node["kind"] = code_in(str(node["kind"]), folder)
+
+
+def code_in(spec: str, folder: Path) -> str:
+    """`FILE.py:NAME` with the file in `folder`, where its path is relative; any other text as it is."""
+    module, colon, name = spec.rpartition(":")
+    return f"{folder / Path(module).expanduser()}:{name}" if colon and module.endswith(".py") else spec
 
 
 def spell_own(tree: _Node, *, where: str) -> None:

@@ -15,7 +15,7 @@ from fl_core.base.errors import InputError, hint, listed, natural, unknown_name
 from orchestrator.axes.expand import expand
 from orchestrator.axes.values import GROUPS, put_axis, same, slots
 from orchestrator.config.explain import UnknownKey, setting_paths
-from orchestrator.config.own import anchor_own, reach, settings_of, settle_own, shown, spell_own
+from orchestrator.config.own import anchor_own, code_in, reach, settings_of, settle_own, shown, spell_own
 from orchestrator.config.plain import build, put, to_plain
 from orchestrator.config.plain_yaml import read_yaml
 from orchestrator.config.space import FAMILY, Params, of_family
@@ -96,10 +96,10 @@ def _anchor_axes(tree: dict[str, Any], folder: Path) -> None:
     """Let relative paths of code and weights that axes name lie in `folder`, in place."""
     for holder, key, path in slots(tree.get("axes")):
         given = holder[key]
-        if path in ("model.factory", "model.weights") and isinstance(given, str):
-            module, colon, name = given.rpartition(":") if path == "model.factory" else (given, "", "")
-            if path == "model.weights" or module.endswith(".py"):
-                holder[key] = f"{folder / Path(module).expanduser()}{colon}{name}"
+        if path == "model.factory" and isinstance(given, str):
+            holder[key] = code_in(given, folder)
+        elif path == "model.weights" and isinstance(given, str):
+            holder[key] = str(folder / Path(given).expanduser())
         elif path == "defense":
             anchor_own({path: given}, folder)
 

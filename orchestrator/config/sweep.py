@@ -19,7 +19,7 @@ from fl_core.data.splits import SeededSplit
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.config import ModelConfig
 from fl_core.threat.model import ThreatModel
-from orchestrator.axes.values import GROUPS
+from orchestrator.axes.values import GROUPS, plain_name
 from orchestrator.config.address import check_address
 from orchestrator.config.scale import Strength
 from orchestrator.config.space import Parameter, Space
@@ -475,5 +475,4 @@ def _check_names(what: str, names: Sequence[str]) -> None:
 
 
 def _plain(name: str) -> bool:
-    fits = 0 < len(name.encode()) <= LONGEST_NAME
-    return fits and name[0] != "." and all(ch.isalnum() or ch in "._-" for ch in name)
+    return len(name.encode()) <= LONGEST_NAME and plain_name(name)
