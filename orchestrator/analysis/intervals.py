@@ -96,9 +96,14 @@ def share_interval(share: float, victims: int) -> Interval:
     """
     if victims == 0 or np.isnan(share):
         return Interval(share, np.nan, np.nan)
-    hits = share * victims
-    low = betaincinv(hits, victims - hits + 1, _TAILS[0]) if hits > 0 else 0.0
-    high = betaincinv(hits + 1, victims - hits, _TAILS[1]) if hits < victims else 1.0
+    return _exact(share, victims)
+
+
+def _exact(share: float, count: float) -> Interval:
+    """Clopper and Pearson's interval of a share of `count` trials, which need be no whole number."""
+    hits = share * count
+    low = betaincinv(hits, count - hits + 1, _TAILS[0]) if hits > 0 else 0.0
+    high = betaincinv(hits + 1, count - hits, _TAILS[1]) if hits < count else 1.0
     return Interval(share, float(low), float(high))
 
 
@@ -120,11 +125,7 @@ def clustered_share_interval(share: float, values: Values, clusters: npt.NDArray
     independent = share * (1.0 - share) / count
     effect = _clustered_error(values, clusters) ** 2 / independent if independent > 0 else 0.0
     effect *= float(stdtrit(len(seeds) - 1, 0.975) / stdtrit(count - 1, 0.975)) ** 2
-    worth = max(1.0, count / max(effect, least))
-    hits = share * worth
-    low = betaincinv(hits, worth - hits + 1, _TAILS[0]) if hits > 0 else 0.0
-    high = betaincinv(hits + 1, worth - hits, _TAILS[1]) if hits < worth else 1.0
-    return Interval(share, float(low), float(high))
+    return _exact(share, max(1.0, count / max(effect, least)))
 
 
 def _clustered_error(values: Values, clusters: npt.NDArray[np.int64]) -> float:

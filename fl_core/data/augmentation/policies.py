@@ -10,6 +10,7 @@ place; what leaves the range is cut.
 from __future__ import annotations
 
 import itertools
+from types import ModuleType
 from typing import Literal, get_args
 
 import torch
@@ -40,7 +41,8 @@ def applied(image: Tensor, name: Published, draw: tuple[float, ...]) -> Tensor:
     """Image (..., 3, S, S) in [-1, 1] after the policy with this draw."""
     for (kind, magnitude), sign in zip(*_drawn(name, draw), strict=True):
         if kind == "contrast":
-            image = _with_contrast(image, 1.0 + sign * magnitude)
+            factor = 1.0 + sign * magnitude
+            image = _functional().adjust_contrast((image + 1.0) / 2.0, factor) * 2.0 - 1.0
         else:
             image = _shifted(image, kind, sign * magnitude, _BLACK)
     return image
@@ -54,25 +56,17 @@ def inverted(image: Tensor, name: Published, draw: tuple[float, ...]) -> Tensor:
     operations, signs = _drawn(name, draw)
     for (kind, magnitude), sign in zip(reversed(operations), reversed(signs), strict=True):
         if kind == "contrast":
-            grey = _grey(image).nanmean((-3, -2, -1), keepdim=True)
+            grey = _functional().rgb_to_grayscale(image).nanmean((-3, -2, -1), keepdim=True)
             image = grey + (image - grey) / (1.0 + sign * magnitude)
         else:
             image = _shifted(image, kind, -sign * magnitude, torch.nan)
     return image
 
 
-def _with_contrast(image: Tensor, factor: float) -> Tensor:
+def _functional() -> ModuleType:
     from torchvision.transforms.v2 import functional  # seconds of imports, which most runs do not need
 
-    changed: Tensor = functional.adjust_contrast((image + 1.0) / 2.0, factor)
-    return changed * 2.0 - 1.0
-
-
-def _grey(image: Tensor) -> Tensor:
-    from torchvision.transforms.v2 import functional  # see `_with_contrast`
-
-    grey: Tensor = functional.rgb_to_grayscale(image)
-    return grey
+    return functional  # type: ignore[no-any-return]  # torchvision is untyped
 
 
 def _drawn(name: Published, draw: tuple[float, ...]) -> tuple[tuple[Operation, ...], tuple[float, ...]]:
