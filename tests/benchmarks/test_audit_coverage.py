@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from PIL import Image
 
 from orchestrator.calibration.prediction import Simulated
 from orchestrator.calibration.seen import Seen
+from tests.support.benchmarks import benchmark
 from tests.support.paths import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "audit_coverage.py"
@@ -40,14 +39,7 @@ def _pictures(root: Path) -> None:
 
 def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     counts = ("--victims", "2", "--clients", "3", "--calibrations", "2")
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), "--data-root", str(root), "--json", *counts, *arguments],
-        cwd=ROOT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
+    return benchmark("audit_coverage", "--data-root", str(root), "--json", *counts, *arguments)
 
 
 def test_exact_answers_are_predicted_and_kept(tmp_path: Path) -> None:

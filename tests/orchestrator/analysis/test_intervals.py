@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +11,7 @@ import pytest
 from scipy.stats import binomtest, t, ttest_1samp
 
 from orchestrator.analysis.intervals import FEWEST, clustered_share_interval, mean_interval, share_interval
-from tests.support.paths import ROOT
+from tests.support.benchmarks import benchmark
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 
@@ -115,12 +112,8 @@ def test_no_share_has_no_interval(share: float, victims: int) -> None:
 
 
 def test_the_benchmark_of_coverage_prints_lines() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "coverage.py")]
-    options = ["--samples", "200", "--sizes", "6", "--only", "Student", "in use", "--json"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, *options], env=environment, capture_output=True, text=True, timeout=200, check=False
-    )
+    options = ("--samples", "200", "--sizes", "6", "--only", "Student", "in use", "--json")
+    done = benchmark("coverage", *options)
     lines = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
     assert lines["one failure in ten, 34 +- 2 and 0; Student; n = 6"]["value"] < 70
     ours = lines["one failure in ten, 34 +- 2 and 0; in use; n = 6"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +14,7 @@ from fl_core.base.rng import generator
 from fl_core.base.shape import ImageShape
 from fl_core.data.kinds.celeba import open_celeba
 from orchestrator.trial.public import public_answers
-from tests.support.paths import ROOT
+from tests.support.benchmarks import benchmark
 from tests.support.small import run_quietly, sweep
 
 
@@ -77,26 +75,11 @@ def test_a_single_image_is_compared_with_the_mean_image_alone(faces_root: Path, 
     assert rows[["psnr_public", "psnr_groups"]].isna().all(axis=None)
 
 
-def test_the_benchmark_of_controls_prints_lines(
-    faces_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = [
-        "controls.py",
-        str(faces_root),
-        "--json",
-        "--batches",
-        "2",
-        "--victims",
-        "6",
-        "--image-size",
-        "16",
-    ]
-    monkeypatch.setattr(sys, "argv", command)
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "benchmarks" / "controls.py"), run_name="__main__")
-    assert ended.value.code == 0
-    lines = {line["name"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+def test_the_benchmark_of_controls_prints_lines(faces_root: Path) -> None:
+    tiny = ("--batches", "2", "--victims", "6", "--image-size", "16")
+    done = benchmark("controls", str(faces_root), "--json", *tiny)
+    assert done.returncode == 0
+    lines = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
     names = [
         f"batches of 2: {name} over the mean image" for name in ("images, not assigned", "images", "groups")
     ]
