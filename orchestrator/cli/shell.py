@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from typer.completion import (  # type: ignore[attr-defined]  # imported there for its own options
     completion_init,
-    get_completion_script,
+    shell_completion,
 )
 
 from orchestrator.io.files import write_atomically
@@ -41,9 +41,14 @@ def schema(
         write_atomically(out, f"{text}\n".encode())
 
 
-def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")]) -> None:
+def completion(
+    context: typer.Context, shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")]
+) -> None:
     """Print the script that completes gradsweep's commands and flags in a shell; `eval` it where the shell starts."""
-    typer.echo(get_completion_script(prog_name=PROGRAM, complete_var=_VARIABLE, shell=shell.value))
+    kind = shell_completion.get_completion_class(shell.value)
+    if kind is None:
+        raise AssertionError(f"typer completes no {shell.value}")
+    typer.echo(kind(context.find_root().command, {}, PROGRAM, _VARIABLE).source().strip())
 
 
 def options(
