@@ -55,7 +55,12 @@ def sweep(
     cells: Annotated[
         list[str] | None, typer.Option(help="Only cells whose name matches this pattern; may be repeated.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Print what would run, and end.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run and how long it would take, and end.")
+    ] = False,
+    calibrate: Annotated[
+        bool, typer.Option(help="With --dry-run: measure each kind of cell for some seconds.")
+    ] = True,
     yes: Annotated[bool, typer.Option("--yes", help="Start what is slow without asking.")] = False,
 ) -> None:
     """Run a sweep, or resume it: trials that are finished in the results folder are not repeated."""
@@ -63,7 +68,9 @@ def sweep(
 
     overrides = [*(override or []), *(["execution.allow_slow=true"] if yes else [])]
     if dry_run:
-        sweeps.show_plan(file, terminal(), overrides=overrides, cells=cells or [])
+        sweeps.show_plan(
+            file, terminal(), overrides=overrides, cells=cells or [], address=address, calibrate=calibrate
+        )
         return
     failed = sweeps.run_file(file, out, terminal(), overrides=overrides, cells=cells or [], address=address)
     raise typer.Exit(SOME_FAILED if failed else 0)
