@@ -31,6 +31,7 @@ from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import doctor as health
 from orchestrator.cli import experiment
 from orchestrator.cli import shell as cli_shell
+from orchestrator.cli import suite as cli_suite
 from orchestrator.config.parse import load_sweep
 from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import DataConfig
@@ -68,6 +69,8 @@ app.add_typer(cli_cluster.jobs, name="jobs")
 app.add_typer(cli_cluster.slurm, name="slurm")
 app.command()(cli_cluster.submit)
 app.command()(cli_audit.audit)
+app.command()(cli_suite.suite)
+app.command()(cli_suite.analyze)
 app.command()(cli_shell.schema)
 app.command()(cli_shell.completion)
 app.callback(invoke_without_command=True)(cli_shell.options)

@@ -1,0 +1,88 @@
+"""Which suites there are: the sweep files of each, its modes, and where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fl_core.base.errors import InputError, unknown_name
+
+FOLDER = Path(__file__).resolve().parents[2] / "sweeps" / "original"
+"""Where the sweep files of suites lie: in a clone, beside the packages."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A suite of the original project.
+
+    `parts` are its sweep files without their ending, run one after another; the results of several lie in a folder
+    each. `modes` maps what `--mode` takes to the parts that it runs. `clients` names the cells of a suite that attacks
+    the same clients whatever `--capture-client` says, and gives the mean over them; None for a suite that attacks one.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    modes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    clients: str | None = None
+
+    def chosen(self, mode: str | None) -> tuple[str, ...]:
+        """The parts of a mode, all of them for None; raises `InputError` for a mode that the suite has not."""
+        if mode is None:
+            return self.parts
+        if not self.modes:
+            raise InputError(f"--mode {mode}: {self.name} has no modes; leave it out.")
+        if mode not in self.modes:
+            raise InputError(unknown_name("--mode", mode, self.modes))
+        return self.modes[mode]
+
+    def folder(self, part: str, out: Path) -> Path:
+        """The results folder of a part, where `out` is the suite's."""
+        return out if len(self.parts) == 1 else out / Path(part).name
+
+
+_SHOWCASE, _ABLATION = ("base/quick", "base/showcase"), ("base/ablation", "base/batch", "base/realistic")
+_WEIGHTS = ("phase1/layer-weights", "phase1/combinations")
+
+SUITES: Mapping[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        Suite(name="showcase", parts=("showcase",)),
+        Suite(name="benchmark", parts=("benchmark",)),
+        Suite(name="multi_client", parts=("multi_client",), clients="bmk_c{client}"),
+        Suite(name="defenses", parts=("defenses",)),
+        Suite(name="ablation", parts=("ablation",), clients="c{client}"),
+        Suite(
+            name="base",
+            parts=(*_SHOWCASE, *_ABLATION),
+            modes={"showcase": _SHOWCASE, "ablation": _ABLATION, "all": (*_SHOWCASE, *_ABLATION)},
+        ),
+        Suite(
+            name="phase1",
+            parts=("phase1/tv-sweep", *_WEIGHTS, "phase1/perceptual"),
+            modes={
+                "tv-sweep": ("phase1/tv-sweep",),
+                "layer-ablation": _WEIGHTS,
+                "perceptual": ("phase1/perceptual",),
+            },
+        ),
+    )
+}
+"""Every suite by its name, which is that of its script."""
+
+
+def suite_of(name: str) -> Suite:
+    """The suite of this name; raises `InputError` for one that there is not."""
+    if name not in SUITES:
+        raise InputError(unknown_name("suite", name, SUITES))
+    return SUITES[name]
+
+
+def sweep_file(part: str) -> Path:
+    """The sweep file of a part; raises `InputError` outside of a clone."""
+    path = FOLDER / f"{part}.yaml"
+    if not path.is_file():
+        raise InputError(
+            f"{path} is not there: the suites lie in a clone of gradsweep, in sweeps/original; start them there."
+        )
+    return path
