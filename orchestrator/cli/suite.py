@@ -1,4 +1,4 @@
-"""`gradsweep suite` and `gradsweep analyze`: the original project's suites, and the tables of what they found."""
+"""`gradsweep suite` and `gradsweep analyze`: suites of sweeps, and the tables of what they found."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def suite(
     ] = "local",
     dry_run: Annotated[bool, typer.Option(help="Print what would run, and end.")] = False,
 ) -> None:
-    """Run a suite of the original project, or resume it; each run gets a folder with picture and metrics."""
+    """Run a suite (docs/suites.md), or resume it; each run gets a folder with picture and metrics."""
     from orchestrator.runtime.stop import Stop
 
     chosen = suite_of(name)
@@ -138,13 +138,18 @@ def _run(
 
 def _show(suite: Suite, out: Path, console: Console) -> None:
     """Print the tables of a suite, and write its runs to a file."""
+    from orchestrator.report.reader import Results
+    from orchestrator.suites.ladder import rungs
     from orchestrator.suites.runs import means, runs_of_suite, write_table
-    from orchestrator.suites.tables import SCALE, means_table, runs_table
+    from orchestrator.suites.tables import SCALE, ladder_table, means_table, runs_table
 
     runs = runs_of_suite(suite, out)
     console.print(runs_table(runs, width=console.width))
     if suite.clients is not None:
         console.print("", means_table(means(runs), width=console.width))
+    if suite.ladder:
+        found = rungs(Results(out, [run.line for run in runs]))
+        console.print("", ladder_table(found, width=console.width))
     console.print(f"\n{SCALE}", soft_wrap=True, highlight=False)
     for lost in _lost(runs):
         console.print(lost, soft_wrap=True, markup=False)

@@ -1,1 +1,1 @@
-"""The original project's suites: which sweeps each one is, its variables, the folder of each run, its tables."""
+"""Suites of sweeps: which there are, the original scripts' variables, the folder of each run, their tables."""

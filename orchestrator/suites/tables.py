@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from orchestrator.analysis.intervals import FEWEST
-from orchestrator.report.terminal import epsilon, figure_table, interval, number, percent
+from orchestrator.report.terminal import NO_FIGURE, epsilon, figure_table, interval, number, percent
+from orchestrator.suites.ladder import Rung
 from orchestrator.suites.runs import Mean, Run
 
 SCALE = (
@@ -56,6 +57,20 @@ def means_table(found: Sequence[Mean], *, width: int) -> Table:
     }
     title = f"Mean over clients (95% interval from {FEWEST} clients on)"
     return figure_table(title, "attacker", [mean.attacker for mean in found], columns, width=width)
+
+
+def ladder_table(found: Sequence[Rung], *, width: int) -> Table:
+    """One line for each rung: what the attacker reaches, and what it lost from the one before."""
+    columns = {
+        "n": [str(rung.line.n) for rung in found],
+        "PSNR dB": [interval(rung.line.psnr_preselected) for rung in found],
+        "control": [number(rung.line.psnr_control) for rung in found],
+        "lost": [interval(rung.lost) if rung.lost.measured else NO_FIGURE for rung in found],
+        "same\nimages": [str(rung.shared) for rung in found],
+        "labels\nright": [percent(rung.line.label_accuracy.mean) for rung in found],
+    }
+    title = "Rung by rung: PSNR of the image chosen before the attack, and dB lost to the line above"
+    return figure_table(title, "rung / attacker", [rung.line.name for rung in found], columns, width=width)
 
 
 def _count(mean: Mean) -> str:

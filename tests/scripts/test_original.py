@@ -132,12 +132,12 @@ def call(command: str, folder: Path, **variables: str) -> subprocess.CompletedPr
         env={**kept, "PATH": path, "COLUMNS": "120", "DEVICE": "auto", **variables},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=900,
     )
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 def test_every_command_of_the_document_runs_as_it_is_written(clone: Path) -> None:
     for command, added, folder, files in COMMANDS:
         before = set(clone.glob(folder))
@@ -150,6 +150,7 @@ def test_every_command_of_the_document_runs_as_it_is_written(clone: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_scripts_work_from_any_directory_with_their_variables(clone: Path, tmp_path: Path) -> None:
     script = clone / "scripts" / "run_multi_client.sh"
     variables = {"NUM_ATTACK_CLIENTS": "2", "SEED": "7", "OUT_DIR": "results/elsewhere", "DATA_SUBSET": "50"}

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.support.command import gradsweep, refused
+from tests.support.paths import ROOT
 
 SMALL = ("--set", "scale=small", "--set", "execution.device=cpu", "--address", "serial")
 IDENTITY = ["trial_id", "image_id", "psnr", "mse", "seed"]
@@ -105,9 +106,9 @@ def test_a_dry_run_says_what_a_mode_would_run_and_writes_nothing(tmp_path: Path,
     root = ("--set", f"data.root={faces_root}", "--set", "scale=small", "--out", tmp_path / "out")
     done = gradsweep("suite", "base", "--mode", "ablation", "--dry-run", *root)
     assert done.returncode == 0, done.stderr
-    for part in ("base/ablation", "base/batch", "base/realistic"):
+    for part in ("original/base/ablation", "original/base/batch", "original/base/realistic"):
         assert f"{part}: Data:" in done.stdout
-    assert "base/showcase" not in done.stdout
+    assert "original/base/showcase" not in done.stdout
     assert "after_5_rounds" in done.stdout
     assert not (tmp_path / "out").exists()
 
@@ -120,3 +121,28 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path) -> None:
         gradsweep("analyze", "defenses", "--results-dir", tmp_path / "none"),
         "no results of the suite defenses",
     )
+
+
+@pytest.mark.slow
+def test_the_ladder_to_production_keeps_its_victims(faces_root: Path, tmp_path: Path) -> None:
+    root = ("--set", f"data.root={faces_root}")
+    done = gradsweep("suite", "realism", *SMALL, *root, "--out", tmp_path / "r")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = rows(tmp_path / "r").query("preselected")
+    assert found["cell"].nunique() == 10
+    files = found["image_id"].str.removesuffix(":flip")
+    same = {cell: frozenset(names) for cell, names in files.groupby(found["cell"])}
+    before = [name for name in same if name not in ("9-trained-weights", "10-secure-sum")]
+    assert len({same[name] for name in before}) == 1, "every rung at initial weights has the same images"
+    assert same["9-trained-weights"] == same["10-secure-sum"] != same["1-literature"]
+    assert "Rung by rung" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["batch", "local_steps", "models"])
+def test_ready_sweeps_have_a_small_form(name: str, faces_root: Path, tmp_path: Path) -> None:
+    file = ROOT / "sweeps" / f"{name}.yaml"
+    options = ("--set", f"data.root={faces_root}", *SMALL, "--out", tmp_path / name)
+    done = gradsweep("sweep", file, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (rows(tmp_path / name)["status"] == "ok").all()

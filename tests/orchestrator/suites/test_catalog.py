@@ -22,14 +22,14 @@ LARGER = "--attack-iterations 4000 --attack-restarts 7 --tv-weight"
 TRAINED = "--num-rounds 5 --capture-round 4"
 
 RUNS: dict[tuple[str, str, str], str] = {
-    ("showcase", "none", "original"): SHOWCASE,
-    ("benchmark", "none", "original"): BENCHMARK,
+    ("original/showcase", "none", "original"): SHOWCASE,
+    ("original/benchmark", "none", "original"): BENCHMARK,
     **{
-        ("multi_client", f"bmk_c{client}", "original"): f"{BENCHMARK} --capture-client {client}"
+        ("original/multi_client", f"bmk_c{client}", "original"): f"{BENCHMARK} --capture-client {client}"
         for client in range(10)
     },
     **{
-        ("defenses", cell, "original"): f"{SHOWCASE} --capture-client 1 {defense}"
+        ("original/defenses", cell, "original"): f"{SHOWCASE} --capture-client 1 {defense}"
         for cell, defense in {
             "baseline": "",
             "dp_eps8": "--dp-epsilon 8",
@@ -40,7 +40,7 @@ RUNS: dict[tuple[str, str, str], str] = {
         }.items()
     },
     **{
-        ("ablation", f"c{client}", name): f"{ABLATION} {setting} --capture-client {client}"
+        ("original/ablation", f"c{client}", name): f"{ABLATION} {setting} --capture-client {client}"
         for client in (0, 3, 7)
         for name, setting in {
             "tv_1e-5": "1e-5",
@@ -52,21 +52,33 @@ RUNS: dict[tuple[str, str, str], str] = {
             "metric_sim": "1e-5 --match-metric sim",
         }.items()
     },
-    ("base/quick", "none", "original"): "--attack-iterations 2000 --attack-restarts 3 --tv-weight 1e-6",
-    ("base/showcase", "none", "original"): "--attack-iterations 5000 --attack-restarts 15 --tv-weight 1e-6",
-    ("base/ablation", "optimal", "original"): f"{BASE} 1e-6",
-    ("base/ablation", "after_5_rounds", "original"): f"{BASE} 1e-6 {TRAINED}",
-    ("base/ablation", "momentum_09", "original"): f"{BASE} 1e-6 --client-momentum 0.9",
-    ("base/batch", "none", "original"): f"{BASE} 1e-5 --batch-size 2 --attack-batch 2",
-    ("base/realistic", "none", "original"): "--attack-iterations 2000 --attack-restarts 2 --tv-weight 1e-4 "
+    (
+        "original/base/quick",
+        "none",
+        "original",
+    ): "--attack-iterations 2000 --attack-restarts 3 --tv-weight 1e-6",
+    (
+        "original/base/showcase",
+        "none",
+        "original",
+    ): "--attack-iterations 5000 --attack-restarts 15 --tv-weight 1e-6",
+    ("original/base/ablation", "optimal", "original"): f"{BASE} 1e-6",
+    ("original/base/ablation", "after_5_rounds", "original"): f"{BASE} 1e-6 {TRAINED}",
+    ("original/base/ablation", "momentum_09", "original"): f"{BASE} 1e-6 --client-momentum 0.9",
+    ("original/base/batch", "none", "original"): f"{BASE} 1e-5 --batch-size 2 --attack-batch 2",
+    (
+        "original/base/realistic",
+        "none",
+        "original",
+    ): "--attack-iterations 2000 --attack-restarts 2 --tv-weight 1e-4 "
     f"{TRAINED} --batch-size 4 --attack-batch 4 --client-momentum 0.9 --early-stop --patience 600",
-    **{("phase1/tv-sweep", "none", f"tv_{tv}"): f"{PHASE} {tv}" for tv in ("1e-6", "1e-5", "1e-4")},
+    **{("original/phase1/tv-sweep", "none", f"tv_{tv}"): f"{PHASE} {tv}" for tv in ("1e-6", "1e-5", "1e-4")},
     **{
-        ("phase1/layer-weights", "none", mode): f"{PHASE} 1e-5 --layer-weights {mode}"
+        ("original/phase1/layer-weights", "none", mode): f"{PHASE} 1e-5 --layer-weights {mode}"
         for mode in ("uniform", "auto", "early", "early_linear", "early_strong", "early_conv")
     },
     **{
-        ("phase1/combinations", "none", f"tv_{tv}_{mode}"): f"{LARGER} {tv} --layer-weights {mode}"
+        ("original/phase1/combinations", "none", f"tv_{tv}_{mode}"): f"{LARGER} {tv} --layer-weights {mode}"
         for tv, mode in (
             ("1e-5", "early"),
             ("1e-5", "early_linear"),
@@ -74,22 +86,22 @@ RUNS: dict[tuple[str, str, str], str] = {
             ("1e-5", "early_conv"),
         )
     },
-    ("phase1/perceptual", "none", "plain"): f"{PHASE} 1e-5",
+    ("original/phase1/perceptual", "none", "plain"): f"{PHASE} 1e-5",
 }
 """The original's runs by sweep file, cell and attacker, as flags of `run_experiment.py`; the attack counts images."""
 OURS = {
     *(
-        ("defenses", cell, "adaptive")
+        ("original/defenses", cell, "adaptive")
         for cell in ("baseline", "dp_eps8", "dp_eps1", "dp_eps01", "he", "dp_he")
     ),
-    ("phase1/perceptual", "none", "perceptual"),
+    ("original/phase1/perceptual", "none", "perceptual"),
 }
 """Runs that the original has not."""
 
 
 def test_every_run_is_the_originals_or_named_as_ours() -> None:
     found = set()
-    for part in {part for suite in SUITES.values() for part in suite.parts}:
+    for part in {part for suite in SUITES.values() for part in suite.parts if part.startswith("original/")}:
         sweep = load_sweep(sweep_file(part))
         found |= {(part, cell.name, who.name) for cell in sweep.cells for who in sweep.attackers}
     assert found == RUNS.keys() | OURS
@@ -112,13 +124,19 @@ def test_runs_are_those_of_the_originals_flags(part: str) -> None:
 
 
 def test_the_originals_attacker_knows_nothing_of_a_defense() -> None:
-    facts = {attacker.name: attacker.uses_facts for attacker in load_sweep(sweep_file("defenses")).attackers}
+    facts = {
+        attacker.name: attacker.uses_facts
+        for attacker in load_sweep(sweep_file("original/defenses")).attackers
+    }
     assert facts == {"original": False, "adaptive": True}
 
 
 def test_every_file_is_a_suites_and_has_a_small_form() -> None:
     parts = {part for suite in SUITES.values() for part in suite.parts}
-    assert {path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml")} == parts
+    files = {
+        path.relative_to(FOLDER).with_suffix("").as_posix() for path in (FOLDER / "original").rglob("*.yaml")
+    }
+    assert files == parts - {"realism"}
     for part in parts:
         whole, small = (load_sweep(sweep_file(part), overrides) for overrides in ([], ["scale=small"]))
         assert small.model.image_size == 16

@@ -57,8 +57,10 @@ def test_parts_that_were_run_are_read_and_others_left_out(tmp_path: Path) -> Non
     base = suite_of("base")
     with pytest.raises(InputError, match="holds no results of the suite base; run it first"):
         runs_of_suite(base, tmp_path)
-    folder(base.folder("base/quick", tmp_path), ("none", "original"))
-    folder(base.folder("base/ablation", tmp_path), ("optimal", "original"), ("momentum_09", "original"))
+    folder(base.folder("original/base/quick", tmp_path), ("none", "original"))
+    folder(
+        base.folder("original/base/ablation", tmp_path), ("optimal", "original"), ("momentum_09", "original")
+    )
     names = [run.name for run in runs_of_suite(base, tmp_path)]
     assert sorted(names) == ["ablation/momentum_09", "ablation/optimal", "quick"]
 

@@ -25,7 +25,7 @@ def test_each_variable_sets_what_it_says() -> None:
 
 
 def test_without_variables_nothing_changes() -> None:
-    assert settings("benchmark") == load_sweep(sweep_file("benchmark"))
+    assert settings("benchmark") == load_sweep(sweep_file("original/benchmark"))
 
 
 def test_target_client_is_another_name_of_capture_client() -> None:
