@@ -144,6 +144,7 @@ def _show(suite: Suite, out: Path, console: Console) -> None:
     from orchestrator.suites.tables import SCALE, ladder_table, means_table, runs_table
 
     runs = runs_of_suite(suite, out)
+    console.print(Results(runs[0].results, []).data, soft_wrap=True, highlight=False)
     console.print(runs_table(runs, width=console.width))
     if suite.clients is not None:
         console.print("", means_table(means(runs), width=console.width))

@@ -60,7 +60,7 @@ def _lost(before: pd.Series[float], after: pd.Series[float]) -> tuple[Interval, 
     both = before.sub(after).dropna()
     if len(both):
         seeds = np.asarray(both.index.get_level_values(0), dtype=np.int64)
-        return mean_interval(both.to_numpy(dtype=np.float64), clusters=seeds), len(both)
+        return mean_interval(np.asarray(both, dtype=np.float64), clusters=seeds), len(both)
     if before.empty or after.empty:
         return NOTHING, 0
     return Interval(float(before.mean() - after.mean()), np.nan, np.nan), 0

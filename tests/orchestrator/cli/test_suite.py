@@ -70,6 +70,7 @@ def test_the_analysis_is_the_mean_over_clients(ran: Path) -> None:
     assert float(range4) == pytest.approx(found["psnr"].mean() + 6.0206, abs=0.006)
     assert (float(least), float(most)) == pytest.approx((found["psnr"].min(), found["psnr"].max()), abs=0.006)
     assert "6.02 dB higher" in done.stdout
+    assert done.stdout.startswith("Data: ")
 
 
 def test_a_suite_that_was_run_is_resumed_and_another_is_not_mixed_with_it(
