@@ -164,8 +164,19 @@ def load_truth(path: Path) -> Truth:
 
 
 def _save(path: Path, tensors: Tensors) -> None:
-    stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    stored = _apart({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
     write_atomically(path, save(stored, metadata={CHECKSUM: tensor_hash(stored)}))
+
+
+def _apart(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """The tensors, each in memory of its own, as the format asks: gradients may be views of one another."""
+    found: dict[str, torch.Tensor] = {}
+    used: set[int] = set()
+    for name, value in tensors.items():
+        place = value.untyped_storage().data_ptr()
+        found[name] = value.clone() if place in used else value
+        used.add(place)
+    return found
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:

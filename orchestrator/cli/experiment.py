@@ -43,7 +43,7 @@ from orchestrator.config.sweep import (
 from orchestrator.driver.sweep import run_sweep
 from orchestrator.io.files import write_atomically
 from orchestrator.report.reader import Results
-from orchestrator.report.run_outputs import write_outputs
+from orchestrator.report.run_outputs import CONFIG, write_outputs
 from orchestrator.runtime.progress import ConsoleReporter
 from orchestrator.runtime.stop import Stop, Stopped
 
@@ -380,7 +380,7 @@ def run(experiment: Experiment, console: Console, stop: Stop | None = None) -> i
             console.print(f"Give --out-dir {folder} to go on with this run.", soft_wrap=True)
         raise
     arguments = dataclasses.asdict(experiment) | {"out_dir": str(folder)}
-    write_atomically(folder / "config.json", json.dumps(arguments, indent=2).encode())
+    write_atomically(folder / CONFIG, json.dumps(arguments, indent=2).encode())
     lines = summary_lines(folder)
     write_summary(folder, lines)
     console.print(Results(folder, lines).data, markup=False, highlight=False, soft_wrap=True)

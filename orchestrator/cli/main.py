@@ -18,6 +18,7 @@ from fl_core.base.errors import InputError, first_line, one_line
 from orchestrator.cli import audit as cli_audit
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import shell as cli_shell
+from orchestrator.cli import suite as cli_suite
 from orchestrator.execute.lifelines import RayLost
 from orchestrator.runtime.stop import EXIT_CODE, Stop, Stopped, farewell
 from orchestrator.runtime.terminal import console as terminal
@@ -35,6 +36,8 @@ app.add_typer(cli_cluster.jobs, name="jobs")
 app.add_typer(cli_cluster.slurm, name="slurm")
 app.command()(cli_cluster.submit)
 app.command()(cli_audit.audit)
+app.command()(cli_suite.suite)
+app.command()(cli_suite.analyze)
 app.command()(cli_shell.schema)
 app.command()(cli_shell.completion)
 app.callback(invoke_without_command=True)(cli_shell.options)

@@ -24,7 +24,7 @@ from orchestrator.report.terminal import interval, labels, number, percent, pres
 from orchestrator.results.pictures import decode
 from orchestrator.results.store import read_images, read_rows
 
-PICTURE, METRICS = "baseline_attack_result.png", "metrics.txt"
+PICTURE, METRICS, CONFIG = "baseline_attack_result.png", "metrics.txt", "config.json"
 
 _SHOWN = 8
 """At most so many images side by side in the picture."""
@@ -40,19 +40,26 @@ def write_outputs(folder: Path, line: Line, *, heatmap: bool, lpips: bool, conso
     """
     rows = read_rows(folder).to_pandas().sort_values("victim", kind="stable")
     reason = load_lpips().reason if lpips else "LPIPS was not asked for (--compute-lpips)."
-    write_atomically(folder / METRICS, _metrics_text(rows, reason).encode())
-    pairs = _pairs(rows, read_images(folder).to_pandas())
-    if pairs:
-        write_atomically(folder / PICTURE, _picture(pairs, heatmap=heatmap))
+    write_files(folder, rows, read_images(folder).to_pandas(), heatmap=heatmap, lpips_reason=reason)
     # A signal of many images holds all of them; the attack may have made some or one of them.
     shown = rows[rows["psnr"].notna() | (rows["status"] != "ok")]
     if len(shown):
         console.print(_table(shown.head(_LISTED)))
     for text in [*_findings(rows, shown, line), *([reason] if lpips and reason else [])]:
         console.print(text, soft_wrap=True)
-    for name in (PICTURE, METRICS, "config.json", "trials", "summary.parquet"):
+    for name in (PICTURE, METRICS, CONFIG, "trials", "summary.parquet"):
         if (folder / name).exists():
             console.print(f"{folder / name}", soft_wrap=True)
+
+
+def write_files(
+    folder: Path, rows: pd.DataFrame, images: pd.DataFrame, *, heatmap: bool, lpips_reason: str
+) -> None:
+    """Write `metrics.txt` of these rows and, where `images` has any of theirs, the picture."""
+    write_atomically(folder / METRICS, _metrics_text(rows, lpips_reason).encode())
+    pairs = _pairs(rows, images)
+    if pairs:
+        write_atomically(folder / PICTURE, _picture(pairs, heatmap=heatmap))
 
 
 def _metrics_text(rows: pd.DataFrame, lpips_reason: str) -> str:

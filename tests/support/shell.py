@@ -11,6 +11,7 @@ import typer
 from orchestrator.cli import experiment
 from orchestrator.cli.main import app
 from orchestrator.config.parse import load_sweep
+from orchestrator.suites.catalog import suite_of
 from tests.support.paths import ROOT
 
 OURS = ("gradsweep", ".venv/bin/gradsweep")
@@ -20,6 +21,8 @@ COMMANDS = (
     "schema",
     "completion",
     "audit",
+    "suite",
+    "analyze",
     "report",
     "merge",
     "run",
@@ -66,6 +69,11 @@ def check(words: list[str]) -> bool:
         if word in PYTHONS and words[i + 1 : i + 3] == ["-m", "orchestrator"]:
             parse(words[i + 3 :])
             return True
+    suite = re.fullmatch(r"scripts/(run|exp|analyze)_(\w+)\.(?:sh|py)", words[1]) if words[1:] else None
+    if suite and words[0] in ("bash", *PYTHONS):
+        assert (ROOT / words[1]).is_file(), words
+        parse(["analyze" if suite[1] == "analyze" else "suite", suite[2], *words[2:]])
+        return True
     if words[0] in PYTHONS and words[1].endswith(".py"):
         check_script(words[1], words[2:])
         return True
@@ -95,6 +103,8 @@ def parse(arguments: list[str]) -> None:
         rest = [*context._protected_args, *context.args]
         name, command, rest = command.resolve_command(context, rest)
         context = command.make_context(name, rest, parent=context)
+    if "name" in context.params and given[0] in ("suite", "analyze"):
+        suite_of(context.params["name"]).chosen(context.params.get("mode"))
     file = context.params.get("file")
     if file is not None and (ROOT / file).exists():
         sweep = load_sweep(ROOT / file, context.params.get("override") or [])

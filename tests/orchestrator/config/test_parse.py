@@ -152,7 +152,7 @@ def test_searched_parameters_land_at_their_paths() -> None:
 
 
 def test_the_shipped_sweeps_are_valid() -> None:
-    files = sorted((ROOT / "sweeps").glob("*.yaml"))
+    files = sorted((ROOT / "sweeps").rglob("*.yaml"))
     assert files
     for path in files:
         assert isinstance(load_sweep(path), SweepConfig)

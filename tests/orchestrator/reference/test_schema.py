@@ -14,7 +14,7 @@ from orchestrator.config.plain_yaml import read_yaml
 from orchestrator.reference.schema import DIALECT, sweep_schema
 from tests.support.paths import ROOT
 
-SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "sweeps").rglob("*.yaml"))
 SCHEMA = sweep_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
 QUICKSTART: dict[str, Any] = read_yaml((ROOT / "sweeps" / "quickstart.yaml").read_text(), where="quickstart")
@@ -31,7 +31,7 @@ def test_it_is_a_schema_of_the_draft_that_it_names() -> None:
     Draft202012Validator.check_schema(SCHEMA)
 
 
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_sweep_file_is_valid(path: Any) -> None:
     assert not list(VALIDATOR.iter_errors(read_yaml(path.read_text(encoding="utf-8"), where=str(path))))
 
