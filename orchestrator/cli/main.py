@@ -28,6 +28,7 @@ from orchestrator.analysis.summary import summary_lines
 from orchestrator.capture.datasets import data_line, planned_data
 from orchestrator.cli import audit as cli_audit
 from orchestrator.cli import cluster as cli_cluster
+from orchestrator.cli import compare as cli_compare
 from orchestrator.cli import doctor as health
 from orchestrator.cli import experiment
 from orchestrator.cli import shell as cli_shell
@@ -68,6 +69,7 @@ app.add_typer(cli_cluster.jobs, name="jobs")
 app.add_typer(cli_cluster.slurm, name="slurm")
 app.command()(cli_cluster.submit)
 app.command()(cli_audit.audit)
+app.command()(cli_compare.compare)
 app.command()(cli_shell.schema)
 app.command()(cli_shell.completion)
 app.callback(invoke_without_command=True)(cli_shell.options)
