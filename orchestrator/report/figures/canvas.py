@@ -157,6 +157,7 @@ def rendered(figure: Figure) -> Drawn:
     """The figure in both formats; the same figure gives the same bytes."""
     png, svg = io.BytesIO(), io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
+    figure.set_layout_engine("none")  # It has been laid out; a second time takes as long as drawing.
     with mpl.rc_context({"svg.hashsalt": "gradsweep"}):
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     return Drawn(png.getvalue(), svg.getvalue())

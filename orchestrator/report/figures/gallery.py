@@ -1,4 +1,4 @@
-"""The gallery: best, median and worst reconstruction of each line with error maps, and one victim across all cells."""
+"""The gallery: closest, median and farthest reconstruction of each line, error maps, one victim across all cells."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _three(tested: pd.DataFrame) -> list[Entry]:
     victims = exposed.drop_duplicates(["sweep_seed", "victim"]).reset_index(drop=True)
     last = len(victims) - 1
     # With one or two victims the middle has another name already.
-    named = {last // 2: "median"} | {last: "worst"} | {0: "best"}
+    named = {last // 2: "median"} | {last: "farthest"} | {0: "closest"}
     return [_pair(row, named[i]) for i, row in enumerate(records(victims)) if i in named]
 
 
