@@ -25,7 +25,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "orchestrator": (
         ("axes",),
-        ("config", "io", "library", "runtime"),
+        ("config", "io", "library", "pages", "runtime"),
         ("results", "execute", "cluster", "reference"),
         ("capture",),
         ("trial", "analysis", "calibration"),

@@ -24,10 +24,20 @@ def by_cell(lines: Sequence[Line]) -> list[Compared]:
     """The cells of a summary that has several attackers, in its order; none where it has one."""
     if len({line.attacker for line in lines}) < 2:
         return []
+    cells = _cells(lines)
+    return [Compared(cell=cell, lines=there, strongest=_strongest(there)) for cell, there in cells.items()]
+
+
+def strongest_by_cell(lines: Iterable[Line]) -> dict[str, Line]:
+    """The line of each cell's strongest attacker, in the summary's order; the first where nothing was measured."""
+    return {cell: _strongest(there) for cell, there in _cells(lines).items()}
+
+
+def _cells(lines: Iterable[Line]) -> dict[str, dict[str, Line]]:
     cells: dict[str, dict[str, Line]] = {}
     for line in lines:
         cells.setdefault(line.cell, {})[line.attacker] = line
-    return [Compared(cell=cell, lines=there, strongest=_strongest(there)) for cell, there in cells.items()]
+    return cells
 
 
 def _strongest(lines: dict[str, Line]) -> Line:

@@ -96,6 +96,7 @@ class Line:
     tests_failed: int
     psnr: Interval
     psnr_preselected: Interval
+    psnr_median: float = math.nan
     psnr_worst: float
     success: Interval
     control: Control
@@ -128,6 +129,11 @@ class Line:
         if len(self.methods) < 2:
             return "".join(self.methods)
         return ", ".join(f"{method} ({count})" for method, count in self.methods.items())
+
+    @property
+    def oracle_gap(self) -> float:
+        """How much PSNR a choice among restarts by the truth would add, dB; NaN where it is not known."""
+        return self.means["psnr_oracle"] - self.psnr.mean
 
     @property
     def hidden(self) -> bool:
@@ -191,7 +197,18 @@ class Line:
 
 _AS_THEY_ARE = (
     *("cell", "attacker", "defense", "defense_params", "signal", "view", "round", "weights_accuracy"),
-    *("labels", "method", "n", "seeds", "images", "tests", "tests_failed", "psnr_worst", "psnr_control"),
+    *(
+        "labels",
+        "method",
+        "n",
+        "seeds",
+        "images",
+        "tests",
+        "tests_failed",
+        "psnr_median",
+        "psnr_worst",
+        "psnr_control",
+    ),
     *("label_match", "trials", "trials_failed", "not_observable", "undefended", "beside"),
 )
 _INTERVALS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from orchestrator.analysis.intervals import (
 from orchestrator.analysis.lines import CONTROLS, MEAN_IMAGE, Control, Line, Privacy, Utility, Winner, frame
 from orchestrator.capture.used_data import refuse_mixed
 from orchestrator.io.files import write_atomically
+from orchestrator.io.identity import canonical
 from orchestrator.results import store
 from orchestrator.results.columns import averaged
 from orchestrator.results.folder import claimed
@@ -40,22 +41,53 @@ _MEASURES = ("psnr", "mse", "label_accuracy", *averaged("victims"))
 """What `by_victim` averages."""
 
 
+_READ = (
+    *("trial_id", "image_id", "cell", "attacker", "study", "phase", "suggestion", "status", "error", "data"),
+    *(
+        "defense",
+        "defense_params",
+        "signal",
+        "view",
+        "round",
+        "weights_accuracy",
+        "differs",
+        "threat",
+        "accuracy",
+    ),
+    *("epsilon", "epsilon_release", "delta", "dp_unit", "dp_against", "adjacency", "sampling_rate"),
+    *("method", "notes", "preselected", "label_match", *_UNIT, *_MEASURES, *averaged("trials")),
+)
+"""The columns that statistics need."""
+
+
 def summary_lines(folder: Path) -> tuple[Line, ...]:
     """One line for each cell and attacker, over the winner's test victims, in the order of the sweep file.
 
     Raises `InputError` where the folder holds no results.
     """
+    return summarized(folder)[0]
+
+
+def summarized(folder: Path) -> tuple[tuple[Line, ...], dict[tuple[str, str], pd.DataFrame]]:
+    """`summary_lines`, and `tested_victims` of the same folder, which is read once."""
     best, trained, order = winners(folder), utilities(folder), _order(folder)
     groups = _groups(folder)
     _check_whole(folder, groups, trained)
-    tested = _tested(groups, best)
     # Rows lie in the order in which trials finished, which differs from run to run.
     keys = sorted(groups, key=lambda key: (order(*key), key))
+    tested = _tested(groups, best)
+    victims = {key: _victims(rows) for key, rows in tested.items()}
     lines = [
-        _line(groups[cell, who], tested[cell, who], best.get(f"{cell}/{who}"), trained.get(cell, ()))
-        for cell, who in keys
+        _line(
+            groups.pop(key),
+            tested[key],
+            victims[key],
+            best.get(f"{key[0]}/{key[1]}"),
+            trained.get(key[0], ()),
+        )
+        for key in keys
     ]
-    return tuple(_compared(line, lines, tested) for line in lines)
+    return tuple(_compared(line, lines, tested, victims) for line in lines), victims
 
 
 def summarize(folder: Path) -> pd.DataFrame:
@@ -68,11 +100,42 @@ def tested_victims(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
 
     With it `images`, how many images the victim has, and `success`, the share of them that is recovered (20 dB).
     """
+    return {key: _victims(tested) for key, tested in _tested(_groups(folder), winners(folder)).items()}
+
+
+def _victims(tested: pd.DataFrame) -> pd.DataFrame:
+    ok = tested[tested["status"] == "ok"]
+    reached = _reached(ok).groupby([ok[name] for name in _UNIT])
+    return by_victim(tested).assign(success=reached.mean(), images=reached.size())
+
+
+def identified_victims(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
+    """For each cell and attacker with finished attacks `by_victim`'s figures, of victims that are known anywhere.
+
+    The index is `(data, images, sweep_seed, victim)`, where `images` names the images behind the victim's signal: rows
+    of two folders with the same index are of the same victim. In the order of the sweep file.
+    """
+    order = _order(folder)
+    tested = _tested(_groups(folder), winners(folder))
     found = {}
-    for key, tested in _tested(_groups(folder), winners(folder)).items():
-        ok = tested[tested["status"] == "ok"]
-        reached = _reached(ok).groupby([ok[name] for name in _UNIT])
-        found[key] = by_victim(tested).assign(success=reached.mean(), images=reached.size())
+    for key in sorted(tested, key=lambda key: (order(*key), key)):
+        ok = tested[key][tested[key]["status"] == "ok"]
+        if not len(ok):
+            continue
+        named = ok.groupby([*_UNIT])
+        identity = pd.DataFrame(
+            {
+                "data": named["data"].first().astype(object),
+                "images": ok["image_id"]
+                .astype(object)
+                .groupby([ok[name] for name in _UNIT])
+                .agg(lambda names: canonical(sorted(names))),
+            }
+        )
+        victims = by_victim(tested[key]).join(identity)
+        found[key] = victims.set_index(["data", "images"], append=True).reorder_levels(
+            ["data", "images", *_UNIT]
+        )
     return found
 
 
@@ -89,9 +152,12 @@ def test_rows(group: pd.DataFrame, winner: int | None) -> pd.DataFrame:
     return tested if winner is None else tested[tested["suggestion"] == winner]
 
 
-def read_trials(folder: Path) -> pd.DataFrame:
-    """All rows of a results folder; those from before there were several seeds are of the sweep's own."""
-    rows: pd.DataFrame = store.read_rows(folder).to_pandas()
+def read_trials(folder: Path, columns: Collection[str] | None = None) -> pd.DataFrame:
+    """All rows of a results folder; those from before there were several seeds are of the sweep's own.
+
+    With `columns` only those, texts as categories: a folder of a million rows then takes a fraction of the memory.
+    """
+    rows: pd.DataFrame = store.read_rows(folder, columns).to_pandas(self_destruct=columns is not None)
     if rows["sweep_seed"].isna().any():
         config = claimed(folder)
         rows["sweep_seed"] = rows["sweep_seed"].fillna(config.seed if config else 0)
@@ -111,7 +177,9 @@ def _by_study(group: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of one cell and attacker by the name of their study, which each seed has one of."""
     first = group.iloc[0]
     plain = f"{first['cell']}/{first['attacker']}"
-    names = group["study"].fillna(plain)
+    if group["study"].nunique(dropna=False) == 1:
+        return {plain if pd.isna(first["study"]) else str(first["study"]): group}
+    names = group["study"].astype(object).fillna(plain)
     return {str(name): rows for name, rows in group.groupby(names, sort=False)}
 
 
@@ -149,9 +217,10 @@ def control_of(victims: pd.DataFrame) -> Control:
 
 def _groups(folder: Path) -> dict[tuple[str, str], pd.DataFrame]:
     """All rows of a results folder by cell and attacker; raises `InputError` where they are of several data sets."""
-    rows = read_trials(folder)
+    rows = read_trials(folder, _READ)
     refuse_mixed(folder, store.data_by_cell(records(rows[["cell", "data"]].drop_duplicates())))
-    return {(str(cell), str(who)): group for (cell, who), group in rows.groupby(["cell", "attacker"])}
+    groups = rows.groupby(["cell", "attacker"], observed=True)
+    return {(str(cell), str(who)): group for (cell, who), group in groups}
 
 
 def _tested(
@@ -160,7 +229,7 @@ def _tested(
     """Of each group the rows that conclusions rest on; `best` as `winners` gives it."""
     found = {}
     for (cell, who), group in groups.items():
-        found[cell, who] = _exact(tested_rows(group, best))
+        found[cell, who] = exact(tested_rows(group, best))
     return found
 
 
@@ -169,12 +238,18 @@ def _reached(ok: pd.DataFrame) -> pd.Series[float]:
     return (ok["psnr"].fillna(-np.inf) >= SUCCESS_DB).astype(float)
 
 
-def _exact(rows: pd.DataFrame) -> pd.DataFrame:
+def exact(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with what an exact copy counts as, `EXACT_DB`, in the place of infinite PSNR."""
     columns = [name for name in _MEASURES if name.startswith("psnr")]
     return rows.assign(**{name: rows[name].replace(np.inf, EXACT_DB) for name in columns})
 
 
-def _compared(line: Line, lines: Sequence[Line], tested: Mapping[tuple[str, str], pd.DataFrame]) -> Line:
+def _compared(
+    line: Line,
+    lines: Sequence[Line],
+    tested: Mapping[tuple[str, str], pd.DataFrame],
+    victims: Mapping[tuple[str, str], pd.DataFrame],
+) -> Line:
     """The line with what it loses against the undefended cell, and its lead over the first attacker of its own."""
     undefended, first = _undefended(line, lines), _first(line, lines)
     mine = tested[line.cell, line.attacker]
@@ -183,7 +258,7 @@ def _compared(line: Line, lines: Sequence[Line], tested: Mapping[tuple[str, str]
         undefended=undefended,
         drop=_lost(mine, tested[undefended, line.attacker] if undefended else mine.iloc[:0]),
         beside=first,
-        lead=_lead(mine, tested[line.cell, first] if first else None),
+        lead=_lead(victims[line.cell, line.attacker], victims[line.cell, first] if first else None),
     )
 
 
@@ -212,32 +287,39 @@ def _first(line: Line, lines: Sequence[Line]) -> str | None:
 def _lost(mine: pd.DataFrame, theirs: pd.DataFrame) -> Interval:
     """How much less PSNR an attacker has in `mine`, paired by victim, on images in both."""
     mine, theirs = _shared_images(mine, theirs), _shared_images(theirs, mine)
-    return _mean(by_victim(theirs)["psnr"].sub(by_victim(mine)["psnr"]).dropna())
+    return _mean(_psnr(theirs).sub(_psnr(mine)).dropna())
 
 
 def _lead(mine: pd.DataFrame, theirs: pd.DataFrame | None) -> Interval:
     """How much more PSNR one attacker has than another in the same cell, paired by victim."""
     if theirs is None:
         return NOTHING
-    return _mean(by_victim(mine)["psnr"].sub(by_victim(theirs)["psnr"]).dropna())
+    return _mean(mine["psnr"].sub(theirs["psnr"]).dropna())
+
+
+def _psnr(tested: pd.DataFrame) -> pd.Series[float]:
+    """What `by_victim` has for PSNR, alone."""
+    ok = tested[tested["status"] == "ok"]
+    return ok.groupby([*_UNIT])["psnr"].mean()
 
 
 def _shared_images(rows: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     """The rows of images that `others` has of the same victim: an aggregate holds more than the victim's own."""
     keys = [*_UNIT, "image_id"]
-    return rows.merge(others[keys].drop_duplicates(), on=keys)
+    return rows[[*keys, "status", "psnr"]].merge(others[keys].drop_duplicates(), on=keys)
 
 
 def _line(
-    group: pd.DataFrame, tested: pd.DataFrame, winner: Winner | None, trainings: Sequence[UtilityResult]
+    group: pd.DataFrame,
+    tested: pd.DataFrame,
+    victims: pd.DataFrame,
+    winner: Winner | None,
+    trainings: Sequence[UtilityResult],
 ) -> Line:
     """The line but for its comparisons with others."""
     first = group.iloc[0]
     ok = tested[tested["status"] == "ok"]
-    victims = by_victim(tested)
     control = float(victims["psnr_control"].mean())
-    reached = _reached(ok).groupby([ok[name] for name in _UNIT])
-    success = reached.mean()
     trials = group.drop_duplicates("trial_id")
     over_trials = tested.drop_duplicates("trial_id")
     return Line(
@@ -261,8 +343,9 @@ def _line(
         tests_failed=tested.loc[tested["status"] == "failed", "trial_id"].nunique(),
         psnr=_mean(victims["psnr"], failed=control),
         psnr_preselected=_mean(_preselected(ok), failed=control),
+        psnr_median=float(victims["psnr"].median()),
         psnr_worst=float(ok["psnr"].max()) if len(ok) else np.nan,
-        success=_share(success, sizes=reached.size()),
+        success=_share(victims["success"], sizes=victims["images"]),
         control=control_of(victims),
         psnr_control=control,
         gain=_mean(victims["psnr"] - victims["psnr_control"]),
@@ -287,7 +370,7 @@ def _line(
 
 
 def _commonest(errors: pd.Series[str]) -> str:
-    counts = errors.dropna().value_counts(sort=True)
+    counts = errors.dropna().astype(object).value_counts(sort=True)
     return str(counts.index[0]) if len(counts) else ""
 
 
@@ -361,13 +444,13 @@ def _preselected(ok: pd.DataFrame) -> pd.Series[float]:
 
 def _methods(ok: pd.DataFrame) -> dict[str, int]:
     """What really ran and how often, the most frequent first."""
-    counts = ok.drop_duplicates("trial_id")["method"].value_counts()
+    counts = ok.drop_duplicates("trial_id")["method"].astype(object).value_counts()
     return {str(method): int(count) for method, count in counts.items()}
 
 
 def _notes(ok: pd.DataFrame) -> tuple[str, ...]:
     """Each thing that attacks said of their choice, the most frequent first."""
-    told = ok.drop_duplicates("trial_id")["notes"].dropna().map(json.loads).explode().dropna()
+    told = ok.drop_duplicates("trial_id")["notes"].dropna().astype(object).map(json.loads).explode().dropna()
     return tuple(str(note) for note in told.value_counts().index)
 
 

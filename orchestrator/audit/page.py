@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import math
@@ -10,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +16,7 @@ from orchestrator.audit.against import GAIN, Critical, Measured
 from orchestrator.audit.audit import Answer
 from orchestrator.calibration.prediction import EXACT
 from orchestrator.io.files import write_atomically
+from orchestrator.pages.self_contained import data_uri, environment
 
 PAGE = "audit.html"
 FIGURES = "audit.json"
@@ -79,12 +78,13 @@ def write_page(folder: Path, answer: Answer, *, title: str, command: str) -> Pat
         write_atomically(folder / f"image-{i:03d}.png", picture)
     write_atomically(folder / FIGURES, json.dumps(figures(answer), indent=2).encode())
     page = (
-        _environment()
+        environment("orchestrator.audit")
         .get_template("audit.html")
         .render(
+            scripted=False,
             title=title,
             verdict=verdict(answer),
-            images=[f"data:image/png;base64,{base64.b64encode(each).decode()}" for each in pictures[:_SHOWN]],
+            images=[data_uri(each) for each in pictures[:_SHOWN]],
             left_out=max(0, len(pictures) - _SHOWN),
             labels=answer.found.labels.tolist(),
             psnr=answer.psnr,
@@ -167,15 +167,6 @@ def _png(picture: Tensor) -> bytes:
     target = io.BytesIO()
     image.save(target, "PNG")
     return target.getvalue()
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("orchestrator.audit"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
 
 
 def lines(answer: Answer) -> Sequence[str]:

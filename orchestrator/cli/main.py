@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 from fl_core.base.errors import InputError, first_line, one_line
 from orchestrator.cli import audit as cli_audit
 from orchestrator.cli import cluster as cli_cluster
+from orchestrator.cli import compare as cli_compare
 from orchestrator.cli import shell as cli_shell
 from orchestrator.cli import suite as cli_suite
 from orchestrator.execute.lifelines import RayLost
@@ -38,6 +39,7 @@ app.command()(cli_cluster.submit)
 app.command()(cli_audit.audit)
 app.command()(cli_suite.suite)
 app.command()(cli_suite.analyze)
+app.command()(cli_compare.compare)
 app.command()(cli_shell.schema)
 app.command()(cli_shell.completion)
 app.callback(invoke_without_command=True)(cli_shell.options)

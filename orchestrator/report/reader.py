@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from optuna.distributions import BaseDistribution
 
 from orchestrator.analysis.lines import Line, Winner
-from orchestrator.analysis.summary import read_studies, read_trials, tested_rows, winners
+from orchestrator.analysis.summary import by_victim, exact, read_studies, read_trials, tested_rows, winners
 from orchestrator.capture.datasets import data_line
-from orchestrator.config.plain import to_plain
+from orchestrator.config.plain import build, to_plain
+from orchestrator.config.sweep import AttackerConfig
 from orchestrator.results.folder import claimed
+from orchestrator.results.schema import study_name
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,21 @@ class Results:
         """The sweep's name."""
         return str(self.config.get("name") or self.rows["sweep"].iloc[0])
 
+    @cached_property
+    def spaces(self) -> dict[str, dict[str, BaseDistribution]]:
+        """What each study's parameters were drawn from, by the names of study and parameter."""
+        if not self.config:
+            return {}
+        config, found = self.config, {}
+        seeds = range(config["seed"], config["seed"] + config["seeds"])
+        for plain in config["attackers"]:
+            space = build(AttackerConfig, plain, where="sweep.json").space
+            drawn = {name: parameter.distribution() for name, parameter in space.every().items()}
+            for cell in config["cells"]:
+                for seed in seeds:
+                    found[study_name(cell["name"], plain["name"], seed=seed, first=config["seed"])] = drawn
+        return found
+
     @property
     def planned(self) -> int | None:
         """How many test victims the sweep asks for, those of all seeds together, where that is known."""
@@ -66,3 +84,8 @@ class Results:
         """The rows that this line's figures come from."""
         mine = (self.rows["cell"] == line.cell) & (self.rows["attacker"] == line.attacker)
         return tested_rows(self.rows[mine], self.winners)
+
+    @cached_property
+    def victims(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """Each line's figures by victim, by cell and attacker, as `by_victim` has them."""
+        return {(line.cell, line.attacker): by_victim(exact(self.tested(line))) for line in self.lines}

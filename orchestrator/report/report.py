@@ -4,48 +4,33 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from attack_core.metrics.metrics import EXACT_DB
-from fl_core.base.types import clipped_to_zeros
-from orchestrator.analysis.comparison import attackers, by_cell
-from orchestrator.analysis.intervals import FEWEST, Interval
-from orchestrator.analysis.lines import Line, Privacy, Utility
-from orchestrator.analysis.rounds import by_round
+from orchestrator.analysis.between.standing import standings
+from orchestrator.analysis.importance import FEWEST_SUGGESTIONS, importances
+from orchestrator.analysis.intervals import FEWEST
+from orchestrator.analysis.lines import Line
 from orchestrator.analysis.strength import CriticalLine, critical_lines, write_critical
 from orchestrator.analysis.summary import SUCCESS_DB, write_summary
 from orchestrator.config.own import shown
 from orchestrator.io.files import write_atomically
 from orchestrator.io.guard import refuse_links
-from orchestrator.report.conclusions import LABELS, majority, utility_verdict, verdict
+from orchestrator.pages.self_contained import data_uri, environment
+from orchestrator.report import tables
+from orchestrator.report.answers import answered
+from orchestrator.report.conclusions import LABELS, utility_verdict, verdict
+from orchestrator.report.figures.gallery import gallery
 from orchestrator.report.notes import chance
 from orchestrator.report.reader import Results
 from orchestrator.report.remaining import pairs
-from orchestrator.report.sections import figures, gallery
-from orchestrator.report.terminal import (
-    CRITERIA,
-    NO_FIGURE,
-    SUM_HEADINGS,
-    bounds,
-    critical_bracket,
-    critical_interval,
-    critical_notes,
-    critical_value,
-    interval,
-    megabytes,
-    number,
-    parameters,
-    percent,
-    percents,
-    sum_costs,
-    summed_cells,
-)
-from orchestrator.results.columns import SUMMARY, Column
+from orchestrator.report.sections import figures
+from orchestrator.report.terminal import critical_notes, percent
 from orchestrator.results.store import warn_of_strays
 
 Entry = dict[str, Any]
@@ -64,50 +49,50 @@ def write_report(folder: Path, lines: Sequence[Line], critical: Sequence[Critica
         critical = critical_lines(folder, lines)
     write_critical(folder, critical)
     results = Results(folder, lines)
+    footnotes = _footnotes(results)
+    groups = standings(lines, results.victims)
     page = (
-        _environment()
+        environment("orchestrator.report")
         .get_template("report.html")
         .render(
+            scripted=True,
             title=results.name,
-            facts=_facts(results),
             synthetic=any(str(data).startswith("synthetic") for data in results.rows["data"]),
             unfinished=_unfinished(results),
+            answered=answered(groups, lines, planned=results.planned),
+            summary=tables.summary(
+                lines,
+                planned=results.planned,
+                marks={name: i for i, (name, _) in enumerate(footnotes, start=1)},
+            ),
+            further=tables.further(lines),
+            footnotes=footnotes,
+            lpips_missing=_lpips_missing(results),
+            figures=figures(results),
+            standings=[(group, tables.standing(group)) for group in groups if len(group.standings) > 1],
+            importance=tables.importance(importances(results.studies, results.spaces)),
+            fewest_suggestions=FEWEST_SUGGESTIONS,
+            compared=tables.compared(lines),
+            summed=tables.summed(lines),
+            rounds=tables.rounds(lines),
+            critical=tables.critical(critical),
+            critical_notes=critical_notes(critical),
+            verdicts=_verdicts(results),
             fewest=FEWEST,
             chance=chance(lines),
             exact=EXACT_DB if (results.rows["psnr"] == float("inf")).any() else None,
             success_db=f"{SUCCESS_DB:.0f}",
             budgets=_budgets(results),
-            summary=_summary(results),
-            compared=_compared(lines),
-            summed=_summed(lines),
-            rounds=_rounds(lines),
-            critical=_critical(critical),
-            critical_notes=critical_notes(critical),
-            footnotes=_footnotes(results),
-            lpips_missing=_lpips_missing(results),
-            verdicts=_verdicts(results),
-            figures=figures(results),
             gallery=gallery(results),
+            facts=_facts(results),
             failures=_failures(results.rows),
-            config=json.dumps(shown(results.config), indent=2, ensure_ascii=False)
-            if results.config
-            else None,
             versions=_versions(results.rows),
+            **_repeating(results),
         )
     )
     path = folder / "report.html"
     write_atomically(path, page.encode())
     return path
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("orchestrator.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
@@ -200,205 +185,6 @@ def _unfinished(results: Results) -> list[str]:
     ]
 
 
-def _summary(results: Results) -> list[Entry]:
-    marks = {name: i for i, (name, _) in enumerate(_footnotes(results), start=1)}
-    means = [
-        column
-        for column in SUMMARY
-        if column.label
-        and (not column.sparse or any(not math.isnan(line.means[column.name]) for line in results.lines))
-    ]
-    return [
-        {
-            "cell": line.cell,
-            "attacker": line.attacker,
-            "mark": marks.get(line.cell),
-            "entries": _measured(line, means) + _circumstances(line),
-        }
-        for line in results.lines
-    ]
-
-
-def _entry(label: str, value: str, *notes: str, figure: bool = True, warning: str = "") -> Entry:
-    """A cell of a table: a value, and below it notes of a line each, such as its interval; empty ones are left out."""
-    shown = [note for note in notes if note]
-    return {"label": label, "value": value, "notes": shown, "figure": figure, "warning": warning}
-
-
-def _mean(label: str, found: Interval, *notes: str) -> Entry:
-    """A mean with its interval."""
-    return _entry(label, number(found.mean), bounds(found), *notes)
-
-
-def _share(label: str, found: Interval, *notes: str, warning: str = "") -> Entry:
-    """A share with its interval."""
-    return _entry(
-        label, percent(found.mean), percents(found) if found.bounded else "", *notes, warning=warning
-    )
-
-
-def _compared(lines: Sequence[Line]) -> list[Entry]:
-    """Attackers side by side: a line for each cell."""
-    compared = by_cell(lines)
-    return [
-        {
-            "cell": one.cell,
-            "entries": [
-                *(_attacked(name, one.lines.get(name)) for name in attackers(compared)),
-                _entry("Worst, dB", number(one.strongest.psnr_worst), one.strongest.attacker),
-                _entry("Control, dB", number(one.strongest.psnr_control)),
-                _entry("ε total", _budget(one.strongest), *_adjacency(one.strongest.privacy)),
-                _entry("Accuracy", _accuracy(one.strongest)),
-                _entry("MB up", megabytes(one.strongest.means["bytes_up"])),
-                _entry("s/attack", number(one.strongest.means["seconds"])),
-            ],
-        }
-        for one in compared
-    ]
-
-
-def _summed(lines: Sequence[Line]) -> list[Entry]:
-    """What secure sums cost, a line for each cell that has one."""
-    return [
-        {
-            "cell": line.cell,
-            "entries": [_entry(*pair) for pair in zip(SUM_HEADINGS, sum_costs(line), strict=True)],
-        }
-        for line in summed_cells(lines)
-    ]
-
-
-def _attacked(name: str, line: Line | None) -> Entry:
-    """What one attacker reaches in a cell, and its lead over the first one there."""
-    label = f"{name}, dB"
-    if line is None:
-        return _entry(label, NO_FIGURE)
-    if line.hidden:
-        return _entry(label, NO_FIGURE, "not observable")
-    return _mean(label, line.psnr, f"lead {interval(line.lead)}" if line.lead.measured else "")
-
-
-def _critical(critical: Sequence[CriticalLine]) -> list[Entry]:
-    """Where each defense begins to work, a line for each threshold, attacker and criterion."""
-    return [
-        {
-            "threshold": line.threshold,
-            "attacker": line.attacker,
-            "entries": [
-                _entry("Strength", line.strength, figure=False),
-                _entry("Works when", CRITERIA[line.criterion.name], figure=False),
-                _entry("Critical strength", critical_value(line)),
-                _entry("95%", critical_interval(line)),
-                _entry("Bracket", critical_bracket(line)),
-                _entry("n", str(line.victims), f"{line.strengths} strengths"),
-                _entry("Accuracy there", percent(line.accuracy)),
-            ],
-        }
-        for line in critical
-    ]
-
-
-def _measured(line: Line, means: Sequence[Column]) -> list[Entry]:
-    """The figures of a line; `means` are the columns that are shown as they are."""
-    by_sparse = {
-        sparse: [
-            _entry(column.label, number(line.means[column.name], column.digits))
-            for column in means
-            if column.sparse is sparse
-        ]
-        for sparse in (False, True)
-    }
-    reached = f"{line.reached} of {line.images}" if line.success.measured else ""
-    return [
-        _entry("n", str(line.n)),
-        _mean("PSNR, dB", line.psnr),
-        _entry("Worst, dB", number(line.psnr_worst)),
-        _share("Success", line.success, reached),
-        _mean("Gain, dB", line.gain, f"{line.control.name} {number(line.psnr_control)}"),
-        *by_sparse[False],
-        _labels(line),
-        *by_sparse[True],
-    ]
-
-
-def _labels(line: Line) -> Entry:
-    return _entry("Labels", "known") if line.labels == "known" else _share("Labels", line.label_accuracy)
-
-
-def _circumstances(line: Line) -> list[Entry]:
-    winner, utility = line.winner, line.utility
-    won = f"suggestion {winner.suggestion} (0 to {winner.count - 1})" if winner is not None else "no search"
-    winning = (parameters(winner.params) or [NO_FIGURE]) if winner is not None else []
-    hidden = f"{line.not_observable} not observable" if line.not_observable else ""
-    return [
-        _entry("ε total", _budget(line), *_statement(line.privacy)),
-        _entry("Accuracy", NO_FIGURE) if utility is None else _trained(utility),
-        _entry("s/attack", number(line.means["seconds"])),
-        _entry("Winning parameters", won, *winning, figure=False),
-        _entry("Failed", f"{line.trials_failed} of {line.trials}", hidden),
-    ]
-
-
-def _trained(utility: Utility) -> Entry:
-    """The accuracy that the defense leaves."""
-    clipped = clipped_to_zeros(utility.not_finite) if utility.not_finite else ""
-    warning = "diverged" if utility.diverged else ""
-    return _share("Accuracy", utility.accuracy, majority(utility), clipped, warning=warning)
-
-
-def _accuracy(line: Line) -> str:
-    return NO_FIGURE if line.utility is None else percent(line.utility.accuracy.mean)
-
-
-def _rounds(lines: Sequence[Line]) -> list[Entry]:
-    """Quality against round and accuracy, a line for each cell and attacker of a series."""
-    return [
-        {
-            "series": series.name,
-            "cell": line.cell,
-            "entries": [
-                _entry("Round", str(line.round)),
-                _entry("Accuracy of the weights", percent(line.weights_accuracy)),
-                _entry("n", str(line.n)),
-                _mean("PSNR, dB", line.psnr),
-                _entry("Worst, dB", number(line.psnr_worst)),
-                _labels(line),
-            ],
-        }
-        for series in by_round(lines)
-        for line in series.lines
-    ]
-
-
-def _budget(line: Line) -> str:
-    """The total epsilon, where there is a statement."""
-    return NO_FIGURE if line.privacy is None else f"{line.privacy.epsilon:.3g}"
-
-
-def _statement(privacy: Privacy | None) -> list[str]:
-    """What a total epsilon is about."""
-    if privacy is None:
-        return []
-    release = f"{privacy.epsilon_release:.3g} a release"
-    return [*_adjacency(privacy), release, f"per {privacy.unit}", _protects(privacy.against)]
-
-
-def _adjacency(privacy: Privacy | None) -> list[str]:
-    """The adjacency that an epsilon is about, and the epsilon of the same noise under the stricter one."""
-    if privacy is None:
-        return []
-    other = privacy.epsilon_replace_one
-    stricter = privacy.adjacency == "zero_out" and not math.isnan(other)
-    return [privacy.adjacency, *([f"{other:.3g} under replace_one"] if stricter else [])]
-
-
-def _protects(against: str) -> str:
-    """Whom the statement protects from, in words: who sees more than the adversary named here is not covered."""
-    return (
-        "against the server" if against == "server" else "against who sees the models; none from the server"
-    )
-
-
 def _footnotes(results: Results) -> list[tuple[str, str]]:
     """For each cell that differs in more than its defense: in what, and its own settings beside the common ones."""
     found: dict[str, str] = {}
@@ -487,3 +273,22 @@ def _versions(rows: pd.DataFrame) -> list[tuple[str, str]]:
         for package, number_ in json.loads(text).items():
             found.setdefault(package, []).append(number_)
     return [(package, ", ".join(sorted(set(numbers)))) for package, numbers in found.items()]
+
+
+def _repeating(results: Results) -> Entry:
+    """The configuration as text and as a file to save, and the command of each cell's rows with that file."""
+    if not results.config:
+        return {"config": None, "config_file": None, "config_name": None, "commands": []}
+    text = json.dumps(shown(results.config), indent=2, ensure_ascii=False)
+    name = f"{results.name}.yaml"
+    cells = dict.fromkeys(line.cell for line in results.lines)
+    return {
+        "config": text,
+        # JSON is YAML, so what is saved is a sweep file.
+        "config_file": data_uri(text.encode(), "application/yaml"),
+        "config_name": name,
+        "commands": [
+            (cell, f"gradsweep sweep {shlex.quote(name)} --cells {shlex.quote(cell)} --out again")
+            for cell in cells
+        ],
+    }

@@ -1,80 +1,44 @@
-"""The report's sections of pictures: figures and the gallery of reconstructions, as data URIs."""
+"""The report's figures: what each shows, in words too, drawn and written in both themes."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from typing import Any
 
 from orchestrator.analysis.comparison import by_cell
 from orchestrator.analysis.rounds import by_round
-from orchestrator.analysis.summary import by_victim, records
 from orchestrator.io.files import write_atomically
-from orchestrator.report.figures import (
-    THEMES,
-    Theme,
-    history_figure,
-    psnr_figure,
-    round_figure,
-    tradeoff_figure,
-    utility_figure,
-)
-from orchestrator.report.fonts import fonts_for
+from orchestrator.pages.self_contained import data_uri
+from orchestrator.report.figures.canvas import THEMES, Drawn, Theme
+from orchestrator.report.figures.fonts import fonts_for
+from orchestrator.report.figures.leaks import psnr_figure, round_figure
+from orchestrator.report.figures.trade_off import tradeoff_figure, utility_figure
+from orchestrator.report.figures.tuning import history_figure, learning_figure
 from orchestrator.report.reader import Results
 from orchestrator.report.terminal import interval, number, percent
-from orchestrator.results.store import read_images
+from orchestrator.results.utility_files import utilities
 
 SCATTERED = 8
 """Lines up to which privacy and utility are shown as points in a plane; more of them could not be told apart."""
-GALLERY = 6
-"""Test victims shown for each cell and attacker."""
-
 Entry = dict[str, Any]
 
 
 def figures(results: Results) -> list[Entry]:
     """Draw, write under `figures/` and describe each figure that there is something to draw for."""
-    return [*_psnr(results), *_rounds(results), *_utility(results), *_history(results)]
-
-
-def gallery(results: Results) -> list[Entry]:
-    """For each cell and attacker the most exposed image of up to six test victims, the most exposed first.
-
-    Cells without kept pictures are left out.
-    """
-    kept = read_images(results.folder).to_pandas()
-    kept = kept[kept["original"].notna()].drop_duplicates(["trial_id", "image_id"])
-    shown = []
-    for line in results.lines:
-        tested = results.tested(line).merge(kept, on=["trial_id", "image_id"])
-        # An image that nothing was reconstructed for has no PSNR and comes last.
-        exposed = tested.sort_values("psnr", ascending=False, na_position="last", kind="stable")
-        pairs = [
-            _pair(row) for row in records(exposed.drop_duplicates(["sweep_seed", "victim"]).head(GALLERY))
-        ]
-        if pairs:
-            shown.append({"cell": line.cell, "attacker": line.attacker, "pairs": pairs})
-    return shown
-
-
-def _pair(row: Entry) -> Entry:
-    found = row["reconstruction"]
-    return {
-        "victim": row["victim"],
-        "image": row["image_id"],
-        "batch": row["batch_size"],
-        "psnr": number(row["psnr"]),
-        "ssim": number(row["ssim"], 2),
-        "original": _uri(row["original"]["bytes"]),
-        "reconstruction": _uri(found["bytes"]) if found is not None else None,
-    }
+    return [
+        *_utility(results),
+        *_psnr(results),
+        *_rounds(results),
+        *_history(results),
+        *_learning(results),
+    ]
 
 
 def _psnr(results: Results) -> list[Entry]:
     measured = [line for line in results.lines if line.psnr.measured]
     if not measured:
         return []
-    victims = {line.name: by_victim(results.tested(line)) for line in measured}
+    victims = {line.name: results.victims[line.cell, line.attacker] for line in measured}
     spoken = [
         f"{line.name} {interval(line.psnr)} dB, {line.control.name} {number(line.psnr_control)} dB"
         for line in measured
@@ -161,13 +125,51 @@ def _history(results: Results) -> list[Entry]:
             "at its end asks for a larger budget.",
             alt="Best PSNR on tuning victims: " + "; ".join(spoken),
             draw=lambda theme: history_figure(told, cells, theme),
+            tuning=True,
+        )
+    ]
+
+
+def _learning(results: Results) -> list[Entry]:
+    """How each cell's training converges; nothing where none was run or none has several rounds."""
+    trained = utilities(results.folder)
+    runs = {
+        cell: [list(one.per_round) for one in trained[cell]]
+        for cell in dict.fromkeys(line.cell for line in results.lines)
+        if cell in trained and max(len(one.per_round) for one in trained[cell]) > 1
+    }
+    if not runs:
+        return []
+    majority = max(trained[cell][0].majority for cell in runs)
+    spoken = [f"{cell} {percent(sum(run[-1] for run in found) / len(found))}" for cell, found in runs.items()]
+    return [
+        _figure(
+            results,
+            "learning",
+            title="Convergence of training",
+            caption="Accuracy on validation images after each round. A line still rising at its end asks for more "
+            "rounds.",
+            alt="Accuracy after the last round: " + "; ".join(spoken),
+            draw=lambda theme: learning_figure(runs, majority, theme),
+            tuning=True,
         )
     ]
 
 
 def _figure(
-    results: Results, name: str, *, title: str, caption: str, alt: str, draw: Callable[[Theme], bytes]
+    results: Results,
+    name: str,
+    *,
+    title: str,
+    caption: str,
+    alt: str,
+    draw: Callable[[Theme], Drawn],
+    tuning: bool = False,
 ) -> Entry:
+    """Write a figure in both themes and formats, and describe it; the page itself holds the PNG.
+
+    `tuning` says that it is about how attackers and networks were fitted and not about what they reach.
+    """
     folder = results.folder / "figures"
     folder.mkdir(exist_ok=True)
     pictures = {}
@@ -175,16 +177,15 @@ def _figure(
     fonts = fonts_for(names)
     for theme in THEMES:
         with fonts.used():
-            pictures[theme.name] = draw(theme)
-        write_atomically(folder / f"{name}-{theme.name}.png", pictures[theme.name])
+            drawn = draw(theme)
+        pictures[theme.name] = data_uri(drawn.png)
+        write_atomically(folder / f"{name}-{theme.name}.png", drawn.png)
+        write_atomically(folder / f"{name}-{theme.name}.svg", drawn.svg)
     return {
         "name": name,
         "title": title,
         "caption": f"{caption} {fonts.note}".strip(),
         "alt": f"{alt}.",
-        **{theme: _uri(content) for theme, content in pictures.items()},
+        "tuning": tuning,
+        **pictures,
     }
-
-
-def _uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -7,17 +7,20 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.analysis.between.folders import Folders
 from orchestrator.analysis.comparison import Compared, attackers
 from orchestrator.analysis.crossing import Ends
 from orchestrator.analysis.intervals import FEWEST, Interval
 from orchestrator.analysis.lines import Line, Privacy
 from orchestrator.analysis.rounds import Series
 from orchestrator.analysis.strength import NONE, SUCCESS, CriticalLine
+from orchestrator.analysis.summary import records
 from orchestrator.config.space import Params
 
 WIDTH = 80
@@ -226,6 +229,49 @@ def critical_strengths_table(critical: Sequence[CriticalLine], *, width: int = W
     return shown
 
 
+def folders_table(table: pd.DataFrame, *, width: int = WIDTH) -> Table:
+    """Two results folders beside each other; `table` is that of `compare_folders`."""
+    rows = records(table)
+    between = [interval(Interval(row["difference"], row["low"], row["high"])) for row in rows]
+    columns = {
+        "n": [f"{row['n']}" if row["paired"] else f"{row['first_n']}, {row['second_n']}" for row in rows],
+        "1\ndB": [number(row["first"]) for row in rows],
+        "2\ndB": [number(row["second"]) for row in rows],
+        "2 minus 1": [
+            text + ("" if row["paired"] else " ~") for text, row in zip(between, rows, strict=True)
+        ],
+        "p": [probability(row["p"]) for row in rows],
+        "p, Holm": [probability(row["p_holm"]) for row in rows],
+    }
+    names = [f"{row['cell']} / {row['attacker']}" for row in rows]
+    return figure_table("PSNR of test victims", "cell / attacker", names, columns, width=width)
+
+
+def folders_notes(compared: Folders) -> list[str]:
+    """How to read the table of two folders, and what it lacks."""
+    table = compared.table
+    count, together = len(table), int(table["paired"].sum())
+    said = [
+        f"Of {count} cells and attackers in both, {together} are paired: their victims agree (data, seed, images)."
+    ]
+    if together < count:
+        said.append(
+            f"~ Not paired, since fewer than {FEWEST} victims agree: means of different victims, n of each folder."
+        )
+    partly = table[table["paired"] & ((table["n"] < table["first_n"]) | (table["n"] < table["second_n"]))]
+    if len(partly):
+        said.append(
+            f"In {len(partly)} of them differences are over the victims that agree, means over all of a folder."
+        )
+    said.append(
+        "Brackets: 95% intervals, none corrected. p: permutation test; p, Holm: corrected over the rows."
+    )
+    for number_, alone in enumerate((compared.first_alone, compared.second_alone), start=1):
+        if alone:
+            said.append(f"Only in {number_}: {', '.join(' / '.join(key) for key in alone)}.")
+    return said
+
+
 CRITERIA = {"gain": "gain <= 1 dB", "success": "successes <= 5%", "none": "no success"}
 """What each criterion asks of an attack for the defense to count as working."""
 
@@ -311,6 +357,11 @@ def number(value: float | None, digits: int = 1) -> str:
 def percent(value: float | None) -> str:
     """A share as a percentage, or - where there is none."""
     return NO_FIGURE if value is None or math.isnan(value) else f"{100 * value:.0f}%"
+
+
+def probability(p: float) -> str:
+    """A p with two digits, or - where there is none."""
+    return NO_FIGURE if math.isnan(p) else f"{p:.2g}" if p >= 0.001 else "< 0.001"
 
 
 def percents(found: Interval) -> str:

@@ -476,6 +476,13 @@ SUMMARY: tuple[Column, ...] = (
     Column("psnr_low", "double", "its lower bound", unit="dB", null_when="fewer than five victims"),
     Column("psnr_high", "double", "its upper bound", unit="dB", null_when="fewer than five victims"),
     Column(
+        "psnr_median",
+        "double",
+        "median PSNR of the victims; a victim's images are averaged first",
+        unit="dB",
+        null_when="no finished attack",
+    ),
+    Column(
         "psnr_preselected",
         "double",
         "mean PSNR of the rows that are `preselected`, dB: what holds for an image that was chosen "

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -240,27 +240,43 @@ def data_by_cell(rows: Iterable[Row]) -> dict[str, set[str]]:
     return found
 
 
-def read_rows(folder: Path) -> pa.Table:
+def read_rows(folder: Path, columns: Collection[str] | None = None) -> pa.Table:
     """All trial rows of a results folder, those that are only in its log too.
 
-    Raises `InputError` where there are none, or of another version.
+    With `columns`, `trial_id` among them, only those, texts as dictionaries. Raises `InputError` where there are none,
+    or of another version.
     """
     # The log first: what moves to Parquet meanwhile is then seen twice, not missed.
     logged = _logged_trials(folder)
-    parts = _read_parts(folder / "trials")
+    parts = _read_parts(folder / "trials", columns)
     if not parts and not logged:
         raise InputError(
             f"{folder} holds no results: {folder / 'trials'} has no Parquet file; run its sweep again."
         )
     known = {trial for table in parts.values() for trial in _trials_in(table)}
     rows = [row for trial_id, entry in logged.items() if trial_id not in known for row in entry.rows]
-    columns = pa.unify_schemas([schema.schema_of(()), *(_plain(table) for table in parts.values())])
-    if rows and not parts:
-        columns = schema.schema_of(rows)
-    found = _united([*parts.values(), trials_table(rows, columns)], columns)
+    own = _narrowed(schema.schema_of(()).empty_table(), columns).schema
+    present = pa.unify_schemas([own, *(_plain(table) for table in parts.values())])
+    if columns is None:
+        present = schema.schema_of(rows) if rows and not parts else present
+        fresh = trials_table(rows, present)
+    else:
+        fresh = _narrowed(trials_table(rows, schema.schema_of(rows)), columns)
+    found = _united([*parts.values(), fresh], present)
     if not len(found):
         raise InputError(f"{folder} holds no results: the Parquet files in {folder / 'trials'} have no rows.")
     return found
+
+
+def _narrowed(table: pa.Table, columns: Collection[str] | None) -> pa.Table:
+    """Those of the columns that the table has, texts as dictionaries; the table itself where none are named."""
+    if columns is None:
+        return table
+    chosen = table.select([name for name in table.column_names if name in columns])
+    for i, field in enumerate(chosen.schema):
+        if pa.types.is_string(field.type):
+            chosen = chosen.set_column(i, field.name, chosen.column(i).dictionary_encode())
+    return chosen
 
 
 def read_images(folder: Path) -> pa.Table:
@@ -329,14 +345,14 @@ def _read_part(part: Path) -> pa.Table:
     return table
 
 
-def _read_parts(folder: Path) -> dict[Path, pa.Table]:
+def _read_parts(folder: Path, columns: Collection[str] | None = None) -> dict[Path, pa.Table]:
     """The parts in force and their tables, in order; raises `InputError` where a trial lies in two of them.
 
     A sweep that runs meanwhile may merge parts: they are then listed again.
     """
     parts = patiently(
         folder,
-        lambda: {part: _read_part(part) for part in _parts(folder)},
+        lambda: {part: _narrowed(_read_part(part), columns) for part in _parts(folder)},
         lambda error: isinstance(error, FileNotFoundError),
     )
     owner: dict[str, Path] = {}

@@ -42,7 +42,7 @@ class Page(HTMLParser):
             self._label = None
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.pieces.append(data)
         if self._label and self.rows:
             cells = self.rows[-1]
@@ -60,4 +60,4 @@ def write(folder: Path) -> tuple[str, Page]:
     return html, Page(html)
 
 
-_VOID = {"meta", "link", "img", "source", "br"}
+_VOID = {"meta", "link", "img", "source", "br", "input"}

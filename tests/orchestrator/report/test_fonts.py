@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager, get_font
 
 from orchestrator.analysis.summary import summary_lines
-from orchestrator.report import fonts
-from orchestrator.report.fonts import fonts_for
+from orchestrator.report.figures import fonts
+from orchestrator.report.figures.fonts import fonts_for
 from orchestrator.report.report import write_report
 from tests.support.results_folder import row, trial, write_folder
 

@@ -1,0 +1,1 @@
+"""Between cells, attackers and folders: paired differences, ranks, the Pareto front."""
