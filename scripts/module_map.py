@@ -31,6 +31,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("trial", "analysis", "calibration"),
         ("audit", "study", "report"),
         ("driver",),
+        ("living",),
         ("cli",),
         ("__main__",),
     ),

@@ -30,6 +30,7 @@ from orchestrator.cli import audit as cli_audit
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import doctor as health
 from orchestrator.cli import experiment
+from orchestrator.cli import folders as cli_folders
 from orchestrator.cli import shell as cli_shell
 from orchestrator.config.parse import load_sweep
 from orchestrator.config.plain import build, to_plain
@@ -70,6 +71,7 @@ app.command()(cli_cluster.submit)
 app.command()(cli_audit.audit)
 app.command()(cli_shell.schema)
 app.command()(cli_shell.completion)
+cli_folders.add(app)
 app.callback(invoke_without_command=True)(cli_shell.options)
 
 BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130

@@ -46,7 +46,7 @@ def gallery(results: Results) -> list[Entry]:
     kept = kept[kept["original"].notna()].drop_duplicates(["trial_id", "image_id"])
     shown = []
     for line in results.lines:
-        tested = results.tested(line).merge(kept, on=["trial_id", "image_id"])
+        tested = results.tested(line.cell, line.attacker).merge(kept, on=["trial_id", "image_id"])
         # An image that nothing was reconstructed for has no PSNR and comes last.
         exposed = tested.sort_values("psnr", ascending=False, na_position="last", kind="stable")
         pairs = [
@@ -74,7 +74,7 @@ def _psnr(results: Results) -> list[Entry]:
     measured = [line for line in results.lines if line.psnr.measured]
     if not measured:
         return []
-    victims = {line.name: by_victim(results.tested(line)) for line in measured}
+    victims = {line.name: by_victim(results.tested(line.cell, line.attacker)) for line in measured}
     spoken = [
         f"{line.name} {interval(line.psnr)} dB, {line.control.name} {number(line.psnr_control)} dB"
         for line in measured

@@ -240,16 +240,20 @@ def data_by_cell(rows: Iterable[Row]) -> dict[str, set[str]]:
     return found
 
 
+class NoResults(InputError):
+    """A results folder in which no trial is finished."""
+
+
 def read_rows(folder: Path) -> pa.Table:
     """All trial rows of a results folder, those that are only in its log too.
 
-    Raises `InputError` where there are none, or of another version.
+    Raises `NoResults` where there are none, `InputError` for those of another version.
     """
     # The log first: what moves to Parquet meanwhile is then seen twice, not missed.
     logged = _logged_trials(folder)
     parts = _read_parts(folder / "trials")
     if not parts and not logged:
-        raise InputError(
+        raise NoResults(
             f"{folder} holds no results: {folder / 'trials'} has no Parquet file; run its sweep again."
         )
     known = {trial for table in parts.values() for trial in _trials_in(table)}
@@ -259,7 +263,7 @@ def read_rows(folder: Path) -> pa.Table:
         columns = schema.schema_of(rows)
     found = _united([*parts.values(), trials_table(rows, columns)], columns)
     if not len(found):
-        raise InputError(f"{folder} holds no results: the Parquet files in {folder / 'trials'} have no rows.")
+        raise NoResults(f"{folder} holds no results: the Parquet files in {folder / 'trials'} have no rows.")
     return found
 
 

@@ -28,6 +28,8 @@ COMMANDS = (
     "submit",
     "jobs",
     "slurm",
+    "status",
+    "watch",
 )
 PLACEHOLDERS = {"N": "1", "HOST:PORT": "host:6379"}
 

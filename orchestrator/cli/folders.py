@@ -1,0 +1,73 @@
+"""Commands on a results folder that is there: status, watch."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Folder = Annotated[Path, typer.Argument(help="Results folder.")]
+
+UNFINISHED = 75
+"""The exit code where trials are left and nobody works on them: as of a sweep that was told to stop."""
+
+
+def add(app: typer.Typer) -> None:
+    """Put the commands of this file into the command line."""
+    for command in (status, watch):
+        app.command()(command)
+
+
+def status(
+    folder: Folder,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As JSON, for scripts; docs/living.md has the keys.")
+    ] = False,
+) -> None:
+    """Say how a sweep stands: trials done, best so far, failures, and whether a driver works on it."""
+    from orchestrator.living.status import read_status
+    from orchestrator.living.watch import show
+    from orchestrator.runtime.terminal import console as terminal
+
+    with _quietly():
+        found = read_status(folder)
+    if as_json:
+        typer.echo(json.dumps(found.plain(), indent=1, allow_nan=False))
+    else:
+        show(found, terminal())
+
+
+def watch(
+    folder: Folder,
+    every: Annotated[
+        float | None,
+        typer.Option(help="Seconds between two looks.", min=0.5, show_default="2, in a log 30"),
+    ] = None,
+) -> None:
+    """Watch a sweep from another terminal until it ends. Exit code 75: trials are left, and no driver works on them."""
+    from orchestrator.living.watch import watch as look
+    from orchestrator.runtime.terminal import console as terminal
+
+    with _quietly():
+        try:
+            last = look(folder, terminal(), every=every)
+        except KeyboardInterrupt:
+            return
+    raise typer.Exit(0 if last.state == "finished" else UNFINISHED)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without warnings of a last line in the log that is being written at this moment."""
+    log = logging.getLogger("orchestrator.results.journal")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
