@@ -1,4 +1,4 @@
-"""Commands on a results folder that is there: status, watch."""
+"""Commands on a results folder that is there: status, watch, retry."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ import typer
 
 Folder = Annotated[Path, typer.Argument(help="Results folder.")]
 
+KeepGoing = Annotated[
+    bool, typer.Option("--keep-going", help="Go on where 20 trials in a row fail for one reason.")
+]
+
 UNFINISHED = 75
 """The exit code where trials are left and nobody works on them: as of a sweep that was told to stop."""
 
 
 def add(app: typer.Typer) -> None:
     """Put the commands of this file into the command line."""
-    for command in (status, watch):
+    for command in (status, watch, retry):
         app.command()(command)
 
 
@@ -59,6 +63,50 @@ def watch(
         except KeyboardInterrupt:
             return
     raise typer.Exit(0 if last.state == "finished" else UNFINISHED)
+
+
+def retry(
+    folder: Folder,
+    failed: Annotated[
+        bool, typer.Option("--failed/--all", help="Which finished trials run again: failed ones, or all.")
+    ] = True,
+    cells: Annotated[
+        list[str] | None, typer.Option(help="Only cells whose name matches this pattern; may be repeated.")
+    ] = None,
+    address: Annotated[
+        str, typer.Option(help="local, serial, auto, or a Ray cluster's HOST:PORT.")
+    ] = "local",
+    data_root: Annotated[
+        str | None, typer.Option(help="Where the data lie now.", show_default="where they lay")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Workers now.", min=1, show_default="as the sweep had it")
+    ] = None,
+    keep_going: KeepGoing = False,
+) -> None:
+    """Run failed trials again and finish what is left, with the settings that the folder notes."""
+    from orchestrator.cli.printed import report_on, told
+    from orchestrator.driver.streak import FAILURES
+    from orchestrator.living.retry import retry_trials
+    from orchestrator.runtime.progress import ConsoleReporter
+    from orchestrator.runtime.stop import Stop
+    from orchestrator.runtime.terminal import console as terminal
+
+    console = terminal()
+    with Stop().listening() as stop:
+        outcome = retry_trials(
+            folder,
+            address=address,
+            reporter=ConsoleReporter(console),
+            cells=cells or ["*"],
+            failed=failed,
+            stop=stop,
+            patience=None if keep_going else FAILURES,
+            data_root=data_root,
+            workers=workers,
+        )
+        report_on(folder, console)
+    raise typer.Exit(told(outcome, folder, console))
 
 
 @contextmanager

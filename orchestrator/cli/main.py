@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress, track
 from typer.exceptions import TyperException
 
@@ -21,10 +20,6 @@ from fl_core.data.check import check_pictures, described
 from fl_core.data.kinds.celeba import check_celeba
 from fl_core.data.places import expanded
 from fl_core.data.synthetic.faces import write_faces
-from orchestrator.analysis.comparison import by_cell
-from orchestrator.analysis.rounds import by_round
-from orchestrator.analysis.strength import critical_lines
-from orchestrator.analysis.summary import summary_lines
 from orchestrator.capture.datasets import data_line, planned_data
 from orchestrator.cli import audit as cli_audit
 from orchestrator.cli import cluster as cli_cluster
@@ -32,26 +27,16 @@ from orchestrator.cli import doctor as health
 from orchestrator.cli import experiment
 from orchestrator.cli import folders as cli_folders
 from orchestrator.cli import shell as cli_shell
+from orchestrator.cli.printed import report_on, told
 from orchestrator.config.parse import load_sweep
 from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import DataConfig
 from orchestrator.driver.merge import merge_folders
 from orchestrator.driver.plan import cells_table, check_plan, plan_table
 from orchestrator.driver.refine import run_refined
+from orchestrator.driver.streak import FAILURES
 from orchestrator.driver.sweep import resolve, run_sweep
 from orchestrator.execute.lifelines import RayLost
-from orchestrator.report.notes import notes
-from orchestrator.report.reader import Results
-from orchestrator.report.remaining import progress
-from orchestrator.report.report import write_report
-from orchestrator.report.terminal import (
-    comparison_table,
-    critical_strengths_table,
-    rounds_table,
-    sum_costs_table,
-    summary_table,
-    summed_cells,
-)
 from orchestrator.runtime.progress import ConsoleReporter
 from orchestrator.runtime.stop import EXIT_CODE, Stop, Stopped, farewell
 from orchestrator.runtime.terminal import console as terminal
@@ -74,7 +59,7 @@ app.command()(cli_shell.completion)
 cli_folders.add(app)
 app.callback(invoke_without_command=True)(cli_shell.options)
 
-BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, INTERRUPTED = 2, 130
 
 Folder = Annotated[Path, typer.Argument(help="Results folder.")]
 
@@ -92,6 +77,7 @@ def sweep(
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print what would run, and end.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Start what is slow without asking.")] = False,
+    keep_going: cli_folders.KeepGoing = False,
 ) -> None:
     """Run a sweep, or resume it: trials that are finished in the results folder are not repeated."""
     config = load_sweep(file, [*(override or []), *(["execution.allow_slow=true"] if yes else [])])
@@ -112,18 +98,18 @@ def sweep(
             reporter=ConsoleReporter(console),
             cells=patterns,
             stop=stop,
+            patience=None if keep_going else FAILURES,
         )
         # Thresholds look at all their cells; a part of them is run as it is.
         outcome = run_refined(config, folder, run) if patterns == ["*"] else run(config)
-        _report(folder, console)
-    console.print(f"{outcome.trials} trials, {outcome.fresh} of them run now, {outcome.failed} failed.")
-    raise typer.Exit(SOME_FAILED if outcome.failed else 0)
+        report_on(folder, console)
+    raise typer.Exit(told(outcome, folder, console))
 
 
 @app.command()
 def report(folder: Folder) -> None:
     """Print the summary of a results folder and write its report.html, figures and summary.parquet."""
-    _report(folder, terminal())
+    report_on(folder, terminal())
 
 
 @app.command()
@@ -134,7 +120,7 @@ def merge(
     """Unite results folders of one sweep, such as those of a job array, in a new one, and report on it."""
     merged = merge_folders(folders, out)
     console = terminal()
-    _report(out, console)
+    report_on(out, console)
     console.print(f"{merged.trials} trials of {len(folders)} folders, {merged.failed} failed.")
 
 
@@ -245,29 +231,3 @@ def execute(arguments: Sequence[str]) -> int:
 
 def _say(text: str) -> None:
     terminal(stderr=True).print(f"gradsweep: {text}", soft_wrap=True)
-
-
-def _report(folder: Path, console: Console) -> None:
-    lines = summary_lines(folder)
-    for note in notes(lines):
-        console.print(note, soft_wrap=True)
-    width = console.width
-    critical = critical_lines(folder, lines)
-    if critical:
-        console.print("", critical_strengths_table(critical, width=width))
-    series = by_round(lines)
-    if series:
-        console.print("", rounds_table(series, width=width))
-    secured = summed_cells(lines)
-    if secured:
-        console.print("", sum_costs_table(secured, width=width))
-    compared = by_cell(lines)
-    if compared:
-        console.print("", comparison_table(compared, width=width))
-    results = Results(folder, lines)
-    left = progress(results)
-    console.print(f"\n{results.data}", soft_wrap=True)
-    console.print(f"{folder}{f', unfinished: {left}' if left else ''}", soft_wrap=True)
-    console.print(summary_table(lines, width=width))
-    # Last: a disk that is full keeps nobody from reading the table.
-    console.print(f"\nReport: {write_report(folder, lines, critical)}", soft_wrap=True)

@@ -11,11 +11,12 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fl_core.base.errors import InputError
 from orchestrator.config.space import Params
@@ -145,6 +146,26 @@ class ResultStore:
         due = time.monotonic() - self._flushed_at > FLUSH_SECONDS
         if due or sum(len(t.rows) for t in self._pending) >= FLUSH_ROWS:
             self.flush()
+
+    def forget(self, trials: Set[str]) -> None:
+        """Take finished trials out for good, with their pictures, so that they run again.
+
+        A crash midway leaves some of them: nothing else is lost.
+        """
+        self.flush()
+        gone = pa.array(sorted(trials), pa.string())
+        for name in ("trials", "images"):
+            for part, table in _read_parts(self.folder / name).items():
+                kept = table.filter(pc.invert(pc.is_in(table.column("trial_id"), value_set=gone)))
+                if len(kept) == 0:
+                    self._lease.check()
+                    with clearly("remove", part):
+                        part.unlink()
+                elif len(kept) < len(table):
+                    plain = kept.replace_schema_metadata({"gradsweep": schema.VERSION})
+                    _write_parquet(part, plain, self._lease.check)
+        self._rows = {trial: rows for trial, rows in self._rows.items() if trial not in trials}
+        self._pictured -= trials
 
     def add_suggestion(self, row: StudyRow) -> None:
         """Record a suggestion, or its new state."""

@@ -30,6 +30,7 @@ COMMANDS = (
     "slurm",
     "status",
     "watch",
+    "retry",
 )
 PLACEHOLDERS = {"N": "1", "HOST:PORT": "host:6379"}
 
