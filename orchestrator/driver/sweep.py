@@ -195,8 +195,8 @@ def _run(
             executor()  # Nothing but connecting says whether there is a cluster: better now than after the captures.
         finished = not store.empty or bool(utility_paths(out))
         ours = check_folder(out, config, finished=finished)
-        start = warm_starts(config, out, claimed=ours, say=reporter.message)
         claim = read_claim(out) if ours else None
+        start = warm_starts(config, out, before=claim.config if claim else None, say=reporter.message)
         datasets, check = _DataCache(reporter), DataCheck(out, config, claim, store.data, reporter.message)
         with stop.window():
             sets = [check.admit(own.cell.name, datasets.of(own)) for own in chosen]
@@ -226,7 +226,7 @@ def _run(
                 )  # Before the folder is claimed: a picture that is mended is not another one.
         if not ours:
             store.forget_suggestions()
-            note_warm_starts(config, out, start)
+        note_warm_starts(config, out, start)
         claim_folder(out, config, check.note(), ours=ours)
         again.forget(store)
         mirror = Mirror(config.study.storage, out, sweep=config.name, say=reporter.message)
