@@ -1,4 +1,4 @@
-"""Commands on a results folder that is there: status, watch, retry."""
+"""Commands on a results folder that is there: status, watch, show, replay, retry."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ import typer
 
 Folder = Annotated[Path, typer.Argument(help="Results folder.")]
 
+Trial = Annotated[
+    str, typer.Argument(help="A trial's id, its first digits, or CELL/ATTACKER/VICTIM for a test victim.")
+]
+DataRoot = Annotated[str | None, typer.Option(help="Where the data lie now.", show_default="where they lay")]
 KeepGoing = Annotated[
     bool, typer.Option("--keep-going", help="Go on where 20 trials in a row fail for one reason.")
 ]
@@ -23,7 +27,7 @@ UNFINISHED = 75
 
 def add(app: typer.Typer) -> None:
     """Put the commands of this file into the command line."""
-    for command in (status, watch, retry):
+    for command in (status, watch, show, replay, retry):
         app.command()(command)
 
 
@@ -54,15 +58,58 @@ def watch(
     ] = None,
 ) -> None:
     """Watch a sweep from another terminal until it ends. Exit code 75: trials are left, and no driver works on them."""
-    from orchestrator.living.watch import watch as look
+    from orchestrator.living.watch import watch_sweep
     from orchestrator.runtime.terminal import console as terminal
 
     with _quietly():
         try:
-            last = look(folder, terminal(), every=every)
+            last = watch_sweep(folder, terminal(), every=every)
         except KeyboardInterrupt:
             return
     raise typer.Exit(0 if last.state == "finished" else UNFINISHED)
+
+
+def show(
+    folder: Folder,
+    trial: Trial,
+    picture: Annotated[
+        Path | None, typer.Option(help="Write originals and reconstructions to this PNG file.")
+    ] = None,
+) -> None:
+    """Show one trial: settings, figures, cost, convergence, pictures, and the command that runs it again."""
+    from fl_core.base.errors import InputError
+    from orchestrator.living.find import find_trial
+    from orchestrator.living.page import pictures, save_pictures, show_trial
+    from orchestrator.runtime.terminal import console as terminal
+
+    console = terminal()
+    with _quietly():
+        rows = find_trial(folder, trial)
+        show_trial(folder, rows, console)
+        kept = pictures(folder, rows[0]["trial_id"])
+    if picture is not None:
+        if not kept:
+            raise InputError(f"{folder} keeps no pictures of trial {trial}; nothing is written to {picture}.")
+        save_pictures(picture, kept)
+
+
+def replay(
+    folder: Folder,
+    trial: Trial,
+    data_root: DataRoot = None,
+) -> None:
+    """Run one trial again and compare. Exit code 0: the same figures to the last digit. 1: others, which are listed."""
+    from orchestrator.living.replay import replay_trial
+    from orchestrator.living.replay_page import show_replayed
+    from orchestrator.runtime.terminal import console as terminal
+
+    console = terminal()
+    with _quietly():
+        done = replay_trial(
+            folder, trial, data_root=data_root, say=lambda text: console.print(text, soft_wrap=True)
+        )
+    show_replayed(done, console)
+    raise typer.Exit(0 if done.same else 1)
 
 
 def retry(
@@ -76,9 +123,7 @@ def retry(
     address: Annotated[
         str, typer.Option(help="local, serial, auto, or a Ray cluster's HOST:PORT.")
     ] = "local",
-    data_root: Annotated[
-        str | None, typer.Option(help="Where the data lie now.", show_default="where they lay")
-    ] = None,
+    data_root: DataRoot = None,
     workers: Annotated[
         int | None, typer.Option(help="Workers now.", min=1, show_default="as the sweep had it")
     ] = None,

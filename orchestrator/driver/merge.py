@@ -34,7 +34,7 @@ from orchestrator.results.utility_files import (
 )
 
 _TIMES = ("seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb")
-_OF_THE_RUN = (*_TIMES, "host", "git_commit", "versions", "started_at")
+OF_THE_RUN = (*_TIMES, "host", "git_commit", "versions", "started_at")
 """Columns in which two runs of one trial may differ."""
 _OF_THE_MACHINE = ("workers", "gpus_per_trial", "keep_captures")
 """Settings of `execution` that decide where trials run and what is kept, and no figure."""
@@ -160,7 +160,7 @@ def _check_same(trial: str, one: tuple[Path, list[Row]], other: tuple[Path, list
     """Raise `InputError` where two results of one trial differ in more than when and where they were made."""
 
     def content(rows: list[Row]) -> list[dict[str, str]]:
-        plain = [{k: repr(v) for k, v in row.items() if k not in _OF_THE_RUN} for row in rows]
+        plain = [{k: repr(v) for k, v in row.items() if k not in OF_THE_RUN} for row in rows]
         return sorted(plain, key=lambda row: row["image_id"])
 
     for left, right in zip(content(one[1]), content(other[1]), strict=False):

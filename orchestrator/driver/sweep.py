@@ -458,7 +458,7 @@ class Driver:
             self._attempts[spec.trial_id] += 1
             self._waiting.add(study.name, (study, spec), urgent=True)
             return
-        result: TrialResult = done.result if done.error is None else _lost(spec, tries, done.error)
+        result: TrialResult = done.result if done.error is None else lost(spec, tries, done.error)
         rows = rows_of(
             study.cell,
             spec,
@@ -496,7 +496,7 @@ class Driver:
         return self._accuracies[key]
 
 
-def _lost(spec: TrialSpec, tries: Sequence[int], error: BaseException) -> TrialResult:
+def lost(spec: TrialSpec, tries: Sequence[int], error: BaseException) -> TrialResult:
     """The result of a trial whose job raised, or whose process is gone, after these packings."""
     line = next(iter(str(error).splitlines()), "")
     what = ran_out(tries) if isinstance(error, MemoryError) else type(error).__name__

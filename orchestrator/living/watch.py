@@ -25,7 +25,7 @@ NAMED = 5
 """Kinds of failures that are shown."""
 
 
-def watch(
+def watch_sweep(
     folder: Path,
     console: Console,
     *,

@@ -31,6 +31,8 @@ COMMANDS = (
     "status",
     "watch",
     "retry",
+    "show",
+    "replay",
 )
 PLACEHOLDERS = {"N": "1", "HOST:PORT": "host:6379"}
 

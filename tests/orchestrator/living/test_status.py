@@ -14,7 +14,7 @@ import pytest
 from attack_core.metrics.metrics import EXACT_DB
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.living.status import Status, read_status
-from orchestrator.living.watch import line, watch
+from orchestrator.living.watch import line, watch_sweep
 from orchestrator.results.folder import claim_folder
 from orchestrator.results.lease import SILENCE, Lease
 from orchestrator.runtime.terminal import console
@@ -227,7 +227,7 @@ def test_watching_in_a_log_prints_lines_until_the_sweep_ends(
 ) -> None:
     folder = write_folder(tmp_path, tuned(1), suggestions=told(1), config=config)
     own(folder)
-    last = watch(folder, console(), sleep=Folder(folder, config).sleep)
+    last = watch_sweep(folder, console(), sleep=Folder(folder, config).sleep)
     printed = capsys.readouterr().out
     assert last.state == "finished"
     assert "running: 2/26 trials, ? left, best none / generic 10.0 dB" in printed
