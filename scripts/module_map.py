@@ -30,7 +30,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("capture",),
         ("trial", "analysis", "calibration"),
         ("audit", "study", "report"),
-        ("driver",),
+        ("driver", "exports"),
         ("living",),
         ("cli",),
         ("__main__",),

@@ -1,4 +1,4 @@
-"""Commands on a results folder that is there: status, watch, show, replay, retry."""
+"""Commands on a results folder that is there: status, watch, show, replay, retry, export."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNFINISHED = 75
 
 def add(app: typer.Typer) -> None:
     """Put the commands of this file into the command line."""
-    for command in (status, watch, show, replay, retry):
+    for command in (status, watch, show, replay, retry, export):
         app.command()(command)
 
 
@@ -152,6 +152,38 @@ def retry(
         )
         report_on(folder, console)
     raise typer.Exit(told(outcome, folder, console))
+
+
+def export(
+    folder: Folder,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV files: trials, studies, summary.")] = False,
+    hf: Annotated[
+        bool, typer.Option("--hf", help="A data set of Hugging Face: Parquet and a README.")
+    ] = False,
+    mlflow: Annotated[bool, typer.Option("--mlflow", help="Runs that `mlflow ui` reads.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="New folder.", show_default="the folder's name with -csv and so on")
+    ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="With --hf: originals and reconstructions too.")
+    ] = False,
+) -> None:
+    """Write the results for other tools; the results folder stays as it is."""
+    from fl_core.base.errors import InputError
+    from orchestrator.exports.export import Form, export_results
+
+    forms: dict[Form, bool] = {"csv": csv, "hf": hf, "mlflow": mlflow}
+    wanted = [form for form, given in forms.items() if given]
+    if len(wanted) != 1:
+        raise InputError(f"gradsweep export {folder}: give one of --csv, --hf and --mlflow.")
+    if pictures and wanted != ["hf"]:
+        raise InputError(
+            "--pictures goes with --hf alone: neither CSV files nor MLflow's runs hold pictures here."
+        )
+    place = out or folder.with_name(f"{folder.resolve().name}-{wanted[0]}")
+    with _quietly():
+        export_results(folder, wanted[0], place, pictures=pictures)
+    typer.echo(str(place))
 
 
 @contextmanager

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.io.files import write_atomically
 from orchestrator.io.guard import refuse_links
 from orchestrator.io.parquet import parquet_bytes
+from orchestrator.io.whole import appearing, check_new
 from orchestrator.results import schema
 from orchestrator.results.folder import CLAIM, claim_folder, claimed, first_difference
 from orchestrator.results.schema import trials_schema, trials_table
@@ -59,15 +58,16 @@ def merge_folders(folders: Sequence[Path], out: Path) -> Merged:
     for folder in (*folders, out):
         refuse_links(folder)
     config = _common_config(folders)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out} is there already; merge into a new folder with another --out.")
+    check_new(out, "merge")
     columns = trials_schema(attacker.space.every() for attacker in config.attackers)
     with ExitStack() as held:
         for folder in folders:
             # Keeps a running sweep out, takes over what a killed one left in its log, and checks the columns.
             held.enter_context(ResultStore(folder, columns))
         data = united({folder: _data(folder) for folder in folders})
-        with _appearing(out) as scratch:
+        with appearing(out) as scratch:
+            for name in ("trials", "studies", "images", UTILITY):
+                (scratch / name).mkdir()
             rows, pictured_in = _united_trials(folders, columns)
             _write(scratch / "trials" / "part-000001.parquet", rows)
             _write(scratch / "studies" / "studies.parquet", _united_studies(folders))
@@ -116,24 +116,6 @@ def _fixed(config: SweepConfig) -> dict[str, Any]:
 def _data(folder: Path) -> dict[str, set[str]]:
     """Which data sets a folder's rows name, by cell."""
     return data_by_cell(read_rows(folder).select(["cell", "data"]).to_pylist())
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` at the end; after an error nothing is left of it.
-
-    A process that is killed leaves a folder whose name begins with `_`, without `sweep.json`.
-    """
-    scratch = out.parent / f"_{out.name}-{secrets.token_hex(4)}"
-    try:
-        for name in ("trials", "studies", "images", UTILITY):
-            (scratch / name).mkdir(parents=True)
-        yield scratch
-        scratch.replace(out)
-    except OSError as error:
-        raise InputError(f"Cannot write {out}: {error.strerror}; use another --out.") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _united_trials(folders: Sequence[Path], columns: pa.Schema) -> tuple[pa.Table, dict[Path, set[str]]]:

@@ -12,8 +12,7 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver.again import Again, trials_again
 from orchestrator.driver.refine import run_refined
 from orchestrator.driver.sweep import Outcome, run_sweep
-from orchestrator.living.status import check_folder_there
-from orchestrator.results.folder import CLAIM, claimed
+from orchestrator.results.folder import CLAIM, check_folder_there, claimed
 from orchestrator.results.store import NoResults
 from orchestrator.runtime.progress import Reporter
 from orchestrator.runtime.stop import Stop

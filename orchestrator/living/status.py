@@ -14,11 +14,11 @@ from typing import Any, Literal
 import pandas as pd
 
 from attack_core.metrics.metrics import EXACT_DB
-from fl_core.base.errors import InputError, alike, hint
+from fl_core.base.errors import InputError, alike
 from orchestrator.analysis.lines import Winner
 from orchestrator.report.reader import Results
 from orchestrator.report.remaining import Pair, pairs
-from orchestrator.results.folder import CLAIM
+from orchestrator.results.folder import CLAIM, check_folder_there
 from orchestrator.results.lease import Owner, owner_of
 from orchestrator.results.schema import study_name
 from orchestrator.results.store import NoResults
@@ -115,19 +115,6 @@ class Status:
     def plain(self) -> dict[str, Any]:
         """As JSON data: numbers are numbers, null stands for what is not known, no number is infinite."""
         return asdict(self)
-
-
-def check_folder_there(folder: Path) -> None:
-    """Raise `InputError` where there is no folder of this name, with the nearest one beside it."""
-    try:
-        if folder.is_dir():
-            return
-        beside = (path.name for path in folder.parent.iterdir() if path.is_dir())
-        near = hint(folder.name, beside) if folder.parent.is_dir() else ""
-    except OSError:
-        near = ""
-    what = "is no folder" if folder.exists() else "is not there"
-    raise InputError(f"{folder} {what}; give the results folder of a sweep.{near}")
 
 
 def read_status(folder: Path) -> Status:

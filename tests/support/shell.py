@@ -33,6 +33,7 @@ COMMANDS = (
     "retry",
     "show",
     "replay",
+    "export",
 )
 PLACEHOLDERS = {"N": "1", "HOST:PORT": "host:6379"}
 
