@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytorch_msssim
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -45,10 +46,8 @@ def ssim(a: Tensor, b: Tensor) -> Tensor | None:
     """
     if min(a.shape[-2:]) < SSIM_WINDOW:
         return None
-    import piq  # seconds of imports, which most runs do not need
-
-    values: Tensor = piq.ssim(
-        to_unit(a), to_unit(b), kernel_size=SSIM_WINDOW, kernel_sigma=1.5, data_range=1.0, reduction="none"
+    values: Tensor = pytorch_msssim.ssim(
+        to_unit(a), to_unit(b), data_range=1.0, size_average=False, win_size=SSIM_WINDOW, win_sigma=1.5
     )
     return values
 

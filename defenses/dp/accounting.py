@@ -1,23 +1,17 @@
 """Privacy accounting: the noise that a budget needs, and the budget that a noise spends, both by dp-accounting.
 
-Noise is counted as its multiplier: the standard deviation over the sensitivity.
+Noise is counted as its multiplier: the standard deviation over the sensitivity. The library takes a second to import,
+so it is imported where there is a budget.
 """
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from dp_accounting import (
-    GaussianDpEvent,
-    LowerEndpointAndGuess,
-    PoissonSampledDpEvent,
-    SelfComposedDpEvent,
-    calibrate_dp_mechanism,
-    get_epsilon_gaussian,
-    get_sigma_gaussian,
-)
-from dp_accounting.pld import PLDAccountant
+if TYPE_CHECKING:
+    from dp_accounting import SelfComposedDpEvent
 
 
 @lru_cache(maxsize=256)
@@ -28,6 +22,9 @@ def noise_multiplier(epsilon: float, delta: float, *, releases: int = 1, rate: f
     below 1 each release is of a Poisson sample, and its privacy loss distribution is composed (Koskela et al., AISTATS
     2020): a second or so, and never too little noise.
     """
+    from dp_accounting import LowerEndpointAndGuess, calibrate_dp_mechanism, get_sigma_gaussian
+    from dp_accounting.pld import PLDAccountant
+
     plain = float(get_sigma_gaussian(epsilon, delta)) * math.sqrt(releases)
     if rate == 1.0:
         return plain
@@ -50,6 +47,8 @@ def noise_multiplier(epsilon: float, delta: float, *, releases: int = 1, rate: f
 def epsilon_spent(multiplier: float, delta: float, *, releases: int = 1, rate: float = 1.0) -> float:
     """The epsilon of `releases` Gaussian releases with this noise multiplier; the inverse of `noise_multiplier`."""
     if rate == 1.0:
+        from dp_accounting import get_epsilon_gaussian
+
         return float(get_epsilon_gaussian(multiplier / math.sqrt(releases), delta))
     coarse = _sampled_epsilon(multiplier, delta, releases, rate, grid=_COARSE)
     if _grid(coarse) == _COARSE:
@@ -75,10 +74,14 @@ def _grid(epsilon: float) -> float:
 
 
 def _sampled(multiplier: float, releases: int, rate: float) -> SelfComposedDpEvent:
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+
     return SelfComposedDpEvent(PoissonSampledDpEvent(rate, GaussianDpEvent(multiplier)), releases)
 
 
 def _sampled_epsilon(multiplier: float, delta: float, releases: int, rate: float, *, grid: float) -> float:
+    from dp_accounting.pld import PLDAccountant
+
     accountant = PLDAccountant(value_discretization_interval=grid)
     accountant.compose(_sampled(multiplier, releases, rate))
     return float(accountant.get_epsilon(delta))

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import json
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
-from torch import nn
 
-from fl_core.base.errors import InputError, first_line
-from fl_core.base.own_code import OwnCode
-from fl_core.base.shape import ImageShape
 from fl_core.data.places import expanded
-from fl_core.models.own import made_by
-from orchestrator.audit.audit import Question, run_audit
-from orchestrator.audit.page import lines, write_page
-from orchestrator.calibration.pictures import PictureSet, read_folder, synthetic_pictures
-from orchestrator.library.files import load_gradient, load_update, load_weights
-from orchestrator.library.images import ImageSpec
-from orchestrator.library.known import Known
-from orchestrator.library.updates import Update
 from orchestrator.runtime.terminal import console as terminal
-
-MOST_PUBLIC = 512
-"""So many public images are used at most."""
 
 Numbers = Annotated[str | None, typer.Option(help="Numbers with commas, one for each channel.")]
 
@@ -66,11 +49,17 @@ def audit(
     seed: Annotated[int, typer.Option(help="Fixes everything random.")] = 0,
 ) -> None:
     """Say what a client's update or gradient gives away, and what would stop it; needs no truth."""
+    from orchestrator.audit.audit import Question, run_audit
+    from orchestrator.audit.page import lines, write_page
+    from orchestrator.calibration.pictures import read_folder
+    from orchestrator.cli import audit_inputs
+    from orchestrator.library.known import Known
+
     console = terminal()
     expanded(out).mkdir(parents=True, exist_ok=True)
-    spec = _spec(image, mean, std)
-    network = _network(model, model_args)
-    sent = _sent(network, before=before, after=after, update=update, gradients=gradients)
+    spec = audit_inputs.image_spec(image, mean, std)
+    network = audit_inputs.network(model, model_args)
+    sent = audit_inputs.sent(network, before=before, after=after, update=update, gradients=gradients)
     arguments = _arguments(locals())
     question = Question(
         model=network,
@@ -78,7 +67,7 @@ def audit(
         image=spec,
         classes=classes,
         known=Known(lr=lr, momentum=momentum, steps=steps, batch_size=batch_size, examples=examples),
-        public=_public(public, spec, clients),
+        public=audit_inputs.public(public, spec, clients),
         truth=None if truth is None else read_folder(expanded(truth), spec, where="--truth").images,
         against=tuple(name for entry in against or () for name in entry.replace(",", " ").split()),
         attack=attack,
@@ -103,63 +92,3 @@ def _arguments(values: dict[str, Any]) -> list[str]:
             if each is not None:
                 typed += [f"--{name.replace('_', '-')}", str(each)]
     return typed
-
-
-def _spec(image: str, mean: str | None, std: str | None) -> ImageSpec:
-    shape = ImageShape.parse(image)
-    return ImageSpec(
-        channels=shape.channels,
-        height=shape.height,
-        width=shape.width,
-        mean=_floats("--mean", mean),
-        std=_floats("--std", std),
-    )
-
-
-def _floats(flag: str, text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(f"{flag} {text!r}: must be numbers with commas, such as 0.5,0.5,0.5.") from error
-
-
-def _network(spec: str, args: str | None) -> nn.Module:
-    code = OwnCode.read(spec, Path.cwd(), where="--model")
-    try:
-        settings = json.loads(args) if args else {}
-    except ValueError as error:
-        raise InputError(f"--model-args {args!r}: not valid JSON: {first_line(error)}.") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"--model-args {args!r}: must be a mapping, such as '{{\"classes\": 10}}'.")
-    return made_by(code, settings).eval()
-
-
-def _sent(
-    network: nn.Module,
-    *,
-    before: Path | None,
-    after: Path | None,
-    update: Path | None,
-    gradients: Path | None,
-) -> Update | dict[str, torch.Tensor]:
-    ways = [after is not None, update is not None, gradients is not None]
-    if sum(ways) != 1:
-        raise InputError(
-            "Give one of --after (with --before), --update and --gradients: what the client sent."
-        )
-    if update is not None:
-        return load_update(expanded(update))
-    if before is None:
-        raise InputError("--before is missing: the weights that the client started from.")
-    if gradients is not None:
-        load_weights(expanded(before), network)
-        return load_gradient(expanded(gradients), model=network)
-    return load_update(before=expanded(before), after=expanded(after or before), model=network)
-
-
-def _public(folder: Path | None, spec: ImageSpec, clients: int) -> PictureSet:
-    if folder is None:
-        return synthetic_pictures(spec, max(64, 4 * clients))
-    return read_folder(expanded(folder), spec, most=MOST_PUBLIC, where="--public")

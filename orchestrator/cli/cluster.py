@@ -7,17 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import orchestrator
 from fl_core.base.errors import InputError
-from orchestrator.capture.datasets import check_data
-from orchestrator.cluster.slurm import SlurmJob, render
-from orchestrator.cluster.submit import Jobs, JobState, find_token
-from orchestrator.config.parse import cell_settings, load_sweep
-from orchestrator.io.files import write_atomically
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.submit import Jobs, JobState
 
 jobs = typer.Typer(help="Jobs that were submitted to a Ray cluster.", no_args_is_help=True)
 slurm = typer.Typer(help="Batch scripts for Slurm.", no_args_is_help=True)
@@ -89,6 +87,8 @@ def stop(job: Job, address: Address, no_token: NoToken = False) -> None:
 @slurm.command("cells")
 def list_cells(file: SweepFile) -> None:
     """Print the names of a sweep's cells, one a line: the elements of its job array, from 0."""
+    from orchestrator.config.parse import load_sweep
+
     for cell in load_sweep(file).cells:
         typer.echo(cell.name)
 
@@ -119,6 +119,11 @@ def render_script(
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="the terminal")] = None,
 ) -> None:
     """Print a batch script for `sbatch`, with everything filled in and checked."""
+    from orchestrator.capture.datasets import check_data
+    from orchestrator.cluster.slurm import SlurmJob, render
+    from orchestrator.config.parse import cell_settings, load_sweep
+    from orchestrator.io.files import write_atomically
+
     sweep = load_sweep(file, _overrides(flags or []))
     try:
         check_data(sweep.data, [cell_settings(sweep, cell) for cell in sweep.cells])
@@ -157,6 +162,8 @@ def _overrides(flags: Sequence[str]) -> list[str]:
 
 
 def _connect(address: str, *, no_token: bool) -> Jobs:
+    from orchestrator.cluster.submit import Jobs, find_token
+
     return Jobs(address, None if no_token else find_token(os.environ))
 
 

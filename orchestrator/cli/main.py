@@ -1,43 +1,25 @@
-"""The command line `gradsweep`: thin commands over the package."""
+"""The command line `gradsweep`: thin commands over the package.
+
+What a command works with is imported where it is called: help, completion and a mistyped flag wait for no library.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress, track
 from typer.exceptions import TyperException
 
-from fl_core.base.device import out_of_memory
 from fl_core.base.errors import InputError, first_line, one_line
-from fl_core.base.shape import ImageShape
-from fl_core.data.check import check_pictures, described
-from fl_core.data.kinds.celeba import check_celeba
-from fl_core.data.places import expanded
-from fl_core.data.synthetic.faces import write_faces
-from orchestrator.capture.datasets import data_line, planned_data
 from orchestrator.cli import audit as cli_audit
 from orchestrator.cli import cluster as cli_cluster
-from orchestrator.cli import doctor as health
-from orchestrator.cli import experiment
-from orchestrator.cli import folders as cli_folders
 from orchestrator.cli import shell as cli_shell
-from orchestrator.cli.printed import report_on, told
-from orchestrator.config.parse import load_sweep
-from orchestrator.config.plain import build, to_plain
-from orchestrator.config.sweep import DataConfig
-from orchestrator.driver.merge import merge_folders
-from orchestrator.driver.plan import cells_table, check_plan, plan_table
-from orchestrator.driver.refine import run_refined
-from orchestrator.driver.streak import FAILURES
-from orchestrator.driver.sweep import resolve, run_sweep
+from orchestrator.cli.results import folders as cli_folders
 from orchestrator.execute.lifelines import RayLost
-from orchestrator.runtime.progress import ConsoleReporter
 from orchestrator.runtime.stop import EXIT_CODE, Stop, Stopped, farewell
 from orchestrator.runtime.terminal import console as terminal
 from orchestrator.runtime.terminal import outlet
@@ -59,7 +41,7 @@ app.command()(cli_shell.completion)
 cli_folders.add(app)
 app.callback(invoke_without_command=True)(cli_shell.options)
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
 
 Folder = Annotated[Path, typer.Argument(help="Results folder.")]
 
@@ -80,35 +62,29 @@ def sweep(
     keep_going: cli_folders.KeepGoing = False,
 ) -> None:
     """Run a sweep, or resume it: trials that are finished in the results folder are not repeated."""
-    config = load_sweep(file, [*(override or []), *(["execution.allow_slow=true"] if yes else [])])
-    console = terminal()
-    patterns = cells or ["*"]
+    from orchestrator.cli import sweeps
+
+    overrides = [*(override or []), *(["execution.allow_slow=true"] if yes else [])]
     if dry_run:
-        check_plan(config, patterns)
-        console.print(data_line(to_plain(resolve(config))), soft_wrap=True)
-        console.print(cells_table(config, patterns, width=console.width))
-        console.print("", plan_table(config, patterns, width=console.width))
+        sweeps.show_plan(file, terminal(), overrides=overrides, cells=cells or [])
         return
-    folder = out or Path("results") / config.name
-    with Stop().listening() as stop:
-        run = partial(
-            run_sweep,
-            out=folder,
-            address=address,
-            reporter=ConsoleReporter(console),
-            cells=patterns,
-            stop=stop,
-            patience=None if keep_going else FAILURES,
-        )
-        # Thresholds look at all their cells; a part of them is run as it is.
-        outcome = run_refined(config, folder, run) if patterns == ["*"] else run(config)
-        report_on(folder, console)
-    raise typer.Exit(told(outcome, folder, console))
+    failed = sweeps.run_file(
+        file,
+        out,
+        terminal(),
+        overrides=overrides,
+        cells=cells or [],
+        address=address,
+        keep_going=keep_going,
+    )
+    raise typer.Exit(SOME_FAILED if failed else 0)
 
 
 @app.command()
 def report(folder: Folder) -> None:
     """Print the summary of a results folder and write its report.html, figures and summary.parquet."""
+    from orchestrator.cli.sweeps import report_on
+
     report_on(folder, terminal())
 
 
@@ -118,10 +94,9 @@ def merge(
     out: Annotated[Path, typer.Option(help="New results folder.")],
 ) -> None:
     """Unite results folders of one sweep, such as those of a job array, in a new one, and report on it."""
-    merged = merge_folders(folders, out)
-    console = terminal()
-    report_on(out, console)
-    console.print(f"{merged.trials} trials of {len(folders)} folders, {merged.failed} failed.")
+    from orchestrator.cli import sweeps
+
+    sweeps.merge(folders, out, terminal())
 
 
 @app.command(
@@ -130,6 +105,8 @@ def merge(
 )
 def run(context: typer.Context) -> None:
     """Run one experiment (the flags of run_experiment.py; see `gradsweep run --help`)."""
+    from orchestrator.cli import experiment
+
     with Stop().listening() as stop:
         raise typer.Exit(experiment.run(experiment.parse(context.args), terminal(), stop))
 
@@ -137,7 +114,9 @@ def run(context: typer.Context) -> None:
 @app.command()
 def doctor() -> None:
     """Say what this installation can do: devices, versions, Ray, LPIPS weights, data."""
-    terminal().print(health.table())
+    from orchestrator.cli.doctor import table
+
+    terminal().print(table())
 
 
 @data.command()
@@ -147,11 +126,9 @@ def synth(
     seed: Annotated[int, typer.Option(help="The same seed gives the same faces.")] = 0,
 ) -> None:
     """Write synthetic faces in CelebA's layout."""
-    console, out = terminal(), expanded(out)
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("faces", total=num)
-        write_faces(out, num=num, seed=seed, progress=lambda done, _: bar.update(task, completed=done))
-    console.print(f"{num} faces in {out}", soft_wrap=True)
+    from orchestrator.cli import pictures
+
+    pictures.synthesise(out, terminal(), num=num, seed=seed)
 
 
 @data.command()
@@ -162,24 +139,9 @@ def check(
     size: Annotated[str, typer.Option(help="The size that a network takes, channels first.")] = "3x64x64",
 ) -> None:
     """Decode every picture and read every table; print all problems at once, and what the data set holds."""
-    console, folder = terminal(), expanded(folder)
-    problems = 0
-    if kind == "celeba":
-        found, held = check_celeba(folder), []
-    else:
-        data = build(
-            DataConfig, {"kind": kind, "root": str(folder), "name": name}, where="gradsweep data check"
-        )
-        dataset = planned_data(data, ImageShape.parse(size))
-        found, held = check_pictures(dataset), described(dataset)
-    for problem in track(found, description="checking", console=console, transient=True):
-        problems += 1
-        console.print(problem, soft_wrap=True, markup=False)
-    for line in held:
-        console.print(line, soft_wrap=True, markup=False)
-    console.print(
-        f"{problems} problems in {folder}" if problems else f"{folder} is fine", soft_wrap=True, markup=False
-    )
+    from orchestrator.cli import pictures
+
+    problems = pictures.check(folder, terminal(), kind=kind, name=name, size=size)
     raise typer.Exit(BAD_INPUT if problems else 0)
 
 
@@ -222,6 +184,8 @@ def execute(arguments: Sequence[str]) -> int:
     except TyperException as error:
         _say(one_line(f"{error.format_message()} (see --help)"))
     except (MemoryError, RuntimeError) as error:
+        from fl_core.base.device import out_of_memory
+
         # In a trial it is that trial's failure; here it is the network or the data that the machine can't hold.
         if not out_of_memory(error):
             raise

@@ -14,9 +14,7 @@ from typer.completion import (  # type: ignore[attr-defined]  # imported there f
     shell_completion,
 )
 
-from orchestrator.io.files import write_atomically
 from orchestrator.io.provenance import provenance
-from orchestrator.reference.schema import sweep_schema
 
 PROGRAM = "gradsweep"
 _VARIABLE = "_GRADSWEEP_COMPLETE"
@@ -34,6 +32,9 @@ def schema(
     out: Annotated[Path | None, typer.Option(help="File to write to, in place of printing.")] = None,
 ) -> None:
     """Print the JSON schema of sweep files, for editors (see docs/sweep-file.md)."""
+    from orchestrator.io.files import write_atomically
+    from orchestrator.reference.schema import sweep_schema
+
     text = json.dumps(sweep_schema(), indent=2)
     if out is None:
         typer.echo(text)

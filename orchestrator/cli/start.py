@@ -15,6 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """`orchestrator.cli.main.main`; ends with exit code 2 where a library of an extra is missing."""
     try:
         from orchestrator.cli.main import main as run
+
+        run(arguments)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "orchestrator", "fl_core", "attack_core", "defenses"):
@@ -23,4 +25,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"gradsweep: The library {missing} is not installed, which the command line needs: {INSTALL}\n"
         )
         sys.exit(BAD_INPUT)
-    run(arguments)

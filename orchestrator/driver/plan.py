@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
-from torch.utils.flop_counter import FlopCounterMode
 
 from attack_core.attacks.registry import AnyAttack
 from defenses.chain import Chain
@@ -155,6 +154,8 @@ def _parameters(model: ModelConfig) -> int:
 
 def _multiplications(model: ModelConfig) -> float:
     """Multiplications of one forward pass on one image, from a pass on the meta device."""
+    from torch.utils.flop_counter import FlopCounterMode  # It imports triton, where that is installed.
+
     with FlopCounterMode(display=False) as counter:
         build_model(model).eval()(model.shape.empty(1, "meta"))
     return float(counter.get_total_flops()) / 2

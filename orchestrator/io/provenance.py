@@ -11,7 +11,17 @@ from pathlib import Path
 
 import orchestrator
 
-_PACKAGES = ("gradsweep", "torch", "torchvision", "ray", "optuna", "numpy", "scipy", "dp-accounting", "piq")
+_PACKAGES = (
+    "gradsweep",
+    "torch",
+    "torchvision",
+    "ray",
+    "optuna",
+    "numpy",
+    "scipy",
+    "dp-accounting",
+    "pytorch-msssim",
+)
 
 
 def provenance() -> dict[str, str | None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import runpy
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from orchestrator.cli import main as cli
+from orchestrator.cli import sweeps
 from orchestrator.execute.lifelines import RayLost
 from orchestrator.runtime.stop import EXIT_CODE
 from tests.support.command import as_main, gradsweep, refused
+from tests.support.paths import ROOT
 from tests.support.small import tree
 
 
@@ -268,7 +271,7 @@ def test_a_cluster_that_was_lost_can_be_resumed(
     def lose(*_: object, **__: object) -> None:
         raise RayLost("Ray's process at 10.0.0.1:6379 is gone (Connection refused)", cluster="10.0.0.1:6379")
 
-    monkeypatch.setattr(cli, "run_sweep", lose)
+    monkeypatch.setattr(sweeps, "run_sweep", lose)
     done = gradsweep("sweep", file, "--out", tmp_path / "out")
     assert done.returncode == EXIT_CODE == 75
     assert done.stderr.splitlines() == [
@@ -287,6 +290,27 @@ def test_help_lists_every_command() -> None:
     done = gradsweep("--help")
     for command in ("run", "sweep", "report", "doctor", "data", "merge", "submit", "jobs", "slurm"):
         assert command in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["--help"], 0), (["sweep", "--help"], 0), (["--version"], 0), (["swep"], 2), (["sweep"], 2)],
+)
+def test_what_needs_no_library_waits_for_none(words: list[str], code: int) -> None:
+    """A person who asks for help, or mistypes a flag, does not wait seconds for torch."""
+    probe = f"""
+import sys
+from orchestrator.cli.start import main
+try:
+    main({words})
+except SystemExit as end:
+    assert end.code == {code}, end.code
+print(sorted({{"torch", "ray", "pandas", "matplotlib", "scipy", "optuna"}} & set(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.stderr.splitlines()[-1:] == ["[]"], done.stderr
 
 
 def test_usage_mistakes_are_one_line() -> None:

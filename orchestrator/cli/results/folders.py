@@ -21,6 +21,7 @@ KeepGoing = Annotated[
     bool, typer.Option("--keep-going", help="Go on where 20 trials in a row fail for one reason.")
 ]
 
+SOME_FAILED = 1
 UNFINISHED = 75
 """The exit code where trials are left and nobody works on them: as of a sweep that was told to stop."""
 
@@ -130,7 +131,7 @@ def retry(
     keep_going: KeepGoing = False,
 ) -> None:
     """Run failed trials again and finish what is left, with the settings that the folder notes."""
-    from orchestrator.cli.printed import report_on, told
+    from orchestrator.cli.sweeps import print_end, report_on
     from orchestrator.driver.streak import FAILURES
     from orchestrator.living.retry import retry_trials
     from orchestrator.runtime.progress import ConsoleReporter
@@ -151,7 +152,8 @@ def retry(
             workers=workers,
         )
         report_on(folder, console)
-    raise typer.Exit(told(outcome, folder, console))
+    print_end(outcome, folder, console)
+    raise typer.Exit(SOME_FAILED if outcome.failed else 0)
 
 
 def export(

@@ -1,0 +1,89 @@
+"""What the flags of `gradsweep audit` name: the network, the signal, the pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fl_core.base.errors import InputError, first_line
+from fl_core.base.own_code import OwnCode
+from fl_core.base.shape import ImageShape
+from fl_core.data.places import expanded
+from fl_core.models.own import made_by
+from orchestrator.calibration.pictures import PictureSet, read_folder, synthetic_pictures
+from orchestrator.library.files import load_gradient, load_update, load_weights
+from orchestrator.library.images import ImageSpec
+from orchestrator.library.updates import Update
+
+MOST_PUBLIC = 512
+"""So many public images are used at most."""
+
+
+def image_spec(image: str, mean: str | None, std: str | None) -> ImageSpec:
+    """The images of `--image`, `--mean` and `--std`; raises `InputError` for what is malformed."""
+    shape = ImageShape.parse(image)
+    return ImageSpec(
+        channels=shape.channels,
+        height=shape.height,
+        width=shape.width,
+        mean=_floats("--mean", mean),
+        std=_floats("--std", std),
+    )
+
+
+def _floats(flag: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{flag} {text!r}: must be numbers with commas, such as 0.5,0.5,0.5.") from error
+
+
+def network(spec: str, args: str | None) -> nn.Module:
+    """The network of `--model` and `--model-args`, in evaluation mode; raises `InputError` where it fails."""
+    code = OwnCode.read(spec, Path.cwd(), where="--model")
+    try:
+        settings = json.loads(args) if args else {}
+    except ValueError as error:
+        raise InputError(f"--model-args {args!r}: not valid JSON: {first_line(error)}.") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"--model-args {args!r}: must be a mapping, such as '{{\"classes\": 10}}'.")
+    return made_by(code, settings).eval()
+
+
+def sent(
+    model: nn.Module,
+    *,
+    before: Path | None,
+    after: Path | None,
+    update: Path | None,
+    gradients: Path | None,
+) -> Update | dict[str, torch.Tensor]:
+    """The signal that the flags name: an update, or gradients by name at the weights `before`, now in `model`.
+
+    Raises `InputError` where not exactly one is named, or a file does not fit the network.
+    """
+    ways = [after is not None, update is not None, gradients is not None]
+    if sum(ways) != 1:
+        raise InputError(
+            "Give one of --after (with --before), --update and --gradients: what the client sent."
+        )
+    if update is not None:
+        return load_update(expanded(update))
+    if before is None:
+        raise InputError("--before is missing: the weights that the client started from.")
+    if gradients is not None:
+        load_weights(expanded(before), model)
+        return load_gradient(expanded(gradients), model=model)
+    return load_update(before=expanded(before), after=expanded(after or before), model=model)
+
+
+def public(folder: Path | None, spec: ImageSpec, clients: int) -> PictureSet:
+    """The pictures of `--public`, at most `MOST_PUBLIC`; synthetic ones, enough for all clients, if None."""
+    if folder is None:
+        return synthetic_pictures(spec, max(64, 4 * clients))
+    return read_folder(expanded(folder), spec, most=MOST_PUBLIC, where="--public")

@@ -1,0 +1,129 @@
+"""What `gradsweep sweep`, `report` and `merge` do."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.analysis.comparison import by_cell
+from orchestrator.analysis.rounds import by_round
+from orchestrator.analysis.strength import critical_lines
+from orchestrator.analysis.summary import summary_lines
+from orchestrator.capture.datasets import data_line
+from orchestrator.config.parse import load_sweep
+from orchestrator.config.plain import to_plain
+from orchestrator.driver.merge import merge_folders
+from orchestrator.driver.plan import cells_table, check_plan, plan_table
+from orchestrator.driver.refine import run_refined
+from orchestrator.driver.streak import FAILURES
+from orchestrator.driver.sweep import Outcome, resolve, run_sweep
+from orchestrator.report.notes import notes
+from orchestrator.report.reader import Results
+from orchestrator.report.remaining import progress
+from orchestrator.report.report import write_report
+from orchestrator.report.terminal import (
+    comparison_table,
+    critical_strengths_table,
+    rounds_table,
+    sum_costs_table,
+    summary_table,
+    summed_cells,
+)
+from orchestrator.runtime.progress import ConsoleReporter
+from orchestrator.runtime.stop import Stop
+
+ALL_CELLS = ["*"]
+
+
+def run_file(
+    file: Path,
+    folder: Path | None,
+    console: Console,
+    *,
+    overrides: Sequence[str],
+    cells: Sequence[str],
+    address: str,
+    keep_going: bool,
+) -> int:
+    """Run a sweep file, or resume it, in `folder` (`results/NAME` if None) and report; how many trials failed.
+
+    Failures of one kind in a row end it, unless it is to keep going.
+    Raises `InputError` for bad input, `Stopped` where the process is told to stop, `RayLost` with its cluster.
+    """
+    config = load_sweep(file, overrides)
+    patterns = list(cells) or ALL_CELLS
+    out = folder or Path("results") / config.name
+    with Stop().listening() as stop:
+        run = partial(
+            run_sweep,
+            out=out,
+            address=address,
+            reporter=ConsoleReporter(console),
+            cells=patterns,
+            stop=stop,
+            patience=None if keep_going else FAILURES,
+        )
+        # Thresholds look at all their cells; a part of them is run as it is.
+        outcome = run_refined(config, out, run) if patterns == ALL_CELLS else run(config)
+        report_on(out, console)
+    print_end(outcome, out, console)
+    return outcome.failed
+
+
+def print_end(outcome: Outcome, folder: Path, console: Console) -> None:
+    """Print the last line of a sweep, and what helps where failures stopped it."""
+    console.print(f"{outcome.trials} trials, {outcome.fresh} of them run now, {outcome.failed} failed.")
+    if outcome.stopped:
+        again = f"gradsweep retry {shlex.quote(str(folder))}"
+        console.print(
+            f"{outcome.stopped}. The sweep stopped; mend that and run `{again}`, or go on with --keep-going.",
+            soft_wrap=True,
+        )
+
+
+def show_plan(file: Path, console: Console, *, overrides: Sequence[str], cells: Sequence[str]) -> None:
+    """Print what a sweep file would run; raises `InputError` for what could not run."""
+    config = load_sweep(file, overrides)
+    patterns = list(cells) or ALL_CELLS
+    check_plan(config, patterns)
+    console.print(data_line(to_plain(resolve(config))), soft_wrap=True)
+    console.print(cells_table(config, patterns, width=console.width))
+    console.print("", plan_table(config, patterns, width=console.width))
+
+
+def merge(folders: Sequence[Path], out: Path, console: Console) -> None:
+    """Unite results folders of one sweep in `out` and report on it; raises `InputError` where they differ."""
+    merged = merge_folders(folders, out)
+    report_on(out, console)
+    console.print(f"{merged.trials} trials of {len(folders)} folders, {merged.failed} failed.")
+
+
+def report_on(folder: Path, console: Console) -> None:
+    """Print the summary of a results folder and write its report, figures and summary.parquet."""
+    lines = summary_lines(folder)
+    for note in notes(lines):
+        console.print(note, soft_wrap=True)
+    width = console.width
+    critical = critical_lines(folder, lines)
+    if critical:
+        console.print("", critical_strengths_table(critical, width=width))
+    series = by_round(lines)
+    if series:
+        console.print("", rounds_table(series, width=width))
+    secured = summed_cells(lines)
+    if secured:
+        console.print("", sum_costs_table(secured, width=width))
+    compared = by_cell(lines)
+    if compared:
+        console.print("", comparison_table(compared, width=width))
+    results = Results(folder, lines)
+    left = progress(results)
+    console.print(f"\n{results.data}", soft_wrap=True)
+    console.print(f"{folder}{f', unfinished: {left}' if left else ''}", soft_wrap=True)
+    console.print(summary_table(lines, width=width))
+    # Last: a disk that is full keeps nobody from reading the table.
+    console.print(f"\nReport: {write_report(folder, lines, critical)}", soft_wrap=True)
