@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from orchestrator.runtime.progress import duration
+
 Say = Callable[[str], None]
 """Is given a line for a person to read."""
 
@@ -32,12 +34,3 @@ def counting(say: Say, clock: Callable[[], float] = time.monotonic) -> Callable[
         say(f"  {done} of {planned} simulated clients{rest}")
 
     return count
-
-
-def duration(seconds: float) -> str:
-    """In words: seconds, minutes or hours."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours"

@@ -57,7 +57,12 @@ def sweep(
     cells: Annotated[
         list[str] | None, typer.Option(help="Only cells whose name matches this pattern; may be repeated.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Print what would run, and end.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run and how long it would take, and end.")
+    ] = False,
+    calibrate: Annotated[
+        bool, typer.Option(help="With --dry-run: measure each kind of cell for some seconds.")
+    ] = True,
     yes: Annotated[bool, typer.Option("--yes", help="Start what is slow without asking.")] = False,
     keep_going: cli_folders.KeepGoing = False,
 ) -> None:
@@ -66,7 +71,9 @@ def sweep(
 
     overrides = [*(override or []), *(["execution.allow_slow=true"] if yes else [])]
     if dry_run:
-        sweeps.show_plan(file, terminal(), overrides=overrides, cells=cells or [])
+        sweeps.show_plan(
+            file, terminal(), overrides=overrides, cells=cells or [], address=address, calibrate=calibrate
+        )
         return
     failed = sweeps.run_file(
         file,

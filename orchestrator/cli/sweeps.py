@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from orchestrator.analysis.comparison import by_cell
 from orchestrator.analysis.rounds import by_round
@@ -17,10 +18,19 @@ from orchestrator.capture.datasets import data_line
 from orchestrator.config.parse import load_sweep
 from orchestrator.config.plain import to_plain
 from orchestrator.driver.merge import merge_folders
-from orchestrator.driver.plan import cells_table, check_plan, plan_table
+from orchestrator.driver.plan import (
+    cells_table,
+    check_plan,
+    cost_line,
+    make_plan,
+    measured,
+    plan_table,
+    victims_line,
+)
 from orchestrator.driver.refine import run_refined
 from orchestrator.driver.streak import FAILURES
 from orchestrator.driver.sweep import Outcome, resolve, run_sweep
+from orchestrator.execute.execute import local_workers
 from orchestrator.report.notes import notes
 from orchestrator.report.reader import Results
 from orchestrator.report.remaining import progress
@@ -85,14 +95,30 @@ def print_end(outcome: Outcome, folder: Path, console: Console) -> None:
         )
 
 
-def show_plan(file: Path, console: Console, *, overrides: Sequence[str], cells: Sequence[str]) -> None:
-    """Print what a sweep file would run; raises `InputError` for what could not run."""
+def show_plan(
+    file: Path,
+    console: Console,
+    *,
+    overrides: Sequence[str],
+    cells: Sequence[str],
+    address: str,
+    calibrate: bool,
+) -> None:
+    """Print what a sweep file would run, and by a measurement how long; raises `InputError` for what could not run."""
     config = load_sweep(file, overrides)
     patterns = list(cells) or ALL_CELLS
     check_plan(config, patterns)
     console.print(data_line(to_plain(resolve(config))), soft_wrap=True)
     console.print(cells_table(config, patterns, width=console.width))
-    console.print("", plan_table(config, patterns, width=console.width))
+    plan = make_plan(config, patterns)
+    if calibrate:
+        with console.status("measuring") as status:
+            plan = measured(plan, lambda text: status.update(escape(text)))
+    console.print("", victims_line(plan), plan_table(plan, width=console.width), sep="\n", soft_wrap=True)
+    if calibrate:
+        execution = config.execution
+        workers = local_workers(address, workers=execution.workers, threads=execution.threads)
+        console.print("", cost_line(plan, workers), sep="\n", soft_wrap=True)
 
 
 def merge(folders: Sequence[Path], out: Path, console: Console) -> None:

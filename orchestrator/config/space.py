@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -58,6 +59,10 @@ class FloatRange(Config):
         """Values that the attack must accept for the space to be valid."""
         return [self.low, self.high]
 
+    def middle(self) -> Scalar:
+        """The value that half of a random search stays below."""
+        return math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class IntRange(Config):
@@ -94,6 +99,10 @@ class IntRange(Config):
         """See `FloatRange.examples`."""
         return [self.low, self.high]
 
+    def middle(self) -> Scalar:
+        """See `FloatRange.middle`; rounded down."""
+        return math.isqrt(self.low * self.high) if self.log else (self.low + self.high) // 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Config):
@@ -126,6 +135,10 @@ class Choice(Config):
     def examples(self) -> list[Scalar]:
         """See `FloatRange.examples`."""
         return list(self.choices)
+
+    def middle(self) -> Scalar:
+        """The choice in the middle of those that are listed."""
+        return self.choices[len(self.choices) // 2]
 
 
 Parameter = FloatRange | IntRange | Choice
@@ -179,6 +192,12 @@ class Space:
             for combination in _combinations(self._of(family))
         ]
 
+    def middles(self) -> list[Params]:
+        """A suggestion in the middle of all ranges, one for each family."""
+        if not self.families:
+            return [_middle(self.parameters)]
+        return [_middle(self._of(family)) | {FAMILY: family} for family in self.families]
+
     def _drawn(self, params: Params) -> dict[str, Parameter]:
         """The parameters that a suggestion of this family has."""
         return self._first() | self._of(params.get(FAMILY))
@@ -193,6 +212,10 @@ class Space:
         """The parameters of one family, by their names in a suggestion; none without families."""
         own = self.families.get(str(family), {})
         return {f"{family}.{path}": parameter for path, parameter in own.items()}
+
+
+def _middle(parameters: Mapping[str, Parameter]) -> Params:
+    return {name: parameter.middle() for name, parameter in parameters.items()}
 
 
 def of_family(params: Params) -> Params:

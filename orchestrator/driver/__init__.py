@@ -6,7 +6,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "merge": ["merge_folders"],
-        "plan": ["check_plan", "plan_table"],
+        "pace": ["measure"],
+        "plan": ["check_plan", "make_plan", "measured", "plan_table"],
         "refine": ["run_refined"],
         "sweep": ["resolve", "run_sweep"],
     },

@@ -1,34 +1,29 @@
-"""What a sweep would do: cells, trials, disk, CPU-hours."""
+"""What a sweep would do: cells, trials, and by a measurement on this machine hours and disk."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from attack_core.attacks.registry import AnyAttack
 from defenses.chain import Chain
 from fl_core.data.dataset import ImageDataset
-from fl_core.models.build import build_model
-from fl_core.models.config import ModelConfig
 from orchestrator.capture.datasets import check_data, planned_data, with_classes
 from orchestrator.config.own import shown
-from orchestrator.config.parse import cell_settings, with_params
-from orchestrator.config.space import IntRange, Parameter
-from orchestrator.config.sweep import AttackerConfig, CellConfig, FamilyConfig, SweepConfig
+from orchestrator.config.parse import cell_settings
+from orchestrator.config.sweep import AttackerConfig, CellConfig, SweepConfig
 from orchestrator.driver.checks import check_sweep
+from orchestrator.driver.pace import Pace, Paces, Say, measure
 from orchestrator.driver.sweep import resolve
 from orchestrator.io.identity import content_hash
 from orchestrator.report.terminal import WIDTH, figure_table
+from orchestrator.runtime.progress import duration
 from orchestrator.trial.cell import check_cell
-
-_SECONDS_PER_GFLOP = 1 / 25.0
-"""One CPU core's measured pace on the matching loop (cnn64: 60 ms an iteration); good to a factor of 2."""
 
 
 def check_plan(config: SweepConfig, cells: Sequence[str]) -> None:
@@ -76,86 +71,189 @@ def _chain(cell: CellConfig) -> str:
     return ", ".join(found) or "none"
 
 
-def plan_table(config: SweepConfig, cells: Sequence[str], *, width: int = WIDTH) -> Table:
-    """One line for each cell and attacker, and the totals.
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """What one attacker does in one cell, at all seeds.
 
-    CPU-hours are an estimate from operation counts, not a promise. A trial is one attack on one victim; a cell's
-    attackers share its captures.
+    `suggestions` and `tuning` (trials) are None where a study has a budget of time, `budget` (seconds) at each seed.
     """
+
+    settings: SweepConfig
+    attacker: AttackerConfig
+    suggestions: int | None
+    budget: float
+    tuning: int | None
+    tests: int
+
+    @property
+    def attacks(self) -> int:
+        """How many times the attack runs, without what a budget of time pays for; controls are attacks too."""
+        return (self.tuning or 0) + self.tests * (2 if self.settings.execution.controls else 1)
+
+    def seconds(self, pace: Pace) -> float:
+        """How long its trials take on one worker."""
+        return self.attacks * pace.trials[self.attacker.name] + self.budget * self.settings.seeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a sweep would do; `paces` where they were measured."""
+
+    lines: tuple[Line, ...]
+    paces: Paces | None
+
+    @property
+    def cells(self) -> list[SweepConfig]:
+        """The settings of each cell, once."""
+        return list({line.settings.cell.name: line.settings for line in self.lines}.values())
+
+    @property
+    def trials(self) -> int:
+        """How many trials are known of."""
+        return sum((line.tuning or 0) + line.tests for line in self.lines)
+
+    @property
+    def timed(self) -> bool:
+        """Whether there are tuning trials that nobody can count beforehand."""
+        return any(line.tuning is None for line in self.lines)
+
+    def totals(self, paces: Paces) -> Totals:
+        """The seconds and bytes of all of it."""
+        work = sum(line.seconds(paces.cells[line.settings.cell.name]) for line in self.lines)
+        captures = weights = size = 0.0
+        for settings in self.cells:
+            pace, seeds = paces.cells[settings.cell.name], settings.seeds
+            victims = (settings.victims.tuning + settings.victims.test) * seeds
+            weights += pace.weights * seeds
+            captures += pace.capture * victims
+            size += pace.capture_bytes * victims if settings.execution.keep_captures else 0
+        return Totals(
+            driver=weights + captures,
+            workers=work + sum(paces.utility.values()),
+            captures=size,
+            rest=_OUTPUTS + _ROW * self.trials + sum(map(_pictures, self.lines)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Seconds of work in the driver (training before the captured round, captures) and on workers; bytes on disk."""
+
+    driver: float
+    workers: float
+    captures: float
+    rest: float
+
+    def wall(self, workers: int) -> float:
+        """Seconds from the start to the end with so many workers: captures are made while workers attack."""
+        return START + max(self.driver, self.workers / workers)
+
+    @property
+    def cpu_hours(self) -> float:
+        """Hours of one core."""
+        return (START + self.driver + self.workers) / 3600
+
+    @property
+    def megabytes(self) -> float:
+        """Disk, captures included."""
+        return (self.captures + self.rest) * 1e-6
+
+
+START = 20.0
+"""Seconds that starting workers and writing the report takes (two cores: 12 and 8)."""
+_OUTPUTS = 2_000_000
+"""Bytes of the report, its figures and tables, without pictures."""
+_ROW = 1_500
+"""Bytes of a trial in the table and the journal."""
+
+
+def _pictures(line: Line) -> float:
+    """Bytes of the pictures that are kept: the truth and the answer, a byte for each number."""
+    settings = line.settings
+    kept = {"none": 0, "test": line.tests, "all": line.tests + (line.tuning or 0)}[settings.execution.images]
+    return 2.0 * kept * settings.federation.local.batch_size * settings.model.shape.numbers
+
+
+def make_plan(config: SweepConfig, cells: Sequence[str]) -> Plan:
+    """The plan of the cells whose name matches one of the patterns, without a measurement."""
     chosen = with_classes([cell_settings(config, cell) for cell in config.matching_cells(cells)])
-    names: list[str] = []
-    figures: list[tuple[str, ...]] = []
-    trials, timed, total_hours, total_megabytes = 0, False, 0.0, 0.0
+    lines = []
     for settings in chosen:
-        seeds = config.seeds
-        tests = settings.victims.test * seeds
-        megabytes = (settings.victims.tuning * seeds + tests) * 4e-6 * _parameters(settings.model)
-        total_megabytes += megabytes
+        seeds, counts = config.seeds, settings.victims
         for attacker in config.attackers:
-            time = settings.study.time if attacker.searches else None
-            trial = _trial_seconds(settings, attacker)
-            budget = _budget(settings, attacker) if time is None else None
-            tuning = budget * settings.victims.tuning * seeds if budget is not None else None
-            runs = tests * (2 if settings.execution.controls else 1)
-            hours = (runs * trial + (tuning * trial if tuning is not None else (time or 0.0) * seeds)) / 3600
-            names.append(f"{settings.cell.name} / {attacker.name}")
-            figures.append(
-                (
-                    f"{time:g} s" if budget is None else str(budget),
-                    "?" if tuning is None else str(tuning + tests),
-                    f"{hours:.2f}",
-                    f"{megabytes:.0f}",
+            timed = settings.study.time if attacker.searches else None
+            suggestions = _suggestions(settings, attacker) if timed is None else None
+            lines.append(
+                Line(
+                    settings=settings,
+                    attacker=attacker,
+                    suggestions=suggestions,
+                    budget=timed or 0.0,
+                    tuning=None if suggestions is None else suggestions * counts.tuning * seeds,
+                    tests=counts.test * seeds,
                 )
             )
-            trials, timed = trials + (tuning or 0) + tests, timed or tuning is None
-            total_hours += hours
-    names.append(f"{len(chosen)} cells x {len(config.attackers)} attackers")
-    known = f"{trials} and tuning" if timed else str(trials)
-    figures.append(("", known, f"{total_hours:.2f}", f"{total_megabytes:.0f}"))
-    columns = dict(zip(_COLUMNS, zip(*figures, strict=True), strict=True))
-    counts = config.victims
-    title = f"Planned: {counts.tuning} tuning victims and {counts.test} test victims in each cell"
-    if config.seeds > 1:
-        title += f", at each of {config.seeds} seeds"
-    return figure_table(title, "cell / attacker", names, columns, width=width)
+    return Plan(lines=tuple(lines), paces=None)
 
 
-_COLUMNS = ("suggestions", "trials", "CPU-hours\n(estimate)", "captures\nMB")
+def measured(plan: Plan, say: Say) -> Plan:
+    """The plan with the pace of each kind of cell on this machine; `say` is told what is being measured."""
+    cells = [resolve(settings) for settings in plan.cells]
+    attackers = list({line.attacker.name: line.attacker for line in plan.lines}.values())
+    return dataclasses.replace(plan, paces=measure(attackers, cells, say))
 
 
-def _budget(settings: SweepConfig, attacker: AttackerConfig) -> int:
+def victims_line(plan: Plan) -> str:
+    """How many victims each cell has, and at how many seeds."""
+    settings = plan.lines[0].settings
+    counts = settings.victims
+    seeds = f", at each of {settings.seeds} seeds" if settings.seeds > 1 else ""
+    return f"Planned: {counts.tuning} tuning victims and {counts.test} test victims in each cell{seeds}"
+
+
+def plan_table(plan: Plan, *, width: int = WIDTH) -> Table:
+    """One line for each cell and attacker, and the totals.
+
+    A trial is one attack on one victim; a cell's attackers share its captures. Hours of CPU are shown where the plan is
+    measured.
+    """
+    names, figures = [], []
+    for line in plan.lines:
+        names.append(f"{line.settings.cell.name} / {line.attacker.name}")
+        hours = (
+            ()
+            if plan.paces is None
+            else (f"{line.seconds(plan.paces.cells[line.settings.cell.name]) / 3600:.2f}",)
+        )
+        figures.append(
+            (
+                f"{line.budget:g} s" if line.suggestions is None else str(line.suggestions),
+                "?" if line.tuning is None else str(line.tuning + line.tests),
+                *hours,
+            )
+        )
+    attackers = {line.attacker.name for line in plan.lines}
+    names.append(f"{len(plan.cells)} cells x {len(attackers)} attackers")
+    total = () if plan.paces is None else (f"{plan.totals(plan.paces).workers / 3600:.2f}",)
+    figures.append(("", f"{plan.trials} and tuning" if plan.timed else str(plan.trials), *total))
+    headings = ("suggestions", "trials", "CPU-hours")
+    columns = dict(zip(headings, zip(*figures, strict=True), strict=False))
+    return figure_table(None, "cell / attacker", names, columns, width=width)
+
+
+def cost_line(plan: Plan, workers: int) -> str:
+    """How long the plan takes with so many workers, and how much disk, in one line; empty if it is not measured."""
+    if plan.paces is None:
+        return ""
+    totals = plan.totals(plan.paces)
+    least = "at least " if plan.timed else ""
+    return (
+        f"About {least}{duration(totals.wall(workers))} with {workers} {'worker' if workers == 1 else 'workers'} here: "
+        f"{totals.cpu_hours:.2f} CPU-hours, {totals.megabytes:.0f} MB on disk. Good to a factor of two."
+    )
+
+
+def _suggestions(settings: SweepConfig, attacker: AttackerConfig) -> int:
     if not attacker.searches:
         return 0
     return len(attacker.space.grid()) if settings.study.sampler == "grid" else settings.study.suggestions
-
-
-def _trial_seconds(settings: SweepConfig, attacker: AttackerConfig) -> float:
-    """The mean over families, which may all be chosen."""
-    # About nine passes of a forward's cost: forward, backward, weight gradients, and the second backward.
-    gflops = 9 * 2e-9 * _multiplications(settings.model)
-    batch = settings.federation.local.batch_size
-    families: Sequence[FamilyConfig | AttackerConfig] = list(attacker.families.values()) or [attacker]
-    passes = [_passes(family.attack, family.search, batch) for family in families]
-    return sum(passes) / len(passes) * gflops * _SECONDS_PER_GFLOP
-
-
-def _passes(attack: AnyAttack, search: Mapping[str, Parameter], batch: int) -> float:
-    """The attack's cost; where its restarts are searched, the mean between the fewest and the most."""
-    searched = search.get("restarts")
-    if not isinstance(searched, IntRange):
-        return attack.cost(batch)
-    ends = [with_params(attack, {"restarts": count}) for count in (searched.low, searched.high)]
-    return statistics.fmean(each.cost(batch) for each in ends)
-
-
-def _parameters(model: ModelConfig) -> int:
-    return sum(parameter.numel() for parameter in build_model(model).parameters())
-
-
-def _multiplications(model: ModelConfig) -> float:
-    """Multiplications of one forward pass on one image, from a pass on the meta device."""
-    from torch.utils.flop_counter import FlopCounterMode  # It imports triton, where that is installed.
-
-    with FlopCounterMode(display=False) as counter:
-        build_model(model).eval()(model.shape.empty(1, "meta"))
-    return float(counter.get_total_flops()) / 2

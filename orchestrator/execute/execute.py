@@ -428,6 +428,13 @@ def _alive_nodes() -> dict[str, dict[str, float]]:
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
+def local_workers(address: str, *, workers: int | None, threads: int) -> int:
+    """How many trials run at a time on the CPUs of this machine: what `make_executor` would start for `local`."""
+    if address == "serial":
+        return 1
+    return workers or max(1, _usable_cpus() // threads)
+
+
 def _usable_cpus() -> int:
     """The CPUs that this process may use, which are fewer than the machine's under Slurm."""
     if hasattr(os, "sched_getaffinity"):

@@ -151,6 +151,15 @@ def progress_line(
     )
 
 
+def duration(seconds: float) -> str:
+    """In words: seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"
+
+
 def clock(seconds: float) -> str:
     """Hours, minutes and seconds, such as `1:02:03` or `2:03`."""
     minutes, rest = divmod(int(seconds), 60)

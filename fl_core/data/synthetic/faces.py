@@ -7,7 +7,10 @@ defenses can be run end to end; a number that is to be quoted needs the real ima
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -113,10 +116,25 @@ def write_faces(
         ) from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class UnwrittenFaces(PictureFiles):
+    """The files that `write_faces` would write, painted in memory: the same bytes, and the same pictures."""
+
+    seed: int
+
+    def content(self, index: int) -> bytes:
+        """See `PictureSource`."""
+        return _stored_face(self.seed, index)
+
+    def picture(self, index: int) -> Image.Image:
+        """See `PictureSource`."""
+        return Image.open(io.BytesIO(self.content(index)))
+
+
 def unwritten_faces(
     root: Path, *, num: int, seed: int, attributes: Sequence[str], shape: ImageShape, resize: Resize = "crop"
 ) -> ImageDataset:
-    """The data set that `write_faces` would write, with names, labels and splits; there are no images to read.
+    """The data set that `write_faces` would write; each image is painted anew when it is asked for.
 
     Raises `InputError` for an attribute that there is not.
     """
@@ -130,7 +148,7 @@ def unwritten_faces(
     names = np.array([_name(index) for index in range(num)])
     return ImageDataset(
         root=root,
-        source=PictureFiles(folder=root / IMAGE_FOLDER, names=names),
+        source=UnwrittenFaces(folder=root / IMAGE_FOLDER, names=names, seed=seed),
         shape=shape,
         resize=resize,
         classes=attribute_classes(attributes),
@@ -140,6 +158,14 @@ def unwritten_faces(
         split_by=str(root / PARTITION_CSV),
         fingerprint="",
     )
+
+
+@lru_cache(maxsize=4096)
+def _stored_face(seed: int, index: int) -> bytes:
+    """The bytes that `write_faces` gives a face."""
+    stored = io.BytesIO()
+    Image.fromarray(render_face(seed, index)[0]).save(stored, format="JPEG", quality=_JPEG_QUALITY)
+    return stored.getvalue()
 
 
 def _name(index: int) -> str:

@@ -28,7 +28,7 @@ from orchestrator.config import sweep as settings
 from orchestrator.config.parse import load_sweep, spell_out, suggested_attack
 from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import AttackerConfig, SweepConfig
-from orchestrator.driver.plan import plan_table
+from orchestrator.driver.plan import make_plan, plan_table
 from orchestrator.driver.sweep import Outcome, run_sweep
 from orchestrator.runtime.progress import Silent
 from tests.support.small import comparable, sweep, tree
@@ -195,7 +195,7 @@ def test_a_plan_counts_families(faces_root: Path) -> None:
     spell_out(spelled, where="test")
     console = Console(width=120, file=io.StringIO())
     with console.capture() as shown:
-        console.print(plan_table(build(SweepConfig, spelled, where="test"), ["*"]))
+        console.print(plan_table(make_plan(build(SweepConfig, spelled, where="test"), ["*"])))
     assert " 5 " in shown.get(), "three choices of one family and two of the other"
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fl_core.base.errors import LONGEST, InputError
 from orchestrator.cli.experiment import Experiment, parse, parser
 from orchestrator.config.parse import load_sweep
-from orchestrator.driver.plan import plan_table
+from orchestrator.driver.plan import make_plan, plan_table
 
 TREE: dict[str, Any] = {
     "name": "demo",
@@ -210,7 +210,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(file: Path, text: str, overrides: tuple[str, ...] = ()) -> None:
     file.write_text(text, encoding="utf-8", errors="surrogatepass")
-    plan_table(load_sweep(file, overrides), "*")
+    plan_table(make_plan(load_sweep(file, overrides), "*"))
 
 
 def test_the_tree_itself_is_a_sweep(file: Path) -> None:

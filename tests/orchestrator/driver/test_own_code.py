@@ -201,13 +201,19 @@ attackers: [{{name: generic, attack: analytic}}]
 def test_a_dry_run_takes_them_and_refuses_mistakes_in_one_line(tmp_path: Path, faces_root: Path) -> None:
     path = write_own(tmp_path, faces_root)
     out = tmp_path / "out"
-    done = gradsweep("sweep", path, "--dry-run", "--out", out)
+    done = gradsweep("sweep", path, "--dry-run", "--no-calibrate", "--out", out)
     assert done.returncode == 0, done.stderr
     assert "blur / mine" in done.stdout
     refused(
-        gradsweep("sweep", path, "--dry-run", "--out", out, "--set", "cells.1.defense.0.sgima=1"),
+        gradsweep(
+            "sweep", path, "--dry-run", "--no-calibrate", "--out", out, "--set", "cells.1.defense.0.sgima=1"
+        ),
         "Did you mean 'sigma'?",
     )
     broken = DEFENSE.replace("return (Noise(distribution", "return (Nise(distribution")
     (tmp_path / "code" / "my_defense.py").write_text(broken)
-    refused(gradsweep("sweep", path, "--dry-run", "--out", out), "failed in facts: NameError", "line ")
+    refused(
+        gradsweep("sweep", path, "--dry-run", "--no-calibrate", "--out", out),
+        "failed in facts: NameError",
+        "line ",
+    )

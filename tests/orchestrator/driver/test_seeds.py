@@ -11,7 +11,7 @@ import pytest
 from fl_core.base.errors import InputError
 from orchestrator.analysis.summary import summary_lines, winners
 from orchestrator.config.sweep import SweepConfig
-from orchestrator.driver.plan import check_plan, plan_table
+from orchestrator.driver.plan import check_plan, make_plan, plan_table, victims_line
 from orchestrator.io.identity import content_hash
 from orchestrator.report.notes import notes
 from orchestrator.report.reader import Results
@@ -104,8 +104,8 @@ def test_report_and_progress_count_all_seeds(repeated: Path) -> None:
 def test_a_plan_counts_all_seeds(faces_root: Path) -> None:
     config = small(faces_root, seeds=3)
     check_plan(config, ["*"])
-    table = plan_table(config, ["*"])
-    assert "at each of 3 seeds" in str(table.title)
+    table = plan_table(make_plan(config, ["*"]))
+    assert "at each of 3 seeds" in victims_line(make_plan(config, ["*"]))
     assert [str(cell) for cell in table.columns[2].cells][-1] == str(2 * 3 * (2 + 2))
 
 

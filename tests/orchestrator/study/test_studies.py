@@ -38,7 +38,8 @@ from orchestrator.config.address import PASSWORD
 from orchestrator.config.parse import cell_settings
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver import sweep as driver
-from orchestrator.driver.plan import plan_table
+from orchestrator.driver.pace import Pace
+from orchestrator.driver.plan import make_plan, plan_table
 from orchestrator.driver.sweep import run_sweep
 from orchestrator.execute.execute import Done, SerialExecutor
 from orchestrator.report.report import write_report
@@ -495,9 +496,13 @@ def test_gpu_seconds_are_seconds_times_the_share_of_a_gpu_and_spend_that_budget(
 
 def test_a_plan_says_the_budget_of_time(faces_root: Path) -> None:
     console = Console(record=True, width=120)
-    console.print(plan_table(sweep(faces_root, study__seconds=7200, victims__test=1), ["none"]))
+    plan = make_plan(sweep(faces_root, study__seconds=7200, victims__test=1), ["none"])
+    console.print(plan_table(plan))
     cells = re.split(r"  +", console.export_text().splitlines()[4])
-    assert cells[:4] == ["none / generic", "7200 s", "?", "2.00"]
+    assert cells[:3] == ["none / generic", "7200 s", "?"]
+    (line,) = plan.lines
+    pace = Pace(weights=0.0, capture=0.0, capture_bytes=0, trials={"generic": 3.0})
+    assert line.seconds(pace) == 7200 + 2 * 3.0, "the test victim is attacked, and so is noise in its place"
 
 
 def with_different_bests(plain: Path, copy: Path) -> dict[str, Any]:

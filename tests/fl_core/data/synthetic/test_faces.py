@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from fl_core.base.errors import InputError
+from fl_core.base.shape import ImageShape
 from fl_core.data.kinds.celeba import check_celeba, open_celeba
 from fl_core.data.kinds.celeba_folder import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV
-from fl_core.data.synthetic.faces import ATTRIBUTES, render_face, write_faces
+from fl_core.data.synthetic.faces import ATTRIBUTES, render_face, unwritten_faces, write_faces
 
 Pixels = npt.NDArray[np.floating[Any]]
 NUM = 1000
@@ -281,3 +282,15 @@ def test_sex_can_be_learned(gallery: Gallery) -> None:
     gram = features[train].T @ features[train] + 20 * np.eye(features.shape[1])
     weights = np.linalg.solve(gram, features[train].T @ target[train])
     assert ((features[test] @ weights > 0) == (target[test] > 0)).mean() > 0.8
+
+
+def test_faces_that_are_not_written_yet_are_those_that_will_be(tmp_path: Path) -> None:
+    shape = ImageShape.square(32)
+    write_faces(tmp_path / "written", num=16, seed=3)
+    written = open_celeba(tmp_path / "written", attributes=("Male",), shape=shape)
+    planned = unwritten_faces(tmp_path / "not", num=16, seed=3, attributes=("Male",), shape=shape)
+    assert written.labels.equal(planned.labels)
+    for index in (0, 15):
+        assert written.source.content(index) == planned.source.content(index)
+        assert written.image(index).equal(planned.image(index))
+    assert not (tmp_path / "not").exists()
