@@ -1,7 +1,7 @@
 # make sweep   a first result in minutes: installs, runs sweeps/quickstart.yaml, prints the table
 # make test    installs what tests need, then linter, type checker and tests
 # make test-slow   the tests that take most of a minute or more each: kills, restarts, whole sweeps on Ray
-# make test-recipes   docs/recipes.md with the real Flower, NVFlare and Opacus: installs each by itself, needs a network
+# make test-recipes   docs/recipes.md with the real Flower, NVFlare and Opacus, docs/living.md with DuckDB and others: needs a network
 # make container-test   builds the image and runs it, a cluster of containers too; docs/containers.md says how
 # make test-cluster   batch scripts on an emulated Slurm and jobs on a real Ray head: minutes, root for Slurm
 # make lock    renews the pinned versions from pyproject.toml
@@ -24,12 +24,13 @@ test-slow: $(VENV)/.dev
 
 # What cannot be installed is skipped, with the reason.
 test-recipes: $(VENV)/.dev
-	for name in flower nvflare opacus; do \
+	for name in flower nvflare opacus readers; do \
 		test -d .recipes/$$name || $(PYTHON) -m venv .recipes/$$name; \
 		.recipes/$$name/bin/python -m pip install --quiet --disable-pip-version-check -r docs/recipes/$$name.txt \
 			|| rm -rf .recipes/$$name; \
 	done
-	GRADSWEEP_RECIPES=.recipes $(BIN)/pytest tests/docs/test_recipes.py -m 'slow or not slow'
+	GRADSWEEP_RECIPES=.recipes $(BIN)/pytest tests/docs/test_recipes.py tests/docs/test_living.py \
+		tests/orchestrator/exports -m 'slow or not slow'
 
 test-cluster: $(VENV)/.dev
 	$(BIN)/pytest tests/cluster

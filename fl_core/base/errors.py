@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import textwrap
 from collections.abc import Iterable
 
@@ -45,6 +46,11 @@ def one_line(text: str, *, longest: int = LONGEST) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its type where it says nothing."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def alike(text: str) -> str:
+    """What errors and notes have in common that differ in numbers alone: the text with each number as 0."""
+    return re.sub(r"\d[\d.,e+-]*", "0", text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

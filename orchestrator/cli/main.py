@@ -20,6 +20,7 @@ from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import compare as cli_compare
 from orchestrator.cli import shell as cli_shell
 from orchestrator.cli import suite as cli_suite
+from orchestrator.cli.results import folders as cli_folders
 from orchestrator.execute.lifelines import RayLost
 from orchestrator.runtime.stop import EXIT_CODE, Stop, Stopped, farewell
 from orchestrator.runtime.terminal import console as terminal
@@ -42,6 +43,7 @@ app.command()(cli_suite.analyze)
 app.command()(cli_compare.compare)
 app.command()(cli_shell.schema)
 app.command()(cli_shell.completion)
+cli_folders.add(app)
 app.callback(invoke_without_command=True)(cli_shell.options)
 
 BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
@@ -67,6 +69,7 @@ def sweep(
         bool, typer.Option(help="With --dry-run: measure each kind of cell for some seconds.")
     ] = True,
     yes: Annotated[bool, typer.Option("--yes", help="Start what is slow without asking.")] = False,
+    keep_going: cli_folders.KeepGoing = False,
 ) -> None:
     """Run a sweep, or resume it: trials that are finished in the results folder are not repeated."""
     from orchestrator.cli import sweeps
@@ -77,7 +80,15 @@ def sweep(
             file, terminal(), overrides=overrides, cells=cells or [], address=address, calibrate=calibrate
         )
         return
-    failed = sweeps.run_file(file, out, terminal(), overrides=overrides, cells=cells or [], address=address)
+    failed = sweeps.run_file(
+        file,
+        out,
+        terminal(),
+        overrides=overrides,
+        cells=cells or [],
+        address=address,
+        keep_going=keep_going,
+    )
     raise typer.Exit(SOME_FAILED if failed else 0)
 
 

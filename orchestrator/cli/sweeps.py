@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,8 @@ from orchestrator.driver.plan import (
     victims_line,
 )
 from orchestrator.driver.refine import run_refined
-from orchestrator.driver.sweep import resolve, run_sweep
+from orchestrator.driver.streak import FAILURES
+from orchestrator.driver.sweep import Outcome, resolve, run_sweep
 from orchestrator.execute.execute import local_workers
 from orchestrator.report.notes import notes
 from orchestrator.report.reader import Results
@@ -55,9 +57,11 @@ def run_file(
     overrides: Sequence[str],
     cells: Sequence[str],
     address: str,
+    keep_going: bool,
 ) -> int:
     """Run a sweep file, or resume it, in `folder` (`results/NAME` if None) and report; how many trials failed.
 
+    Failures of one kind in a row end it, unless it is to keep going.
     Raises `InputError` for bad input, `Stopped` where the process is told to stop, `RayLost` with its cluster.
     """
     config = load_sweep(file, overrides)
@@ -71,12 +75,24 @@ def run_file(
             reporter=ConsoleReporter(console),
             cells=patterns,
             stop=stop,
+            patience=None if keep_going else FAILURES,
         )
         # Thresholds look at all their cells; a part of them is run as it is.
         outcome = run_refined(config, out, run) if patterns == ALL_CELLS else run(config)
         report_on(out, console)
-    console.print(f"{outcome.trials} trials, {outcome.fresh} of them run now, {outcome.failed} failed.")
+    print_end(outcome, out, console)
     return outcome.failed
+
+
+def print_end(outcome: Outcome, folder: Path, console: Console) -> None:
+    """Print the last line of a sweep, and what helps where failures stopped it."""
+    console.print(f"{outcome.trials} trials, {outcome.fresh} of them run now, {outcome.failed} failed.")
+    if outcome.stopped:
+        again = f"gradsweep retry {shlex.quote(str(folder))}"
+        console.print(
+            f"{outcome.stopped}. The sweep stopped; mend that and run `{again}`, or go on with --keep-going.",
+            soft_wrap=True,
+        )
 
 
 def show_plan(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.io.files import write_atomically
 from orchestrator.io.guard import refuse_links
 from orchestrator.io.parquet import parquet_bytes
+from orchestrator.io.whole import appearing, check_new
 from orchestrator.results import schema
 from orchestrator.results.folder import CLAIM, claim_folder, claimed, first_difference
 from orchestrator.results.schema import trials_schema, trials_table
@@ -34,7 +33,7 @@ from orchestrator.results.utility_files import (
 )
 
 _TIMES = ("seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb")
-_OF_THE_RUN = (*_TIMES, "host", "git_commit", "versions", "started_at")
+OF_THE_RUN = (*_TIMES, "host", "git_commit", "versions", "started_at")
 """Columns in which two runs of one trial may differ."""
 _OF_THE_MACHINE = ("workers", "gpus_per_trial", "keep_captures")
 """Settings of `execution` that decide where trials run and what is kept, and no figure."""
@@ -59,15 +58,16 @@ def merge_folders(folders: Sequence[Path], out: Path) -> Merged:
     for folder in (*folders, out):
         refuse_links(folder)
     config = _common_config(folders)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out} is there already; merge into a new folder with another --out.")
+    check_new(out, "merge")
     columns = trials_schema(attacker.space.every() for attacker in config.attackers)
     with ExitStack() as held:
         for folder in folders:
             # Keeps a running sweep out, takes over what a killed one left in its log, and checks the columns.
             held.enter_context(ResultStore(folder, columns))
         data = united({folder: _data(folder) for folder in folders})
-        with _appearing(out) as scratch:
+        with appearing(out) as scratch:
+            for name in ("trials", "studies", "images", UTILITY):
+                (scratch / name).mkdir()
             rows, pictured_in = _united_trials(folders, columns)
             _write(scratch / "trials" / "part-000001.parquet", rows)
             _write(scratch / "studies" / "studies.parquet", _united_studies(folders))
@@ -118,24 +118,6 @@ def _data(folder: Path) -> dict[str, set[str]]:
     return data_by_cell(read_rows(folder).select(["cell", "data"]).to_pylist())
 
 
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` at the end; after an error nothing is left of it.
-
-    A process that is killed leaves a folder whose name begins with `_`, without `sweep.json`.
-    """
-    scratch = out.parent / f"_{out.name}-{secrets.token_hex(4)}"
-    try:
-        for name in ("trials", "studies", "images", UTILITY):
-            (scratch / name).mkdir(parents=True)
-        yield scratch
-        scratch.replace(out)
-    except OSError as error:
-        raise InputError(f"Cannot write {out}: {error.strerror}; use another --out.") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
 def _united_trials(folders: Sequence[Path], columns: pa.Schema) -> tuple[pa.Table, dict[Path, set[str]]]:
     """All rows, each trial's once, and which trials were taken from which folder."""
     owner: dict[str, tuple[Path, list[Row]]] = {}
@@ -160,7 +142,7 @@ def _check_same(trial: str, one: tuple[Path, list[Row]], other: tuple[Path, list
     """Raise `InputError` where two results of one trial differ in more than when and where they were made."""
 
     def content(rows: list[Row]) -> list[dict[str, str]]:
-        plain = [{k: repr(v) for k, v in row.items() if k not in _OF_THE_RUN} for row in rows]
+        plain = [{k: repr(v) for k, v in row.items() if k not in OF_THE_RUN} for row in rows]
         return sorted(plain, key=lambda row: row["image_id"])
 
     for left, right in zip(content(one[1]), content(other[1]), strict=False):

@@ -17,10 +17,13 @@ def run_refined(config: SweepConfig, folder: Path, run: Callable[[SweepConfig], 
     """`run` the sweep, and again with the cells that its thresholds ask for until none is left or the budget ends.
 
     What was run is taken from `folder` each time, so the same strengths follow after an interruption. Strengths that
-    the folder has beyond those, of a larger `refine` or another version, are finished in the end: they count too.
+    the folder has beyond those, of a larger `refine` or another version, are finished in the end: they count too. A run
+    that was stopped by failures ends it all.
     """
     outcome = run(config)
     for step in range(max((threshold.refine for threshold in config.thresholds), default=0)):
+        if outcome.stopped:
+            return outcome
         new = next_cells(config, folder, summary_lines(folder), step)
         if not new:
             break
@@ -29,7 +32,7 @@ def run_refined(config: SweepConfig, folder: Path, run: Callable[[SweepConfig], 
     noted = claimed(folder)
     names = {cell.name for cell in config.cells}
     further = [cell for cell in noted.cells if cell.name not in names] if noted else []
-    if further:
+    if further and not outcome.stopped:
         outcome = _joined(outcome, run(dataclasses.replace(config, cells=(*config.cells, *further))))
     return outcome
 

@@ -25,8 +25,10 @@ from orchestrator.capture.used_data import DataCheck
 from orchestrator.config.parse import cell_settings
 from orchestrator.config.space import Params
 from orchestrator.config.sweep import AttackerConfig, SweepConfig
+from orchestrator.driver.again import Again
 from orchestrator.driver.checks import check_sweep
 from orchestrator.driver.consent import require_consent
+from orchestrator.driver.streak import Streak
 from orchestrator.execute.execute import (
     Done,
     Executor,
@@ -71,11 +73,15 @@ LOSSES = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep ended: trials with a row in all, how many of them this run did, how many failed."""
+    """How a sweep ended: trials with a row in all, how many of them this run did, how many failed.
+
+    `stopped` says why it ended early, where too many trials failed for one reason.
+    """
 
     trials: int
     fresh: int
     failed: int
+    stopped: str | None = None
 
 
 def resolve(config: SweepConfig) -> SweepConfig:
@@ -104,18 +110,33 @@ def run_sweep(
     cells: Sequence[str] = ("*",),
     stop: Stop | None = None,
     job: Callable[..., TrialResult] | None = None,
+    again: Again | None = None,
+    patience: int | None = None,
 ) -> Outcome:
     """Run or resume the sweep in the folder `out`; `cells` are patterns of cell names, `job` see `Driver`.
+
+    Finished trials that are to run `again` are taken out once everything is prepared. So many trials as `patience` has
+    that fail in a row for one reason end the sweep; None: it goes on.
 
     A local Ray that dies is started again, a cluster that is lost is waited for, and the sweep resumes. Raises
     `InputError` for bad input, `Stopped` when `stop` was told to, `RayLost` where Ray does not come back or is lost
     `LOSSES` times without a trial in between. Finished trials are on disk whatever happens.
     """
-    stop = stop or Stop()
+    stop, again = stop or Stop(), again or Again()
     fresh = fruitless = 0
     while True:
         try:
-            outcome = _run(config, out, address=address, reporter=reporter, cells=cells, stop=stop, job=job)
+            outcome = _run(
+                config,
+                out,
+                address=address,
+                reporter=reporter,
+                cells=cells,
+                stop=stop,
+                job=job,
+                again=again,
+                patience=patience,
+            )
             return dataclasses.replace(outcome, fresh=fresh + outcome.fresh)
         except RayLost as lost:
             fresh, fruitless = fresh + lost.fresh, 1 if lost.fresh else fruitless + 1
@@ -140,6 +161,8 @@ def _run(
     cells: Sequence[str],
     stop: Stop,
     job: Callable[..., TrialResult] | None,
+    again: Again,
+    patience: int | None,
 ) -> Outcome:
     """`run_sweep` with one Ray; raises `RayLost` with it."""
     chosen = [cell_settings(config, cell) for cell in config.matching_cells(cells)]
@@ -172,8 +195,8 @@ def _run(
             executor()  # Nothing but connecting says whether there is a cluster: better now than after the captures.
         finished = not store.empty or bool(utility_paths(out))
         ours = check_folder(out, config, finished=finished)
-        start = warm_starts(config, out, claimed=ours, say=reporter.message)
         claim = read_claim(out) if ours else None
+        start = warm_starts(config, out, before=claim.config if claim else None, say=reporter.message)
         datasets, check = _DataCache(reporter), DataCheck(out, config, claim, store.data, reporter.message)
         with stop.window():
             sets = [check.admit(own.cell.name, datasets.of(own)) for own in chosen]
@@ -203,10 +226,21 @@ def _run(
                 )  # Before the folder is claimed: a picture that is mended is not another one.
         if not ours:
             store.forget_suggestions()
-            note_warm_starts(config, out, start)
+        note_warm_starts(config, out, start)
         claim_folder(out, config, check.note(), ours=ours)
+        again.forget(store)
         mirror = Mirror(config.study.storage, out, sweep=config.name, say=reporter.message)
-        driver = Driver(prepared, config, store, reporter, stop=stop, mirror=mirror, start=start, job=job)
+        driver = Driver(
+            prepared,
+            config,
+            store,
+            reporter,
+            stop=stop,
+            mirror=mirror,
+            start=start,
+            job=job,
+            patience=patience,
+        )
         driver.plan()
         if driver.unfinished:
             with stop.window():
@@ -215,9 +249,10 @@ def _run(
             driver.run(executor())
         mirror.close()
         store.compact()
-        if not config.execution.keep_captures:
+        outcome = driver.outcome()
+        if not (config.execution.keep_captures or outcome.stopped):
             captures.drop()
-        return driver.outcome()
+        return outcome
 
 
 def _check_images(cells: Sequence[Cell]) -> None:
@@ -262,10 +297,11 @@ class Driver:
         mirror: Mirror,
         start: Mapping[str, Sequence[Params]],
         job: Callable[..., TrialResult] | None = None,
+        patience: int | None = None,
     ) -> None:
         self._config, self._store, self._reporter, self._mirror = config, store, reporter, mirror
         self._stop, self._job = stop, job or trial_job
-        self._start = start
+        self._start, self._streak = start, Streak(patience)
         self._studies = [self._study(cell, attacker) for cell in cells for attacker in config.attackers]
         self._cells = list(cells)
         self._utility = UtilityRuns(cells, store.folder, reporter, stop)
@@ -300,12 +336,16 @@ class Driver:
     def run(self, executor: Executor) -> None:
         """Work until every study has its test results.
 
-        When told to stop, what runs on workers has `GRACE` seconds to end, what runs in this process none.
+        When told to stop, what runs on workers has `GRACE` seconds to end, what runs in this process none. So it has
+        where too many trials have failed for one reason; `outcome` then says so.
         """
         try:
             self._utility.train_large(executor)
             self._gpu_share = executor.gpu_share
             while self._waiting or self._running or self._utility.left:
+                if self._streak.text:
+                    self._await_running(executor)
+                    return
                 self._stop.check()
                 self._fill(executor)
                 self._utility.start(executor, partial(self._breakable, executor=executor))
@@ -325,7 +365,12 @@ class Driver:
 
     def outcome(self) -> Outcome:
         """Counts for the exit code."""
-        return Outcome(trials=self._resumed + self._fresh, fresh=self._fresh, failed=self._failed)
+        return Outcome(
+            trials=self._resumed + self._fresh,
+            fresh=self._fresh,
+            failed=self._failed,
+            stopped=self._streak.text,
+        )
 
     def _await_running(self, executor: Executor) -> None:
         end = time.monotonic() + GRACE
@@ -413,7 +458,7 @@ class Driver:
             self._attempts[spec.trial_id] += 1
             self._waiting.add(study.name, (study, spec), urgent=True)
             return
-        result: TrialResult = done.result if done.error is None else _lost(spec, tries, done.error)
+        result: TrialResult = done.result if done.error is None else lost(spec, tries, done.error)
         rows = rows_of(
             study.cell,
             spec,
@@ -430,6 +475,8 @@ class Driver:
         )
         self._store.add_trial(FinishedTrial(spec.trial_id, rows, pictures))
         self._fresh += 1
+        failed = result.status == "failed"
+        self._streak.take((result.error or "") if failed else None, trial=spec.trial_id)
         self._settle(study, spec, rows)
         self._reporter.expect(self._jobs())
         self._reporter.job_done(study.name, mean_of([row["psnr"] for row in rows]))
@@ -449,7 +496,7 @@ class Driver:
         return self._accuracies[key]
 
 
-def _lost(spec: TrialSpec, tries: Sequence[int], error: BaseException) -> TrialResult:
+def lost(spec: TrialSpec, tries: Sequence[int], error: BaseException) -> TrialResult:
     """The result of a trial whose job raised, or whose process is gone, after these packings."""
     line = next(iter(str(error).splitlines()), "")
     what = ran_out(tries) if isinstance(error, MemoryError) else type(error).__name__

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
+from fl_core.base.errors import alike
 from fl_core.base.types import clipped_to_zeros
 from orchestrator.analysis.intervals import FEWEST, FEWEST_SEEDS, share_interval
 from orchestrator.analysis.lines import Line, Winner
@@ -30,7 +30,7 @@ def notes(lines: Sequence[Line]) -> list[str]:
     kinds = (
         [(line.name, f"by {line.method}", line.method) for line in scored],
         [(line.name, f"labels right: {labels(line)}", labels(line)) for line in scored],
-        [(line.name, note, _shape(note)) for line in lines for note in line.notes],
+        [(line.name, note, alike(note)) for line in lines for note in line.notes],
         [(line.name, preselected(line), line.name) for line in lines if line.batches],
         [(line.name, _winner(line.winner), line.name) for line in lines if line.winner],
     )
@@ -84,11 +84,6 @@ def chance(lines: Iterable[Line]) -> str:
         return ""
     about = f", here about {count / 20:.0f}" if count >= 20 else ""
     return f"{count} comparisons, each at 95%: one interval in 20 may miss by chance{about}."
-
-
-def _shape(note: str) -> str:
-    """What notes have in common that differ in numbers alone."""
-    return re.sub(r"\d[\d.,e+-]*", "0", note)
 
 
 def _grouped(told: Iterable[tuple[str, str, str]], *, rows: int) -> list[str]:

@@ -17,7 +17,8 @@ from orchestrator.capture.datasets import data_line
 from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import AttackerConfig
 from orchestrator.results.folder import claimed
-from orchestrator.results.schema import study_name
+from orchestrator.results.schema import TRIALS_BASE, study_name
+from orchestrator.results.store import NoResults
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,13 @@ class Results:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """All rows of all trials."""
-        return read_trials(self.folder)
+        """All rows of all trials; raises `NoResults` where there are none and no sweep is noted either."""
+        try:
+            return read_trials(self.folder)
+        except NoResults:
+            if not self.config:
+                raise
+            return pd.DataFrame(TRIALS_BASE.empty_table().to_pandas())
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -80,12 +86,17 @@ class Results:
         """The best suggestion of each study."""
         return winners(self.folder)
 
-    def tested(self, line: Line) -> pd.DataFrame:
-        """The rows that this line's figures come from."""
-        mine = (self.rows["cell"] == line.cell) & (self.rows["attacker"] == line.attacker)
+    def tested(self, cell: str, attacker: str) -> pd.DataFrame:
+        """The rows that the figures of a cell and attacker come from; none where no trial of theirs is finished."""
+        mine = (self.rows["cell"] == cell) & (self.rows["attacker"] == attacker)
+        if not mine.any():
+            return self.rows[mine]
         return tested_rows(self.rows[mine], self.winners)
 
     @cached_property
     def victims(self) -> dict[tuple[str, str], pd.DataFrame]:
         """Each line's figures by victim, by cell and attacker, as `by_victim` has them."""
-        return {(line.cell, line.attacker): by_victim(exact(self.tested(line))) for line in self.lines}
+        return {
+            (line.cell, line.attacker): by_victim(exact(self.tested(line.cell, line.attacker)))
+            for line in self.lines
+        }

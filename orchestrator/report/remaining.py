@@ -22,11 +22,17 @@ class Pair:
     `tuning_planned` is None while a study with a budget of time goes on.
     """
 
-    name: str
+    cell: str
+    attacker: str
     tuning: int
     tuning_planned: int | None
     tests: int
     tests_planned: int
+
+    @property
+    def name(self) -> str:
+        """Cell and attacker."""
+        return f"{self.cell} / {self.attacker}"
 
     @property
     def finished(self) -> bool:
@@ -55,7 +61,6 @@ def progress(results: Results) -> str | None:
 def _pairs(results: Results) -> Iterator[Pair]:
     rows = results.rows
     tuned = rows[rows["phase"] != "test"].groupby(["cell", "attacker"])["trial_id"].nunique()
-    tests = {(line.cell, line.attacker): line.tests for line in results.lines}
     studies = dict(iter(results.studies.groupby("study")))
     for attacker in results.config["attackers"]:
         searched = build(AttackerConfig, attacker, where="sweep.json")
@@ -68,14 +73,16 @@ def _pairs(results: Results) -> Iterator[Pair]:
                 for seed in range(first, first + results.config["seeds"])
             ]
             found = [studies.get(name) for name in names]
-            tuning = [planned(study, tested=bool(tests.get(key))) for study in found]
+            tests = int(results.tested(*key)["trial_id"].nunique())
+            tuning = [planned(study, tested=bool(tests)) for study in found]
             # With no suggestion that worked there is no attacker to test.
             failed = sum(study is not None and bool((study["state"] == "failed").all()) for study in found)
             yield Pair(
-                name=" / ".join(key),
+                cell=key[0],
+                attacker=key[1],
                 tuning=int(tuned.get(key, 0)),
                 tuning_planned=None if None in tuning else sum(count or 0 for count in tuning),
-                tests=tests.get(key, 0),
+                tests=tests,
                 tests_planned=(len(found) - failed) * results.config["victims"]["test"],
             )
 

@@ -337,6 +337,13 @@ TRIALS: tuple[Column, ...] = (
         "matching loss, without the prior, of the selected restart. Its scale depends on the objective",
         null_when="no scores",
     ),
+    Column(
+        "convergence",
+        "string",
+        "JSON list of at most 33 pairs: iteration of the attack's last loop, and the lowest loss up to there (with the "
+        "prior, by which restarts and steps are chosen)",
+        null_when="the attack has no loop, the worker was lost, or in rows from before the column existed",
+    ),
     Column("iterations", "int64", "iterations that the attack took", null_when="no scores"),
     Column("restarts", "int64", "restarts that the attack's matching loop was set to"),
     Column(

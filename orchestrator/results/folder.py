@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fl_core.base.errors import InputError
+from fl_core.base.errors import InputError, hint, nearest
 from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.io.files import RESTORE, Damaged, read_json, write_json
@@ -19,6 +19,11 @@ CLAIM = "sweep.json"
 
 _LONG = 160
 """Longer values are not repeated whole in a message."""
+
+_MAY_GROW = "A folder takes further cells and attackers, more seeds and test victims, larger budgets."
+
+_GROWING = {"cells": "cell", "attackers": "attacker"}
+"""Lists that may gain entries, and what one of them is called."""
 
 _BUDGETS = ("suggestions", "seconds", "gpu_seconds")
 
@@ -37,6 +42,19 @@ class Claim:
 
     config: SweepConfig
     data: tuple[Any, ...]
+
+
+def check_folder_there(folder: Path) -> None:
+    """Raise `InputError` where there is no folder of this name, with the nearest one beside it."""
+    try:
+        if folder.is_dir():
+            return
+        beside = (path.name for path in folder.parent.iterdir() if path.is_dir())
+        near = hint(folder.name, beside) if folder.parent.is_dir() else ""
+    except OSError:
+        near = ""
+    what = "is no folder" if folder.exists() else "is not there"
+    raise InputError(f"{folder} {what}; give the results folder of a sweep.{near}")
 
 
 def read_claim(out: Path) -> Claim | None:
@@ -61,8 +79,9 @@ def claimed(out: Path) -> SweepConfig | None:
 def check_folder(out: Path, config: SweepConfig, *, finished: bool) -> bool:
     """Whether the folder is this config's; False where it is free, which is so while nothing in it is `finished`.
 
-    A larger budget of its studies, more seeds, more test victims, other refinements of its thresholds and other workers
-    extend a sweep. Raises `InputError` where the folder holds results of another sweep, or of one that is not known.
+    Further cells and attackers, more seeds, more test victims, a larger budget of its studies, other refinements of its
+    thresholds and other workers extend a sweep. Raises `InputError` where the folder holds results of another sweep, or
+    of one that is not known.
     """
     try:
         there = claimed(out)
@@ -78,7 +97,7 @@ def check_folder(out: Path, config: SweepConfig, *, finished: bool) -> bool:
         return False
     different = _difference(to_plain(there), to_plain(config))
     if different and finished:
-        raise InputError(f"{out} holds another sweep: {different}; use another --out.")
+        raise InputError(f"{out} holds another sweep: {different}; use another --out. {_MAY_GROW}")
     return different is None
 
 
@@ -96,7 +115,17 @@ def claim_folder(out: Path, config: SweepConfig, data: Sequence[object] = (), *,
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
     """What makes `new` another sweep than `old`."""
-    changed = first_difference(_fixed(old), _fixed(new))
+    before, now = _fixed(old), _fixed(new)
+    for kind, what in _GROWING.items():
+        names = [entry["name"] for entry in now[kind]]
+        gone = next((entry["name"] for entry in before[kind] if entry["name"] not in names), None)
+        if gone is not None:
+            near = nearest(gone, names)
+            renamed = f" (renamed to {near!r}? a trial is of its {what}'s name)" if near else ""
+            return f"the {what} {gone!r} is gone{renamed}"
+        entries = {entry["name"]: entry for entry in now[kind]}
+        now[kind] = [entries[entry["name"]] for entry in before[kind]]
+    changed = first_difference(before, now)
     if changed:
         return "{} was {} and is now {}".format(*changed)
     if new["seeds"] < old["seeds"]:

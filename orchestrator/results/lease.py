@@ -17,10 +17,12 @@ import re
 import socket
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -38,6 +40,52 @@ SILENCE = 30.0
 _OWNER = re.compile(r"\.owner-(\d{6,18})\.json")
 
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The driver that a results folder names as its own, and whether it still works on it.
+
+    `since` is when it began, in UTC; `silent` how many seconds ago it gave its last sign of life, by this machine's
+    clock.
+    """
+
+    host: str
+    process: int | None
+    since: datetime | None
+    silent: float
+    alive: bool
+
+    @property
+    def who(self) -> str:
+        """`process N on HOST`."""
+        return f"process {'?' if self.process is None else self.process} on {self.host}"
+
+
+def owner_of(folder: Path) -> Owner | None:
+    """The owner of a folder; None where the last one left in order, or there never was one. Writes and locks nothing.
+
+    On this machine a driver is dead once its process is gone, on another one after `SILENCE` seconds without a sign.
+    """
+    number = _newest(folder)
+    if not number:
+        return None
+    path = _owner_path(folder, number)
+    try:
+        silent = max(0.0, time.time() - path.stat().st_mtime)
+    except FileNotFoundError:
+        return None
+    said = _said(path)
+    machine, named = said.get("machine"), said.get("process")
+    process = named if isinstance(named, int) and named > 0 else None
+    gone = machine == _machine() and process is not None and not _runs(process)
+    return Owner(
+        host=str(machine.get("host")) if isinstance(machine, dict) else "?",
+        process=process,
+        since=_moment(said.get("since")),
+        silent=silent,
+        alive=silent < SILENCE and not gone,
+    )
 
 
 class Lease:
@@ -112,7 +160,7 @@ class Lease:
             if self._newest() > last + 1:  # We were slow, and somebody is two ahead.
                 self._path(last + 1).unlink(missing_ok=True)
                 continue
-            for number in self._numbers():
+            for number in _numbers(self.folder):
                 if number <= last:
                     self._path(number).unlink(missing_ok=True)
             return last + 1
@@ -181,22 +229,13 @@ class Lease:
             os.close(descriptor)
 
     def _path(self, number: int) -> Path:
-        return self.folder / f".owner-{number:06d}.json"
-
-    def _numbers(self) -> list[int]:
-        found = (_OWNER.fullmatch(path.name) for path in self.folder.glob(".owner-*.json"))
-        return sorted(int(match[1]) for match in found if match)
+        return _owner_path(self.folder, number)
 
     def _newest(self) -> int:
-        """The number of the owner file in force; 0 where there is none."""
-        return max(self._numbers(), default=0)
+        return _newest(self.folder)
 
     def _read(self, number: int) -> dict[str, object]:
-        """What an owner says of itself; nothing where its file is gone, not written yet, or damaged."""
-        try:
-            return unsealed(self._path(number).read_bytes())
-        except (FileNotFoundError, ValueError):
-            return {}
+        return _said(self._path(number))
 
     def _who(self, number: int) -> str:
         owner = self._read(number)
@@ -214,3 +253,45 @@ def _machine() -> dict[str, str]:
     """What tells machines, and one machine before and after a restart, apart."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return {"host": socket.gethostname(), "boot": boot.read_text().strip() if boot.is_file() else ""}
+
+
+def _owner_path(folder: Path, number: int) -> Path:
+    return folder / f".owner-{number:06d}.json"
+
+
+def _numbers(folder: Path) -> list[int]:
+    found = (_OWNER.fullmatch(path.name) for path in folder.glob(".owner-*.json"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _newest(folder: Path) -> int:
+    """The number of the owner file in force; 0 where there is none."""
+    return max(_numbers(folder), default=0)
+
+
+def _said(path: Path) -> dict[str, Any]:
+    """What an owner says of itself; nothing where its file is gone, not written yet, or damaged."""
+    try:
+        return unsealed(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _runs(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # Somebody else's, or none that can be asked for.
+    return True
+
+
+def _moment(said: object) -> datetime | None:
+    """A time in UTC from its ISO text; None for anything else."""
+    try:
+        found = datetime.fromisoformat(str(said))
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

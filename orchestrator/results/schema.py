@@ -41,7 +41,7 @@ _KEYS = {
     "studies": ("study", "suggestion", "params", "state"),
 }
 """By kind of file, the columns that are never null."""
-_JSON = {"differs": dict, "threat": dict, "versions": dict, "notes": list}
+_JSON = {"differs": dict, "threat": dict, "versions": dict, "notes": list, "convergence": list}
 """Columns of trials that hold JSON, and of which shape."""
 
 

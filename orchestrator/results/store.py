@@ -11,11 +11,12 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fl_core.base.errors import InputError
 from orchestrator.config.space import Params
@@ -146,6 +147,26 @@ class ResultStore:
         if due or sum(len(t.rows) for t in self._pending) >= FLUSH_ROWS:
             self.flush()
 
+    def forget(self, trials: Set[str]) -> None:
+        """Take finished trials out for good, with their pictures, so that they run again.
+
+        A crash midway leaves some of them: nothing else is lost.
+        """
+        self.flush()
+        gone = pa.array(sorted(trials), pa.string())
+        for name in ("trials", "images"):
+            for part, table in _read_parts(self.folder / name).items():
+                kept = table.filter(pc.invert(pc.is_in(table.column("trial_id"), value_set=gone)))
+                if len(kept) == 0:
+                    self._lease.check()
+                    with clearly("remove", part):
+                        part.unlink()
+                elif len(kept) < len(table):
+                    plain = kept.replace_schema_metadata({"gradsweep": schema.VERSION})
+                    _write_parquet(part, plain, self._lease.check)
+        self._rows = {trial: rows for trial, rows in self._rows.items() if trial not in trials}
+        self._pictured -= trials
+
     def add_suggestion(self, row: StudyRow) -> None:
         """Record a suggestion, or its new state."""
         if self._studies.get((row.study, row.suggestion)) == row:
@@ -210,17 +231,17 @@ class ResultStore:
         self._adopt_log()
 
     def _check_columns(self, part: Path, found: pa.Schema) -> None:
-        """Raise `InputError` for other searched columns than this sweep has; new base columns may be missing."""
-        base = set(schema.TRIALS_BASE.names)
-        ours = {field.name: field.type for field in self._schema if field.name not in base}
-        theirs = {field.name: field.type for field in found if field.name not in base}
-        if ours != theirs:
-            name, _ = min(ours.items() ^ theirs.items(), key=lambda column: column[0])
-            there, here = (str(found.get(name, "missing")) for found in (theirs, ours))
-            raise InputError(
-                f"{part} has other columns than this sweep's search spaces give: {name} is {there} there and {here} "
-                "here; use another --out."
-            )
+        """Raise `InputError` for a searched column of another type than this sweep's; columns may be missing.
+
+        Which attackers a folder may gain and lose is not said by its columns, but by `check_folder`.
+        """
+        ours = {field.name: field.type for field in self._schema}
+        for column in found:
+            if ours.get(column.name, column.type) != column.type:
+                raise InputError(
+                    f"{part} has other columns than this sweep's search spaces give: {column.name} is {column.type} "
+                    f"there and {ours[column.name]} here; use another --out."
+                )
 
     def _adopt_log(self) -> None:
         for entry in self._journal.entries(mend=True):
@@ -240,17 +261,21 @@ def data_by_cell(rows: Iterable[Row]) -> dict[str, set[str]]:
     return found
 
 
+class NoResults(InputError):
+    """A results folder in which no trial is finished."""
+
+
 def read_rows(folder: Path, columns: Collection[str] | None = None) -> pa.Table:
     """All trial rows of a results folder, those that are only in its log too.
 
-    With `columns`, `trial_id` among them, only those, texts as dictionaries. Raises `InputError` where there are none,
-    or of another version.
+    With `columns`, `trial_id` among them, only those, texts as dictionaries. Raises `NoResults` where there are none,
+    `InputError` for those of another version.
     """
     # The log first: what moves to Parquet meanwhile is then seen twice, not missed.
     logged = _logged_trials(folder)
     parts = _read_parts(folder / "trials", columns)
     if not parts and not logged:
-        raise InputError(
+        raise NoResults(
             f"{folder} holds no results: {folder / 'trials'} has no Parquet file; run its sweep again."
         )
     known = {trial for table in parts.values() for trial in _trials_in(table)}
@@ -264,7 +289,7 @@ def read_rows(folder: Path, columns: Collection[str] | None = None) -> pa.Table:
         fresh = _narrowed(trials_table(rows, schema.schema_of(rows)), columns)
     found = _united([*parts.values(), fresh], present)
     if not len(found):
-        raise InputError(f"{folder} holds no results: the Parquet files in {folder / 'trials'} have no rows.")
+        raise NoResults(f"{folder} holds no results: the Parquet files in {folder / 'trials'} have no rows.")
     return found
 
 

@@ -143,10 +143,10 @@ def progress_line(
     fresh, left = done - resumed, total - done
     rate = fresh / passed if passed > 0 else 0.0
     enough = max(min(ENOUGH, (total - resumed) / 10), workers if workers > 1 else 0)
-    time_left = _clock(left / rate) if rate > 0 and fresh >= enough else "?"
+    time_left = clock(left / rate) if rate > 0 and fresh >= enough else "?"
     found = "  ".join(f"{study} {psnr:.1f} dB" for study, psnr in sorted(best.items()))
     return (
-        f"{int(done)}/{total} jobs  {rate * 60:.0f}/min  {_clock(passed)} passed, {time_left} left  "
+        f"{int(done)}/{total} jobs  {rate * 60:.0f}/min  {clock(passed)} passed, {time_left} left  "
         f"best: {found or '-'}"
     )
 
@@ -160,7 +160,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, such as `1:02:03` or `2:03`."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

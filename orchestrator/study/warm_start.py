@@ -24,23 +24,41 @@ class _Noted:
 
 
 def warm_starts(
-    config: SweepConfig, out: Path, *, claimed: bool, say: Callable[[str], None]
+    config: SweepConfig, out: Path, *, before: SweepConfig | None, say: Callable[[str], None]
 ) -> dict[str, list[Params]]:
     """The first suggestions of each study `CELL/ATTACKER`; empty without `study.warm_start`.
 
-    A folder that is `claimed` already has them noted; else they are looked for, and `say` is told what came of it.
-    Raises `InputError` where the other folder has nothing to start from, or something that is outside the search space.
+    A folder that was claimed `before` has them noted; for studies that the sweep gained since, or without a folder,
+    they are looked for, and `say` is told what came of it. Raises `InputError` where the other folder has nothing to
+    start from, or something that is outside the search space.
     """
     if config.study.warm_start is None:
         return {}
-    if not claimed:
-        return _find(config, Path(config.study.warm_start), say)
+    folder = Path(config.study.warm_start)
+    if before is None:
+        return _find(config, folder, say)
     try:
-        return read_json(_Noted, out / FILE).studies
+        noted = read_json(_Noted, out / FILE).studies
     except FileNotFoundError as error:
         raise InputError(
             f"{out / FILE} is missing, which says what the studies started from; {RESTORE}."
         ) from error
+    gained = _studies(config) - _studies(before)
+    if not gained:
+        return noted
+    found = _find(config, folder, say)
+    return noted | {study: first for study, first in found.items() if study in gained}
+
+
+def _studies(config: SweepConfig) -> set[str]:
+    """The names of all studies of a sweep."""
+    return {
+        study_name(cell.name, attacker.name, seed=seed, first=config.seed)
+        for cell in config.cells
+        for attacker in config.attackers
+        if attacker.searches
+        for seed in config.replicates
+    }
 
 
 def note_warm_starts(config: SweepConfig, out: Path, start: dict[str, list[Params]]) -> None:

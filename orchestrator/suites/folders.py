@@ -34,7 +34,13 @@ def write_folders(runs: Sequence[Run]) -> None:
     reason = load_lpips().reason if sweep.execution.lpips else "LPIPS was not asked for (execution.lpips)."
     for run in runs:
         run.folder.mkdir(parents=True, exist_ok=True)
-        write_files(run.folder, results.tested(run.line), images, heatmap=True, lpips_reason=reason)
+        write_files(
+            run.folder,
+            results.tested(run.line.cell, run.line.attacker),
+            images,
+            heatmap=True,
+            lpips_reason=reason,
+        )
         write_atomically(run.folder / CONFIG, _config(sweep, run).encode())
 
 

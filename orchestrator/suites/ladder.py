@@ -31,7 +31,7 @@ def rungs(results: Results) -> tuple[Rung, ...]:
     found: list[Rung] = []
     for attacker in dict.fromkeys(line.attacker for line in results.lines):
         lines = [line for line in results.lines if line.attacker == attacker]
-        values = [_preselected(results.tested(line)) for line in lines]
+        values = [_preselected(results.tested(line.cell, line.attacker)) for line in lines]
         found += [Rung(lines[0], NOTHING, 0)]
         found += [
             Rung(line, *_lost(before, after))

@@ -106,6 +106,7 @@ def rows_of(
         "accuracy": accuracy,
         "weights_accuracy": weights_accuracy,
         "gpu_seconds": 0.0 if spec.device == "cpu" else result.seconds * gpu_share,
+        "convergence": json.dumps(result.convergence) if result.convergence else None,
         "notes": None if result.notes is None else json.dumps(result.notes, ensure_ascii=False),
     }
     cost = ("iterations", "candidates_failed", "seconds", "cpu_seconds", "device", "peak_memory_mb")

@@ -22,6 +22,7 @@ from fl_core.base.types import clipped_to_zeros
 from fl_core.models.build import build_model
 from fl_core.threat.observation import NotObservable, observe, truth_behind
 from fl_core.threat.record import RoundRecord
+from orchestrator.trial.convergence import Trace
 from orchestrator.trial.memory import free, packings, ran_out
 from orchestrator.trial.score import ImageScore, scores_of
 from orchestrator.trial.spec import TrialInput, TrialSpec
@@ -35,7 +36,7 @@ class TrialResult:
 
     `method` and `notes` are the attack's own words on what it did; `label_accuracy` is the share of the signal's
     labels that it found, in any order. All three are null without scores. `packing` is how many restarts were last
-    run together: the attack's own setting, or less after memory had run out.
+    run together: the attack's own setting, or less after memory had run out. `convergence` is what `Trace` kept.
     """
 
     trial_id: str
@@ -46,6 +47,7 @@ class TrialResult:
     notes: tuple[str, ...] | None
     label_accuracy: float | None
     match_loss: float | None
+    convergence: tuple[tuple[int, float], ...]
     iterations: int | None
     candidates_failed: int | None
     packing: int
@@ -117,6 +119,7 @@ def unfinished(spec: TrialSpec, error: str, *, packing: int) -> TrialResult:
         notes=None,
         label_accuracy=None,
         match_loss=None,
+        convergence=(),
         iterations=None,
         candidates_failed=None,
         packing=packing,
@@ -144,10 +147,10 @@ def _run(
     begin, cpu = time.perf_counter(), time.process_time()
     error: str | None = None
     status: Status = "ok"
-    attacked = None
+    attacked, trace = None, Trace(progress)
     try:
         data = replace(data, truth=truth_behind(record, spec.threat, data.truth))
-        attacked = _attack(spec, record, data, device, progress)
+        attacked = _attack(spec, record, data, device, trace)
     except NotObservable as hidden:
         status, error = "not_observable", str(hidden)
     except AttackFailed as failure:
@@ -168,6 +171,7 @@ def _run(
         if attacked
         else None,
         match_loss=attacked.found.loss if attacked else None,
+        convergence=trace.points,
         iterations=attacked.found.iterations if attacked else None,
         candidates_failed=attacked.found.failed if attacked else None,
         packing=packing,
@@ -185,7 +189,7 @@ def _attack(
     record: RoundRecord,
     data: TrialInput,
     device: torch.device,
-    progress: Progress | None,
+    progress: Progress,
 ) -> _Attacked:
     observation = observe(
         record, spec.threat, labels=data.truth.example_labels(), public_mean=data.mean_image

@@ -20,11 +20,12 @@ ELSEWHERE = {
     "docs/results.md": "tests/test_docs.py",
     "docs/adding.md": "tests/docs/test_adding.py",
     "docs/tutorial.md": "tests/docs/test_tutorial.py",
+    "docs/living.md": "tests/docs/test_living.py",
 }
 """Pages whose Python, and YAML that needs it, other tests run in its context."""
 RUN = {"docs/tutorial.md"}
 """Pages whose commands another test runs."""
-MARKED = 18
+MARKED = 20
 """So many blocks need minutes, another machine or a library that is no dependency; each says which."""
 
 

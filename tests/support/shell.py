@@ -31,6 +31,12 @@ COMMANDS = (
     "submit",
     "jobs",
     "slurm",
+    "status",
+    "watch",
+    "retry",
+    "show",
+    "replay",
+    "export",
 )
 PLACEHOLDERS = {"N": "1", "HOST:PORT": "host:6379"}
 

@@ -38,7 +38,7 @@ def gallery(results: Results) -> Entry:
     kept = kept[kept["original"].notna()].drop_duplicates(["trial_id", "image_id"])
     lines, left_out = _shown(results.lines)
     pictured = {
-        line.name: results.tested(line).merge(kept, on=["trial_id", "image_id"])
+        line.name: results.tested(line.cell, line.attacker).merge(kept, on=["trial_id", "image_id"])
         for line in [*lines, *strongest_by_cell(results.lines).values()]
     }
     groups = [

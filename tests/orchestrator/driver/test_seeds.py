@@ -82,7 +82,7 @@ def test_the_summary_has_all_seeds_and_each_ones_winner(repeated: Path) -> None:
         ("none", 6, 3, 6, 12),
         ("dp", 6, 3, 6, 12),
     ]
-    best, rows = winners(repeated), Results(repeated, lines).tested(lines[0])
+    best, rows = winners(repeated), Results(repeated, lines).tested(lines[0].cell, lines[0].attacker)
     assert len(best) == 6
     assert len(rows) == 6
     for name, mine in rows.groupby("study"):
