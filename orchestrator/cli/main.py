@@ -15,11 +15,11 @@ import typer
 from typer.exceptions import TyperException
 
 from fl_core.base.errors import InputError, first_line, one_line
-from orchestrator.cli import audit as cli_audit
 from orchestrator.cli import cluster as cli_cluster
-from orchestrator.cli import compare as cli_compare
 from orchestrator.cli import shell as cli_shell
 from orchestrator.cli import suite as cli_suite
+from orchestrator.cli.auditing import command as cli_audit
+from orchestrator.cli.results import compare as cli_compare
 from orchestrator.cli.results import folders as cli_folders
 from orchestrator.execute.lifelines import RayLost
 from orchestrator.runtime.stop import EXIT_CODE, Stop, Stopped, farewell

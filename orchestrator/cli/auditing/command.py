@@ -52,14 +52,14 @@ def audit(
     from orchestrator.audit.audit import Question, run_audit
     from orchestrator.audit.page import lines, write_page
     from orchestrator.calibration.pictures import read_folder
-    from orchestrator.cli import audit_inputs
+    from orchestrator.cli.auditing import inputs
     from orchestrator.library.known import Known
 
     console = terminal()
     expanded(out).mkdir(parents=True, exist_ok=True)
-    spec = audit_inputs.image_spec(image, mean, std)
-    network = audit_inputs.network(model, model_args)
-    sent = audit_inputs.sent(network, before=before, after=after, update=update, gradients=gradients)
+    spec = inputs.image_spec(image, mean, std)
+    network = inputs.network(model, model_args)
+    sent = inputs.sent(network, before=before, after=after, update=update, gradients=gradients)
     arguments = _arguments(locals())
     question = Question(
         model=network,
@@ -67,7 +67,7 @@ def audit(
         image=spec,
         classes=classes,
         known=Known(lr=lr, momentum=momentum, steps=steps, batch_size=batch_size, examples=examples),
-        public=audit_inputs.public(public, spec, clients),
+        public=inputs.public(public, spec, clients),
         truth=None if truth is None else read_folder(expanded(truth), spec, where="--truth").images,
         against=tuple(name for entry in against or () for name in entry.replace(",", " ").split()),
         attack=attack,

@@ -1,0 +1,1 @@
+"""`gradsweep audit`."""
