@@ -1,8 +1,8 @@
-"""The attack that chooses by the observation: analytic where that applies, matching elsewhere.
+"""The attack that chooses by the observation: linear equations where those apply, matching elsewhere.
 
-What decides: the network's fully connected end, the number of images, the signal and its steps, and the noise that
-the threat model lets the attacker know of. The reason is a note of the answer. Where the known error of the signal
-drowns what the images could say, the answer is the mean public image (`attack_core.evidence`).
+What decides: the network's patch embedding and fully connected end, the number of images, the signal and its steps,
+and the noise that the threat model lets the attacker know of. The reason is a note of the answer. Where the known
+error of the signal drowns what the images could say, the answer is the mean public image (`attack_core.evidence`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import nn
 
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.falls_back import FallsBack
+from attack_core.attacks.token_inversion import sends_nothing_down, solvable_embedding, solve_tokens
 from attack_core.base.types import Progress, Reconstruction
 from attack_core.evidence.likelihood_ratio import (
     explains_more,
@@ -43,6 +44,7 @@ from attack_core.signal.signal_model import (
     vib_of_images,
     withholds,
 )
+from attack_core.tokens.embedding import PatchEmbedding
 from fl_core.base.errors import InputError
 from fl_core.base.types import require
 from fl_core.threat.observation import Observation
@@ -73,7 +75,7 @@ AUTO_LIMITS = AutoLimits()
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(FallsBack):
-    """`analytic` where the observation allows it, `fallback` elsewhere and where taking a batch apart fails.
+    """A transformer's equations or `analytic` where the observation allows it, else `fallback`, as where both fail.
 
     `fallback` takes the place of `analytic.fallback`. For one image it also matches the known features, with
     `feature_weight`; it simulates the local steps where the signal has several of one client and its own `local` is
@@ -117,7 +119,10 @@ class Auto(FallsBack):
     ) -> Reconstruction:
         """The images that the client trained on, whatever a defense had made of those that it holds."""
         check_observation(observation)
-        nothing = says_nothing(observation)
+        nothing = says_nothing(observation) or sends_nothing_down(observation, model)
+        embedding = patch_embedding(observation, model) if nothing is None else None
+        if embedding is not None:
+            return solve_tokens(embedding, observation, model)
         obstacle = obstacle_to_analytic(observation, model) if nothing is None else None
         if obstacle is not None and too_weak(observation):
             nothing = "the known error drowns what the images could say"
@@ -177,6 +182,14 @@ class Auto(FallsBack):
             # Features are read off sizes, which signs have none of.
             return replace(self.fallback, local=local, objective=Signs(), init=init, feature_weight=0.0)
         return replace(self.fallback, local=local, feature_weight=weight, init=init)
+
+
+def patch_embedding(observation: Observation, model: nn.Module) -> PatchEmbedding | None:
+    """The network's patch embedding where it determines the image (`solvable_embedding`); None elsewhere."""
+    try:
+        return solvable_embedding(observation, model)
+    except InputError:
+        return None
 
 
 def knows_features(observation: Observation, model: nn.Module) -> bool:
