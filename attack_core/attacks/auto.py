@@ -26,6 +26,7 @@ from attack_core.evidence.likelihood_ratio import (
     too_weak,
 )
 from attack_core.fc.head import solvable_head
+from attack_core.fc.peeling import PEELING_LIMITS, can_peel
 from attack_core.gradients.objectives import Signs
 from attack_core.gradients.targets import check_observation, gradient_estimate
 from attack_core.input_inversion.inversion import invert_inputs
@@ -55,7 +56,10 @@ class AutoLimits:
     """Where the analytic attack is not tried."""
 
     most_images: int = 16
-    """Larger batches go to matching: separating them takes minutes and mostly fails. Chosen on faces, cnn64."""
+    """Larger batches behind one hidden layer go to matching: separating them takes minutes and mostly fails.
+
+    Chosen on faces, cnn64. With two hidden layers `attack_core.fc.peeling` takes any number for which there are units.
+    """
     least_features: float = 1 / 5
     """Networks with fewer features than this share of the pixels go to matching.
 
@@ -227,8 +231,11 @@ def obstacle_to_analytic(
         return f"the bottleneck's noise hides how the weights moved between {images} images"
     if not head.rectified:
         return f"no ReLU between fully connected layers tells {images} images apart"
-    if images > limits.most_images:
-        return f"{images} images are too many to tell apart"
+    single = observation.steps == 1 and can_peel(head)
+    units = len(observation.state.parameters[f"{head.first}.bias"])
+    if images > limits.most_images and not (single and units >= PEELING_LIMITS.least_units * images):
+        narrow = f" by {units} units of layer {head.first}" if single else ""
+        return f"{images} images are too many to tell apart{narrow}"
     if withholds(observation, f"{head.first}.weight"):
         return f"numbers were withheld, so {images} images do not come apart"
     if knows_errors(observation):
