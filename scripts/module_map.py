@@ -18,7 +18,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     "attack_core": (
         ("base", "gradients", "metrics"),
         ("signal", "priors", "input_inversion"),
-        ("fc", "evidence"),
+        ("fc", "tokens", "evidence"),
         ("inversion", "local_sgd"),
         ("matching",),
         ("attacks",),

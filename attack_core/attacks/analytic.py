@@ -329,6 +329,10 @@ class _Problem:
         outcome: Outcome = "analytic",
     ) -> Reconstruction:
         images, labels = images.detach().clamp(-1.0, 1.0), self.read.shares.labels
+        if (others := self.read.shares.others) is not None:
+            rest = self._start().expand(len(others), -1, -1, -1)
+            images, labels = torch.cat([images, rest.to(images)]), torch.cat([labels, others])
+            notes = [*notes, f"for the other {len(others)} images the answer is {self._prior_name}"]
         if loss is None:
             gradients = self.read.gradients
             known = matched_numbers(self.observation, gradients, dict.fromkeys(gradients, 1.0))

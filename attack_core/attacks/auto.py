@@ -1,8 +1,8 @@
-"""The attack that chooses by the observation: analytic where that applies, matching elsewhere.
+"""The attack that chooses by the observation: linear equations where those apply, matching elsewhere.
 
-What decides: the network's fully connected end, the number of images, the signal and its steps, and the noise that
-the threat model lets the attacker know of. The reason is a note of the answer. Where the known error of the signal
-drowns what the images could say, the answer is the mean public image (`attack_core.evidence`).
+What decides: the network's patch embedding and fully connected end, the number of images, the signal and its steps,
+and the noise that the threat model lets the attacker know of. The reason is a note of the answer. Where the known
+error of the signal drowns what the images could say, the answer is the mean public image (`attack_core.evidence`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import nn
 
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.falls_back import FallsBack
+from attack_core.attacks.token_inversion import sends_nothing_down, solvable_embedding, solve_tokens
 from attack_core.base.types import Progress, Reconstruction
 from attack_core.evidence.likelihood_ratio import (
     explains_more,
@@ -25,6 +26,7 @@ from attack_core.evidence.likelihood_ratio import (
     too_weak,
 )
 from attack_core.fc.head import solvable_head
+from attack_core.fc.peeling import PEELING_LIMITS, can_peel
 from attack_core.gradients.objectives import Signs
 from attack_core.gradients.targets import check_observation, gradient_estimate
 from attack_core.input_inversion.inversion import invert_inputs
@@ -43,6 +45,7 @@ from attack_core.signal.signal_model import (
     vib_of_images,
     withholds,
 )
+from attack_core.tokens.embedding import PatchEmbedding
 from fl_core.base.errors import InputError
 from fl_core.base.types import require
 from fl_core.threat.observation import Observation
@@ -53,7 +56,10 @@ class AutoLimits:
     """Where the analytic attack is not tried."""
 
     most_images: int = 16
-    """Larger batches go to matching: separating them takes minutes and mostly fails. Chosen on faces, cnn64."""
+    """Larger batches behind one hidden layer go to matching: separating them takes minutes and mostly fails.
+
+    Chosen on faces, cnn64. With two hidden layers `attack_core.fc.peeling` takes any number for which there are units.
+    """
     least_features: float = 1 / 5
     """Networks with fewer features than this share of the pixels go to matching.
 
@@ -73,7 +79,7 @@ AUTO_LIMITS = AutoLimits()
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(FallsBack):
-    """`analytic` where the observation allows it, `fallback` elsewhere and where taking a batch apart fails.
+    """A transformer's equations or `analytic` where the observation allows it, else `fallback`, as where both fail.
 
     `fallback` takes the place of `analytic.fallback`. For one image it also matches the known features, with
     `feature_weight`; it simulates the local steps where the signal has several of one client and its own `local` is
@@ -117,7 +123,10 @@ class Auto(FallsBack):
     ) -> Reconstruction:
         """The images that the client trained on, whatever a defense had made of those that it holds."""
         check_observation(observation)
-        nothing = says_nothing(observation)
+        nothing = says_nothing(observation) or sends_nothing_down(observation, model)
+        embedding = patch_embedding(observation, model) if nothing is None else None
+        if embedding is not None:
+            return solve_tokens(embedding, observation, model)
         obstacle = obstacle_to_analytic(observation, model) if nothing is None else None
         if obstacle is not None and too_weak(observation):
             nothing = "the known error drowns what the images could say"
@@ -179,6 +188,14 @@ class Auto(FallsBack):
         return replace(self.fallback, local=local, feature_weight=weight, init=init)
 
 
+def patch_embedding(observation: Observation, model: nn.Module) -> PatchEmbedding | None:
+    """The network's patch embedding where it determines the image (`solvable_embedding`); None elsewhere."""
+    try:
+        return solvable_embedding(observation, model)
+    except InputError:
+        return None
+
+
 def knows_features(observation: Observation, model: nn.Module) -> bool:
     """Whether the network has a fully connected end whose gradients determine one image's features."""
     try:
@@ -214,8 +231,11 @@ def obstacle_to_analytic(
         return f"the bottleneck's noise hides how the weights moved between {images} images"
     if not head.rectified:
         return f"no ReLU between fully connected layers tells {images} images apart"
-    if images > limits.most_images:
-        return f"{images} images are too many to tell apart"
+    single = observation.steps == 1 and can_peel(head)
+    units = len(observation.state.parameters[f"{head.first}.bias"])
+    if images > limits.most_images and not (single and units >= PEELING_LIMITS.least_units * images):
+        narrow = f" by {units} units of layer {head.first}" if single else ""
+        return f"{images} images are too many to tell apart{narrow}"
     if withholds(observation, f"{head.first}.weight"):
         return f"numbers were withheld, so {images} images do not come apart"
     if knows_errors(observation):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto
 from attack_core.attacks.own import OwnAttack
+from attack_core.attacks.token_inversion import TokenInversion
 from attack_core.gradients.objectives import Cosine
 from attack_core.matching.matching import Matching
 from attack_core.matching.presets import inverting_gradients, soft_matching
@@ -22,7 +23,7 @@ _DLG = Matching(
     labels="optimize",
 )
 
-AnyAttack = Matching | Analytic | Auto | OwnAttack
+AnyAttack = Matching | Analytic | TokenInversion | Auto | OwnAttack
 """Every attack that a sweep file can spell; the union is the registry."""
 
 
@@ -56,6 +57,8 @@ NAMED: dict[str, AnyAttack] = {
     ),
     # Layer inputs by linear algebra, images from features; see `attack_core.attacks.analytic` for the papers.
     "analytic": Analytic(),
+    # One image's patches by least squares, for transformers; see `attack_core.tokens.equations` for the paper.
+    "tokens": TokenInversion(),
     # Ulyanov et al. 2018, arXiv:1711.10925, as the image's parametrisation: the network is the prior.
     "deep_prior": Matching(
         objective=Cosine(), schedule="cosine", lr=0.01, tv_weight=0.0, parametrisation="deep_prior"

@@ -17,12 +17,25 @@ from torch.linalg import vector_norm
 from torch.nn import functional
 
 from attack_core.fc.head import Head
+from attack_core.fc.peeling import can_peel, peel
 from attack_core.fc.spear import Inseparable, separate_batch
 from fl_core.base.device import exact
 from fl_core.base.numbers import TINY
 from fl_core.base.types import Tensors
 
 Estimate = Literal["ratio", "weighted", "rank_one"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargeBatchLimits:
+    """Where batches of two classes are taken apart image by image (`attack_core.fc.peeling`); others always are."""
+
+    images: int = 16
+    """Up to so many, choices of units find faces that are alike, which peeling was not measured on."""
+
+
+LARGE_BATCH = LargeBatchLimits()
+"""The limits in force."""
 
 _PURPOSE = "reading layer inputs off a gradient"
 
@@ -54,7 +67,8 @@ class Shares:
     `inputs` (B, I) and `errors` (B, O) are that layer's; `logit_errors` (B, K) are those at the network's output, up
     to a positive factor for each image. `residual` is the relative L2 distance between the observed weight gradient
     and the one that the shares give, over the numbers that were sent. `unknown` (I,) marks inputs about which nothing
-    was sent but that they are at most `ceiling` in absolute value; None where all are known.
+    was sent but that they are at most `ceiling` in absolute value; None where all are known. `others` (M,) are the
+    classes of images that did not come apart; None where all B did.
     """
 
     inputs: Tensor
@@ -63,6 +77,7 @@ class Shares:
     residual: float
     unknown: Tensor | None = None
     ceiling: float = 0.0
+    others: Tensor | None = None
 
     @property
     def labels(self) -> Tensor:
@@ -180,6 +195,12 @@ def recover_shares(
         return Shares(inputs, bias[None], gradients[f"{head.layers[-1]}.bias"][None], residual)
     if head.random:
         return _in_front(gradients, weights, head, count, generator, rounds=rounds, tolerance=tolerance)
+    if (
+        after is None
+        and can_peel(head)
+        and (count > LARGE_BATCH.images or len(gradients[f"{head.layers[-1]}.bias"]) > 2)
+    ):
+        return _peeled(gradients, weights, head, count, generator)
     if len(head.layers) < 2:
         raise Inseparable(
             f"one fully connected layer of {len(gradients[f'{head.first}.bias'])} outputs holds no ReLU pattern "
@@ -214,6 +235,14 @@ def recover_shares(
             f"the errors followed down to {head.first} leave {residual:.1e} of its gradient unexplained"
         )
     return Shares(inputs, errors, logit_errors, residual)
+
+
+def _peeled(
+    gradients: Tensors, weights: Tensors, head: Head, count: int, generator: torch.Generator
+) -> Shares:
+    found = peel(gradients, weights, head, count, generator)
+    others = found.others if len(found.others) else None
+    return Shares(found.inputs, found.errors, found.logit_errors, found.residual, others=others)
 
 
 def _followed_down(

@@ -109,6 +109,10 @@ class LayerInputs:
     def note(self) -> str:
         """In words what was read, and how well."""
         images = len(self.shares.inputs)
+        if self.shares.others is not None:
+            return (
+                f"{images} of {images + len(self.shares.others)} images came apart at layer {self.head.first}"
+            )
         layer = self.head.layers[-2] if images > 1 and not self.head.random else self.head.first
         what = "the input" if images == 1 else f"the inputs of {images} images"
         note = f"{what} of layer {layer} from its gradients"
@@ -174,6 +178,8 @@ def _checked(
     misfit = math.inf
     for _ in range(check.attempts):
         shares = recover()
+        if shares.others is not None:
+            return shares, None  # Each image was confirmed by itself.
         order = find_order(observation, head, shares)
         if order.misfit <= check.misfit:
             return shares, order

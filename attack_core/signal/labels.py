@@ -103,6 +103,15 @@ def idlg(observation: Observation) -> Tensor:
     return weight.sum(1).argmin().reshape(1)
 
 
+def single_label(observation: Observation) -> Tensor:
+    """The label of a single image, (1,), behind activations of either sign: where the last bias's gradient is least.
+
+    Softmax minus one-hot is negative at the true class alone. `idlg`'s where the last layer has no bias.
+    """
+    _, bias = _last_layer(observation)
+    return idlg(observation) if bias is None else bias.argmin().reshape(1)
+
+
 def bias_corrected(observation: Observation, images: int) -> Tensor:
     """Labels (B,) of a batch, one by one: always the class whose gradient is most negative, which is then lifted.
 

@@ -6,7 +6,8 @@ MODELS = ("lenet", "cnn64", "mlp", "resnet18")
 
 
 CLAIMS: dict[str, tuple[str, ...]] = {
-    "auto": MODELS,
+    "auto": (*MODELS, "vit"),
+    "tokens": ("vit",),
     "matching": MODELS,
     "dlg": ("lenet",),
     "idlg": ("lenet",),

@@ -46,6 +46,8 @@ LEADS: dict[tuple[str, str], float] = {
     ("auto", "mlp"): 60.0,
     ("auto", "cnn64"): 10.0,
     ("auto", "lenet"): 10.0,
+    ("auto", "vit"): 50.0,
+    ("tokens", "vit"): 50.0,
     ("dlg", "lenet"): 3.0,
     ("idlg", "lenet"): 6.0,
     ("inverting_gradients", "lenet"): 4.0,

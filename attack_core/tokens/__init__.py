@@ -1,0 +1,11 @@
+"""A transformer's patch embedding in closed form: where it is, and the patches from its gradients."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "embedding": ["PatchEmbedding", "find_embedding"],
+        "equations": ["TokenEquations"],
+    },
+)
