@@ -110,6 +110,7 @@ def rows_of(cell: int, attacker: int, victims: np.ndarray, random: np.random.Gen
         "psnr_oracle": psnr + 0.1,
         "accuracy": None,
         "versions": '{"python":"3.11"}',
+        "convergence": "[[1,1.0],[300,0.1]]",
         "started_at": datetime(2026, 1, 2, tzinfo=UTC),
     }
     plain: dict[str, Any] = {"string": "some", "double": 1.0, "int64": 1, "bool": True}

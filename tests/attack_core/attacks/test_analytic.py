@@ -124,6 +124,7 @@ def test_more_evaluations_give_better_images(faces: ImageDataset) -> None:
     assert long.loss < short.loss
 
 
+@pytest.mark.slow
 def test_weights_along_the_steps_matter(faces: ImageDataset) -> None:
     """Long steps: features taken at the weights before all of them give worse images."""
     observation, truth = observed(faces, signal="local_update", images=3, lr=0.1)
@@ -267,6 +268,7 @@ def test_refinement_helps_where_features_are_few(faces: ImageDataset) -> None:
     assert score(auto.images, truth.images) > score(never.images, truth.images) + 2.0
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_images(faces: ImageDataset) -> None:
     brief = Continuation(evaluations=30)
     attack = dataclasses.replace(QUICK, inversion=brief, refinement=brief)

@@ -51,6 +51,7 @@ def test_it_is_least_at_the_gradient_behind_random_rounding() -> None:
     assert min(found, key=lambda factor: found[factor]) == 1.0
 
 
+@pytest.mark.slow
 def test_who_knows_of_signs_gains_over_the_mean_image(faces: ImageDataset) -> None:
     """Paired over two victims; its answers are supported, and a picture of nothing is not."""
     gains, leads = [], []

@@ -263,7 +263,7 @@ def test_bad_options_are_refused_by_name(options: dict[str, Any], message: str) 
         Matching(**options)
 
 
-@pytest.mark.parametrize("kind", ["cnn64", "lenet", "mlp", "resnet18"])
+@pytest.mark.parametrize("kind", ["cnn64", "lenet", "mlp", pytest.param("resnet18", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("defended", [False, True])
 def test_nothing_on_the_attack_path_is_float64(faces_root: Any, kind: str, defended: bool) -> None:
     from fl_core.data.kinds.celeba import open_celeba

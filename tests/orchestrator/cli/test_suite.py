@@ -108,7 +108,7 @@ def test_a_dry_run_says_what_a_mode_would_run_and_writes_nothing(tmp_path: Path,
     done = gradsweep("suite", "base", "--mode", "ablation", "--dry-run", *root)
     assert done.returncode == 0, done.stderr
     for part in ("original/base/ablation", "original/base/batch", "original/base/realistic"):
-        assert f"{part}: Data:" in done.stdout
+        assert f"{part}:\nData:" in done.stdout
     assert "original/base/showcase" not in done.stdout
     assert "after_5_rounds" in done.stdout
     assert not (tmp_path / "out").exists()

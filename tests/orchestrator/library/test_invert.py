@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from attack_core.matching.matching import Matching
 from fl_core.base.errors import InputError
 from fl_core.federation.client import LocalTraining
 from orchestrator.library.images import ImageSpec
@@ -113,7 +114,9 @@ def test_dropout_and_batch_norm_in_train_mode_are_said() -> None:
     )
     images = pictures(2)
     sent = gradient(model, images, labels(2))
-    found = invert(model, sent, image=SPEC, classes=CLASSES, attack="matching", known=Known(examples=2))
+    found = invert(
+        model, sent, image=SPEC, classes=CLASSES, attack=Matching(iterations=10), known=Known(examples=2)
+    )
     assert any("normalise by the batch" in note for note in found.notes)
     assert any("dropout draws; it is taken as off" in note for note in found.notes)
 

@@ -52,6 +52,7 @@ def run(config: SweepConfig, out: Path) -> Any:
     return run_sweep(config, out, address="serial", reporter=Silent())
 
 
+@pytest.mark.slow
 def test_an_extended_folder_is_that_of_the_larger_sweep(
     faces_root: Path, small: Path, out: Path, tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def quickstart(root: Path, folder: Path, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_finished_quickstart_takes_a_cell_an_attacker_and_four_victims(
     faces_root: Path, tmp_path: Path
 ) -> None:

@@ -71,20 +71,20 @@ def test_the_same_seed_gives_the_same_suggestions_and_another_seed_others(sample
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("known", [3, 9])
+@pytest.mark.parametrize("known", [pytest.param(3, marks=pytest.mark.slow), 9])
 def test_a_resumed_study_makes_the_same_suggestions(sampler: str, known: int) -> None:
     _needs(sampler)
     whole = walked(sampler, 14)
     assert walked(sampler, 14, known=known, recorded=whole) == whole
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes"])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("gp", marks=pytest.mark.slow), "cmaes"])
 def test_what_was_seen_is_used(sampler: str) -> None:
-    """After 36 suggestions the last twelve lie higher on the hill than random ones."""
+    """After 24 suggestions the last twelve lie higher on the hill than random ones."""
     _needs(sampler)
 
     def height(name: str) -> float:
-        tail = [params for seed in (1, 2, 3) for params in walked(name, 36, seed=seed)[-12:]]
+        tail = [params for seed in (1, 2) for params in walked(name, 24, seed=seed)[-12:]]
         last = [value({**params, "z": "a"}) for params in tail]
         return sum(last) / len(last)
 
