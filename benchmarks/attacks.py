@@ -71,6 +71,8 @@ PEERS = (
     "beyondinfering",
 )
 """Breaching's attacks on images that run on one gradient."""
+EXACT = 40.0
+"""DB from which an image counts as found."""
 CPU = torch.device("cpu")
 
 Answer = tuple[Tensor, int]
@@ -94,6 +96,7 @@ class Method:
     run: Callable[[Victim, int], Answer] | None
     reason: str = ""
     psnr: list[float] = field(default_factory=list)
+    share: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     evaluations: list[float] = field(default_factory=list)
 
@@ -158,6 +161,13 @@ def _set_iterations(tree: Any, iterations: int) -> None:
                 _set_iterations(value, iterations)
 
 
+def _mapping(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(text)
+    return found
+
+
 def _json_or_text(value: str) -> Any:
     try:
         return json.loads(value)
@@ -167,9 +177,12 @@ def _json_or_text(value: str) -> Any:
 
 def make_victims(options: argparse.Namespace, dataset: ImageDataset) -> list[Victim]:
     """The first batches of the test split, each with its gradient at the same weights."""
-    config = ModelConfig(
-        kind=options.model, image_size=options.image_size, classes=max(2, len(dataset.classes))
-    )
+    settings = {
+        "kind": options.model,
+        "image_size": options.image_size,
+        "classes": max(2, len(dataset.classes)),
+    }
+    config = build(ModelConfig, settings | options.model_args, where="--model-args")
     state = initial_state(config, generator("model", options.seed))
     if options.weights == "trained":
         state = trained(config, state, dataset)
@@ -216,10 +229,10 @@ def trained(config: ModelConfig, state: ModelState, dataset: ImageDataset) -> Mo
     raise InputError(f"Training reached {accuracy:.1%} in {EPOCHS} epochs, less than {ACCURACY:.0%}.")
 
 
-def score(images: Tensor, truth: Tensor) -> float:
-    """Mean PSNR over a victim's images, each true image with the reconstruction that stands for it."""
+def scores(images: Tensor, truth: Tensor) -> Tensor:
+    """The PSNR of each of a victim's images that a reconstruction stands for."""
     pairs = [(i, j) for i, j in enumerate(assign(images, truth)) if j is not None]
-    return float(torch.stack([psnr(images[j : j + 1], truth[i : i + 1])[0] for i, j in pairs]).mean())
+    return torch.stack([psnr(images[j : j + 1], truth[i : i + 1])[0] for i, j in pairs])
 
 
 def compare(methods: Sequence[Method], victims: Sequence[Victim], first: int = 0) -> None:
@@ -238,7 +251,9 @@ def compare(methods: Sequence[Method], victims: Sequence[Victim], first: int = 0
                 method.fail(_short(error))
                 continue
             method.seconds.append(time.process_time() - start)
-            method.psnr.append(score(images, victim.images))
+            found = scores(images, victim.images)
+            method.psnr.append(float(found.mean()))
+            method.share.append(int((found >= EXACT).sum()) / len(victim.images))
             method.evaluations.append(float(evaluations))
             print(
                 f"victim {number + 1}/{first + len(victims)} {method.name}: {method.psnr[-1]:.1f} dB",
@@ -259,6 +274,8 @@ def report(methods: Sequence[Method]) -> list[dict[str, Any]]:
         # None below five victims: JSON has no NaN.
         lines.append(psnr_line | {name: None if np.isnan(end) else end for name, end in ends.items()})
         lines.append(line(f"{method.name}: best reconstructed", "dB", method.psnr, value=max(method.psnr)))
+        share = statistics.fmean(method.share)
+        lines.append(line(f"{method.name}: images of {EXACT:g} dB and more", "", method.share, value=share))
         lines.append(line(f"{method.name}: CPU a victim", "s", method.seconds))
         lines.append(line(f"{method.name}: forward passes", "", method.evaluations))
     best = {side: best_of(methods, side) for side in ("ours", "breaching")}
@@ -407,6 +424,7 @@ def parse_options() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument("--victims", type=int, default=4)
     parser.add_argument("--first", type=int, default=0, help="leave out so many victims")
     parser.add_argument("--model", default="cnn64")
+    parser.add_argument("--model-args", type=_mapping, default={}, help="its settings, as JSON")
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--weights", choices=("random", "trained"), default="random")
