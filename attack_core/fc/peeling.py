@@ -127,7 +127,10 @@ def peel(
         errors=torch.stack([image.errors[0] * image.factor for image in found]).to(like),
         logit_errors=torch.stack([image.errors[-1] * image.factor for image in found]).to(like),
         others=_classes(left.bias, count - len(found)).to(like.device),
-        residual=float(left.first.norm() / exact(like, _PURPOSE).norm().clamp_min(TINY)),
+        residual=float(
+            torch.linalg.vector_norm(left.first)
+            / torch.linalg.vector_norm(exact(like, _PURPOSE)).clamp_min(TINY)
+        ),
     )
 
 

@@ -232,8 +232,8 @@ def _checked(
         rows = gradient.numel() // gradient.shape[-1]
         for first in {rows - found.tokens, 0}:
             candidate = PatchEmbedding(found.layer, name, first, found.pixels, found.scale, found.offset)
-            missed = (candidate.errors_of(gradient).mT @ inputs - weight).norm()
-            if float(missed) <= check.holds * float(weight.norm().clamp_min(TINY)):
+            missed = torch.linalg.vector_norm(candidate.errors_of(gradient).mT @ inputs - weight)
+            if float(missed) <= check.holds * float(torch.linalg.vector_norm(weight).clamp_min(TINY)):
                 yield candidate
 
 

@@ -101,7 +101,8 @@ class TokenEquations:
         found = _posterior(layout, right, precision, said / noise, centre, limits)
         patches = right.mT @ found + known
         picture = layout.picture_of(patches, centre)
-        missed = (errors.mT @ (patches * scale + offset) - weight).norm() / weight.norm()
+        norm = torch.linalg.vector_norm
+        missed = norm(errors.mT @ (patches * scale + offset) - weight) / norm(weight)
         determined = int((precision * limits.variance > 1.0).sum())
         return Solution(picture.float(), float(missed), determined)
 
@@ -205,9 +206,9 @@ def _conjugate(apply: Operator, wanted: Tensor, preconditioner: Tensor, limits: 
     found, residual = torch.zeros_like(wanted), wanted.clone()
     better = preconditioner * residual
     direction, product = better.clone(), (residual * better).sum()
-    enough = limits.converged * wanted.norm()
+    enough = limits.converged * torch.linalg.vector_norm(wanted)
     for _ in range(limits.most_turns):
-        if residual.norm() <= enough:
+        if torch.linalg.vector_norm(residual) <= enough:
             break
         applied = apply(direction)
         step = product / (direction * applied).sum()

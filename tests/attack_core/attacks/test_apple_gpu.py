@@ -23,6 +23,7 @@ from torch.nn import functional
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto
 from attack_core.attacks.registry import NAMED, AnyAttack
+from attack_core.attacks.token_inversion import TokenInversion
 from attack_core.base.types import Reconstruction
 from attack_core.fc.inversion import Estimate
 from attack_core.gradients.objectives import Both, Cosine, LayerMode, Objective, Signs, Similarity
@@ -108,6 +109,8 @@ def brief(attack: AnyAttack, iterations: int = 2) -> Any:
         case Analytic():
             fallback = brief(attack.fallback, iterations)
             return dataclasses.replace(attack, inversion=SHORT, refinement=SHORT, passes=2, fallback=fallback)
+        case TokenInversion():
+            return dataclasses.replace(attack, fallback=brief(attack.fallback, iterations))
         case Matching():
             return dataclasses.replace(attack, iterations=iterations, restarts=min(attack.restarts, 2))
 
