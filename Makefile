@@ -1,6 +1,7 @@
 # make sweep   a first result in minutes: installs, runs sweeps/quickstart.yaml, prints the table
 # make test    installs what tests need, then linter, type checker and tests
 # make test-slow   the tests that take most of a minute or more each: kills, restarts, whole sweeps on Ray
+# make test-original   every command of the original project's document, as written there: ten minutes or more
 # make test-recipes   docs/recipes.md with the real Flower, NVFlare and Opacus, docs/living.md with DuckDB and others: needs a network
 # make container-test   builds the image and runs it, a cluster of containers too; docs/containers.md says how
 # make test-cluster   batch scripts on an emulated Slurm and jobs on a real Ray head: minutes, root for Slurm
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 SWEEP ?= sweeps/quickstart.yaml
 OUT ?= results/quickstart
 
-.PHONY: sweep test test-slow test-recipes test-cluster container-test lint types tests format bench lock clean
+.PHONY: sweep test test-slow test-original test-recipes test-cluster container-test lint types tests format bench lock clean
 
 sweep: $(VENV)/.run
 	$(BIN)/gradsweep sweep $(SWEEP) --out $(OUT)
@@ -20,7 +21,10 @@ sweep: $(VENV)/.run
 test: lint types tests
 
 test-slow: $(VENV)/.dev
-	$(BIN)/pytest -n 2 --dist loadfile -m slow
+	$(BIN)/pytest -n 2 --dist loadfile -m slow --ignore tests/scripts/test_original.py
+
+test-original: $(VENV)/.dev
+	$(BIN)/pytest tests/scripts/test_original.py -m slow
 
 # What cannot be installed is skipped, with the reason.
 test-recipes: $(VENV)/.dev
