@@ -6,6 +6,8 @@ import logging
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -32,6 +34,17 @@ def pick_device(name: str) -> torch.device:
     if not present[name]:
         raise InputError(f"Device {name!r} is not available here; use --device auto or --device cpu.")
     return torch.device(name)
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """`count` threads on the CPU while it lasts, which rounding follows; afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def exact(tensor: Tensor, purpose: str) -> Tensor:

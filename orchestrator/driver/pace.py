@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +15,7 @@ from typing import Self
 import torch
 
 from defenses.chain import Chain
+from fl_core.base.device import cpu_threads
 from fl_core.base.errors import InputError, NotSummable
 from fl_core.base.own_code import OwnCodeFailed
 from fl_core.data.dataset import ImageDataset
@@ -136,7 +137,7 @@ def _pace(
     # One round of training stands for all of them: an attack on later weights takes as long.
     rounds = settings.capture.round
     settings = replace(settings, capture=replace(settings.capture, round=min(rounds, 1)))
-    with tempfile.TemporaryDirectory(prefix="gradsweep-") as name, _threads(settings.execution.threads):
+    with tempfile.TemporaryDirectory(prefix="gradsweep-") as name, cpu_threads(settings.execution.threads):
         folder = Path(name)
         device = torch.device(settings.execution.device)
         store = CaptureStore(folder, device=device, progress=lambda _: None)
@@ -249,13 +250,3 @@ class _Timer:
 
     def __exit__(self, *_: object) -> None:
         self.seconds = (self._clock() - self._begin) / self._threads
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

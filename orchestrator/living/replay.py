@@ -7,7 +7,6 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from attack_core.base.types import Progress
+from fl_core.base.device import cpu_threads
 from fl_core.base.errors import InputError
 from orchestrator.capture.datasets import check_data, open_data, with_classes
 from orchestrator.capture.store import CaptureStore
@@ -91,7 +91,7 @@ def replay_trial(
     config = noted_sweep(folder)
     if data_root is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=data_root))
-    with _threads(config.execution.threads), tempfile.TemporaryDirectory() as scratch:
+    with cpu_threads(config.execution.threads), tempfile.TemporaryDirectory() as scratch:
         captures = Path(scratch)
         weights = folder / "captures" / "weights"
         if weights.is_dir():
@@ -199,14 +199,3 @@ def _equal(one: object, other: object) -> bool:
     if isinstance(one, float) and isinstance(other, float):
         return one == other or (math.isnan(one) and math.isnan(other))
     return one == other
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """As the driver has it: rounding follows the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

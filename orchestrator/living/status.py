@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +15,10 @@ import pandas as pd
 
 from attack_core.metrics.metrics import EXACT_DB
 from fl_core.base.errors import InputError, alike
-from orchestrator.analysis.lines import Winner
 from orchestrator.report.reader import Results
 from orchestrator.report.remaining import Pair, pairs
 from orchestrator.results.folder import CLAIM, check_folder_there
 from orchestrator.results.lease import Owner, owner_of
-from orchestrator.results.schema import study_name
 from orchestrator.results.store import NoResults
 from orchestrator.runtime.progress import ENOUGH
 
@@ -217,17 +215,16 @@ def _pair(pair: Pair, results: Results, failed: pd.DataFrame) -> PairStatus:
         tuning=Progress(done=pair.tuning, planned=pair.tuning_planned),
         test=Progress(done=pair.tests, planned=pair.tests_planned),
         failed=int(mine.sum()),
-        best_tuning_psnr=_best(pair, results.winners, results.config),
+        best_tuning_psnr=_best(pair, results),
         mean_test_psnr=_tested(results.tested(pair.cell, pair.attacker)),
     )
 
 
-def _best(pair: Pair, winners: Mapping[str, Winner], config: Mapping[str, Any]) -> float | None:
-    first, seeds = config["seed"], config["seeds"]
-    names = (
-        study_name(pair.cell, pair.attacker, seed=seed, first=first) for seed in range(first, first + seeds)
-    )
-    values = [winners[name].value for name in names if name in winners]
+def _best(pair: Pair, results: Results) -> float | None:
+    winners = results.winners
+    values = [
+        winners[name].value for name in results.study_names(pair.cell, pair.attacker) if name in winners
+    ]
     return _finite(sum(values) / len(values)) if values else None
 
 

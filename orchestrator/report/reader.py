@@ -66,15 +66,19 @@ class Results:
         """What each study's parameters were drawn from, by the names of study and parameter."""
         if not self.config:
             return {}
-        config, found = self.config, {}
-        seeds = range(config["seed"], config["seed"] + config["seeds"])
+        config = self.config
+        found: dict[str, dict[str, BaseDistribution]] = {}
         for plain in config["attackers"]:
             space = build(AttackerConfig, plain, where="sweep.json").space
             drawn = {name: parameter.distribution() for name, parameter in space.every().items()}
             for cell in config["cells"]:
-                for seed in seeds:
-                    found[study_name(cell["name"], plain["name"], seed=seed, first=config["seed"])] = drawn
+                found |= dict.fromkeys(self.study_names(cell["name"], plain["name"]), drawn)
         return found
+
+    def study_names(self, cell: str, attacker: str) -> list[str]:
+        """The studies of a cell and attacker, one for each seed of the noted config."""
+        first, seeds = self.config["seed"], self.config["seeds"]
+        return [study_name(cell, attacker, seed=seed, first=first) for seed in range(first, first + seeds)]
 
     @property
     def planned(self) -> int | None:

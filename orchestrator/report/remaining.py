@@ -12,7 +12,6 @@ import pandas as pd
 from orchestrator.config.plain import build
 from orchestrator.config.sweep import AttackerConfig
 from orchestrator.report.reader import Results
-from orchestrator.results.schema import study_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +66,7 @@ def _pairs(results: Results) -> Iterator[Pair]:
         planned = partial(_tuning, results.config, searched)
         for cell in results.config["cells"]:
             key = (cell["name"], attacker["name"])
-            first = results.config["seed"]
-            names = [
-                study_name(*key, seed=seed, first=first)
-                for seed in range(first, first + results.config["seeds"])
-            ]
-            found = [studies.get(name) for name in names]
+            found = [studies.get(name) for name in results.study_names(*key)]
             tests = int(results.tested(*key)["trial_id"].nunique())
             tuning = [planned(study, tested=bool(tests)) for study in found]
             # With no suggestion that worked there is no attacker to test.

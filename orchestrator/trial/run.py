@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -15,7 +13,15 @@ import torch
 from attack_core.base.types import AttackFailed, Progress, Reconstruction
 from attack_core.metrics.controls import norm_matched_noise
 from attack_core.metrics.metrics import SSIM_WINDOW, label_accuracy
-from fl_core.base.device import mps_fallback, out_of_memory, peak_mb, pick_device, reset_peak, synchronise
+from fl_core.base.device import (
+    cpu_threads,
+    mps_fallback,
+    out_of_memory,
+    peak_mb,
+    pick_device,
+    reset_peak,
+    synchronise,
+)
 from fl_core.base.errors import InputError, first_line
 from fl_core.base.rng import generator
 from fl_core.base.types import clipped_to_zeros
@@ -79,7 +85,7 @@ def run_trial(
     started, device, tries = datetime.now(UTC), pick_device(spec.device), packings(spec.attack)
     begin, cpu = time.perf_counter(), time.process_time()
     detail = ""
-    with _threads(spec.threads):
+    with cpu_threads(spec.threads):
         for packing in tries[attempt:]:
             reset_peak(device)
             try:
@@ -219,13 +225,3 @@ def _notes(found: Reconstruction, record: RoundRecord, device: torch.device) -> 
     small = f"no SSIM: its window of {SSIM_WINDOW} pixels does not fit into images of {shape.pixels}"
     added = (clipped, tarnished, small if min(shape.height, shape.width) < SSIM_WINDOW else None)
     return (*found.notes, *(note for note in added if note is not None))
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from orchestrator.runtime.logs import errors_alone
 
 Folder = Annotated[Path, typer.Argument(help="Results folder.")]
 
@@ -188,13 +188,6 @@ def export(
     typer.echo(str(place))
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
+def _quietly() -> AbstractContextManager[None]:
     """Without warnings of a last line in the log that is being written at this moment."""
-    log = logging.getLogger("orchestrator.results.journal")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
+    return errors_alone("orchestrator.results.journal")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import matplotlib as mpl
 from matplotlib.font_manager import FontProperties, fontManager, get_font
+
+from orchestrator.runtime.logs import errors_alone
 
 _BOXES = "Last Resort"
 """A font that comes with matplotlib and draws a box for every character."""
@@ -55,16 +56,9 @@ def fonts_for(names: Iterable[str]) -> Fonts:
     return Fonts(tuple(families), "".join(sorted(lacking)))
 
 
-@contextmanager
-def _unheard() -> Iterator[None]:
+def _unheard() -> AbstractContextManager[None]:
     """Without matplotlib's lines on families that have no normal weight."""
-    logger = logging.getLogger("matplotlib.font_manager")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    return errors_alone("matplotlib.font_manager")
 
 
 def _lacking(characters: set[str], family: str) -> set[str]:
