@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.io.files import write_atomically
-from orchestrator.report.terminal import number
+from orchestrator.report.terminal import number, percent
 from orchestrator.results.pictures import decode
 from orchestrator.results.store import Row, read_images
 
@@ -162,7 +162,7 @@ def _figures(rows: Sequence[Row]) -> Table:
 def _cost(row: Row) -> dict[str, str]:
     found = {
         "method": row["method"],
-        "labels right": _percent(row["label_accuracy"]),
+        "labels right": "" if row["label_accuracy"] is None else percent(row["label_accuracy"]),
         "matching loss": _short(row["match_loss"]),
         "iterations": _short(row["iterations"]),
         "time": f"{row['seconds']:.2f} s, {row['cpu_seconds']:.2f} CPU-s on {row['device']}",
@@ -192,10 +192,6 @@ def _short(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.0f}%"
 
 
 def _colour(pixel: Pixels) -> str:

@@ -88,9 +88,7 @@ def replay_trial(
     a trial that there is not, other pictures than the folder's, and settings that give another trial now.
     """
     before = find_trial(folder, name)
-    config = noted_sweep(folder)
-    if data_root is not None:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=data_root))
+    config = noted_sweep(folder, data_root)
     with cpu_threads(config.execution.threads), tempfile.TemporaryDirectory() as scratch:
         captures = Path(scratch)
         weights = folder / "captures" / "weights"

@@ -18,15 +18,20 @@ from orchestrator.runtime.progress import Reporter
 from orchestrator.runtime.stop import Stop
 
 
-def noted_sweep(folder: Path) -> SweepConfig:
-    """The sweep of a results folder; raises `InputError` where there is no folder, or it notes no sweep."""
+def noted_sweep(folder: Path, data_root: str | None) -> SweepConfig:
+    """The sweep of a results folder, its pictures at `data_root` where that is given.
+
+    Raises `InputError` where there is no folder, or it notes no sweep.
+    """
     check_folder_there(folder)
     config = claimed(folder)
     if config is None:
         raise InputError(
             f"{folder} holds no sweep: {folder / CLAIM} is missing; give the results folder of a sweep."
         )
-    return config
+    if data_root is None:
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=data_root))
 
 
 def retry_trials(
@@ -46,9 +51,7 @@ def retry_trials(
     Suggestions stay as they were made; the rows of a trial that runs again are taken out. Pictures and workers may be
     elsewhere now: `data_root`, `workers`. `patience` as in `run_sweep`, whose errors this raises.
     """
-    config = noted_sweep(folder)
-    if data_root is not None:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=data_root))
+    config = noted_sweep(folder, data_root)
     if workers is not None:
         execution = dataclasses.replace(config.execution, workers=workers)
         config = dataclasses.replace(config, execution=execution)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.living.status import Status, read_status
-from orchestrator.report.terminal import figure_table
+from orchestrator.report.terminal import figure_table, number
 from orchestrator.runtime.progress import clock
 
 TERMINAL_SECONDS, LOG_SECONDS = 2.0, 30.0
@@ -64,9 +64,9 @@ def page(status: Status, *, width: int) -> list[Text | Table]:
     if status.cells:
         columns = {
             "tuning": [_count(cell.tuning.done, cell.tuning.planned) for cell in status.cells],
-            "best dB": [_decibels(cell.best_tuning_psnr) for cell in status.cells],
+            "best dB": [number(cell.best_tuning_psnr) for cell in status.cells],
             "test": [_count(cell.test.done, cell.test.planned) for cell in status.cells],
-            "mean dB": [_decibels(cell.mean_test_psnr) for cell in status.cells],
+            "mean dB": [number(cell.mean_test_psnr) for cell in status.cells],
             "failed": [str(cell.failed) if cell.failed else "" for cell in status.cells],
         }
         names = [cell.name for cell in status.cells]
@@ -85,7 +85,7 @@ def line(status: Status) -> str:
     """The state in one line, for a log."""
     known = [cell for cell in status.cells if cell.best_tuning_psnr is not None]
     best = max(known, key=lambda cell: cell.best_tuning_psnr or 0.0, default=None)
-    found = f", best {best.name} {_decibels(best.best_tuning_psnr)} dB" if best else ""
+    found = f", best {best.name} {number(best.best_tuning_psnr)} dB" if best else ""
     return f"{time.strftime('%H:%M:%S')} {status.state}: {_pace(status)}{found}"
 
 
@@ -137,7 +137,3 @@ def _outlook(status: Status) -> str | None:
 
 def _count(done: int, planned: int | None) -> str:
     return f"{done}/?" if planned is None else f"{done}/{planned}"
-
-
-def _decibels(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
