@@ -18,6 +18,7 @@ COPY fl_core fl_core
 COPY defenses defenses
 COPY attack_core attack_core
 COPY orchestrator orchestrator
+COPY gradsweep gradsweep
 RUN python -m pip --python /opt/gradsweep/bin/python install \
     --no-cache-dir --no-deps --no-build-isolation --disable-pip-version-check . \
     && /opt/gradsweep/bin/gradsweep doctor

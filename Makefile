@@ -1,15 +1,17 @@
 # make sweep   a first result in minutes: installs, runs sweeps/quickstart.yaml, prints the table
 # make test    installs what tests need, then linter, type checker and tests
-# make test-slow   the tests that take most of a minute or more each: kills, restarts, whole sweeps on Ray
+# make test-slow   the tests that take five CPU-seconds or more each: kills, restarts, whole sweeps on Ray, deep networks
 # make test-original   every command of the original project's document, as written there: ten minutes or more
 # make test-recipes   docs/recipes.md with the real Flower, NVFlare and Opacus, docs/living.md with DuckDB and others: needs a network
 # make container-test   builds the image and runs it, a cluster of containers too; docs/containers.md says how
 # make test-cluster   batch scripts on an emulated Slurm and jobs on a real Ray head: minutes, root for Slurm
+# With TORCH_INDEX_URL in the environment, an index of CPU wheels, the install takes a third of the disk.
 # make lock    renews the pinned versions from pyproject.toml
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SWEEP ?= sweeps/quickstart.yaml
 OUT ?= results/quickstart
 
@@ -58,11 +60,10 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[peers]"
-	$(BIN)/python benchmarks/matching.py
 	$(BIN)/python benchmarks/federation.py
-	$(BIN)/python benchmarks/attacks.py --iteration
 	$(BIN)/python benchmarks/attacks.py --ours "analytic inversion.evaluations=240" features inverting_gradients \
 		--peer invertinggradients modern
+	$(BIN)/python benchmarks/engine.py --rows l2-1
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gradsweep needs Python 3.11 or newer; set PYTHON=python3.x")'
@@ -70,13 +71,13 @@ $(VENV)/bin/python:
 
 # The versions are exactly those of the lock; the project itself is linked, not copied.
 $(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/run.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	PIP="$(PIP)" requirements/install.sh requirements/run.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	PIP="$(PIP)" requirements/install.sh requirements/dev.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ $(VENV)/.run
 
 # A universal resolution: one file of name==version lines with platform markers, without addresses.

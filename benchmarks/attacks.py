@@ -3,11 +3,13 @@
 python benchmarks/attacks.py [--data-root DIR] [--data-kind KIND] [--model NAME] [--image-size S] [--batch B]
     [--victims N] [--first N] [--weights random|trained] [--labels recovered|given] [--iterations N]
     [--figure FILE] [--json] [--ours "NAME [key=value ...]" ...] [--peer "CONFIG [hydra.key=value ...]" ...]
-python benchmarks/attacks.py --iteration [--repeats N] [--json]
+python benchmarks/attacks.py --suite frontier --data-root CIFAR [--photos-root DIR] [--cases NAME ...]
+    [--victims N] [--first N] [--iterations N] [--json]
 
-One process, one thread, victim by victim, every attack in turn on each. `--iteration` times one L2-matching
-iteration on cnn64 instead. Without --data-root synthetic faces stand in; `--data-kind folder` reads a folder of
-pictures for each class, and the network has as many outputs as there are classes.
+One process, one thread, victim by victim, every attack in turn on each. Without --data-root synthetic faces stand in;
+`--data-kind folder` reads a folder of pictures for each class, and the network has as many outputs as there are
+classes. `--suite frontier` runs the cases of frontier.py, each with its own attacks and target; its pictures are
+folders of classes.
 """
 
 from __future__ import annotations
@@ -23,15 +25,16 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import matching
+import frontier
 import matplotlib as mpl
 import numpy as np
 import peers
 import torch
+from frontier import Victim
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -42,24 +45,24 @@ from fl_core.base.rng import derive_seed, generator
 from fl_core.base.shape import ImageShape
 from fl_core.base.types import ModelState
 from fl_core.data.dataset import ImageDataset
+from fl_core.data.splits import SeededSplit
 from fl_core.data.synthetic.faces import write_faces
 from fl_core.federation.accuracy import count_correct
-from fl_core.federation.client import LocalTraining, gradient_update, loss_gradient, train_locally
+from fl_core.federation.client import LocalTraining, gradient_update, train_locally
 from fl_core.models.build import build_model, initial_state
 from fl_core.models.config import ModelConfig
 from fl_core.threat.model import ThreatModel
-from fl_core.threat.observation import Observation, observe
+from fl_core.threat.observation import observe
 from fl_core.threat.record import RoundRecord
 from orchestrator.analysis.intervals import mean_interval
+from orchestrator.axes.paths import put
 from orchestrator.capture.datasets import open_data
-from orchestrator.config.plain import build, put, to_plain
+from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import DataConfig
 
 ACCURACY = 0.8
 """Validation accuracy from which a model counts as trained."""
 TRAINING_FACES, EPOCHS = 1000, 12
-ITERATION_TARGET = 3.0
-"""How many times faster one of our L2-matching iterations has to be than a plain double backward."""
 PEERS = (
     "invertinggradients",
     "modern",
@@ -73,18 +76,14 @@ PEERS = (
 """Breaching's attacks on images that run on one gradient."""
 EXACT = 40.0
 """DB from which an image counts as found."""
+SHARE = "of 1"
+"""The unit of a share of images, whose interval ends at 0 and at 1."""
+SEEN = 20.0
+"""DB from which most of what an image shows can be made out."""
 CPU = torch.device("cpu")
 
-Answer = tuple[Tensor, int]
-"""Images and forward passes."""
-
-
-@dataclass(frozen=True)
-class Victim:
-    """What the attacker sees of one victim, and the images behind it."""
-
-    observation: Observation
-    images: Tensor
+Answer = tuple[Tensor, int, str]
+"""Images, forward passes, and what the attack says of its answer."""
 
 
 @dataclass
@@ -96,9 +95,14 @@ class Method:
     run: Callable[[Victim, int], Answer] | None
     reason: str = ""
     psnr: list[float] = field(default_factory=list)
-    share: list[float] = field(default_factory=list)
+    images: list[list[float]] = field(default_factory=list)
+    """The PSNR of each image of each victim."""
     seconds: list[float] = field(default_factory=list)
     evaluations: list[float] = field(default_factory=list)
+
+    def share(self, level: float) -> list[float]:
+        """Of each victim the share of images that reach so many dB."""
+        return [sum(each >= level for each in images) / len(images) for images in self.images]
 
     def fail(self, reason: str) -> None:
         """Take the method out of the comparison, with the reason that the table gives."""
@@ -124,7 +128,7 @@ def our_method(spec: str, iterations: int) -> Method:
         evaluations, count = peers.pass_counter()
         model.register_forward_hook(count)
         found = attack(victim.observation, model, generator("attack", number))
-        return found.images, evaluations[0]
+        return found.images, evaluations[0], f"{found.method}; {'; '.join(found.notes)}"
 
     return Method(name=spec, side="ours", run=run)
 
@@ -146,7 +150,7 @@ def peer_method(spec: str, iterations: int) -> Method:
     def run(victim: Victim, number: int) -> Answer:
         seed = derive_seed("peer", number)
         found = peers.reconstruct(library, victim.observation, config, seed=seed)
-        return found.images, found.evaluations
+        return found.images, found.evaluations, ""
 
     method.run = run
     return method
@@ -235,7 +239,7 @@ def scores(images: Tensor, truth: Tensor) -> Tensor:
     return torch.stack([psnr(images[j : j + 1], truth[i : i + 1])[0] for i, j in pairs])
 
 
-def compare(methods: Sequence[Method], victims: Sequence[Victim], first: int = 0) -> None:
+def compare(methods: Sequence[Method], victims: Iterable[Victim], first: int = 0) -> None:
     """Every method on every victim, victim by victim; a method that raises is out, and says why.
 
     `first` is the number of the first victim, by which attacks draw their randomness.
@@ -246,17 +250,19 @@ def compare(methods: Sequence[Method], victims: Sequence[Victim], first: int = 0
                 continue
             start = time.process_time()
             try:
-                images, evaluations = method.run(victim, number)
+                images, evaluations, notes = method.run(victim, number)
             except Exception as error:  # One attack that cannot run must not end the comparison.
                 method.fail(_short(error))
                 continue
             method.seconds.append(time.process_time() - start)
             found = scores(images, victim.images)
             method.psnr.append(float(found.mean()))
-            method.share.append(int((found >= EXACT).sum()) / len(victim.images))
+            missing = [0.0] * (len(victim.images) - len(found))
+            method.images.append([*found.tolist(), *missing])
             method.evaluations.append(float(evaluations))
             print(
-                f"victim {number + 1}/{first + len(victims)} {method.name}: {method.psnr[-1]:.1f} dB",
+                f"victim {number + 1} {method.name}: {method.psnr[-1]:.1f} dB, "
+                f"{method.share(EXACT)[-1]:.0%} of {EXACT:g} dB, {method.seconds[-1]:.1f} CPU-s; {notes}",
                 file=sys.stderr,
             )
 
@@ -268,14 +274,11 @@ def report(methods: Sequence[Method]) -> list[dict[str, Any]]:
         if method.run is None:
             lines.append(line(f"{method.name}: PSNR", "dB", [], reason=method.reason))
             continue
-        bounds = mean_interval(np.asarray(method.psnr))
-        psnr_line = line(f"{method.name}: PSNR", "dB", method.psnr, value=bounds.mean)
-        ends = {"low": bounds.low, "high": bounds.high}
-        # None below five victims: JSON has no NaN.
-        lines.append(psnr_line | {name: None if np.isnan(end) else end for name, end in ends.items()})
+        lines.append(mean_line(f"{method.name}: PSNR", "dB", method.psnr))
         lines.append(line(f"{method.name}: best reconstructed", "dB", method.psnr, value=max(method.psnr)))
-        share = statistics.fmean(method.share)
-        lines.append(line(f"{method.name}: images of {EXACT:g} dB and more", "", method.share, value=share))
+        share = method.share(EXACT)
+        title = f"{method.name}: images of {EXACT:g} dB and more"
+        lines.append(line(title, "", share, value=statistics.fmean(share)))
         lines.append(line(f"{method.name}: CPU a victim", "s", method.seconds))
         lines.append(line(f"{method.name}: forward passes", "", method.evaluations))
     best = {side: best_of(methods, side) for side in ("ours", "breaching")}
@@ -285,8 +288,72 @@ def report(methods: Sequence[Method]) -> list[dict[str, Any]]:
         absent = "ours" if ours is None else "breaching"
         return [*lines, line(name, "dB", [], target=0.0, reason=f"no attack of {absent} ran")]
     gaps = [mine - its for mine, its in zip(ours.psnr, theirs.psnr, strict=True)]
-    gap = line(name, "dB", gaps, target=0.0, value=statistics.fmean(gaps))
+    gap = mean_line(name, "dB", gaps, target=0.0)
     return [*lines, gap | {"ours": ours.name, "peer": theirs.name}]
+
+
+def mean_line(
+    name: str, unit: str, values: Sequence[float], *, target: float | None = None
+) -> dict[str, Any]:
+    """The mean of `values` with its 95% interval in `low` and `high`, None below five values: JSON has no NaN."""
+    bounds = mean_interval(np.asarray(values))
+    ends = {"low": bounds.low, "high": bounds.high}
+    if unit == SHARE:
+        ends = {end: min(max(value, 0.0), 1.0) for end, value in ends.items()}
+    entry = line(name, unit, values, value=bounds.mean, target=target)
+    return entry | {end: None if np.isnan(value) else value for end, value in ends.items()}
+
+
+def run_suite(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The result lines of the frontier's cases, each with its own attacks, on the same victims for all of them."""
+    known = [case.name for case in frontier.CASES]
+    for name in options.cases:
+        if name not in known:
+            raise unknown_name("case", name, known)
+    chosen = [case for case in frontier.CASES if not options.cases or case.name in options.cases]
+    lines = []
+    for case in chosen:
+        root = options.data_root if case.data == "small" else options.photos_root
+        if root is None:
+            flag = "--data-root" if case.data == "small" else "--photos-root"
+            lines.append(line(f"{case.name}: PSNR", "dB", [], reason=f"{flag} names no folder of pictures"))
+            continue
+        methods = [our_method(spec, options.iterations) for spec in options.ours or case.attacks]
+        methods += [peer_method(spec, options.iterations) for spec in case.peers]
+        split = SeededSplit(train=0.2, valid=0.1) if case.data == "photographs" else None
+        data = DataConfig(kind="folder", root=str(root), split=split)
+        dataset = open_data(data, case.model.shape, progress=lambda _: None)
+        victims = frontier.victims_of(case, dataset, options.first, options.victims, options.seed)
+        compare(methods, victims, options.first)
+        lines += case_lines(case, methods)
+    return lines
+
+
+def case_lines(case: frontier.Case, methods: Sequence[Method]) -> list[dict[str, Any]]:
+    """What each attack reached on a case, then what the case asks for."""
+    lines = []
+    for method in methods:
+        title = f"{case.name}: {method.name}"
+        if method.run is None or not method.psnr:
+            lines.append(line(f"{title}: PSNR", "dB", [], reason=method.reason or "too few pictures"))
+            continue
+        lines.append(mean_line(f"{title}: PSNR", "dB", method.psnr))
+        lines += [
+            mean_line(f"{title}: images of {level:g} dB and more", SHARE, method.share(level))
+            for level in (SEEN, EXACT)
+        ]
+        lines.append(line(f"{title}: CPU a victim", "s", method.seconds))
+    judged, *others = methods
+    if judged.run is None or not judged.psnr:
+        return lines
+    if case.goal == "share":
+        lines.append(mean_line(f"{case.name}: share", SHARE, judged.share(EXACT), target=case.target))
+    elif case.goal == "mean":
+        lines.append(mean_line(f"{case.name}: mean", "dB", judged.psnr, target=case.target))
+    elif others[0].run is not None:
+        gains = [mine - its for mine, its in zip(judged.psnr, others[0].psnr, strict=True)]
+        lines.append(mean_line(f"{case.name}: gain over {others[0].name}", "dB", gains, target=case.target))
+    return lines
 
 
 def best_of(methods: Sequence[Method], side: str) -> Method | None:
@@ -319,47 +386,6 @@ def line(
     return entry | ({"reason": reason} if reason else {})
 
 
-def time_iteration(repeats: int) -> list[dict[str, Any]]:
-    """CPU seconds of one L2-matching iteration (cnn64, one image): ours, a plain loop, breaching; in turn."""
-    ways = {k: v for k, v in matching.problem(CPU, 1).items() if k != "plain handles"}
-    reason = ""
-    try:
-        ways["breaching"] = _peer_iteration(peers.load())
-    except peers.PeerMissing as error:
-        reason = str(error)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    losses: dict[str, Tensor] = {}
-    for number in range(repeats + 2):
-        for name, way in ways.items():
-            start = time.process_time()
-            losses[name] = way()
-            if number >= 2:  # Two rounds warm up, for breaching compiles its objective.
-                seconds[name].append(time.process_time() - start)
-    lines = [line(f"{name}: iteration", "s", values) for name, values in seconds.items()]
-    for name in ("plain autograd", "breaching"):
-        title = f"{name} / ghost, CPU time"
-        if name not in ways:
-            lines.append(line(title, "x", [], target=ITERATION_TARGET, reason=reason))
-            continue
-        ratios = [slow / fast for slow, fast in zip(seconds[name], seconds["ghost"], strict=True)]
-        lines.append(line(title, "x", ratios, target=ITERATION_TARGET))
-        gap = float((losses[name] - losses["ghost"]).abs().max() / losses["ghost"].max())
-        entry = line(f"{name}: relative loss difference from ghost", "", [gap])
-        lines.append(entry | {"target": 1e-5, "ok": gap <= 1e-5})
-    return lines
-
-
-def _peer_iteration(library: Any) -> Callable[[], Tensor]:
-    """Breaching's iteration on the very problem that `matching.problem` poses."""
-    config = ModelConfig(kind="cnn64")
-    state = initial_state(config, generator("benchmark"))
-    truth = torch.rand((1, 3, 64, 64), generator=generator("truth")) * 2 - 1
-    label = torch.tensor([1])
-    target = loss_gradient(build_model(config), state, (truth, label))
-    start = torch.randn((1, 1, 3, 64, 64), generator=generator("start"))[0]
-    return peers.euclidean_step(library, config, state, list(target.values()), label, start)
-
-
 def show(methods: Sequence[Method], lines: Sequence[dict[str, Any]]) -> None:
     """The comparison as a table, then every line that has a target."""
     width = max((len(method.name) for method in methods), default=0)
@@ -378,6 +404,8 @@ def show(methods: Sequence[Method], lines: Sequence[dict[str, Any]]) -> None:
     for entry in lines:
         if entry["target"] is not None or not methods:
             value = entry.get("reason") if entry["value"] is None else f"{entry['value']:.3g} {entry['unit']}"
+            if entry.get("low") is not None:
+                value += f" [{entry['low']:.3g}, {entry['high']:.3g}]"
             print(f"{entry['name']}: {value}{'' if entry['ok'] else '  MISSED'}")
 
 
@@ -419,6 +447,9 @@ def parse_options() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--suite", choices=("frontier",), help="run the cases of a suite")
+    parser.add_argument("--cases", nargs="*", default=[], help="of the suite; all of them where left out")
+    parser.add_argument("--photos-root", type=Path, help="photographs, for the suite's cases at 224 pixels")
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--data-kind", choices=("celeba", "folder"), default="celeba")
     parser.add_argument("--victims", type=int, default=4)
@@ -430,12 +461,10 @@ def parse_options() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument("--weights", choices=("random", "trained"), default="random")
     parser.add_argument("--labels", choices=("recovered", "given"), default="recovered")
     parser.add_argument("--iterations", type=int, default=300)
-    parser.add_argument("--ours", nargs="*", default=list(NAMED))
+    parser.add_argument("--ours", nargs="*", help="all of them where left out; in a suite, the case's own")
     parser.add_argument("--peer", nargs="*", default=list(PEERS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path)
-    parser.add_argument("--iteration", action="store_true")
-    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", choices=("cpu",), default="cpu", help="CPU seconds are what is compared")
     parser.add_argument("--json", action="store_true")
     return parser, parser.parse_args()
@@ -443,7 +472,9 @@ def parse_options() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 
 def run_comparison(options: argparse.Namespace) -> tuple[list[Method], list[dict[str, Any]]]:
     """Faces, victims, attacks, and the figure where one is asked for."""
-    methods = [our_method(spec, options.iterations) for spec in options.ours]
+    methods = [
+        our_method(spec, options.iterations) for spec in (NAMED if options.ours is None else options.ours)
+    ]
     methods += [peer_method(spec, options.iterations) for spec in options.peer]
     with tempfile.TemporaryDirectory() as folder:
         root = options.data_root
@@ -467,8 +498,8 @@ def main() -> int:
     torch.set_num_threads(1)
     methods: list[Method] = []
     try:
-        if options.iteration:
-            lines = time_iteration(options.repeats)
+        if options.suite is not None:
+            lines = run_suite(options)
         else:
             methods, lines = run_comparison(options)
     except InputError as error:

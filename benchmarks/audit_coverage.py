@@ -1,10 +1,11 @@
 """How good an audit's predictions are: on victims that no calibration saw, their errors and what their intervals hold.
 
 python benchmarks/audit_coverage.py --data-root DIR [--settings NAME ...] [--victims N] [--clients N]
-    [--calibrations N] [--seed N] [--rows FILE] [--json]
+    [--calibrations N] [--first N] [--seed N] [--rows FILE] [--json]
 
 DIR holds pictures in `train/CLASS` and `test/CLASS`, such as CIFAR-10. Half of the training pictures train the
-networks that are trained, the other half are the audit's public ones, and victims hold test pictures. Each setting is
+networks that are trained, the other half are the audit's public ones, and victims hold test pictures: those from
+`--first` on, in an order of their own, so that a method that was chosen on some is measured on others. Each setting is
 audited with several calibrations on different simulated clients, since an interval's 90% hold on average over
 calibrations. Every calibration predicts every victim. One process, one thread. With `--rows` what the attacks reached
 is kept in a file, and a second run goes on from there.
@@ -148,15 +149,18 @@ class Pictures:
     victims: PictureSet
 
     @classmethod
-    def read(cls, root: Path) -> Pictures:
-        """The pictures below `root`; raises `InputError` where `train` or `test` holds none."""
+    def read(cls, root: Path, first: int) -> Pictures:
+        """The pictures below `root`; raises `InputError` where `train` or `test` holds none.
+
+        Victims hold test pictures from number `first` on, in a fixed order.
+        """
         train = read_folder(root / "train", SPEC, where="--data-root")
         test = read_folder(root / "test", SPEC, where="--data-root")
         order = torch.randperm(len(test.images), generator=generator("victims", 0))
         return cls(
             training=taken(train, torch.arange(0, len(train.images), 2)),
             public=taken(train, torch.arange(1, len(train.images), 2)),
-            victims=taken(test, order),
+            victims=taken(test, order[first:]),
         )
 
 
@@ -231,6 +235,10 @@ class Rows:
 def attacked_victim(setting: Setting, pictures: Pictures, victim: int, seed: int) -> list[Simulated]:
     """One victim, attacked as an audit attacks what a client sent."""
     which = torch.arange(victim * setting.examples, (victim + 1) * setting.examples)
+    if which[-1] >= len(pictures.victims.images):
+        raise InputError(
+            f"--data-root: {len(pictures.victims.images)} test pictures from --first on are too few."
+        )
     held = taken(pictures.victims, which)
     truth, labels = SPEC.check(held.images, "victims"), held.labels
     if labels is None:
@@ -269,10 +277,11 @@ def reached(name: str, options: argparse.Namespace, pictures: Pictures, kept: Ro
         return attacked_victim(setting, pictures, victim, options.seed)
 
     key = f"{SETTINGS[name]}, seed {options.seed}"
+    held = f"{key}, pictures from {options.first}"
     clients, victims = range(options.clients * options.calibrations), range(options.victims)
     return Reached(
         simulated=[kept.of(f"{key}, simulated {i}", partial(simulate, i)) for i in clients],
-        victims=[kept.of(f"{key}, victim {i}", partial(attack, i)) for i in victims],
+        victims=[kept.of(f"{held}, victim {i}", partial(attack, i)) for i in victims],
     )
 
 
@@ -334,6 +343,7 @@ def main() -> int:
     parser.add_argument("--victims", type=int, default=40)
     parser.add_argument("--clients", type=int, default=19)
     parser.add_argument("--calibrations", type=int, default=4)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=Path)
     parser.add_argument("--json", action="store_true")
@@ -341,7 +351,7 @@ def main() -> int:
     torch.set_num_threads(1)
     good = True
     try:
-        pictures, kept = Pictures.read(options.data_root), Rows(options.rows)
+        pictures, kept = Pictures.read(options.data_root, options.first), Rows(options.rows)
         for name in options.settings:
             for line in lines(name, reached(name, options, pictures, kept), options.clients):
                 good &= bool(line["ok"])

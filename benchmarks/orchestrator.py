@@ -45,6 +45,8 @@ RATE = 50.0
 """Trials a second that have to be reached with 200 trials."""
 SHARE = 0.1
 """Of wall time at 5,000 trials that the orchestrator may add to attacks of `TYPICAL` seconds."""
+DRIVER_SHARE = 0.05
+"""Of wall time that the driver's CPU seconds may be where attacks take `TYPICAL` seconds."""
 TYPICAL = 1.0
 
 SPACE: dict[str, dict[str, Any]] = {
@@ -164,6 +166,16 @@ def main() -> int:
         typical = TYPICAL * count / options.workers
         name = f"wall time added to attacks of {TYPICAL:g} s, at most"
         lines.append(line(name, wall / (typical + wall), "share", -SHARE, count))
+    # Its CPU seconds a trial over the wall time that a trial adds, as all workers run one at a time each.
+    lines.append(
+        line(
+            f"driver's CPU, share of wall time with attacks of {TYPICAL:g} s",
+            cpu * options.workers / (options.seconds or TYPICAL),
+            "share",
+            -DRIVER_SHARE,
+            count,
+        )
+    )
     if not options.no_peer:
         lines += peer(options.trials, options.workers, options.seconds, count / wall)
     for entry in lines:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from defenses.compression.compression import Prune, Quantise, SignOnly
 from defenses.compression.soteria import Soteria
+from defenses.dp.accounting import composed_epsilon
+from defenses.dp.budget import DPMechanism
 from defenses.dp.central import DPCentral
 from defenses.dp.distributed import DPDistributed
 from defenses.dp.local import DPUpdate
@@ -116,6 +118,22 @@ class Chain:
         """The chain's privacy statement: what follows a mechanism is post-processing and keeps it."""
         statements = [defense.privacy(plan) for defense in self.defenses]
         return next((statement for statement in statements if statement is not None), None)
+
+    def epsilon_of(self, plan: FederationConfig, rounds: int) -> float | None:
+        """What so many of the planned rounds spend together, of a client that takes part in each.
+
+        None where there is no statement, where it is not about single updates, and of mechanisms that are not ours,
+        whose noise may compose in another way.
+        """
+        statement = self.privacy(plan)
+        gaussian = any(isinstance(defense, DPMechanism) for defense in self.defenses)
+        if statement is None or statement.against != "server" or not gaussian:
+            return None
+        if rounds == 1:
+            return statement.epsilon_release
+        if rounds == statement.rounds:
+            return statement.epsilon
+        return composed_epsilon(statement.epsilon_release, statement.delta, releases=rounds)
 
     @property
     def summing(self) -> SumProtection | None:

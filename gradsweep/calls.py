@@ -1,5 +1,6 @@
 """The names for one signal: what attacks, defends and simulates it."""
 
+from attack_core.base.certificate import Certificate as Certificate
 from attack_core.base.types import AttackFailed as AttackFailed
 from fl_core.base.errors import InputError as InputError
 from fl_core.federation.client import LocalTraining as LocalTraining

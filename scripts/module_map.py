@@ -18,9 +18,9 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     "attack_core": (
         ("base", "gradients", "metrics"),
         ("signal", "priors", "input_inversion"),
-        ("fc", "tokens", "evidence"),
+        ("fc", "tokens", "convolutions", "evidence"),
         ("inversion", "local_sgd"),
-        ("matching",),
+        ("matching", "certificates"),
         ("attacks",),
     ),
     "orchestrator": (
@@ -28,7 +28,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("config", "io", "library", "pages", "runtime"),
         ("results", "execute", "cluster", "reference"),
         ("capture",),
-        ("trial", "analysis", "calibration"),
+        ("trial", "analysis", "calibration", "inference"),
         ("audit", "study", "report"),
         ("driver", "suites", "exports"),
         ("living",),

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# A Ray cluster of one job's own, and a sweep on it: the functions behind sweep.sbatch, sweep_array.sbatch
-# and local.sh. Runs on bash 3.2 as well, which macOS has.
+# A Ray cluster of one job's own, and a sweep on it: the functions behind sweep.sbatch, sweep_array.sbatch,
+# elastic.sbatch, elastic_worker.sbatch and local.sh. Runs on bash 3.2 as well, which macOS has.
 #
 # What can be set from outside (docs/cluster.md says more):
 #   GRADSWEEP_HOME      the checkout of the project
@@ -12,10 +12,12 @@
 #   GRADSWEEP_HEAD_IP   the first node's address for the others  [what Slurm reaches it by]
 #   GRADSWEEP_STORE_MB  Ray's object store on each node          [a fifth of the job's memory, at most 4000]
 #   GRADSWEEP_WAIT      seconds to wait for all nodes            [180]
+#   GRADSWEEP_PATIENCE  seconds that an elastic worker waits for its head  [900]
 #   GRADSWEEP_REQUEUES  how often a job may requeue itself       [20]
 
 STOPPED=75     # what `gradsweep sweep` ends with when it was told to stop and can be resumed
-caught='' current='' status=0 nodes_pids=''
+caught='' current='' status=0 nodes_pids='' requeued=''
+elastic='' joined='' # whether other jobs may join this one's head, and whether this one joins another's
 
 say() { echo "$(date +%H:%M:%S) gradsweep: $*"; }
 
@@ -33,33 +35,45 @@ begin() {
     export GS_RUN=${GRADSWEEP_RUN:-$PWD/gradsweep-$job}
     mkdir -p "$2" "$GS_RUN" && chmod 700 "$GS_RUN"
     GS_OUT=$(cd "$2" && pwd) && export GS_OUT
-    [ -n "${GRADSWEEP_IMAGE:-}" ] || export PATH="${GRADSWEEP_VENV:-$GRADSWEEP_HOME/.venv}/bin:$PATH"
+    set_up
 
     # One secret for each start of the job, in a file that only its owner reads; it is never an argument.
-    unset RAY_AUTH_TOKEN RAY_ADDRESS RAY_API_SERVER_ADDRESS
-    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$GS_RUN/token RAY_USAGE_STATS_ENABLED=0
-    rm -f "$RAY_AUTH_TOKEN_PATH"
+    rm -f "$RAY_AUTH_TOKEN_PATH" "$GS_RUN/done" "$GS_RUN/address"
     (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH")
-
-    # A busy node may take longer than Ray's 30 s to start the raylet's agents; the raylet would give up.
-    export RAY_agent_register_timeout_ms=120000
-    # Ray's monitor counts the whole node, other people's jobs too; Slurm watches this job's memory itself.
-    [ -z "${SLURM_JOB_ID:-}" ] || export RAY_memory_monitor_refresh_ms=0
 
     count=1 GS_IP=127.0.0.1
     if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ] && [ -z "${GS_ONE_NODE:-}" ]; then
         count=$SLURM_JOB_NUM_NODES GS_IP=$(head_ip)
+    elif [ -n "$elastic" ]; then
+        GS_IP=$(head_ip)
     fi
     # A block of ports for each job, below those that the system hands out: two jobs may share a node.
     GS_PORT=$((20000 + job % 600 * 20))
     while listening "$GS_PORT"; do GS_PORT=$((20000 + (GS_PORT - 20000 + 20) % 12000)); done
     export GS_IP GS_PORT
 
+    say "job $job, start $((${SLURM_RESTART_COUNT:-0} + 1)), $count node(s), head at $GS_IP:$GS_PORT, logs in $GS_RUN"
+}
+
+# begin_elastic SWEEP OUT: the same for a head that other jobs join.
+begin_elastic() {
+    elastic=yes
+    begin "$@"
+}
+
+# What a job that starts a head and one that joins it have in common: environment, Ray's settings, traps.
+set_up() {
+    [ -n "${GRADSWEEP_IMAGE:-}" ] || export PATH="${GRADSWEEP_VENV:-$GRADSWEEP_HOME/.venv}/bin:$PATH"
+    unset RAY_AUTH_TOKEN RAY_ADDRESS RAY_API_SERVER_ADDRESS
+    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$GS_RUN/token RAY_USAGE_STATS_ENABLED=0
+    # A busy node may take longer than Ray's 30 s to start the raylet's agents; the raylet would give up.
+    export RAY_agent_register_timeout_ms=120000
+    # Ray's monitor counts the whole node, other people's jobs too; Slurm watches this job's memory itself.
+    [ -z "${SLURM_JOB_ID:-}" ] || export RAY_memory_monitor_refresh_ms=0
     trap 'on_signal USR1' USR1
     trap 'on_signal TERM' TERM
     trap 'on_signal INT' INT
-    trap cleanup EXIT
-    say "job $job, start $((${SLURM_RESTART_COUNT:-0} + 1)), $count node(s), head at $GS_IP:$GS_PORT, logs in $GS_RUN"
+    trap at_exit EXIT
 }
 
 # Slurm's notice (USR1) and every other wish to stop reach the sweep as SIGTERM; it then ends with $STOPPED.
@@ -186,8 +200,63 @@ drive() {
     say "the sweep ended with exit code $status"
 }
 
-# End head and workers by their ids, within 30 seconds, and remove the token. Safe to call twice.
+# Say to elastic workers where the head is, and which start of the job it is of: they leave when that changes.
+announce() {
+    [ -z "$caught" ] || return 0
+    echo "$GS_IP:$GS_PORT start ${SLURM_RESTART_COUNT:-0}" >"$GS_RUN/_address" && mv "$GS_RUN/_address" "$GS_RUN/address"
+}
+
+# attend HEAD: be a node of the cluster of the elastic job HEAD for as long as there is work; `status` is the exit code.
+attend() {
+    local since=$SECONDS began address patience=${GRADSWEEP_PATIENCE:-900}
+    job=$SLURM_JOB_ID joined=yes
+    export GRADSWEEP_HOME GS_JOB=$job GS_INDEX=0 GS_RUN=${GRADSWEEP_RUN:-$PWD/gradsweep-$1}
+    GS_CPUS=$(cpus_of 0) && export GS_CPUS GS_OUT=$GS_RUN
+    set_up
+    say "job $job, start $((${SLURM_RESTART_COUNT:-0} + 1)), a worker of job $1, logs in $GS_RUN"
+    while [ -z "$caught" ] && [ ! -e "$GS_RUN/done" ]; do
+        if address=$(cat "$GS_RUN/address" 2>/dev/null) && [ -n "$address" ]; then
+            began=$SECONDS GS_IP=${address%%:*} GS_PORT=${address#*:}
+            export GS_IP GS_PORT=${GS_PORT%% *}
+            say "joining $GS_IP:$GS_PORT"
+            bash "$GRADSWEEP_HOME/slurm/node.sh" worker >>"$GS_RUN/worker-$job.log" 2>&1 &
+            nodes_pids=$!
+            while [ -z "$caught" ] && [ "$(cat "$GS_RUN/address" 2>/dev/null)" = "$address" ] &&
+                kill -0 "$nodes_pids" 2>/dev/null; do pause 1; done
+            end_nodes
+            [ $((SECONDS - began)) -lt 60 ] || since=$SECONDS
+        elif [ $((SECONDS - since)) -ge "$patience" ]; then
+            say "no head of job $1 for $patience s: submit this again when it runs."
+            status=$STOPPED
+            return
+        fi
+        [ -n "$caught" ] || [ -e "$GS_RUN/done" ] || pause 2
+    done
+    status=0
+    [ -z "$caught" ] || status=$STOPPED
+}
+
+# A sleep that a signal ends.
+pause() {
+    sleep "$1" &
+    wait $! || true
+}
+
+# Clean up, and tell elastic workers that there is no more to do, unless this job begins anew.
+at_exit() {
+    cleanup
+    [ -z "$elastic" ] || [ -n "$requeued" ] || : >"$GS_RUN/done"
+}
+
+# End everything, and remove what only a running job has. Safe to call twice.
 cleanup() {
+    [ -n "$joined" ] || rm -f "$GS_RUN/address"
+    end_nodes
+    [ -n "$joined" ] || rm -f "$RAY_AUTH_TOKEN_PATH"
+}
+
+# End head and workers by their ids, within 30 seconds.
+end_nodes() {
     local pid left=60
     # USR2, because srun hands it on, while TERM makes it kill its step at once.
     # shellcheck disable=SC2086 # a list of numbers
@@ -200,7 +269,6 @@ cleanup() {
         kill -KILL "$pid" 2>/dev/null || true
     done
     nodes_pids=''
-    rm -f "$RAY_AUTH_TOKEN_PATH"
 }
 
 # Clean up; after Slurm's notice queue the job again, which resumes the sweep; end with the sweep's exit code.
@@ -211,6 +279,7 @@ finish() {
         if [ "${SLURM_RESTART_COUNT:-0}" -ge "${GRADSWEEP_REQUEUES:-20}" ]; then
             say "requeued $SLURM_RESTART_COUNT times already; submit the same again to resume."
         elif scontrol requeue "$GS_JOB"; then
+            requeued=yes
             say "queued again"
             sleep 60 & # Slurm ends this script meanwhile; an exit code of its own would look like the job's.
             wait $! || true

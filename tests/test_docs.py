@@ -13,7 +13,7 @@ from defenses.mechanism.noise import NoiseOnly
 from orchestrator.analysis.strength import Curve, critical_frame, critical_strengths
 from orchestrator.analysis.summary import summarize
 from orchestrator.config.scale import Strength
-from orchestrator.config.sweep import StudyConfig, ThresholdConfig
+from orchestrator.config.sweep import HalvingConfig, StudyConfig, ThresholdConfig
 from orchestrator.results import schema
 from orchestrator.results.columns import SUMMARY, TABLES, THRESHOLDS, UTILITY, markdown
 from orchestrator.results.utility_files import UtilityResult
@@ -64,8 +64,19 @@ def test_utility_results_have_the_declared_keys() -> None:
 def test_study_settings_are_documented_with_their_defaults() -> None:
     page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| `?([^|`]+)`? \|", page, re.MULTILINE)
-    defaults = [(field.name, field.default) for field in dataclasses.fields(StudyConfig)]
-    assert rows == [(name, "null" if value is None else str(value)) for name, value in defaults]
+    expected = [
+        (field.name, _as_written(field.default))
+        for settings in (StudyConfig, HalvingConfig)
+        for field in dataclasses.fields(settings)
+    ]
+    assert rows == expected
+
+
+def _as_written(value: object) -> str:
+    """A default as a sweep file would have it."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return "null" if value is None else str(value)
 
 
 def test_examples_run(folder: Path) -> None:

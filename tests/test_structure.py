@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,7 @@ def test_what_a_room_exports_is_there(room: str) -> None:
         assert getattr(module, name) is not None, f"{room}: {name}"
 
 
+@pytest.mark.slow
 def test_numerical_packages_load_no_orchestration_library() -> None:
     # The masks' own arithmetic is loaded when a sum is masked.
     apart = ("orchestrator", "gradsweep", "defenses.masking.parties")
@@ -197,6 +199,7 @@ def test_extras_hold_what_the_numerical_packages_do_without() -> None:
     assert {"torch", "numpy", "scipy", "dp-accounting"} <= required()
 
 
+@pytest.mark.slow
 def test_a_missing_extra_is_one_line_with_the_command_that_installs_it() -> None:
     code = """
 import sys
@@ -204,7 +207,7 @@ from orchestrator.cli.start import main
 for missing in ("ray", "matplotlib"):
     sys.modules[missing] = None
     try:
-        main(["report", "results"])
+        main(["report", "tests/compatibility/results"])
     except SystemExit as end:
         assert end.code == 2, end.code
     del sys.modules[missing]
@@ -246,3 +249,11 @@ def test_no_test_module_imports_another() -> None:
     for path in (ROOT / "tests").rglob("*.py"):
         found = {name for name in imports(path) if name.startswith("tests.")}
         assert not [name for name in found if name.rsplit(".", 1)[-1].startswith("test_")], path
+
+
+def test_every_folder_of_tests_is_collected() -> None:
+    """A bare name in `norecursedirs` leaves out every folder of that name, whatever it lies in."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    left_out = {pattern for pattern in options["norecursedirs"] if "/" not in pattern}
+    folders = {path.parent.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert not {name for name in folders for pattern in left_out if fnmatch(name, pattern)}

@@ -8,33 +8,42 @@ features). Where the network has fewer features than pixels, the gradients of th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from attack_core.attacks.falls_back import FallsBack
+from attack_core.base.certificate import Certificate
+from attack_core.base.evaluations import ONE_BACKWARD, Evaluations, reporter
 from attack_core.base.types import Outcome, Progress, Reconstruction
-from attack_core.evidence.cross_validation import Residuals, residuals_elsewhere
+from attack_core.certificates.inputs import certify_inputs
+from attack_core.certificates.local import certify_features
+from attack_core.evidence.cross_validation import Residuals
 from attack_core.evidence.likelihood_ratio import prior_instead, supported_or_prior
 from attack_core.fc.inversion import Estimate, input_estimate
 from attack_core.fc.layer_inputs import LayerInputs, Reading, magnitude
 from attack_core.fc.spear import Inseparable
 from attack_core.fc.step_order import Order
 from attack_core.gradients.objectives import Matched, squared_distance
-from attack_core.gradients.targets import check_observation
-from attack_core.inversion.continuation import Continuation, Mismatch
+from attack_core.gradients.targets import check_observation, mean_progress, sees_images_again, weights_along
+from attack_core.inversion.continuation import (
+    CONTINUATION_LIMITS,
+    NOTHING_CARRIED,
+    Continuation,
+    Mismatch,
+)
 from attack_core.inversion.feature_fit import FeatureFit
-from attack_core.inversion.features import FeatureInverter, along_path, drift_errors
+from attack_core.inversion.features import DRIFT_LIMITS, FeatureInverter, along_path, drift_errors
 from attack_core.inversion.refinement import NextLayer, equations_mismatch
+from attack_core.inversion.rounds import Rounds, read_together
 from attack_core.matching.matching import Matching
 from attack_core.signal.inits import initial_images
 from attack_core.signal.signal_model import is_sparse, matched_numbers, sent_numbers
 from fl_core.base.numbers import TINY
-from fl_core.base.types import ModelState, Tensors, require
+from fl_core.base.types import InUnits, ModelState, Tensors, require
 from fl_core.threat.observation import Observation
 
 _PRIOR = "analytic: prior alone"
@@ -63,10 +72,11 @@ class Analytic(FallsBack):
     `estimate` is how one image's layer input is read: `auto` takes `rank_one` where the noise is known and
     `weighted` otherwise. `inversion` starts at the mean public image, or near grey where there is none. `refine`
     says whether the earlier layers' gradients follow with `refinement`: `auto` where features are fewer than pixels
-    and no noise is known. Batches are taken apart in at most `rounds` rounds, to a relative residual of `tolerance`,
-    or of `drift_tolerance` where the weights moved between the images. Then the weights of each local step follow in
-    turn with the images, `passes` times. Where taking apart fails, `fallback` runs on the same observation and the
-    notes say why.
+    and no noise is known, and for one image under known noise where the network is smooth (`GradientFit`). Batches are
+    taken apart in at most `rounds` rounds, to a relative residual of `tolerance`, or of `drift_tolerance` where the
+    weights moved between the images. Then the weights of each local step follow in turn with the images, `passes`
+    times. Where taking apart fails, `fallback` runs on the same observation and the notes say why. Of one image several
+    rounds under known noise are read together (`attack_core.inversion.rounds`); else the first round is taken.
     """
 
     kind: Literal["analytic"] = "analytic"
@@ -74,10 +84,10 @@ class Analytic(FallsBack):
     inversion: Continuation = field(default_factory=Continuation)
     refine: Literal["auto", "always", "never"] = "auto"
     refinement: Continuation = field(default_factory=partial(Continuation, evaluations=300))
-    rounds: int = 100
+    rounds: Annotated[int, InUnits("rounds")] = 100
     tolerance: float = 1e-3
     drift_tolerance: float = 0.1
-    passes: int = 3
+    passes: Annotated[int, InUnits("passes")] = 3
     fallback: Matching = field(default_factory=Matching)
 
     def __post_init__(self) -> None:
@@ -98,8 +108,7 @@ class Analytic(FallsBack):
 
     def cost(self, images: int) -> float:
         """See `Attack.cost`; that it need not fall back is assumed."""
-        # One backward pass instead of two, and no weight gradients.
-        return self.inversion.evaluations * images / 3
+        return self.inversion.evaluations * images * ONE_BACKWARD
 
     def shortened(self, share: float) -> Self:
         """See `Attack.shortened`; the rounds that take a batch apart stay, as they end by themselves."""
@@ -126,13 +135,14 @@ class Analytic(FallsBack):
         try:
             read = LayerInputs.of(self.reading, observation, model, generator)
         except Inseparable as reason:
-            found = self.fallback(observation, model, generator, progress=progress)
-            return replace(found, notes=(f"analytic: {reason}; fell back to matching", *found.notes))
+            return self._matched_instead(reason, observation, model, generator, progress)
+        read, rounds = read_together(read, self.reading, observation)
         problem = _Problem(
             attack=self,
             model=model,
             observation=observation,
             read=read,
+            rounds=rounds,
             generator=generator,
             progress=progress,
         )
@@ -147,32 +157,41 @@ class _Problem:
     model: nn.Module
     observation: Observation
     read: LayerInputs
+    rounds: Rounds
     generator: torch.Generator
     progress: Progress | None
-    seen: list[float] = field(default_factory=list)
+    seen: Evaluations = field(default_factory=Evaluations)
 
     def solve(self) -> Reconstruction:
         """Images from the layer inputs."""
         read, picture, count = self.read, self.observation.model.shape.size, self.count
         if math.isinf(read.error):
             note = f"the known noise hides the layer input: the answer is {self._prior_name}"
-            return self._result(_PRIOR, self._start().expand(count, -1, -1, -1), [note], outcome="prior")
+            hidden = self._result(_PRIOR, self._start().expand(count, -1, -1, -1), [note], outcome="prior")
+            return self._fitted_if_better(hidden)
         if read.head.pixels and read.complete:
             images = read.shares.inputs.view(-1, *picture)
-            return self._result("analytic: layer input", images, [read.note()])
+            found = self._result("analytic: layer input", images, [read.note()])
+            return self._certified(found, certify_inputs(read, self.observation))
         if read.order is not None:
             return self._along(read.order)
-        notes, start = [read.note()], self._start().expand(count, -1, -1, -1)
+        notes, start = [read.note(), *self._joined], self._start().expand(count, -1, -1, -1)
         inverter = self._inverter(self.attack.inversion.evaluations)
         # Over the square of an estimate that the error is part of.
         errors = [read.error / (1.0 + read.error)] * count
-        if self.observation.steps > 1:
+        state = self.observation.state
+        if count > 1 and sees_images_again(self.observation):
+            notes.append("each image was seen several times: its mean features, at the steps' mean weights")
+            state = weights_along(self.observation, mean_progress(self.observation))
+            drift = drift_errors(inverter, self.observation, start, DRIFT_LIMITS.mean)
+            errors = [max(pair) for pair in zip(errors, drift, strict=True)]
+        elif self.observation.steps > 1:
             notes.append(
                 "the weights moved meanwhile and nothing tells how: features taken where they started"
             )
-            drift = drift_errors(inverter, self.observation, start)
+            drift = drift_errors(inverter, self.observation, start, DRIFT_LIMITS.unknown)
             errors = [max(pair) for pair in zip(errors, drift, strict=True)]
-        images = inverter.invert([self.observation.state] * count, start, errors)
+        images = inverter.invert([state] * count, start, errors)
         if read.error:
             return self._judged(images, start, notes)
         found = (
@@ -215,11 +234,13 @@ class _Problem:
             # Fewer equations than unknowns: the prior has to decide more.
             stiffness=max(1.0, self.pixels / self.read.known) ** 2,
             generator=self.generator,
-            report=_reporter(self.seen, planned, self.progress),
+            report=reporter(self.seen, planned, self.progress),
             unknown=shares.unknown,
             ceiling=shares.ceiling,
             following=self._following(),
             validation=self._validation(),
+            rounds=self.rounds if len(self.rounds) > 1 else None,
+            limits=NOTHING_CARRIED if self.refined else CONTINUATION_LIMITS,
         )
 
     def _along(self, order: Order) -> Reconstruction:
@@ -247,8 +268,13 @@ class _Problem:
             inverter.known(read.shares.inputs),
             read.shares.errors,
         )
+        planned = self.attack.inversion.evaluations * self.count + self.attack.refinement.evaluations
         images = self.attack.refinement.minimise(
-            mismatch, images, stiffness=inverter.stiffness, report=inverter.report
+            mismatch,
+            images,
+            stiffness=inverter.stiffness,
+            report=reporter(self.seen, planned, self.progress, each=len(images)),
+            limits=inverter.limits,
         )
         return self._result("analytic: features, refined", images, notes)
 
@@ -257,7 +283,7 @@ class _Problem:
         read = self.read
         if not read.error or self.count > 1:
             return None
-        return residuals_elsewhere(self.observation, self.model, read.gradients, read.own, read.shares.labels)
+        return self.rounds.residuals(self.model, read.own, read.shares.labels)
 
     def _judged(self, images: Tensor, start: Tensor, notes: list[str]) -> Reconstruction:
         """What was found from noisy features, or the prior where the rest of the signal is not for it."""
@@ -267,7 +293,26 @@ class _Problem:
             answer = supported_or_prior(found, self.observation, self.model, reason)
         else:
             answer = prior_instead(found, self.observation, reason) if torch.equal(images, start) else found
-        return answer if answer is found else replace(answer, method=_PRIOR)
+        return self._fitted_if_better(answer if answer is found else replace(answer, method=_PRIOR))
+
+    def _fitted_if_better(self, found: Reconstruction) -> Reconstruction:
+        """A fit to the whole gradient where numbers that it has not seen are for it, else `found`."""
+        attack, read = self.attack, self.read
+        if attack.refine == "never" or self.count > 1:
+            return found
+        fit = self.rounds.fit(self.model, read.shares.labels, self.generator)
+        planned = attack.inversion.evaluations + attack.refinement.evaluations
+        report = reporter(self.seen, planned, self.progress, each=1.0)
+        images = fit.minimise(attack.refinement, self._start(), report) if fit is not None else None
+        if fit is None or images is None:
+            return found
+        if not fit.is_better(images, found.images.to(images)):
+            return replace(found, iterations=len(self.seen.mismatches), work=self.seen.work)
+        notes = [
+            *found.notes,
+            "the network is smooth: fitted to all layers' gradients within the known noise",
+        ]
+        return self._result("analytic: whole gradient", images, notes)
 
     def _checked_fit(self, found: Reconstruction, prior: Tensor) -> Reconstruction:
         """`found` with a note where it leaves exact features unexplained; `prior` where it is worth no more."""
@@ -276,6 +321,7 @@ class _Problem:
             return found
         judge = FeatureFit(observation=self.observation, model=self.model, read=self.read)
         images = found.images.to(prior.device)
+        found = self._certified(found, certify_features(self.read, self.observation, self.model, images))
         mismatch = judge.mismatch(images)
         if mismatch <= judge.limits.unexplained:
             return found
@@ -289,6 +335,12 @@ class _Problem:
         )
         answer = prior_instead(found, self.observation, reason)
         return replace(answer, method=_PRIOR)
+
+    @staticmethod
+    def _certified(found: Reconstruction, certificates: tuple[Certificate | None, ...]) -> Reconstruction:
+        """`found` with certificates of the images that came apart; the others have none."""
+        others = len(found.images) - len(certificates)
+        return replace(found, certificates=(*certificates, *[None] * others))
 
     def _following(self) -> NextLayer | None:
         """What the second layer's gradients say of the first one's outputs, where some of its inputs are unknown."""
@@ -304,20 +356,16 @@ class _Problem:
         return NextLayer(parameters[f"{first}.weight"], parameters[f"{first}.bias"], outputs)
 
     @property
+    def _joined(self) -> list[str]:
+        """A note where several rounds are read together."""
+        return [f"{len(self.rounds)} rounds read together"] if len(self.rounds) > 1 else []
+
+    @property
     def _prior_name(self) -> str:
         return "near grey" if self.observation.public_mean is None else "the mean public image"
 
     def _start(self) -> Tensor:
-        """The image (1, 3, S, S) that is known before the signal."""
-        mean = self.observation.public_mean
-        if mean is not None:
-            return mean[None]
-        picture = self.observation.model.shape.size
-        # Not quite grey: networks without biases have no slope there.
-        noise = initial_images(
-            "fourier", (1, 1, *picture), std=ANALYTIC_LIMITS.grey, generator=self.generator
-        )
-        return noise[0].to(self.read.shares.inputs.device)
+        return known_before(self.observation, self.generator).to(self.read.shares.inputs.device)
 
     def _result(
         self,
@@ -342,13 +390,24 @@ class _Problem:
             labels=labels.cpu(),
             loss=loss,
             candidates=images.cpu()[None],
-            history=torch.tensor(self.seen or [0.0])[:, None],
-            iterations=len(self.seen),
+            history=torch.tensor(self.seen.mismatches or [0.0])[:, None],
+            iterations=len(self.seen.mismatches),
             failed=0,
             method=method,
             outcome=outcome,
             notes=tuple(notes),
+            work=self.seen.work,
+            rounds=len(self.rounds),
         )
+
+
+def known_before(observation: Observation, generator: torch.Generator) -> Tensor:
+    """The image (1, 3, S, S) that is known before the signal: the mean public one, or near grey."""
+    if observation.public_mean is not None:
+        return observation.public_mean[None]
+    # Not quite grey: networks without biases have no slope there.
+    shape = (1, 1, *observation.model.shape.size)
+    return initial_images("fourier", shape, std=ANALYTIC_LIMITS.grey, generator=generator)[0]
 
 
 def gradient_mismatch(
@@ -363,15 +422,10 @@ def relative_distance(
     matched: Matched, model: nn.Module, state: ModelState, images: Tensor, labels: Tensor
 ) -> float:
     """Squared L2 distance of the gradient of `images` (B, 3, S, S) with `labels` (B,), over the target's square."""
+    return relative(squared_distance(matched, model, state, images, labels), matched)
+
+
+def relative(distance: Tensor, matched: Matched) -> float:
+    """A squared distance () from what is matched, over the target's square."""
     # The expansion of squares cancels where the match is nearly exact.
-    distance = squared_distance(matched, model, state, images, labels)
     return max(float(distance / matched.squares.sum().clamp_min(TINY)), 0.0)
-
-
-def _reporter(seen: list[float], planned: int, progress: Progress | None) -> Callable[[float], None]:
-    def report(mismatch: float) -> None:
-        seen.append(mismatch)
-        if progress is not None:
-            progress(len(seen), max(planned, len(seen)), min(seen))
-
-    return report

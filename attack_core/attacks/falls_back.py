@@ -6,17 +6,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
+import torch
 from torch import nn
 
-from attack_core.base.types import Attack
+from attack_core.base.types import Attack, Progress, Reconstruction
 from attack_core.matching.matching import Matching
+from fl_core.threat.observation import Observation
 
 
 class FallsBack(Attack):
     """An attack with a matching loop, `fallback`: restarts, packing and what it takes of a network are the loop's."""
 
+    # Each attack declares these two fields itself, in their own places.
+    kind: str
     fallback: Matching
-    """Each attack declares this field itself, in its own place."""
+    """Gradient matching, which runs where the attack's own method does not apply."""
 
     @property
     def restarts(self) -> int:
@@ -47,6 +51,19 @@ class FallsBack(Attack):
     def with_matching(self, settings: Mapping[str, Any]) -> Self:
         """See `Attack.with_matching`."""
         return self._with(self.fallback.with_matching(settings))
+
+    def _matched_instead(
+        self,
+        why: object,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+        progress: Progress | None,
+    ) -> Reconstruction:
+        """What `fallback` finds, with a note that says why the attack's own method does not apply."""
+        found = self.fallback(observation, model, generator, progress=progress)
+        note = f"{self.kind}: {str(why).removesuffix('.')}; fell back to matching"
+        return replace(found, notes=(note, *found.notes))
 
     def _with(self, fallback: Matching) -> Self:
         changed: dict[str, Any] = {"fallback": fallback}

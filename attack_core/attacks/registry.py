@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto
+from attack_core.attacks.convolution_inversion import ConvolutionInversion
 from attack_core.attacks.own import OwnAttack
 from attack_core.attacks.token_inversion import TokenInversion
 from attack_core.gradients.objectives import Cosine
@@ -23,7 +24,7 @@ _DLG = Matching(
     labels="optimize",
 )
 
-AnyAttack = Matching | Analytic | TokenInversion | Auto | OwnAttack
+AnyAttack = Matching | Analytic | TokenInversion | ConvolutionInversion | Auto | OwnAttack
 """Every attack that a sweep file can spell; the union is the registry."""
 
 
@@ -59,6 +60,8 @@ NAMED: dict[str, AnyAttack] = {
     "analytic": Analytic(),
     # One image's patches by least squares, for transformers; see `attack_core.tokens.equations` for the paper.
     "tokens": TokenInversion(),
+    # One image from the inputs of deep convolutions; see `attack_core.convolutions.patch_space` for the papers.
+    "convolutions": ConvolutionInversion(),
     # Ulyanov et al. 2018, arXiv:1711.10925, as the image's parametrisation: the network is the prior.
     "deep_prior": Matching(
         objective=Cosine(), schedule="cosine", lr=0.01, tv_weight=0.0, parametrisation="deep_prior"

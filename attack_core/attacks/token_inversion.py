@@ -7,33 +7,31 @@ since each step adds its errors times the same patches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from attack_core.attacks.analytic import relative
 from attack_core.attacks.falls_back import FallsBack
 from attack_core.base.types import Progress, Reconstruction
 from attack_core.evidence.likelihood_ratio import prior_answer
 from attack_core.fc.layer_inputs import magnitude
+from attack_core.gradients.objectives import squared_distance_of
 from attack_core.gradients.targets import check_observation, gradient_estimate
 from attack_core.matching.matching import Matching
 from attack_core.signal.labels import single_label
 from attack_core.signal.signal_model import (
     deviations,
-    hides_the_scale,
-    masked,
+    matched_numbers,
     rounds_fairly,
     sends_signs,
-    sent_numbers,
     withholds,
 )
 from attack_core.tokens.embedding import PatchEmbedding, find_embedding
 from attack_core.tokens.equations import TokenEquations
 from fl_core.base.errors import InputError
-from fl_core.base.numbers import TINY
-from fl_core.base.types import Tensors
 from fl_core.federation.client import loss_gradient
 from fl_core.threat.observation import Observation
 
@@ -66,9 +64,7 @@ class TokenInversion(FallsBack):
         try:
             embedding = solvable_embedding(observation, model)
         except InputError as reason:
-            found = self.fallback(observation, model, generator, progress=progress)
-            why = str(reason).removesuffix(".")
-            return replace(found, notes=(f"tokens: {why}; fell back to matching", *found.notes))
+            return self._matched_instead(reason, observation, model, generator, progress)
         return solve_tokens(embedding, observation, model)
 
 
@@ -139,7 +135,9 @@ def solve_tokens(embedding: PatchEmbedding, observation: Observation, model: nn.
         mean = torch.zeros(observation.model.shape.size, device=weight.device)
     solved = equations.solve(mean)
     images = solved.picture.to(weight.device)[None].clamp(-1.0, 1.0)
-    loss = _distance(observation, gradients, loss_gradient(model, observation.state, (images, labels)))
+    matched = matched_numbers(observation, gradients, dict.fromkeys(gradients, 1.0))
+    own = loss_gradient(model, observation.state, (images, labels))
+    loss = relative(squared_distance_of(matched, own), matched)
     images = images.cpu()
     noise = equations.error_sigma > 0 or equations.weight_sigma > 0
     note = (
@@ -158,18 +156,6 @@ def solve_tokens(embedding: PatchEmbedding, observation: Observation, model: nn.
         method="tokens: least squares",
         outcome="analytic",
         notes=(note,),
+        work=0.0,
+        certificates=(solved.certificate,),
     )
-
-
-def _distance(observation: Observation, wanted: Tensors, found: Tensors) -> float:
-    """The squared distance of two gradients over the numbers that were sent, over the square of what is `wanted`."""
-    sent = sent_numbers(observation)
-    pairs = [
-        (masked(value, sent.get(name)), masked(found[name], sent.get(name))) for name, value in wanted.items()
-    ]
-    factor = 1.0
-    if hides_the_scale(observation):
-        along = sum(float((one * other).sum()) for one, other in pairs)
-        factor = min(max(along / max(sum(float(other.square().sum()) for _, other in pairs), TINY), 0.0), 1.0)
-    missed = sum(float((factor * other - one).square().sum()) for one, other in pairs)
-    return missed / max(sum(float(one.square().sum()) for one, _ in pairs), TINY)

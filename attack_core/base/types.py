@@ -10,12 +10,13 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
+from attack_core.base.certificate import Certificate
 from fl_core.base.errors import InputError
 from fl_core.base.types import Config
 from fl_core.threat.observation import Observation
 
 Progress = Callable[[int, int, float], None]
-"""Called with iterations done, iterations planned, best loss so far."""
+"""Called with iterations done, iterations planned, and the loss of the answer so far: the lowest, or the last."""
 
 Outcome = Literal["analytic", "matching", "prior", "other"]
 """What an answer was found by.
@@ -39,7 +40,11 @@ class Reconstruction:
     the one of them that the attacker selected, `labels` (B,) its labels, `loss` its matching loss. `history`
     (iterations, C) holds each candidate's matching loss, NaN once it has ended. `failed` counts candidates
     that met a loss that is not finite. `outcome` says what ran in the end; `method` says the same to a reader, in
-    more detail, and `notes` say in sentences why it was chosen and what was fallen back from.
+    more detail, and `notes` say in sentences why it was chosen and what was fallen back from. `work` is how many images
+    were differentiated twice, all iterations and restarts together (see `Attack.cost`); None: as many as `cost` says.
+    `rounds` is of how many watched rounds it took the signal; the first ones.
+    `certificates` say of each of `images` how well the equations behind it determine it; None, or nothing at all, where
+    no equations do.
     """
 
     images: Tensor
@@ -52,6 +57,9 @@ class Reconstruction:
     method: str
     outcome: Outcome = "other"
     notes: tuple[str, ...] = ()
+    work: float | None = None
+    rounds: int = 1
+    certificates: tuple[Certificate | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +83,11 @@ class Attack(Config, ABC):
 
     @abstractmethod
     def cost(self, images: int) -> float:
-        """How many images it differentiates twice in all its iterations, on a signal of so many `images`."""
+        """How many images it differentiates twice in all its iterations, on a signal of so many `images`.
+
+        It is the planned work, known before a run; `Reconstruction.work` is what a run came to, where the attack counts
+        it: less where it stops early, more where a line search evaluates several times in an iteration.
+        """
 
     @property
     def restarts(self) -> int:

@@ -71,7 +71,8 @@ def too_weak(observation: Observation) -> bool:
     """Whether even the true images could not be told from images that are fitted to the known error."""
     if not knows_errors(observation) or sends_signs(observation):
         return False  # Signs of any gradient have the energy of pure noise: only an answer can be judged.
-    return signal_energy(observation, gradient_estimate(observation)) < pixels(observation)
+    energy = sum(signal_energy(each, gradient_estimate(each)) for each in observation.rounds)
+    return energy < pixels(observation)
 
 
 def is_supported(
@@ -93,7 +94,7 @@ def supported_or_prior(
 def prior_instead(found: Reconstruction, observation: Observation, reason: str) -> Reconstruction:
     """The prior with the labels and the cost of what was found, and `reason` as its last note."""
     prior = prior_answer(observation, found.labels, reason)
-    return replace(prior, iterations=found.iterations, notes=(*found.notes, *prior.notes))
+    return replace(prior, iterations=found.iterations, work=found.work, notes=(*found.notes, *prior.notes))
 
 
 def explains_more(found: float, prior: float, observation: Observation) -> bool:
@@ -107,15 +108,20 @@ def explains_more(found: float, prior: float, observation: Observation) -> bool:
 
 
 def _numbers(observation: Observation) -> int:
-    """How many numbers of the signal are not 0."""
-    return sum(int(tensor.count_nonzero()) for tensor in observation.tensors.values())
+    """How many numbers of the signal are not 0, in all rounds."""
+    return sum(int(tensor.count_nonzero()) for each in observation.rounds for tensor in each.tensors.values())
 
 
 def misfit(observation: Observation, model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Squared distance of the images' gradient from the observed one in units of the known error's variance.
 
-    `images` (B, 3, S, S) with `labels` (B,). Parameters without a known error are left out.
+    `images` (B, 3, S, S) with `labels` (B,). Parameters without a known error are left out. Of several rounds the sum.
     """
+    return sum(_misfit(each, model, images, labels) for each in observation.rounds)
+
+
+def _misfit(observation: Observation, model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """What `misfit` is of one round."""
     gradients = gradient_estimate(observation)
     if sends_signs(observation):
         return _sign_misfit(observation, gradients, model, images, labels)
@@ -157,4 +163,5 @@ def prior_answer(observation: Observation, labels: Tensor | None, note: str) -> 
         method="prior alone",
         outcome="prior",
         notes=(note,),
+        work=0.0,
     )

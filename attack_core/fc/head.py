@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attack_core.fc.relu_chain import Graph
+from attack_core.gradients.convolutions import channels_last
 from attack_core.gradients.operations import twice_differentiable
 from attack_core.gradients.tracing import couples_examples
 from attack_core.signal.signal_model import vib_of_images
@@ -21,7 +22,7 @@ from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape
 from fl_core.base.types import ModelState, Tensors
 from fl_core.models.bottleneck import find_bottleneck
-from fl_core.models.forward import layer_input
+from fl_core.models.forward import layer_inputs
 from fl_core.threat.observation import Observation
 
 
@@ -118,22 +119,18 @@ def passed_through(weights: Tensors, layers: Sequence[str], inputs: Tensor) -> T
 
 
 class Prefix:
-    """The network up to a layer: from images (B, 3, S, S) to that layer's inputs (B, I), differentiable."""
+    """The network up to some layers: from images (B, 3, S, S) to their inputs (B, I), side by side, differentiable."""
 
-    def __init__(self, model: nn.Module, state: ModelState, layer: str) -> None:
-        parameters = dict(state.parameters)
-        self._channels_last = all(value.device.type == "cpu" for value in parameters.values())
-        if self._channels_last:
-            # Convolutions run a fifth faster on the CPU in this layout.
-            for name, value in parameters.items():
-                if value.dim() == 4:
-                    parameters[name] = value.contiguous(memory_format=torch.channels_last)
-        self._model, self._layer = model, layer
-        self._state = ModelState(parameters=parameters, buffers=state.buffers)
+    def __init__(self, model: nn.Module, state: ModelState, *layers: str) -> None:
+        self._channels_last = all(value.device.type == "cpu" for value in state.parameters.values())
+        self._model, self._layers = model, layers
+        self._state = ModelState(parameters=channels_last(state.parameters), buffers=state.buffers)
 
     def __call__(self, images: Tensor) -> Tensor:
         """See the class."""
         if self._channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with twice_differentiable(self._model):
-            return layer_input(self._model, self._state, self._layer, images)
+            found = layer_inputs(self._model, self._state, self._layers, images)
+        flat = [each.flatten(1) for each in found]
+        return flat[0] if len(flat) == 1 else torch.cat(flat, 1)

@@ -201,8 +201,8 @@ def _images(
     left: _Remainder, count: int, generator: torch.Generator, limits: PeelingLimits
 ) -> Iterator[_Image]:
     """Images that the network confirms, each perhaps more than once; `count` are left."""
-    columns, rows = _factors(left.first, count)
-    outputs = _factors(left.second.mT, count)[0]
+    columns, rows = rank_factors(left.first, count)
+    outputs = rank_factors(left.second.mT, count)[0]
     weight, bias = left.layers[0]
     pushed = torch.cat([weight, bias[:, None]], dim=1) @ rows.mT
     for direction in sparse_directions(columns, generator):
@@ -261,15 +261,18 @@ def _classes(bias: Tensor, count: int) -> Tensor:
     return torch.tensor(found, dtype=torch.int64)
 
 
-def _factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Orthonormal columns (O, rank) and rows (rank, I) whose product is `matrix`; refuses another numerical rank."""
+def rank_factors(matrix: Tensor, rank: int, gap: float = SPEAR_LIMITS.rank_gap) -> tuple[Tensor, Tensor]:
+    """Orthonormal columns (O, rank) and rows (rank, I) whose product is `matrix`; refuses another numerical rank.
+
+    Of this rank is what has a `gap`, a factor, between the singular value of that number and the next.
+    """
     if min(matrix.shape) < rank:
         raise Inseparable(f"{rank} images are too many for a layer of shape {tuple(matrix.shape)}")
     small = matrix @ matrix.mT if matrix.shape[0] <= matrix.shape[1] else matrix.mT @ matrix
     squares, vectors = torch.linalg.eigh(small)
     spectrum = squares.flip(0).clamp_min(0.0).sqrt()
     vectors = vectors.flip(1)[:, :rank]
-    if rank < len(spectrum) and float(spectrum[rank - 1]) <= SPEAR_LIMITS.rank_gap * float(spectrum[rank]):
+    if rank < len(spectrum) and float(spectrum[rank - 1]) <= gap * float(spectrum[rank]):
         raise Inseparable(f"its gradient does not have rank {rank}, one for each image, above its noise")
     columns = vectors if matrix.shape[0] <= matrix.shape[1] else matrix @ vectors / spectrum[:rank]
     return columns, columns.mT @ matrix

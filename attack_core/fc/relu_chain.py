@@ -123,17 +123,19 @@ def _linear_calls(model: nn.Module) -> Iterator[list[LinearCall]]:
         yield calls
 
 
+def graph_nodes(end: Node) -> Iterator[Node]:
+    """Every node of the autograd graph that ends in `end`, once, none for None; leaves have a `variable`."""
+    left = [] if end is None else [end]
+    seen = {None, *left}
+    while left:
+        node = left.pop()
+        yield node
+        new = {below for below, _ in node.next_functions} - seen
+        seen |= new
+        left += new
+
+
 def _uses(end: Node) -> Counter[int]:
     """How often each leaf is used on the way to `end`, by identity."""
-    uses: Counter[int] = Counter()
-    left, seen = [end], {end}
-    while left:
-        for node, _ in left.pop().next_functions:
-            if node is None:
-                continue
-            if hasattr(node, "variable"):
-                uses[id(node.variable)] += 1
-            elif node not in seen:
-                seen.add(node)
-                left.append(node)
-    return uses
+    below = (each for node in graph_nodes(end) for each, _ in node.next_functions)
+    return Counter(id(leaf.variable) for leaf in below if hasattr(leaf, "variable"))

@@ -23,6 +23,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "loss_at",
             "residuals_at",
             "squared_distance",
+            "squared_distance_of",
+            "terms_of",
         ],
         "targets": [
             "check_observation",

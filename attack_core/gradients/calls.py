@@ -12,15 +12,13 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
+from torch.nn.grad import conv1d_weight, conv3d_weight
 from torch.nn.modules.batchnorm import _BatchNorm
 
-_CONVOLUTIONS: Mapping[type[nn.Module], tuple[int, Callable[..., Tensor]]] = {
-    nn.Conv1d: (3, conv1d_weight),
-    nn.Conv2d: (4, conv2d_weight),
-    nn.Conv3d: (5, conv3d_weight),
-}
-"""The axes of a batch, and the library's kernel for the weight's gradient."""
+from attack_core.gradients.convolutions import Geometry
+
+_CONVOLUTIONS: Mapping[type[nn.Module], int] = {nn.Conv1d: 3, nn.Conv2d: 4, nn.Conv3d: 5}
+"""The axes of a batch."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +36,47 @@ class Call:
     output: Tensor
     statistics: tuple[Tensor, Tensor] | None = None
 
+    def has_factors(self, error: Tensor, candidates: int) -> bool:
+        """Whether the weight's gradient is left as a product of errors and inputs: a linear layer's, a convolution's.
+
+        A convolution's where it makes so few pixels that inner products by way of them are less work.
+        """
+        if "weight" not in self.names:
+            return False
+        if not isinstance(self.module, nn.Conv2d) or self.module.groups > 1:
+            return isinstance(self.module, nn.Linear)
+        rows = error.numel() // (candidates * error.shape[1])
+        outputs, inputs = error.shape[1], self.module.weight[0].numel()
+        return rows**2 * (outputs + inputs) <= outputs * inputs
+
     def factors(self, error: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
-        """A linear layer's errors (C, R, O) and inputs (C, R, I), one row for each vector that it was given."""
+        """Errors (C, R, O) and inputs (C, R, I), one row for each vector that the layer was given.
+
+        A convolution was given what its kernel met at each place, with the channels last.
+        """
+        if isinstance(self.module, nn.Conv2d):
+            met = Geometry.of(self.module).patches(self.input, error.shape)
+            errors = error.movedim(1, -1).reshape(len(met), -1)
+            return errors.unflatten(0, (candidates, -1)), met.unflatten(0, (candidates, -1))
         return tuple(_rows(each, candidates) for each in (error, self.input))  # type: ignore[return-value]
 
-    def gradients(self, error: Tensor, candidates: int) -> dict[str, Tensor]:
-        """The gradients (C, ...) of its parameters, by their own names, but for a linear layer's weight."""
+    def gradients(self, error: Tensor, candidates: int, *, weight: bool) -> dict[str, Tensor]:
+        """The gradients (C, ...) of its parameters, by their own names; that of the `weight` where it is asked for."""
         error = error.unflatten(0, (candidates, -1))
-        if isinstance(self.module, nn.Linear):
-            sums = {"bias": error.flatten(1, -2).sum(1)}
+        others = (1, *range(3, error.dim()))
+        found = {}
+        if "bias" in self.names:
+            found["bias"] = (
+                error.flatten(1, -2).sum(1) if isinstance(self.module, nn.Linear) else error.sum(others)
+            )
+        if not weight or "weight" not in self.names or isinstance(self.module, nn.Linear):
+            return found
+        inputs = self.input.unflatten(0, (candidates, -1))
+        if isinstance(self.module, _BatchNorm):
+            found["weight"] = (error * self._normalised(inputs, others)).sum(others)
         else:
-            inputs, others = self.input.unflatten(0, (candidates, -1)), (1, *range(3, error.dim()))
-            if isinstance(self.module, _BatchNorm):
-                weight = (error * self._normalised(inputs, others)).sum(others)
-            else:
-                weight = _convolution_gradient(self.module, inputs, error)
-            sums = {"weight": weight, "bias": error.sum(others)}
-        return {own: value for own, value in sums.items() if own in self.names}
+            found["weight"] = _convolution_gradient(self.module, inputs, error)
+        return found
 
     def _normalised(self, inputs: Tensor, others: tuple[int, ...]) -> Tensor:
         """The inputs (C, B, channels, ...) less their mean, over their deviation: each candidate's own, or stored."""
@@ -98,7 +120,7 @@ def is_plain_call(module: nn.Module, arguments: tuple[object, ...]) -> bool:
     axes = arguments[0].dim()
     if isinstance(module, nn.Linear | _BatchNorm):
         return axes >= 2
-    return axes == next(wanted for base, (wanted, _) in _CONVOLUTIONS.items() if isinstance(module, base))
+    return axes == next(wanted for base, wanted in _CONVOLUTIONS.items() if isinstance(module, base))
 
 
 def _rows(values: Tensor, candidates: int) -> Tensor:
@@ -108,9 +130,9 @@ def _rows(values: Tensor, candidates: int) -> Tensor:
 
 def _convolution_gradient(module: nn.Module, inputs: Tensor, error: Tensor) -> Tensor:
     """(C, O, I, ...) from inputs (C, B, I, ...) and errors (C, B, O, ...)."""
-    kernel = next(kernel for base, (_, kernel) in _CONVOLUTIONS.items() if isinstance(module, base))
-    # The library's kernel for each candidate: measured faster than unfold and one batched product, and
-    # without the ninefold copy of the activations.
+    if isinstance(module, nn.Conv2d):
+        return Geometry.of(module).weight_gradients(inputs, error)
+    kernel: Callable[..., Tensor] = conv1d_weight if isinstance(module, nn.Conv1d) else conv3d_weight
     found: Tensor = torch.stack(
         [
             kernel(x, module.weight.shape, e, module.stride, module.padding, module.dilation, module.groups)

@@ -17,9 +17,27 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
 from attack_core.gradients.tracing import LossOf, Traced, trace
 from fl_core.base.types import ModelState, Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandleLimits:
+    """Which way a network's gradients are computed; time and rounding alone depend on it."""
+
+    few: int = 1 << 19
+    """CPU: with no more numbers than this in all parameters a single candidate's gradients are autograd's own.
+
+    Linear layers excepted. There closed forms spend more on their many small operations than they save. One thread,
+    autograd's time over theirs: lenet (10 thousand numbers) 0.76, resnet20 (270 thousand) 0.77, cnn64 at 16 pixels
+    (900 thousand) 1.04; two candidates of lenet 0.95, four 1.3.
+    """
+
+
+HANDLE_LIMITS = HandleLimits()
+"""The limits in force."""
 
 
 class GradientHandle(Protocol):
@@ -46,16 +64,22 @@ class DenseHandle:
 
     def squared_norm(self, mask: Tensor | None = None) -> Tensor:
         """See `GradientHandle`."""
-        squares = flat(self.gradient).square()
-        return squares.sum(1) if mask is None else squares @ mask.flatten()
+        if mask is None:
+            squares: Tensor = vector_norm(_alike(self.gradient, self.gradient[0])[0], dim=1).square()
+            return squares
+        numbers, known = _alike(self.gradient, mask)
+        return numbers.square() @ known
 
     def dot(self, target: Tensor) -> Tensor:
         """See `GradientHandle`."""
-        return flat(self.gradient) @ target.flatten()
+        numbers, wanted = _alike(self.gradient, target)
+        return numbers @ wanted
 
     def squared_distance(self, target: Tensor, target_square: Tensor) -> Tensor:  # noqa: ARG002
         """See `GradientHandle`; the difference is taken directly, which keeps more digits."""
-        return flat(self.gradient - target).square().sum(1)
+        numbers, wanted = _alike(self.gradient, target)
+        squares: Tensor = vector_norm(numbers - wanted, dim=1).square()
+        return squares
 
     def dense(self) -> Tensor:
         """See `GradientHandle`."""
@@ -96,6 +120,10 @@ class GhostHandle:
         """See `GradientHandle`."""
         return ((self.error @ target) * self.input).sum((1, 2))
 
+    def dot_factors(self, left: Tensor, right: Tensor) -> Tensor:
+        """`dot` with the target `left @ right`, (O, r) and (r, I), which is never formed."""
+        return ((self.error @ left) * (self.input @ right.mT)).sum((1, 2))
+
     def squared_distance(self, target: Tensor, target_square: Tensor) -> Tensor:
         """See `GradientHandle`."""
         return self.squared_norm() - 2.0 * self.dot(target) + target_square
@@ -103,6 +131,46 @@ class GhostHandle:
     def dense(self) -> Tensor:
         """See `GradientHandle`."""
         return self.error.mT @ self.input
+
+
+@dataclass(frozen=True)
+class PatchHandle:
+    """A convolution's weight gradient, of `shape` (O, I, rows, columns), held as the factors of errors and patches.
+
+    `factors` have the weight's inner axes in the order of `as_matrix`. For few pixels, as deep in a residual network.
+    """
+
+    factors: GhostHandle
+    shape: torch.Size
+
+    def squared_norm(self, mask: Tensor | None = None) -> Tensor:
+        """See `GradientHandle`."""
+        if mask is not None:
+            return DenseHandle(self.dense()).squared_norm(mask)
+        return self.factors.squared_norm()
+
+    def dot(self, target: Tensor) -> Tensor:
+        """See `GradientHandle`."""
+        return self.factors.dot(as_matrix(target))
+
+    def dot_factors(self, left: Tensor, right: Tensor) -> Tensor:
+        """See `GhostHandle`; the target is what `as_matrix` makes of it."""
+        return self.factors.dot_factors(left, right)
+
+    def squared_distance(self, target: Tensor, target_square: Tensor) -> Tensor:
+        """See `GradientHandle`."""
+        return self.factors.squared_distance(as_matrix(target), target_square)
+
+    def dense(self) -> Tensor:
+        """See `GradientHandle`."""
+        _, inputs, rows, columns = self.shape
+        found: Tensor = self.factors.dense().unflatten(2, (rows, columns, inputs)).movedim(-1, 2)
+        return found
+
+
+def as_matrix(weight: Tensor) -> Tensor:
+    """A weight (O, I, ...) as a matrix (O, N); a convolution's with the channels last."""
+    return (weight.movedim(1, -1) if weight.dim() == 4 else weight).flatten(1)
 
 
 def gradient_handles(
@@ -113,17 +181,29 @@ def gradient_handles(
     *,
     ghost: bool = True,
     rows: Tensors | None = None,
+    linear_only: bool = False,
 ) -> dict[str, GradientHandle]:
     """Handles by parameter name, in the state's order, for candidate images (C, B, 3, S, S), for any network.
 
     Differentiable with respect to `images` and whatever `loss_of` closes over. A parameter that the loss does not
     reach has a gradient of zeros. `ghost=False` forms the linear layers' gradients too (the plain form, for
-    comparison). `rows` are buffers with one row for each image, (C * B, ...) by name. Raises `InputError` for a network
-    that draws random numbers, gives no logits, or has integer parameters or an operation without a second derivative.
+    comparison). `linear_only` leaves all other layers' gradients to autograd (`autograd_pays`). `rows` are buffers with
+    one row for each image, (C * B, ...) by name. Raises `InputError` for a network that draws random numbers, gives no
+    logits, or has integer parameters or an operation without a second derivative.
     """
     return stack_handles(
-        [_handles(traced, state, ghost=ghost) for traced in trace(model, state, images, loss_of, rows)]
+        [
+            _handles(traced, state, ghost=ghost)
+            for traced in trace(model, state, images, loss_of, rows, linear_only=linear_only)
+        ]
     )
+
+
+def autograd_pays(state: ModelState, candidates: int, limits: HandleLimits = HANDLE_LIMITS) -> bool:
+    """Whether gradients take less time by autograd than by closed forms, for so many candidates together."""
+    parameters = state.parameters.values()
+    on_cpu = all(value.device.type == "cpu" for value in parameters)
+    return on_cpu and candidates == 1 and sum(value.numel() for value in parameters) <= limits.few
 
 
 def stack_handles(each: Sequence[Mapping[str, GradientHandle]]) -> dict[str, GradientHandle]:
@@ -135,12 +215,20 @@ def stack_handles(each: Sequence[Mapping[str, GradientHandle]]) -> dict[str, Gra
         parts = [handles[name] for handles in each]
         ghosts = [part for part in parts if isinstance(part, GhostHandle)]
         if len(ghosts) == len(parts):
-            stacked[name] = GhostHandle(
-                torch.cat([ghost.error for ghost in ghosts]), torch.cat([ghost.input for ghost in ghosts])
-            )
+            stacked[name] = _stacked(ghosts)
+            continue
+        patches = [part for part in parts if isinstance(part, PatchHandle)]
+        if len(patches) == len(parts):
+            factors = [patch.factors for patch in patches]
+            stacked[name] = PatchHandle(_stacked(factors), patches[0].shape)
         else:
             stacked[name] = DenseHandle(torch.cat([part.dense() for part in parts]))
     return stacked
+
+
+def _stacked(each: Sequence[GhostHandle]) -> GhostHandle:
+    """Factors over all candidates."""
+    return GhostHandle(torch.cat([part.error for part in each]), torch.cat([part.input for part in each]))
 
 
 @dataclass
@@ -153,11 +241,15 @@ class _Parts:
 
     def handle(self, parameter: Tensor, candidates: int, images: int, *, ghost: bool) -> GradientHandle:
         """The sum, for so many candidates of so many images."""
+        convolution = parameter.dim() == 4
         if self.factors and not self.dense and self.own and ghost:
             whole = _joined(self.factors)
-            if _is_less_work(whole, images):
+            if convolution and len(self.factors) == 1:
+                return PatchHandle(whole, parameter.shape)
+            if not convolution and _is_less_work(whole, images):
                 return whole
-        terms = [*self.dense, *(factor.dense() for factor in self.factors)]
+        formed = [PatchHandle(f, parameter.shape) if convolution else f for f in self.factors]
+        terms = [*self.dense, *(factor.dense() for factor in formed)]
         if not terms:
             return DenseHandle(parameter.detach().new_zeros((candidates, *parameter.shape)))
         return DenseHandle(sum(terms[1:], start=terms[0]))
@@ -169,10 +261,11 @@ def _handles(traced: Traced, state: ModelState, *, ghost: bool) -> dict[str, Gra
     for call, error in zip(traced.calls, traced.errors, strict=True):
         if error is None:
             continue
-        for own, gradient in call.gradients(error, candidates).items():
+        factored = call.has_factors(error, candidates)
+        for own, gradient in call.gradients(error, candidates, weight=not factored).items():
             parts[call.names[own]].dense.append(gradient)
-        weight = call.names.get("weight")
-        if isinstance(call.module, nn.Linear) and weight is not None:
+        if factored:
+            weight = call.names["weight"]
             parts[weight].factors.append(GhostHandle(*call.factors(error, candidates)))
             parts[weight].own &= weight == f"{call.name}.weight"
     for name, gradient in traced.rest.items():
@@ -206,3 +299,13 @@ def _is_less_work(factors: GhostHandle, images: int) -> bool:
 def flat(gradients: Tensor) -> Tensor:
     """(C, *parameter shape) as (C, N); a parameter may be a single number without axes."""
     return gradients.reshape(len(gradients), -1)
+
+
+def _alike(gradients: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients (C, *shape) as (C, N) and a target (*shape) as (N,), in one order: the one that they lie in.
+
+    The order is for inner products alone; `flat` has the parameter's own.
+    """
+    if target.dim() == 4 and target.is_contiguous(memory_format=torch.channels_last):
+        gradients, target = gradients.movedim(2, -1), target.movedim(1, -1)
+    return flat(gradients), target.reshape(-1)

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 from torch.nn import functional
 
-from attack_core.gradients.handles import GradientHandle, flat, gradient_handles
+from attack_core.gradients.handles import (
+    DenseHandle,
+    GhostHandle,
+    GradientHandle,
+    PatchHandle,
+    as_matrix,
+    flat,
+    gradient_handles,
+)
 from fl_core.base.errors import InputError, unknown_name
 from fl_core.base.own_object import OwnObject
+from fl_core.base.rng import generator
 from fl_core.base.types import Config, ModelState, Tensors, require
 
+Factors = tuple[Tensor, Tensor]
+"""Two matrices, (O, r) and (r, N)."""
 LayerMode = Literal["uniform", "auto", "early", "early_linear", "early_strong", "early_conv"]
 
 
@@ -32,6 +43,18 @@ class ObjectiveLimits:
     """The mean absolute value that signs are compared at is at least this."""
     least_energy: float = 1e-12
     """The squared norm that the best factor of a clipped gradient is divided by is at least this."""
+    rounding: float = 2e-6
+    """Factors whose product misses a target by so much of its norm are as good.
+
+    Measured in float32: 3e-7 to 8e-7 for exact products of 1 to 8 images; what is missed is rounding, and at random."""
+    large: int = 1 << 18
+    """Targets of fewer numbers are not factored: reading them costs nothing."""
+    ranks: int = 4
+    """Ranks up to so many times the number of images are looked for: a convolution has a row for each pixel."""
+    most_rank: int = 64
+    """Larger ranks are not looked for."""
+    spare: int = 4
+    """Probes beyond the rank, as usual."""
 
 
 OBJECTIVE_LIMITS = ObjectiveLimits()
@@ -151,18 +174,27 @@ class Terms:
     """For each target 1 where its number is known and 0, as in the target, elsewhere; None where all are."""
     scaled: bool
     """Whether the targets may be smaller than the gradients by one unknown factor."""
+    factors: tuple[Factors | None, ...]
+    """For each target two matrices whose product it is, laid out by `as_matrix`; or None."""
 
     def distance(self) -> Tensor:
         """Squared L2 distances over the known numbers."""
         if any(mask is not None for mask in self.masks):
             return self.norm() - 2.0 * self.dot() + self.squares
-        triples = zip(self.handles, self.targets, self.squares, strict=True)
-        return torch.stack([handle.squared_distance(*rest) for handle, *rest in triples], dim=1)
+        found = []
+        for handle, target, square, factors in zip(
+            self.handles, self.targets, self.squares, self.factors, strict=True
+        ):
+            if factors is None or isinstance(handle, DenseHandle):
+                found.append(handle.squared_distance(target, square))
+            else:
+                found.append(handle.squared_norm() - 2.0 * _dot(handle, target, factors) + square)
+        return torch.stack(found, dim=1)
 
     def dot(self) -> Tensor:
         """Inner products with the target."""
-        pairs = zip(self.handles, self.targets, strict=True)
-        return torch.stack([handle.dot(target) for handle, target in pairs], dim=1)
+        each = zip(self.handles, self.targets, self.factors, strict=True)
+        return torch.stack([_dot(*parts) for parts in each], dim=1)
 
     def norm(self) -> Tensor:
         """Squared norms of the candidates' gradients over the known numbers."""
@@ -206,6 +238,12 @@ class Terms:
     def dissimilarity(self) -> Tensor:
         """One minus the cosine of each parameter."""
         return 1.0 - _cosine(self.dot(), self.norm(), self.squares)
+
+
+def _dot(handle: GradientHandle, target: Tensor, factors: Factors | None) -> Tensor:
+    if factors is not None and isinstance(handle, GhostHandle | PatchHandle):
+        return handle.dot_factors(*factors)
+    return handle.dot(target)
 
 
 def _best_factor(dot: Tensor, norm: Tensor) -> Tensor:
@@ -304,6 +342,7 @@ class Matched:
     weights: Tensor
     masks: tuple[Tensor | None, ...]
     scaled: bool
+    factors: tuple[Factors | None, ...]
 
     @classmethod
     def of(
@@ -321,7 +360,23 @@ class Matched:
         values = torch.tensor(list(weights.values()), dtype=torch.float32)
         # The norms are taken once: for cnn64 they cost as much as a tenth of an iteration.
         squares = torch.stack([target.square().sum() for target in chosen])
-        return cls(tuple(weights), chosen, squares, values.to(squares.device), masks, scaled)
+        known = (None,) * len(chosen)
+        return cls(tuple(weights), chosen, squares, values.to(squares.device), masks, scaled, known)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers are matched."""
+        pairs = zip(self.targets, self.masks, strict=True)
+        return sum(target.numel() if mask is None else int(mask.sum()) for target, mask in pairs)
+
+    def factored(self, images: int) -> Self:
+        """The same with the factors of large targets that so few `images` left of low rank, up to rounding.
+
+        An undefended gradient of a fully connected layer is of the images' number, and reading it whole takes most
+        of an inner product's time.
+        """
+        pairs = zip(self.targets, self.masks, strict=True)
+        return replace(self, factors=tuple(_factors(t, images) if m is None else None for t, m in pairs))
 
     def terms(self, handles: Mapping[str, GradientHandle]) -> Terms:
         """The inner products' ingredients for one evaluation."""
@@ -332,7 +387,23 @@ class Matched:
             weights=self.weights,
             masks=self.masks,
             scaled=self.scaled,
+            factors=self.factors,
         )
+
+
+def _factors(target: Tensor, images: int, limits: ObjectiveLimits = OBJECTIVE_LIMITS) -> Factors | None:
+    """Matrices whose product is `target` up to rounding, by a random range (Halko et al. 2011), or None."""
+    rank = min(limits.ranks * images, limits.most_rank) + limits.spare
+    if target.dim() not in (2, 4) or target.numel() < limits.large:
+        return None
+    matrix = as_matrix(target)
+    if min(matrix.shape) < 4 * rank:
+        return None
+    probes = torch.randn((matrix.shape[1], rank), generator=generator("factors")).to(matrix)
+    left, _ = torch.linalg.qr(matrix @ probes)
+    right = left.mT @ matrix
+    missed = vector_norm(matrix - left @ right)
+    return (left, right) if bool(missed <= limits.rounding * vector_norm(matrix)) else None
 
 
 def squared_distance(
@@ -340,6 +411,12 @@ def squared_distance(
 ) -> Tensor:
     """The weighted squared distance () of the gradient that `images` (B, 3, S, S) with `labels` (B,) have."""
     return loss_at(L2(), matched, model, state, images, labels)
+
+
+def squared_distance_of(matched: Matched, gradients: Tensors) -> Tensor:
+    """The weighted squared distance () of `gradients`, by parameter name; keeps more digits than ghost forms do."""
+    handles = {name: DenseHandle(gradients[name][None]) for name in matched.names}
+    return L2().loss(matched.terms(handles))[0]
 
 
 def loss_at(
@@ -361,15 +438,17 @@ def residuals_at(
     return _terms_at(matched, model, state, images, labels).residuals()[0].detach()
 
 
+def terms_of(matched: Matched, model: nn.Module, state: ModelState, images: Tensor, labels: Tensor) -> Terms:
+    """The terms of one candidate, `images` (B, 3, S, S) with `labels` (B,), with the images' graph attached."""
+    handles = gradient_handles(
+        model, state, images[None], lambda logits: functional.cross_entropy(logits[0], labels)[None]
+    )
+    return matched.terms(handles)
+
+
 def _terms_at(matched: Matched, model: nn.Module, state: ModelState, images: Tensor, labels: Tensor) -> Terms:
     with torch.enable_grad():
-        handles = gradient_handles(
-            model,
-            state,
-            images[None].detach().clone().requires_grad_(True),
-            lambda logits: functional.cross_entropy(logits[0], labels)[None],
-        )
-    return matched.terms(handles)
+        return terms_of(matched, model, state, images.detach().clone().requires_grad_(True), labels)
 
 
 def _mask_of(sent: Mapping[str, Tensor], name: str, target: Tensor) -> Tensor | None:

@@ -93,6 +93,8 @@ def check_observation(observation: Observation) -> None:
                 f"The update of round {update.round} has steps = {update.steps}: must be at least 1."
             )
         _check_tensors(update.tensors, parameters, f"the update of round {update.round}")
+    for later in observation.later:
+        check_observation(later)
     if observation.labels is not None:
         _check_labels(observation.labels, observation)
     if observation.public_mean is not None:
@@ -162,12 +164,42 @@ def _check_counts(observation: Observation) -> None:
         ),
         ("earlier", not o.earlier or o.signal != "agg_update", "empty for signal 'agg_update'"),
         ("earlier", not o.earlier or o.clients == 1, "empty for the mean of several clients"),
+        ("later", not o.later or (single and o.clients == 1), "empty but for one client's single steps"),
+        (
+            "later",
+            all(_same_kind(each, o) for each in o.later),
+            "rounds of the same images, signal and network",
+        ),
     )
     for name, holds, rule in rules:
         if not holds:
-            value = len(o.earlier) if name == "earlier" else getattr(o, name)
+            value = getattr(o, name)
+            value = len(value) if isinstance(value, tuple) else value
             raise InputError(f"Observation.{name} = {value!r}: must be {rule}.")
+
+
+def _same_kind(later: Observation, first: Observation) -> bool:
+    """Whether a later round can hold the same images as the first."""
+    same = (later.signal, later.examples, later.clients) == (first.signal, first.examples, first.clients)
+    return same and later.model == first.model and not later.later
 
 
 def _sentence(owner: str) -> str:
     return owner[0].upper() + owner[1:]
+
+
+def sees_images_again(observation: Observation) -> bool:
+    """Whether one client took more steps than one pass over its images has."""
+    once = -(-observation.examples // (observation.batch_size * observation.clients))
+    return observation.signal == "local_update" and observation.clients == 1 and observation.steps > once
+
+
+def mean_progress(observation: Observation) -> float:
+    """How far along its delta a client's weights were when it took its steps, weighted as the steps count in it.
+
+    For even progress from zero velocity, a share of the delta: just below one half without momentum, less with it, as
+    early gradients act longest.
+    """
+    m, steps = observation.momentum, observation.steps
+    whole = travelled(m, steps)
+    return sum(geometric(m, steps - step) * travelled(m, step) for step in range(steps)) / whole**2

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attack_core.gradients.calls import Call, has_closed_form, is_plain_call, normalises_by_batch
+from attack_core.gradients.convolutions import Geometry
 from attack_core.gradients.operations import comes_from_libraries, twice_differentiable
 from attack_core.gradients.refusals import (
     check_functions,
@@ -63,15 +64,26 @@ class Traced:
 
 
 def trace(
-    model: nn.Module, state: ModelState, images: Tensor, loss_of: LossOf, rows: Tensors | None = None
+    model: nn.Module,
+    state: ModelState,
+    images: Tensor,
+    loss_of: LossOf,
+    rows: Tensors | None = None,
+    *,
+    linear_only: bool = False,
 ) -> list[Traced]:
     """Passes of candidate images (C, B, ...): one of all candidates, or one of each where they can't go together.
 
-    `rows` are buffers with one row for each image, (C * B, ...) by name. Raises `InputError` for what can't be
+    `rows` are buffers with one row for each image, (C * B, ...) by name. With `linear_only` no calls but
+    linear layers' are recorded, and all else is left to autograd. Raises `InputError` for what can't be
     followed: `attack_core.gradients.refusals`.
     """
     check_parameters(state.parameters)
-    batch = _Batch(model, state, images, rows or {}, _Layers.of(model, state.parameters))
+    layers = _Layers.of(model, state.parameters)
+    if linear_only:
+        linear = tuple(layer for layer in layers.closed if isinstance(layer[1], nn.Linear))
+        layers = replace(layers, closed=linear, together=layers.together and linear == layers.closed)
+    batch = _Batch(model, state, images, rows or {}, layers)
     if len(images) > 1 and batch.layers.together:
         alone = None if comes_from_libraries(model) else batch.first_image()
         run = batch.run(slice(0, len(images)))
@@ -236,12 +248,15 @@ class _Recorder:
         """Before a call: parameters are themselves, where the call will be recorded."""
         if is_plain_call(module, arguments):
             module._parameters.update(self._itself)  # type: ignore[arg-type]
+            if isinstance(module, nn.Conv2d):
+                module._conv_forward = Geometry.of(module).convolution  # type: ignore[method-assign,assignment]
 
     def end(self, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """After a call: keep it, and give the network a copy, which it may change in place."""
         if not is_plain_call(module, arguments):
             return output
         module._parameters.update(self._aliases)  # type: ignore[arg-type]
+        module.__dict__.pop("_conv_forward", None)
         if not output.requires_grad and torch.is_grad_enabled():
             # Nothing that moves enters this call, but the loss's gradient at its output is wanted all the same.
             output = output.detach().requires_grad_(True)

@@ -8,6 +8,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "continuation": ["Continuation", "Mismatch"],
         "feature_fit": ["FeatureFit"],
         "features": ["FeatureInverter", "along_path", "drift_errors"],
+        "gradient_fit": ["GradientFit", "is_smooth"],
+        "joint": ["JointInputs"],
         "refinement": ["NextLayer", "equations_mismatch"],
     },
 )

@@ -19,9 +19,15 @@ from attack_core.evidence.cross_validation import Residuals
 from attack_core.fc.head import Prefix
 from attack_core.fc.step_order import Order, even_states, simulate
 from attack_core.gradients.targets import weights_along
-from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.continuation import (
+    CONTINUATION_LIMITS,
+    Continuation,
+    ContinuationLimits,
+    EachMismatch,
+)
 from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.inversion.refinement import Features, NextLayer, feature_mismatch
+from attack_core.inversion.rounds import Rounds
 from fl_core.base.types import ModelState
 from fl_core.threat.observation import Observation
 
@@ -37,6 +43,12 @@ class DriftLimits:
 
     unknown: float = 0.3
     """The share of the change from start to end that stays open where nothing tells when an image was seen."""
+    mean: float = 0.1
+    """The share of the change from start to end by which mean inputs miss those at the mean weights.
+
+    For images that were seen several times. On one batch of 8 CIFAR-10 pictures of the train split, two passes,
+    halfway along the delta: 0.01 28.2 dB, 0.03 28.5, 0.1 31.9, 0.3 31.0.
+    """
     uneven: float = 0.03
     """The same where the step is known and the weights are taken to progress evenly."""
     unsettled: float = 0.1
@@ -53,8 +65,9 @@ DRIFT_LIMITS = DriftLimits()
 class FeatureInverter:
     """Finds the images whose inputs to `layer` are `targets` (B, I), each alone.
 
-    `stiffness` and `report` are `Continuation.minimise`'s, the last three but one are those of `Features`. `validation`
-    says for a single image with errors how far to go.
+    `stiffness`, `report` and `limits` are `Continuation.minimise`'s, `unknown`, `ceiling` and `following` are those of
+    `Features`. `validation` says for a single image with errors how far to go. `rounds` are those that `targets` are
+    the mean of, where there are several; their weights then take the place of those that `prefix` is asked for.
     """
 
     model: nn.Module
@@ -68,27 +81,62 @@ class FeatureInverter:
     ceiling: float = 0.0
     following: NextLayer | None = None
     validation: Residuals | None = None
+    rounds: Rounds | None = None
+    limits: ContinuationLimits = CONTINUATION_LIMITS
 
     def invert(self, states: Sequence[ModelState], start: Tensor, errors: Sequence[float]) -> Tensor:
         """Images (B, 3, S, S) at their own weights, from `start` of that shape, at expected mismatches `errors`."""
-        measure = partial(DctPreconditioner.measured, generator=self.generator)
-        found = []
-        for target, state, image, error in zip(self.targets, states, start, errors, strict=True):
+        if self.validation is not None:
+            return self._validated(self.validation, states, start, errors)
+        found = torch.empty_like(start)
+        for state in {id(state): state for state in states}.values():
+            same = [number for number, its in enumerate(states) if its is state]
             prefix = self.prefix(state)
-            descend = self.descent.minimise
-            if self.validation is not None:
-                descend = partial(self.descent.follow, residuals=self.validation)
-            found.append(
-                descend(
-                    feature_mismatch(prefix, self.known(target[None])),
-                    image[None],
-                    measure=partial(measure, prefix),
-                    stiffness=self.stiffness,
-                    error=error,
-                    report=self.report,
-                )
+            found[same] = self.descent.minimise_each(
+                self._mismatch(prefix, same),
+                start[same],
+                measures=[
+                    partial(DctPreconditioner.measured, prefix, generator=own) for own in self._own(len(same))
+                ],
+                stiffness=self.stiffness,
+                errors=[errors[number] for number in same],
+                report=self.report,
+                limits=self.limits,
             )
-        return torch.cat(found)
+        return found
+
+    def _mismatch(self, prefix: Callable[[Tensor], Tensor], numbers: Sequence[int]) -> EachMismatch:
+        """What the images of these targets miss, each alone."""
+
+        def missed(images: Tensor, which: Sequence[int]) -> Tensor:
+            targets = self.targets[[numbers[each] for each in which]]
+            return self.known(targets).missed_each(prefix(images))
+
+        return missed
+
+    def _own(self, count: int) -> list[torch.Generator]:
+        """A generator for each of so many images, so that what one draws depends on no other."""
+        if count == 1:
+            return [self.generator]
+        seeds = torch.randint(2**62, (count,), generator=self.generator).tolist()
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def _validated(
+        self, residuals: Residuals, states: Sequence[ModelState], start: Tensor, errors: Sequence[float]
+    ) -> Tensor:
+        """The single image, where cross-validation says how far to go."""
+        (state,), (error,) = states, errors
+        prefix = self.prefix(state)
+        return self.descent.follow(
+            feature_mismatch(prefix, self.known(self.targets)),
+            start,
+            residuals=residuals,
+            measure=partial(DctPreconditioner.measured, prefix, generator=self.generator),
+            stiffness=self.stiffness,
+            error=error,
+            report=self.report,
+            limits=self.limits,
+        )
 
     def known(self, inputs: Tensor) -> Features:
         """What is known of these inputs (B, I) of the layer."""
@@ -106,8 +154,10 @@ class FeatureInverter:
             for old, new, image, target in each
         ]
 
-    def prefix(self, state: ModelState) -> Prefix:
-        """The network in front of the layer at these weights."""
+    def prefix(self, state: ModelState) -> Callable[[Tensor], Tensor]:
+        """The network in front of the layer at these weights, or its mean over `rounds`."""
+        if self.rounds is not None:
+            return self.rounds.prefix(self.model, self.layer)
         return Prefix(self.model, state, self.layer)
 
 
@@ -146,10 +196,10 @@ def drift_errors(
     inverter: FeatureInverter,
     observation: Observation,
     images: Tensor,
-    limits: DriftLimits = DRIFT_LIMITS,
+    share: float,
 ) -> list[float]:
-    """The expected mismatch of each image's features where nothing says at which weights they were taken."""
-    return [limits.unknown * change for change in _whole_change(inverter, observation, images)]
+    """The expected mismatch of each image's features, where a `share` of their change along the delta stays open."""
+    return [share * change for change in _whole_change(inverter, observation, images)]
 
 
 def _whole_change(inverter: FeatureInverter, observation: Observation, images: Tensor) -> list[float]:

@@ -51,7 +51,10 @@ class DctPreconditioner:
         generator: torch.Generator,
         limits: PreconditionerLimits = PRECONDITIONER_LIMITS,
     ) -> DctPreconditioner:
-        """Scales from the gain at `image` (1, C, H, W): white noise sent backwards has the power of J^T J."""
+        """Scales from the gain at `image` (1, C, H, W): white noise sent backwards has the power of J^T J.
+
+        Where no pixel moves a feature, as where all units are off, they are 1.
+        """
         rows, columns = (cosine_matrix(side).to(image) for side in image.shape[-2:])
         plain = cls(rows, columns, colour_axes(image), torch.ones_like(image[0]))
         point = image.detach().clone().requires_grad_(True)
@@ -62,12 +65,22 @@ class DctPreconditioner:
             (back,) = torch.autograd.grad(found, point, noise, retain_graph=True)
             power += plain.coefficients(back)[0].square()
         gain = _band_means(power).sqrt()
+        if not bool(gain.any()):
+            return plain
         return cls(rows, columns, plain.colours, (gain / gain.max()).clamp_min(limits.floor).sqrt())
 
     def coefficients(self, images: Tensor) -> Tensor:
         """Unscaled coefficients of images, both (B, C, H, W)."""
         turned = torch.einsum("kc,nchw->nkhw", self.colours, images)
         return self.rows @ turned @ self.columns.mT
+
+    def gradient(self, images: Tensor) -> Tensor:
+        """A loss's gradient by scaled coefficients, where the one by the images is `images`, both (B, C, H, W)."""
+        return self.coefficients(images) / self.scale
+
+    def scaled(self, images: Tensor) -> Tensor:
+        """The scaled coefficients of images, both (B, C, H, W): the inverse of `images`."""
+        return self.coefficients(images) * self.scale
 
     def images(self, scaled: Tensor) -> Tensor:
         """The images of scaled coefficients, both (B, C, H, W)."""

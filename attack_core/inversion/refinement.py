@@ -30,13 +30,13 @@ class NextLayer:
     outputs: Tensor
 
     def missed(self, features: Tensor) -> Tensor:
-        """The squared distance () of what the layer makes of `features` (1, I) from its outputs, over their square.
+        """The squared distance (n,) of what the layer makes of `features` (n, I) from its outputs, over their square.
 
         Of outputs that the ReLU cut off, only what exceeds 0 counts.
         """
         found = features @ self.weight.mT + self.bias
         missed = torch.where(self.outputs > 0, found - self.outputs, found.clamp_min(0.0))
-        return missed.square().sum() / self.outputs.square().sum().clamp_min(TINY)
+        return missed.square().sum(1) / self.outputs.square().sum().clamp_min(TINY)
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,34 @@ class Features:
     following: NextLayer | None = None
 
     def missed(self, features: Tensor) -> Tensor:
-        """The squared distance () of `features` (B, I) from what is known, over its square."""
-        if self.unknown is None:
-            return (features - self.inputs).square().sum() / self.inputs.square().sum().clamp_min(TINY)
-        known = ~self.unknown
-        missed = (features - self.inputs)[:, known].square().sum()
-        if math.isfinite(self.ceiling):
-            missed = missed + (features[:, self.unknown].abs() - self.ceiling).clamp_min(0.0).square().sum()
-        missed = missed / self.inputs[:, known].square().sum().clamp_min(TINY)
+        """The squared distance () of `features` (B, I) from what is known of all of them, over its square."""
+        if len(self.inputs) == 1:
+            return self.missed_each(features)[0]
+        squares, whole = self._squares(features), self._whole()
+        return squares.sum() / whole.sum().clamp_min(TINY)
+
+    def missed_each(self, features: Tensor) -> Tensor:
+        """The squared distance (B,) of each of the `features` (B, I) from what is known of it, over its square."""
+        missed = self._squares(features) / self._whole().clamp_min(TINY)
         return missed if self.following is None else missed + self.following.missed(features)
 
+    def _squares(self, features: Tensor) -> Tensor:
+        if self.unknown is None:
+            return (features - self.inputs).square().sum(1)
+        known = ~self.unknown
+        missed = (features - self.inputs)[:, known].square().sum(1)
+        if math.isfinite(self.ceiling):
+            beyond = (features[:, self.unknown].abs() - self.ceiling).clamp_min(0.0)
+            missed = missed + beyond.square().sum(1)
+        return missed
 
-def feature_mismatch(prefix: Prefix, features: Features) -> Callable[[Tensor], Tensor]:
-    """From images (B, 3, S, S) to how much their features miss what is known of them."""
+    def _whole(self) -> Tensor:
+        known = self.inputs if self.unknown is None else self.inputs[:, ~self.unknown]
+        return known.square().sum(1)
+
+
+def feature_mismatch(prefix: Callable[[Tensor], Tensor], features: Features) -> Callable[[Tensor], Tensor]:
+    """From images (B, 3, S, S) to how much their features, which `prefix` gives, miss what is known of them."""
     return lambda images: features.missed(prefix(images))
 
 

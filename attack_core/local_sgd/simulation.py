@@ -13,13 +13,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from attack_core.base.types import Reconstruction
-from attack_core.gradients.handles import GradientHandle, stack_handles
+from attack_core.gradients.handles import GradientHandle, autograd_pays, gradient_handles, stack_handles
 from attack_core.gradients.local_steps import (
     Batch,
     LocalPath,
@@ -27,6 +27,7 @@ from attack_core.gradients.local_steps import (
     factored_weights,
     handles_at,
     path_handles,
+    soft_loss,
 )
 from attack_core.gradients.targets import gradient_estimate, velocity_estimate, weights_along
 from attack_core.gradients.tracing import couples_examples
@@ -34,7 +35,7 @@ from attack_core.local_sgd.vib_noise import ThroughVib
 from attack_core.metrics.metrics import assign
 from attack_core.signal.signal_model import vib_of_images
 from fl_core.base.errors import InputError
-from fl_core.base.types import Config, ModelState, require
+from fl_core.base.types import Config, InUnits, ModelState, require
 from fl_core.models.bottleneck import find_bottleneck
 from fl_core.threat.observation import Observation
 
@@ -149,8 +150,8 @@ class Simulated(Config):
     kind: Literal["simulated"] = "simulated"
     lr: float | None = None
     momentum: float | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
+    epochs: Annotated[int | None, InUnits("epochs")] = None
+    batch_size: Annotated[int | None, InUnits("images")] = None
     order: Literal["known", "free"] = "known"
     tie_weight: float = 1.0
     checkpoint: bool | None = None
@@ -293,7 +294,13 @@ class _AtPoint(_Plain):
         which: list[int],  # noqa: ARG002
     ) -> dict[str, GradientHandle]:
         """See `LocalProblem`."""
-        return handles_at(self.model, self.state, {}, images, labels)
+        return gradient_handles(
+            self.model,
+            self.state,
+            images,
+            soft_loss(labels),
+            linear_only=autograd_pays(self.state, len(images)),
+        )
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,11 @@ class FeatureTarget:
                 f"Matching.feature_weight = {weight}: the signal holds {observation.examples} images, and the "
                 "features are known for one alone; set it to 0."
             )
-        first = observed_head(model, observation).first
+        try:
+            first = observed_head(model, observation).first
+        except InputError as reason:
+            why = str(reason).removesuffix(".")
+            raise InputError(f"Matching.feature_weight = {weight}: {why}; set it to 0.") from None
         names, known = (f"{first}.weight", f"{first}.bias"), None
         try:
             if sent_numbers(observation).keys() & set(names):
@@ -49,7 +53,9 @@ class FeatureTarget:
             else:
                 target = input_estimate(gradients[names[0]], gradients[names[1]], "weighted")
         except Inseparable as reason:
-            raise InputError(f"Matching.feature_weight = {weight}: {reason}.") from None
+            raise InputError(
+                f"Matching.feature_weight = {weight}: layer {first!r}: {reason}; set it to 0."
+            ) from None
         return cls(names[0], target, weight, known)
 
     def loss(self, handles: Mapping[str, GradientHandle]) -> Tensor:

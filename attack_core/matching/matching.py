@@ -9,18 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from attack_core.base.types import Attack, Progress, Reconstruction
+from attack_core.gradients.convolutions import channels_last
 from attack_core.gradients.objectives import L2, LayerMode, Matched, Objective, choose, layer_weights
 from attack_core.gradients.refusals import second_derivatives
 from attack_core.gradients.targets import check_observation
 from attack_core.local_sgd.simulation import Averaged, Count, LocalModel, LocalProblem, merge_copies
-from attack_core.matching.candidates import Candidates, Canvas, EarlyStop, Parametrisation, Pixels, Score
+from attack_core.matching.candidates import (
+    Candidates,
+    Canvas,
+    EarlyStop,
+    Parametrisation,
+    Pixels,
+    RestartHalving,
+    Score,
+)
 from attack_core.matching.features import FeatureTarget
 from attack_core.matching.optimizers import OptimizerName, Schedule, Sign, make_stepper, rate_factor, warmup
 from attack_core.priors.deep_prior import DeepPrior
@@ -29,7 +39,7 @@ from attack_core.signal.inits import Init, initial_images
 from attack_core.signal.labels import LabelStrategy, resolve_labels
 from attack_core.signal.signal_model import matched_numbers
 from fl_core.base.errors import InputError
-from fl_core.base.types import require
+from fl_core.base.types import LATER, InUnits, require
 from fl_core.threat.observation import Observation
 
 MOST = 10_000_000
@@ -61,7 +71,7 @@ class Matching(Attack):
     agree to rounding.
 
     What the attacker knows of a defense is used: numbers that were withheld are not matched, and under clipping
-    L2 distances are those at the scale that fits best.
+    L2 distances are those at the scale that fits best. Of several rounds that were watched the losses are added.
 
     `parametrisation` says what moves: the pixels, from `init` at standard deviation `init_std`, or with
     `deep_prior` the weights of one small untrained network for each restart, which has no init and bounds its
@@ -69,13 +79,14 @@ class Matching(Attack):
 
     With the cosine schedule `anneal_tv` lets the weights of all priors fall with the learning rate, so that they
     count early and hardly count at the end; a restart's answer is then its last point, and its best point by
-    the loss otherwise. Among restarts the one of least loss is taken. Nothing is selected by the truth.
+    the loss otherwise. Among restarts the one of least loss is taken; with `halving` the worse ones by their loss end
+    early. Nothing is selected by the truth.
     """
 
     kind: Literal["matching"] = "matching"
-    iterations: int = 2000
-    restarts: int = 1
-    packing: int | None = None
+    iterations: Annotated[int, InUnits("iterations")] = 2000
+    restarts: Annotated[int, InUnits("restarts")] = 1
+    packing: Annotated[int | None, InUnits("restarts")] = None
     optimizer: OptimizerName = "adam"
     lr: float | tuple[float, ...] = 0.1
     schedule: Schedule = "none"
@@ -84,17 +95,18 @@ class Matching(Attack):
     tv_weight: float | tuple[float, ...] = 1e-3
     priors: tuple[Prior, ...] = ()
     anneal_tv: bool = True
-    clamp: float | None = 2.0
+    clamp: Annotated[float | None, InUnits("normalised")] = 2.0
     preset: Preset | None = None
     early_stop: EarlyStop | None = None
+    halving: RestartHalving | None = field(default=None, metadata=LATER)
     parametrisation: Parametrisation = "pixels"
     init: Init = "normal"
-    init_std: float = 0.1
+    init_std: Annotated[float, InUnits("normalised")] = 0.1
     layers: tuple[int, ...] | None = None
     layer_names: tuple[str, ...] | None = None
     layer_weights: LayerMode | tuple[float, ...] = "uniform"
     labels: LabelStrategy = "auto"
-    images: int | None = None
+    images: Annotated[int | None, InUnits("images")] = None
     feature_weight: float = 0.0
     local: LocalModel = field(default_factory=Averaged)
 
@@ -115,9 +127,14 @@ class Matching(Attack):
         require(signs, self, "sign", "'none' with the optimizer 'lbfgs', which needs the gradient itself")
         starts = self.parametrisation == "pixels" or self.init == "normal"
         require(starts, self, "init", "'normal', which is the default: a deep prior starts at random weights")
+        several = self.halving is None or self.halving.kept(self.restarts) < self.restarts
+        require(several, self, "halving", "null, or beside so many restarts that some of them end")
         if any(isinstance(prior, GroupConsistency) for prior in self.priors):
             require(
                 self.restarts > 1, self, "restarts", "at least 2 with the prior 'group', which compares them"
+            )
+            require(
+                self.halving is None, self, "halving", "null with the prior 'group', which compares restarts"
             )
             still = self.optimizer != "lbfgs"
             require(still, self, "optimizer", "a first-order one with the prior 'group', whose centre moves")
@@ -140,7 +157,7 @@ class Matching(Attack):
         stepper = make_stepper(self.optimizer, candidates.parameters(), self.sign)
         rates = self._each(self.lr)
         history = torch.full((self.iterations, self.restarts), math.nan)
-        done = 0
+        done, work = 0, 0
         for iteration in range(self.iterations):
             active = candidates.active()
             if not active:
@@ -152,18 +169,29 @@ class Matching(Attack):
             candidates.clamp(problem.clamp)
             for candidate, score in seen.first.items():
                 history[iteration, candidate] = score.match
-            done = iteration + 1
+            done, work = iteration + 1, work + seen.images
+            if self.halving is not None and done == self.halving.begins(self.iterations):
+                candidates.keep_best(self.halving.kept(self.restarts))
             if progress is not None:
                 progress(done, self.iterations, min(best.total for best in candidates.best))
         last = Recorder(problem, candidates, self._prior_factor(done), self.together)
         if candidates.active():
             last(candidates.active())
         candidates.settle(last.first, done, None)
-        return merge_copies(candidates.result(history[:done], done), problem.local.copies)
+        found = replace(
+            candidates.result(history[:done], done),
+            work=float(work + last.images),
+            rounds=len(observation.rounds),
+        )
+        return merge_copies(found, problem.local.copies)
 
     def cost(self, images: int) -> float:
         """See `Attack.cost`."""
-        return float(self.iterations * self.restarts * (self.images or images))
+        evaluations = self.iterations * self.restarts
+        if self.halving is not None:
+            begins, kept = self.halving.begins(self.iterations), self.halving.kept(self.restarts)
+            evaluations = begins * self.restarts + (self.iterations - begins) * kept
+        return float(evaluations * (self.images or images))
 
     def with_matching(self, settings: Mapping[str, Any]) -> Self:
         """See `Attack.with_matching`."""
@@ -238,6 +266,8 @@ class Problem:
     labels: Tensor | None
     images: int
     features: FeatureTarget | None
+    later: tuple[Problem, ...] = ()
+    """The same for each of the other rounds that were watched; the losses of all are added."""
 
     @classmethod
     def of(
@@ -246,6 +276,19 @@ class Problem:
         """The problem that `attack` poses on `observation`; `generator` serves the inference of labels."""
         check_observation(observation)
         attack.check_images(observation.examples)
+        first, *later = (cls._of_round(attack, each, model, generator) for each in observation.rounds)
+        # The labels that the first round shows.
+        return replace(first, later=tuple(replace(each, labels=first.labels) for each in later))
+
+    @classmethod
+    def _of_round(
+        cls, attack: Matching, observation: Observation, model: nn.Module, generator: torch.Generator
+    ) -> Problem:
+        observation = replace(
+            observation,
+            tensors=channels_last(observation.tensors),
+            state=replace(observation.state, parameters=channels_last(observation.state.parameters)),
+        )
         images = attack.images or observation.examples
         local = attack.local.prepare(observation, model, Count(attack.restarts, images))
         targets = local.targets
@@ -259,7 +302,9 @@ class Problem:
             model=model,
             observation=observation,
             local=local,
-            matched=matched_numbers(observation, targets, {name: weights[name] for name in chosen}),
+            matched=matched_numbers(observation, targets, {name: weights[name] for name in chosen}).factored(
+                observation.examples
+            ),
             objective=attack.objective,
             tv_weight=torch.tensor(attack._each(tv_weight), dtype=torch.float32, device=device),
             priors=attack.priors,
@@ -276,25 +321,44 @@ class Problem:
         """Whether a prior asks for the images of all restarts."""
         return any(isinstance(prior, GroupConsistency) for prior in self.priors)
 
+    @cached_property
+    def hard(self) -> Tensor:
+        """The fixed labels as probabilities (B, K), made once: the library reads them back from the device."""
+        if self.labels is None:
+            raise AssertionError("fixed labels or logits, one of them is there")
+        return functional.one_hot(self.labels, self.observation.model.outputs).to(torch.float32)
+
+    @cached_property
+    def varies(self) -> bool:
+        """Whether total variation counts for any candidate."""
+        return bool(self.tv_weight.any())
+
     def losses(self, images: Tensor, logits: Tensor | None, which: list[int]) -> Tensor:
         """Matching losses (A,) of candidates `which`: images (A, B, 3, S, S), logits (A, B, K)."""
         handles = self.local.handles(images, self._probabilities(images, logits), which)
         loss = self.objective.loss(self.matched.terms(handles)) + self.local.tie(images, which)
-        return loss if self.features is None else loss + self.features.loss(handles)
+        if self.features is not None:
+            loss = loss + self.features.loss(handles)
+        for each in self.later:
+            loss = loss + each.losses(images, logits, which)
+        return loss
+
+    def leaves(self, candidate: int) -> list[Tensor]:
+        """What is optimised beside a candidate's images, in all rounds."""
+        return [leaf for each in (self, *self.later) for leaf in each.local.leaves(candidate)]
 
     def _probabilities(self, images: Tensor, logits: Tensor | None) -> Tensor:
         """What each image's label is taken for, (A, B, K)."""
         if logits is not None:
             return logits.softmax(dim=-1)
-        if self.labels is None:
-            raise AssertionError("fixed labels or logits, one of them is there")
-        hard = functional.one_hot(self.labels, self.observation.model.outputs).to(images.dtype)
-        return hard.expand(len(images), -1, -1)
+        return self.hard.expand(len(images), -1, -1)
 
     def penalty(self, images: Tensor, which: list[int], restarts: Tensor | None) -> Tensor:
         """The priors' sum (A,) for candidates `which`: images (A, B, 3, S, S); `restarts` as in `Scene`."""
         scene = Scene(self.model, self.observation.state, restarts)
-        total = self.tv_weight[which] * total_variation(images)
+        total = images.new_zeros(len(images))
+        if self.varies:
+            total = self.tv_weight[which] * total_variation(images)
         for prior in self.priors:
             total = total + prior.penalty(images, scene)
         return total
@@ -317,7 +381,7 @@ def start(
             attack.init, shape, std=attack.init_std, generator=generator, mean=observation.public_mean
         )
         canvases = [Pixels(image.to(device)) for image in images]
-    extra = [problem.local.leaves(i) for i in range(attack.restarts)]
+    extra = [problem.leaves(i) for i in range(attack.restarts)]
     if problem.labels is not None:
         return Candidates(canvases, problem.labels, keep_last=attack._annealed, extra=extra)
     logits = torch.randn((attack.restarts, count, observation.model.outputs), generator=generator)
@@ -328,17 +392,19 @@ def start(
 class Recorder:
     """Evaluates candidates for a stepper and remembers each one's first score, the point before the step.
 
-    At most `packing` candidates are evaluated together.
+    At most `packing` candidates are evaluated together. `images` counts the images of all evaluations.
     """
 
     def __init__(self, problem: Problem, candidates: Candidates, prior_factor: float, packing: int) -> None:
         self.first: dict[int, Score] = {}
+        self.images = 0
         self._problem, self._candidates, self._prior_factor = problem, candidates, prior_factor
         self._packing = packing
         self._restarts = candidates.finite() if problem.compares_restarts else None
 
     def __call__(self, which: list[int]) -> Tensor:
         """See `attack_core.matching.optimizers.Evaluate`."""
+        self.images += len(which) * self._problem.images
         packs = [which[i : i + self._packing] for i in range(0, len(which), self._packing)]
         return torch.cat([self._together(pack) for pack in packs])
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from attack_core.gradients.batchnorm import has_batch_norm, statistics_distance
 from attack_core.priors.colour_tv import colour_variation
 from fl_core.base.errors import InputError
 from fl_core.base.own_object import OwnObject
-from fl_core.base.types import Config, ModelState, require
+from fl_core.base.types import Config, InUnits, ModelState, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ class Wavelet(Config):
 
     kind: Literal["wavelet"] = "wavelet"
     weight: float = 1e-5
-    levels: int = 3
+    levels: Annotated[int, InUnits("levels")] = 3
 
     def __post_init__(self) -> None:
         require(self.weight >= 0, self, "weight", "at least 0")
@@ -157,8 +157,8 @@ class PatchSparsity(Config):
 
     kind: Literal["patches"] = "patches"
     weight: float = 1e-5
-    size: int = 8
-    stride: int = 4
+    size: Annotated[int, InUnits("pixels")] = 8
+    stride: Annotated[int, InUnits("pixels")] = 4
 
     def __post_init__(self) -> None:
         require(self.weight >= 0, self, "weight", "at least 0")

@@ -37,9 +37,21 @@ def layer_numbers(
     return weight, bias, masks[0], masks[1]
 
 
-def matched_numbers(observation: Observation, targets: Tensors, weights: Mapping[str, float]) -> Matched:
-    """The parameters named in `weights` as the attacker may match them: numbers that were sent, at an unknown scale."""
-    return Matched.of(targets, weights, sent=sent_numbers(observation), scaled=hides_the_scale(observation))
+def matched_numbers(
+    observation: Observation,
+    targets: Tensors,
+    weights: Mapping[str, float],
+    *,
+    only: Mapping[str, Tensor] | None = None,
+) -> Matched:
+    """The parameters named in `weights` as the attacker may match them: numbers that were sent, at an unknown scale.
+
+    `only` masks what of them counts, by parameter name.
+    """
+    sent = sent_numbers(observation)
+    for name, mask in (only or {}).items():
+        sent[name] = sent[name] & mask if name in sent else mask
+    return Matched.of(targets, weights, sent=sent, scaled=hides_the_scale(observation))
 
 
 def largest_withheld(observation: Observation, name: str) -> float:

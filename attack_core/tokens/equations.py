@@ -16,19 +16,18 @@ The algebra runs in float64 on the CPU: it is small, and some accelerators have 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from attack_core.base.certificate import Certificate, least_psnr, undetermined
+from attack_core.base.conjugate_gradients import solve_definite
 from attack_core.tokens.embedding import PatchEmbedding
 from fl_core.base.device import exact
 
 _PURPOSE = "solving for a transformer's patches"
-
-Operator = Callable[[Tensor], Tensor]
-"""A symmetric positive definite linear map, applied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +103,32 @@ class TokenEquations:
         norm = torch.linalg.vector_norm
         missed = norm(errors.mT @ (patches * scale + offset) - weight) / norm(weight)
         determined = int((precision * limits.variance > 1.0).sum())
-        return Solution(picture.float(), float(missed), determined)
+        return Solution(
+            picture=picture.float(),
+            residual=float(missed),
+            determined=determined,
+            certificate=self._certificate(squares.sqrt(), noise, len(spare), float(missed), centre, limits),
+        )
+
+    def _certificate(
+        self, sizes: Tensor, noise: float, spare: int, residual: float, mean: Tensor, limits: TokenLimits
+    ) -> Certificate:
+        """From singular values `sizes` (T,), 0 where rounding hides them, and the variance `noise` of one equation."""
+        count, width = self.embedding.pixels.shape
+        rank, unknowns = int((sizes > 0).sum()), mean.numel()
+        if rank < count or count * width < unknowns:
+            return undetermined(unknowns, rank * width, residual, "everywhere")
+        checked = spare >= limits.fewest_spare or self.error_sigma > 0 or self.weight_sigma > 0
+        # All that is wrong with the equations, as if it lay in the direction that is amplified most.
+        distance = math.sqrt(noise * self.weight.numel()) / float(sizes.min()) if checked else math.inf
+        return Certificate(
+            unknowns=unknowns,
+            rank=unknowns,
+            condition=float(sizes.max() / sizes.min()),
+            residual=residual,
+            psnr=least_psnr(distance, unknowns),
+            reach="everywhere",
+        )
 
     def _noise(
         self, largest: float, scale: Tensor, energy: float, spare: Tensor, limits: TokenLimits
@@ -125,13 +149,17 @@ class TokenEquations:
         return missed + least, missed / (1.0 / float(scale.square().mean()) + energy)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Solution:
-    """The picture (C, H, W), by how much it misses the equations, relatively, and how many directions they settle."""
+    """The picture (C, H, W), by how much it misses the equations, relatively, and how many directions they settle.
+
+    `certificate` says what that means for the picture.
+    """
 
     picture: Tensor
     residual: float
     determined: int
+    certificate: Certificate
 
 
 def _without_noise(squares: Tensor, matrix: Tensor, noise: float) -> Tensor:
@@ -184,8 +212,12 @@ def _posterior(
         return layout.patches_of(flat * picture + steep * _roughness(picture))
 
     wanted = said[open_] - rows @ prior(right[settled].mT @ found[settled])
-    found[open_] = _conjugate(
-        lambda part: kept * part + rows @ prior(rows.mT @ part), wanted, 1.0 / (kept + most), limits
+    found[open_] = solve_definite(
+        lambda part: kept * part + rows @ prior(rows.mT @ part),
+        wanted,
+        turns=limits.most_turns,
+        converged=limits.converged,
+        preconditioner=1.0 / (kept + most),
     )
     return found
 
@@ -198,23 +230,4 @@ def _roughness(picture: Tensor) -> Tensor:
         after = picture.narrow(axis, 1, picture.shape[axis] - 1)
         found.narrow(axis, 1, picture.shape[axis] - 1).add_(after - before)
         found.narrow(axis, 0, picture.shape[axis] - 1).sub_(after - before)
-    return found
-
-
-def _conjugate(apply: Operator, wanted: Tensor, preconditioner: Tensor, limits: TokenLimits) -> Tensor:
-    """The x with apply(x) = `wanted`, for a positive definite operator."""
-    found, residual = torch.zeros_like(wanted), wanted.clone()
-    better = preconditioner * residual
-    direction, product = better.clone(), (residual * better).sum()
-    enough = limits.converged * torch.linalg.vector_norm(wanted)
-    for _ in range(limits.most_turns):
-        if torch.linalg.vector_norm(residual) <= enough:
-            break
-        applied = apply(direction)
-        step = product / (direction * applied).sum()
-        found += step * direction
-        residual -= step * applied
-        better = preconditioner * residual
-        product, before = (residual * better).sum(), product
-        direction = better + product / before * direction
     return found

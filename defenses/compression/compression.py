@@ -6,14 +6,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.rng import Random, uniform
-from fl_core.base.types import ClientUpdate, require
+from fl_core.base.types import ClientUpdate, InUnits, require
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Fact, Quantiser, Sparsity
 
@@ -48,8 +48,8 @@ class Prune(Compressor):
     """
 
     kind: Literal["prune"] = "prune"
-    ratio: float = 0.9
-    threshold: float | None = None
+    ratio: Annotated[float, InUnits("share")] = 0.9
+    threshold: Annotated[float | None, InUnits("signal")] = None
     scope: Literal["all", "tensor"] = "all"
 
     def __post_init__(self) -> None:
@@ -92,7 +92,7 @@ class Quantise(Compressor):
     """
 
     kind: Literal["quantise"] = "quantise"
-    bits: int = 8
+    bits: Annotated[int, InUnits("bits")] = 8
 
     def __post_init__(self) -> None:
         require(1 <= self.bits <= 16, self, "bits", "from 1 to 16")

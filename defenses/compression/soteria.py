@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.errors import InputError
 from fl_core.base.numbers import TINY
 from fl_core.base.rng import Random, normal
-from fl_core.base.types import ModelState, require
+from fl_core.base.types import InUnits, ModelState, require
 from fl_core.federation.client import Batch, GradientRule
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.forward import layer_input
@@ -45,9 +45,9 @@ class Soteria(Mechanism):
 
     stage: ClassVar[Stage] = "gradient"
     kind: Literal["soteria"] = "soteria"
-    ratio: float = 0.8
+    ratio: Annotated[float, InUnits("share")] = 0.8
     layer: Literal["first", "last"] = "first"
-    probes: int | None = None
+    probes: Annotated[int | None, InUnits("directions")] = None
 
     def __post_init__(self) -> None:
         require(0 < self.ratio < 1, self, "ratio", "in (0, 1)")

@@ -56,6 +56,14 @@ def epsilon_spent(multiplier: float, delta: float, *, releases: int = 1, rate: f
     return _sampled_epsilon(multiplier, delta, releases, rate, grid=_FINE)
 
 
+def composed_epsilon(epsilon: float, delta: float, *, releases: int) -> float:
+    """The epsilon of so many Gaussian releases that have `epsilon` each, all of them at the same delta.
+
+    Exact, without amplification by sampling.
+    """
+    return epsilon_spent(noise_multiplier(epsilon, delta), delta, releases=releases)
+
+
 def replace_one_epsilon(epsilon: float, delta: float) -> float:
     """The epsilon at twice the sensitivity of Gaussian releases that have `epsilon` in all, at the same delta.
 

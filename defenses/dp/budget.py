@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from defenses.dp.accounting import epsilon_spent, noise_multiplier
 from defenses.mechanism.base import Adversary, Mechanism, Privacy
 from fl_core.base.errors import InputError
-from fl_core.base.types import require
+from fl_core.base.types import InUnits, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class DPMechanism(Mechanism):
     epsilon: float | None = 8.0
     noise_multiplier: float | None = None
     delta: float = 1e-5
-    max_norm: float = 1.0
+    max_norm: Annotated[float, InUnits("signal")] = 1.0
     budget: Literal["release", "total"] = "total"
     adjacency: Literal["zero_out", "replace_one"] = "zero_out"
 

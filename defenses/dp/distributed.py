@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from defenses.dp.budget import DPMechanism
 from defenses.dp.central import unbounded
@@ -14,7 +14,7 @@ from defenses.mechanism.draws import perturb
 from defenses.secure.mean import SumProtection
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random
-from fl_core.base.types import ClientUpdate, require
+from fl_core.base.types import ClientUpdate, InUnits, require
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Clip, Fact, Noise
 
@@ -34,7 +34,7 @@ class DPDistributed(DPMechanism):
     stage: ClassVar[Stage] = "noise"
     protects: ClassVar[Unit | None] = "client"
     kind: Literal["dp_distributed"] = "dp_distributed"
-    missing: int = 0
+    missing: Annotated[int, InUnits("clients")] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from defenses.he import ckks, paillier
 from defenses.he.ckks import CKKSPublic, CKKSSecret
@@ -25,7 +25,7 @@ from defenses.secure.mean import SumProtection
 from defenses.secure.selective import Selective
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random
-from fl_core.base.types import ClientUpdate, Protection, require
+from fl_core.base.types import ClientUpdate, InUnits, Protection, require
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Fact
 
@@ -86,7 +86,7 @@ class CKKS(Encrypted):
     """
 
     kind: Literal["ckks"] = "ckks"
-    scale_bits: int = 44
+    scale_bits: Annotated[int, InUnits("bits")] = 44
     precision: int = 2**24
 
     def __post_init__(self) -> None:

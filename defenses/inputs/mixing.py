@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.nn import functional
 from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random, uniform
-from fl_core.base.types import require
+from fl_core.base.types import InUnits, require
 from fl_core.data.augmentation.mixing import mixing_matrix
 from fl_core.federation.client import Batch
 from fl_core.federation.rounds import FederationConfig
@@ -57,8 +57,8 @@ class InstaHide(Mechanism):
 
     stage: ClassVar[Stage] = "batch"
     kind: Literal["instahide"] = "instahide"
-    images: int = 4
-    largest: float = 0.65
+    images: Annotated[int, InUnits("images")] = 4
+    largest: Annotated[float, InUnits("share")] = 0.65
 
     def __post_init__(self) -> None:
         require(self.images >= 2, self, "images", "at least 2")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,7 +11,7 @@ from torch.nn import functional
 from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random
-from fl_core.base.types import ModelState, require
+from fl_core.base.types import InUnits, ModelState, require
 from fl_core.federation.client import Batch, GradientRule, batch_gradient, gradient_of
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.bottleneck import divergence, draw_code_noise, encoded, find_bottleneck, with_noise
@@ -30,7 +30,7 @@ class Precode(Mechanism):
 
     stage: ClassVar[Stage] = "model"
     kind: Literal["precode"] = "precode"
-    size: int = 256
+    size: Annotated[int, InUnits("numbers")] = 256
     beta: float = 1e-3
 
     def __post_init__(self) -> None:

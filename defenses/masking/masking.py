@@ -6,14 +6,14 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from defenses.masking.exchange import KeyAgreement, MaskedExchange
 from defenses.secure.fixed_point import FixedPoint
 from defenses.secure.mean import SumProtection, dropouts
 from fl_core.base.errors import InputError
 from fl_core.base.libraries import library
-from fl_core.base.types import Protection, require
+from fl_core.base.types import InUnits, Protection, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,10 @@ class Masking(SumProtection):
 
     protection: ClassVar[Protection] = "masked"
     kind: Literal["masking"] = "masking"
-    threshold: float = 2 / 3
+    threshold: Annotated[float, InUnits("share")] = 2 / 3
     precision: int = 2**22
     word_bits: Literal[32, 64] = 32
-    dropout: float = 0.0
+    dropout: Annotated[float, InUnits("share")] = 0.0
 
     def __post_init__(self) -> None:
         require(0.5 < self.threshold <= 1, self, "threshold", "more than a half and at most 1")

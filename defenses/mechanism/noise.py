@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from defenses.mechanism.base import Mechanism, Stage
 from defenses.mechanism.clipping import clip
 from defenses.mechanism.draws import Distribution, perturb
 from fl_core.base.rng import Random
-from fl_core.base.types import ClientUpdate, require
+from fl_core.base.types import ClientUpdate, InUnits, require
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Clip, Fact, Noise
 
@@ -21,7 +21,7 @@ class ClipOnly(Mechanism):
 
     stage: ClassVar[Stage] = "clip"
     kind: Literal["clip"] = "clip"
-    max_norm: float = 1.0
+    max_norm: Annotated[float, InUnits("signal")] = 1.0
 
     def __post_init__(self) -> None:
         finite = self.max_norm > 0 and math.isfinite(self.max_norm)
@@ -47,7 +47,7 @@ class NoiseOnly(Mechanism):
     stage: ClassVar[Stage] = "noise"
     kind: Literal["noise"] = "noise"
     distribution: Distribution = "gaussian"
-    sigma: float = 1e-3
+    sigma: Annotated[float, InUnits("signal")] = 1e-3
 
     def __post_init__(self) -> None:
         require(self.sigma > 0 and math.isfinite(self.sigma), self, "sigma", "finite and more than 0")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from defenses.secure.packing import Layout
 from fl_core.base.errors import InputError
-from fl_core.base.types import Config, ModelState, Tensors, require
+from fl_core.base.types import Config, InUnits, ModelState, Tensors, require
 from fl_core.federation.client import Batch, loss_gradient
 from fl_core.federation.common import Common
 
@@ -28,8 +29,8 @@ class Selective(Config):
     `images` public images, so that the choice tells nothing of a client.
     """
 
-    fraction: float
-    images: int = 8
+    fraction: Annotated[float, InUnits("share")]
+    images: Annotated[int, InUnits("images")] = 8
 
     def __post_init__(self) -> None:
         require(0 < self.fraction <= 1, self, "fraction", "in (0, 1], the share of parameters to encrypt")

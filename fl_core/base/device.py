@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import platform
 import resource
 import sys
 from collections.abc import Iterator
@@ -17,8 +19,19 @@ from fl_core.base.errors import InputError, unknown_name
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-_OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "MPS backend out of memory", "std::bad_alloc")
-"""What the messages of allocators hold that raise nothing more special than a `RuntimeError`."""
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""Settings of glibc's `mallopt`, as malloc.h numbers them."""
+_KEPT = 2**31 - 1
+"""Up to so many free bytes at the heap's end stay with the process: the largest number that `mallopt` takes."""
+
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: ",
+    "MPS backend out of memory",
+    "could not create a primitive",
+    "std::bad_alloc",
+)
+"""What messages hold where nothing more special than a `RuntimeError` is raised: of allocators, and of oneDNN, which
+finds no room for a kernel that it makes at run time."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -34,6 +47,20 @@ def pick_device(name: str) -> torch.device:
     if not present[name]:
         raise InputError(f"Device {name!r} is not available here; use --device auto or --device cpu.")
     return torch.device(name)
+
+
+def keep_freed_pages() -> bool:
+    """From now on this process keeps the memory that it frees, for its next tensors; True where that could be set.
+
+    The C library gives large tensors back to the system as soon as they are freed, and the system clears new pages for
+    the next ones: a quarter of the CPU time of training cnn64. Numbers are the same. Up to 2 GiB stay with the process.
+    Only glibc (Linux) has the two settings.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    library = ctypes.CDLL(None)
+    # No block has a mapping of its own, which would be given back with it.
+    return bool(library.mallopt(_MMAP_MAX, 0)) and bool(library.mallopt(_TRIM_THRESHOLD, _KEPT))
 
 
 @contextmanager

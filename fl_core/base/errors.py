@@ -62,7 +62,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     if len(name) > LONGEST:
         return None
     ends = sorted((each for each in names if each.rpartition(".")[2] == name), key=len)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.55)
+    folded = {each.casefold(): each for each in names}
+    close = [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.55)]
     initials = "".join(word[:1] for word in name.replace("-", "_").split("_"))
     short = [each for each in names if len(initials) > 1 and each.rpartition(".")[2] == initials]
     return next(iter([*ends, *short, *close]), None)

@@ -42,6 +42,16 @@ So a setting can be added, and older results folders still resume.
 """
 
 
+@dataclass(frozen=True)
+class InUnits:
+    """What a setting is counted or measured in: `train: Annotated[int, InUnits("images")] = 160`.
+
+    Docs show it; nothing computes with it. A setting without one is a plain number, a switch or a name.
+    """
+
+    name: str
+
+
 PLACE: Mapping[str, bool] = {"place": True}
 """The metadata of a field that says where something lies on this machine: it is no part of an identity."""
 

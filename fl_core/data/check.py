@@ -50,11 +50,15 @@ def conversions(dataset: ImageDataset) -> Counter[str]:
     return found
 
 
-def described(dataset: ImageDataset) -> list[str]:
-    """What a data set holds, in lines: pictures, classes, splits, and what is changed in pictures."""
+def described(dataset: ImageDataset, *, classes: str | None = None) -> list[str]:
+    """What a data set holds, in lines: pictures, classes, splits, and what is changed in pictures.
+
+    `classes` is what the first line says in place of the classes' names.
+    """
     sizes = ", ".join(f"{int((dataset.partition == number).sum())} {name}" for name, number in SPLITS.items())
+    held = f"{len(dataset.classes)} classes: {listed(dataset.classes)}"
     lines = [
-        f"{len(dataset)} pictures, {len(dataset.classes)} classes: {listed(dataset.classes)}",
+        f"{len(dataset)} pictures, {classes or held}",
         f"{sizes}; from {dataset.split_by}",
     ]
     return lines + [f"{count} pictures: {change}" for change, count in conversions(dataset).most_common()]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
-from fl_core.base.types import Config, require
+from fl_core.base.types import Config, InUnits, require
 from fl_core.data.dataset import SPLITS, SplitName
 
 
@@ -21,9 +22,9 @@ class SeededSplit(Config):
     both, and cut at the shares. What each class has in a split follows from chance.
     """
 
-    train: float = 0.8
+    train: Annotated[float, InUnits("share")] = 0.8
     """Share of the train split."""
-    valid: float = 0.1
+    valid: Annotated[float, InUnits("share")] = 0.1
     """Share of the validation split."""
     seed: int = 0
     """Fixes which picture is where."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_core.base.errors import InputError
-from fl_core.base.types import ClientUpdate, Config, ModelState, Tensors, require
+from fl_core.base.types import ClientUpdate, Config, InUnits, ModelState, Tensors, require
 from fl_core.models.forward import predict
 
 Batch = tuple[Tensor, Tensor]
@@ -45,13 +45,13 @@ class LocalTraining(Config):
     """Learning rate."""
     momentum: float = 0.9
     """Momentum of SGD."""
-    epochs: int = 1
+    epochs: Annotated[int, InUnits("epochs")] = 1
     """Passes over a client's images in a round."""
-    batch_size: int = 1
+    batch_size: Annotated[int, InUnits("images")] = 1
     """Images of a batch."""
     momentum_state: Literal["fresh", "persistent"] = "fresh"
     """Whether momentum starts every round at zero or carries over."""
-    max_steps: int | None = None
+    max_steps: Annotated[int | None, InUnits("steps")] = None
     """Steps after which local training ends; null: none."""
 
     def __post_init__(self) -> None:
@@ -92,8 +92,9 @@ def batch_gradient(model: nn.Module, state: ModelState, batch: Batch) -> dict[st
 
 
 def gradient_of(loss: Tensor, parameters: Tensors) -> dict[str, Tensor]:
-    """The gradient of `loss` () by each of the `parameters`, by name."""
-    return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+    """The gradient of `loss` () by each of the `parameters`, by name; 0 for those that it does not depend on."""
+    found = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
+    return dict(zip(parameters, found, strict=True))
 
 
 def train_locally(

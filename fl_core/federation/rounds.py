@@ -7,14 +7,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
-from fl_core.base.types import ClientUpdate, Config, ModelState, require
+from fl_core.base.types import ClientUpdate, Config, InUnits, ModelState, require
 from fl_core.data.dataset import ImageDataset
 from fl_core.data.partition import IID, Partition, partition
 from fl_core.federation.accuracy import count_correct
@@ -41,13 +41,13 @@ class FederationConfig(Config):
     and not to the machine; small chunks spread over more processes, large ones send fewer partial sums.
     """
 
-    clients: int = 10
+    clients: Annotated[int, InUnits("clients")] = 10
     """How many clients there are."""
-    fraction: float = 0.5
+    fraction: Annotated[float, InUnits("share")] = 0.5
     """Share of them that takes part in a round."""
     participation: Literal["fixed", "poisson"] = "fixed"
     """Whether that share is exact, or each client's own coin."""
-    rounds: int = 5
+    rounds: Annotated[int, InUnits("rounds")] = 5
     """Planned rounds; privacy budgets are the total over them."""
     partition: Partition = field(default_factory=IID)
     """How the train split is divided among clients."""
@@ -55,7 +55,7 @@ class FederationConfig(Config):
     """A client's local training."""
     flip: bool = False
     """Whether training images are mirrored with probability 1/2."""
-    chunk: int = 10
+    chunk: Annotated[int, InUnits("clients")] = 10
     """Participants whose updates are summed at a time; it changes rounding."""
 
     def __post_init__(self) -> None:

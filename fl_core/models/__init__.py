@@ -17,6 +17,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "build": ["build_model", "check_batch", "initial_state"],
         "config": ["ModelConfig", "ModelName", "TransformerConfig"],
         "forward": ["layer_input", "predict"],
-        "weights": ["WeightsFile", "read_tensors"],
+        "tensor_files": ["stored_tensors"],
+        "tensor_names": ["named_as"],
+        "weights": ["WeightsFile"],
     },
 )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from fl_core.base.own_code import OwnCode
 from fl_core.base.shape import ImageShape
-from fl_core.base.types import LATER, Config, require
+from fl_core.base.types import LATER, Config, InUnits, require
 from fl_core.models.weights import WeightsFile
 
 ModelName = Literal[
@@ -51,13 +51,13 @@ class Network(Protocol):
 class TransformerConfig(Config):
     """The sizes of `vit`: pixels on a side of a patch, numbers of a token, blocks, attention heads."""
 
-    patch: int = 4
+    patch: Annotated[int, InUnits("pixels")] = 4
     """Pixels on a side of a patch."""
-    width: int = 64
+    width: Annotated[int, InUnits("numbers")] = 64
     """Numbers of a token."""
-    depth: int = 4
+    depth: Annotated[int, InUnits("blocks")] = 4
     """Blocks."""
-    heads: int = 4
+    heads: Annotated[int, InUnits("heads")] = 4
     """Attention heads."""
 
     def __post_init__(self) -> None:
@@ -100,13 +100,13 @@ class ModelConfig(Config):
 
     kind: ModelName = "cnn64"
     """The network."""
-    classes: int | None = 2
+    classes: Annotated[int | None, InUnits("classes")] = 2
     """Outputs; left out or null in a sweep file: as many as the data have."""
-    image_size: int | tuple[int, int] = 64
+    image_size: Annotated[int | tuple[int, int], InUnits("pixels")] = 64
     """Pixels on a side, or `[height, width]`."""
     batch_norm: Literal["eval", "train"] = "eval"
     """How BatchNorm behaves while a client trains."""
-    bottleneck: int | None = None
+    bottleneck: Annotated[int | None, InUnits("numbers")] = None
     """Numbers of a variational bottleneck before the last layer; null: none."""
     channels: Literal[1, 3] | None = field(default=None, metadata=LATER)
     """3 for RGB, 1 for grey; null: 3."""
@@ -114,7 +114,7 @@ class ModelConfig(Config):
     """What is taken from pixels in [0, 1], a number for each channel."""
     std: tuple[float, ...] | None = field(default=None, metadata=LATER)
     """What they are then divided by."""
-    widths: tuple[int, ...] | None = field(default=None, metadata=LATER)
+    widths: Annotated[tuple[int, ...] | None, InUnits("units")] = field(default=None, metadata=LATER)
     """Widths of the hidden layers of `mlp`; null: 512 and 256."""
     vit: TransformerConfig | None = field(default=None, metadata=LATER)
     """The sizes of `vit`."""

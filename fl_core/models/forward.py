@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
+
 import torch
 from torch import Tensor, nn
 
@@ -15,27 +18,37 @@ def predict(model: nn.Module, state: ModelState, images: Tensor) -> Tensor:
 
 
 def layer_input(model: nn.Module, state: ModelState, layer: str, images: Tensor) -> Tensor:
-    """The inputs (B, I) of `layer` under `state` for `images` (B, 3, S, S), differentiable; what follows does not run.
+    """The inputs (B, I) of `layer`; see `layer_inputs`."""
+    return layer_inputs(model, state, (layer,), images)[0]
 
-    BatchNorm in train mode changes the buffers of `state`. Raises `AssertionError` for a layer that is not used.
+
+def layer_inputs(
+    model: nn.Module, state: ModelState, layers: Sequence[str], images: Tensor
+) -> tuple[Tensor, ...]:
+    """The inputs (B, ...) of each of `layers` under `state` for `images` (B, 3, S, S), differentiable.
+
+    What follows the last of them does not run. BatchNorm in train mode changes the buffers of `state`. Raises
+    `AssertionError` for a layer that is not used.
     """
+    found: dict[str, Tensor] = {}
 
-    def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG001 - a hook's signature
-        raise _Reached(inputs[0])
+    def note(name: str, inputs: Tensor) -> None:
+        found[name] = inputs
+        if len(found) == len(layers):
+            raise _Reached
 
-    hook = model.get_submodule(layer).register_forward_pre_hook(stop)
-    try:
-        predict(model, state, images)
-    except _Reached as reached:
-        return reached.inputs
-    finally:
-        hook.remove()
-    raise AssertionError(f"layer {layer!r} was not called")
+    with ExitStack() as hooks:
+        for name in layers:
+            hook = model.get_submodule(name).register_forward_pre_hook(
+                lambda module, inputs, name=name: note(name, inputs[0])  # noqa: ARG005 - a hook's signature
+            )
+            hooks.callback(hook.remove)
+        try:
+            predict(model, state, images)
+        except _Reached:
+            return tuple(found[name] for name in layers)
+    raise AssertionError(f"layers {sorted(set(layers) - found.keys())} were not called")
 
 
 class _Reached(Exception):
-    """The layer's input is there; what follows need not run."""
-
-    def __init__(self, inputs: Tensor) -> None:
-        super().__init__()
-        self.inputs = inputs
+    """The layers' inputs are there; what follows need not run."""

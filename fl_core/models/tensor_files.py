@@ -6,6 +6,8 @@ Sizes, names and types are read and checked before anything is allocated for val
 from __future__ import annotations
 
 import math
+import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,30 +21,18 @@ from torch import Tensor
 
 from fl_core.base.errors import InputError, first_line
 
-_PARALLEL = "module."
-"""What `DataParallel` puts before every name."""
 _INSIDE = ("state_dict", "model_state_dict", "model")
 """Where checkpoints of training hold the weights: Lightning's, and the two usual names of those written by hand."""
 _KINDS = "fiub"
 """NumPy's kinds of numbers that a tensor can hold: floating, signed, unsigned, boolean."""
 
 
-def read_tensors(path: Path, *, where: str) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU: from `.safetensors`, from `.npz`, else from a state dict that `torch.save` wrote.
-
-    `module.` before every name, as `DataParallel` writes it, is left out; all else is as in `stored_tensors`.
-    """
-    found = stored_tensors(path, where=where)
-    if all(name.startswith(_PARALLEL) for name in found):
-        return {name.removeprefix(_PARALLEL): value for name, value in found.items()}
-    return found
-
-
 def stored_tensors(path: Path, *, where: str) -> dict[str, Tensor]:
-    """Tensors by the names that the file has for them.
+    """Tensors by the names that the file has for them, on the CPU.
 
-    Nothing is unpickled but tensors. A dictionary with a `state_dict`, a `model_state_dict` or a `model` in it is taken
-    for that. `where` is the setting that names the file, for messages. Raises `InputError` for anything else.
+    A file is `.safetensors`, `.npz`, or else a state dict that `torch.save` wrote. Nothing is unpickled but tensors. A
+    dictionary with a `state_dict`, a `model_state_dict` or a `model` in it is taken for that. `where` is the setting
+    that names the file, for messages. Raises `InputError` for anything else.
     """
     held: object
     try:
@@ -52,7 +42,7 @@ def stored_tensors(path: Path, *, where: str) -> dict[str, Tensor]:
             held = _arrays(path)
         else:
             _check_stored(path)
-            held = torch.load(path, "cpu", weights_only=True)
+            held = _state_dict(path)
     except FileNotFoundError:
         raise InputError(f"{where}: {path} does not exist.") from None
     except (SafetensorError, OSError) as error:
@@ -68,6 +58,17 @@ def stored_tensors(path: Path, *, where: str) -> dict[str, Tensor]:
     if not found:
         raise InputError(f"{where}: {path} must hold tensors by name, such as model.state_dict().")
     return found
+
+
+def _state_dict(path: Path) -> object:
+    """What `torch.save` wrote; raises `ValueError` for objects of other classes, which are not made."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # On protocols of pickle: what it holds is what matters.
+            return torch.load(path, "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch's own message begins with how to run the code in the file.
+        raise ValueError("it is no pickle of tensors alone; save model.state_dict()") from error
 
 
 def _named(held: object) -> dict[str, Tensor]:

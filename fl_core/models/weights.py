@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fl_core.base.errors import InputError, hint, listed
 from fl_core.base.types import PLACE, Config, ModelState
-from fl_core.models.tensor_files import read_tensors
+from fl_core.models.tensor_files import stored_tensors
+from fl_core.models.tensor_names import named_as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +36,16 @@ class WeightsFile(Config):
         path = Path(self.file)
         if _digest(path, "model.weights") != self.digest:
             raise InputError(f"model.weights: {path} has changed since the sweep began; restore it.")
-        return read_tensors(path, where="model.weights")
+        return stored_tensors(path, where="model.weights")
 
     def fill(self, state: ModelState, *, free: str | None = None) -> ModelState:
         """`state` with the file's values; names that begin with `free` may be missing.
 
+        What a wrapper such as `DataParallel` put into every name is left out (`named_as`).
         Raises `InputError` for names that are missing or left over, and for other shapes.
         """
         wanted = {**state.parameters, **state.buffers}
-        found = _beside_bottleneck(self.tensors(), wanted)
+        found = _beside_bottleneck(_unwrapped(self.tensors(), state, free), wanted)
         where = f"model.weights: {Path(self.file).name}"
         for name in wanted:
             if name not in found and not (free and name.startswith(free)) and not _counts(name):
@@ -64,6 +66,16 @@ class WeightsFile(Config):
             parameters={name: _like(found, name, value) for name, value in state.parameters.items()},
             buffers={name: _like(found, name, value) for name, value in state.buffers.items()},
         )
+
+
+def _unwrapped(found: dict[str, Tensor], state: ModelState, free: str | None) -> dict[str, Tensor]:
+    """`found` under the network's names, with or without a bottleneck, where a wrapper wrote others."""
+    needed = [name for name in state.parameters if not (free and name.startswith(free))]
+    for names in (needed, [name.replace(".last.", ".") for name in needed]):
+        named, _ = named_as(found, names, state.buffers)
+        if named.keys() != found.keys() and len(named) == len(found):
+            return named
+    return found
 
 
 def _beside_bottleneck(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

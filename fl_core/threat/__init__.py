@@ -5,7 +5,15 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "captures": ["Victim", "accompanied", "capture", "image_indices", "smallest_batch", "victims"],
+        "captures": [
+            "Victim",
+            "accompanied",
+            "capture",
+            "image_indices",
+            "smallest_batch",
+            "victims",
+            "watch",
+        ],
         "facts": [
             "Augmented",
             "Clip",

@@ -114,6 +114,7 @@ def capture(
     history: Sequence[ModelState] = (),
     secure: SecureSum | None = None,
     mean: FixedMean | None = None,
+    drawn: int | None = None,
 ) -> tuple[RoundRecord, Truth]:
     """One victim's signal at `state` (the global weights at the start of the round) and the truth behind it.
 
@@ -121,7 +122,8 @@ def capture(
     client's own rounds are replayed from them. A weight update then starts with what they left; an individual one
     comes with the updates that the server received in them. With `secure` the updates of the victim and its companions
     are added under protection, whatever the signal; of clients that drop out nothing is kept. `mean` is how the
-    server adds a round's updates where it is not FedAvg. Raises `InputError` where a round is missing.
+    server adds a round's updates where it is not FedAvg. `drawn` is the round whose batches the victim trains on (None:
+    this one). Raises `InputError` where a round is missing.
     """
     work = ClientWork(federation=federation, defense=defense)
     is_stateful = work.is_stateful and signal != "gradients"
@@ -133,7 +135,7 @@ def capture(
     updates: list[ClientUpdate] = []
     seen: list[tuple[int, int, bool]] = []
     earlier: tuple[EarlierUpdate, ...] = ()
-    for client, batches in _sources(federation, signal, round_number, victim):
+    for client, batches in _sources(federation, signal, round_number if drawn is None else drawn, victim):
         if signal == "gradients":
             released = federation.client_gradient(
                 state, client, batches[0], round_number=round_number, defense=defense
@@ -169,6 +171,38 @@ def capture(
         published=published,
     )
     return record, _truth(federation, seen).of_clients({update.client for update in sent})
+
+
+def watch(
+    federation: Federation,
+    states: Sequence[ModelState],
+    *,
+    signal: Signal,
+    round_number: int,
+    victim: Victim,
+    defense: ClientDefense | None = None,
+    facts: tuple[Fact, ...] = (),
+) -> tuple[RoundRecord, Truth]:
+    """One client's signal of the same batch in consecutive rounds, from `round_number` on, and the truth behind it.
+
+    `states` are the global weights at the start of each. What a defense draws it draws anew in each round; the images
+    stay. For `gradients` and `one_step_update` of clients that remember nothing.
+    """
+    pairs = [
+        capture(
+            federation,
+            state,
+            signal=signal,
+            round_number=number,
+            victim=victim,
+            defense=defense,
+            facts=facts,
+            drawn=round_number,
+        )
+        for number, state in enumerate(states, start=round_number)
+    ]
+    first, truth = pairs[0]
+    return replace(first, later=tuple(record for record, _ in pairs[1:])), truth
 
 
 def _added(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from fl_core.base.errors import InputError
-from fl_core.base.types import Config, Protection, Signal, require
+from fl_core.base.types import Config, InUnits, Protection, Signal, require
 
 View = Literal["individual", "aggregate", "key_holder", "ciphertext", "public"]
 
@@ -32,7 +32,7 @@ class ThreatModel(Config):
     """Whether the attacker knows the labels."""
     knows_defense: bool = True
     """Whether the attacker knows the defense and its parameters."""
-    colluders: int = 0
+    colluders: Annotated[int, InUnits("clients")] = 0
     """Other clients of an aggregate who give their updates to the attacker."""
 
     def __post_init__(self) -> None:

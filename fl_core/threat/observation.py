@@ -38,7 +38,8 @@ class Observation:
     local steps of one client, `lr` and `momentum` those of its optimizer. `labels` (N,) is there only where
     the threat model says that they are known. `public_mean` (3, S, S) in [-1, 1] is the mean of public images,
     which anybody has; None where the setting offers none. `earlier` holds what an individual view saw of the
-    same client before, oldest first, where its momentum persists; empty where it starts from zero.
+    same client before, oldest first, where its momentum persists; empty where it starts from zero. `later` holds what
+    was seen of the same images in rounds after this one, oldest first, each at its own weights; see `rounds`.
     """
 
     signal: Signal
@@ -55,6 +56,12 @@ class Observation:
     labels: Tensor | None = None
     public_mean: Tensor | None = None
     earlier: tuple[EarlierUpdate, ...] = ()
+    later: tuple[Observation, ...] = ()
+
+    @property
+    def rounds(self) -> tuple[Observation, ...]:
+        """What was seen of the same images in each round that was watched, this one first, each by itself."""
+        return (dataclasses.replace(self, later=()), *self.later)
 
     def to(self, device: torch.device) -> Observation:
         """The same observation with every tensor on `device`."""
@@ -69,6 +76,7 @@ class Observation:
                 dataclasses.replace(update, tensors={k: v.to(device) for k, v in update.tensors.items()})
                 for update in self.earlier
             ),
+            later=tuple(each.to(device) for each in self.later),
         )
 
 
@@ -119,6 +127,7 @@ def observe(
         labels=labels if threat.labels == "known" else None,
         public_mean=public_mean,
         earlier=record.earlier if view == "individual" else (),
+        later=tuple(observe(each, threat, labels=labels, public_mean=public_mean) for each in record.later),
     )
 
 

@@ -19,7 +19,8 @@ class RoundRecord:
     `facts` is what the defenses say of themselves; the threat model decides who learns it. `earlier` holds the
     client's updates of earlier rounds, oldest first, where its momentum carries them into this one.
     Of a mean that is not weighted by examples, `shares` holds each update's weight. `published` is what the server
-    adds to the weights, where that is not the mean alone.
+    adds to the weights, where that is not the mean alone. `later` holds the records of the same images in the rounds
+    that were watched after this one, oldest first, each at its own weights.
     """
 
     signal: Signal
@@ -33,6 +34,7 @@ class RoundRecord:
     aggregate: OpenedSum | None = None
     shares: tuple[float, ...] = ()
     published: Tensors | None = None
+    later: tuple[RoundRecord, ...] = ()
 
     @property
     def protection(self) -> Protection | None:

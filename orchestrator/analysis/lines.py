@@ -14,6 +14,7 @@ from orchestrator.analysis.intervals import NOTHING, Interval
 from orchestrator.config.space import Params
 from orchestrator.io.identity import canonical
 from orchestrator.results.columns import SUMMARY
+from orchestrator.results.winner import Measured
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,18 @@ CONTROLS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Winner:
-    """The best suggestion of a study: number, value on the tuning victims in dB, parameters, and of how many it is."""
+    """The winning suggestion of a study: number, value on the tuning victims in dB, parameters, of how many it is.
+
+    `work` is how many images its attack differentiated twice for a victim, NaN where that is not known; `front` holds
+    the suggestions that no other beats in both PSNR and work, by rising work.
+    """
 
     suggestion: int
     value: float
     params: Params
     count: int
+    work: float = math.nan
+    front: tuple[Measured, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +90,9 @@ class Line:
     signal: str
     view: str
     round: int
+    watched: int = 1
+    epsilon_watched: float = math.nan
+    """What the watched rounds spend together; NaN without a statement about them."""
     weights_accuracy: float
     privacy: Privacy | None
     differs: Mapping[str, object]
@@ -134,6 +144,12 @@ class Line:
     def oracle_gap(self) -> float:
         """How much PSNR a choice among restarts by the truth would add, dB; NaN where it is not known."""
         return self.means["psnr_oracle"] - self.psnr.mean
+
+    @property
+    def psnr_of_mse(self) -> float:
+        """The PSNR of the mean squared error, dB, which `psnr_bound` bounds; NaN where there is none."""
+        found = self.means["mse"]
+        return -10.0 * math.log10(found) if found > 0 else (math.inf if found == 0 else math.nan)
 
     @property
     def hidden(self) -> bool:
@@ -190,6 +206,10 @@ class Line:
             "not_finite": utility.not_finite if utility else None,
             "suggestion": winner.suggestion if winner else None,
             "tuning_psnr": winner.value if winner else math.nan,
+            "tuning_work": winner.work if winner else math.nan,
+            "front": json.dumps(
+                [[each.suggestion, each.psnr, each.work] for each in (winner.front if winner else ())]
+            ),
             "suggestions": winner.count if winner else 0,
             "hyperparameters": json.dumps(winner.params) if winner else "{}",
         }
@@ -197,6 +217,7 @@ class Line:
 
 _AS_THEY_ARE = (
     *("cell", "attacker", "defense", "defense_params", "signal", "view", "round", "weights_accuracy"),
+    *("watched", "epsilon_watched"),
     *(
         "labels",
         "method",
@@ -208,6 +229,7 @@ _AS_THEY_ARE = (
         "psnr_median",
         "psnr_worst",
         "psnr_control",
+        "psnr_of_mse",
     ),
     *("label_match", "trials", "trials_failed", "not_observable", "undefended", "beside"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from orchestrator.results import store
 from orchestrator.results.columns import averaged
 from orchestrator.results.folder import claimed
 from orchestrator.results.utility_files import UTILITY, UtilityResult, utilities
+from orchestrator.results.winner import Measured, choose, front
 
 SUCCESS_DB = 20.0
 """PSNR from which a reconstruction counts as a success: convenient, above what controls reach (docs/statistics.md)."""
@@ -37,7 +39,7 @@ SUCCESS_DB = 20.0
 _UNIT = ("sweep_seed", "victim")
 """What tells victims apart: at every seed other images are theirs."""
 
-_MEASURES = ("psnr", "mse", "label_accuracy", *averaged("victims"))
+_MEASURES = ("psnr", "label_accuracy", *averaged("victims"))
 """What `by_victim` averages."""
 
 
@@ -54,6 +56,7 @@ _READ = (
         "threat",
         "accuracy",
     ),
+    *("watched", "epsilon_watched"),
     *("epsilon", "epsilon_release", "delta", "dp_unit", "dp_against", "adjacency", "sampling_rate"),
     *("method", "notes", "preselected", "label_match", *_UNIT, *_MEASURES, *averaged("trials")),
 )
@@ -330,6 +333,8 @@ def _line(
         signal=first["signal"],
         view=first["view"],
         round=first["round"],
+        watched=1 if pd.isna(first["watched"]) else int(first["watched"]),
+        epsilon_watched=np.nan if pd.isna(first["epsilon_watched"]) else float(first["epsilon_watched"]),
         weights_accuracy=first["weights_accuracy"],
         privacy=_privacy(first),
         differs=json.loads(first["differs"]),
@@ -455,18 +460,30 @@ def _notes(ok: pd.DataFrame) -> tuple[str, ...]:
 
 
 def winners(folder: Path) -> dict[str, Winner]:
-    """The best suggestion of each study that has one."""
-    found = {}
+    """The winning suggestion of each study that has one, by the sweep's objectives."""
+    found, config = {}, claimed(folder)
+    within = (config.study.within or 0.0) if config else 0.0
+    weighs = config is not None and config.study.weighs_work
     for study, group in read_studies(folder).groupby("study", sort=False):
-        told = group[group["state"] == "ok"].sort_values(["value", "suggestion"], ascending=[False, True])
-        if len(told):
-            best = told.iloc[0]
-            found[str(study)] = Winner(
-                suggestion=int(best["suggestion"]),
-                value=float(best["value"]),
-                params=json.loads(best["params"]),
-                count=len(group),
-            )
+        told = group[group["state"] == "ok"]
+        known = bool(told["work"].notna().all())
+        measured = [
+            Measured(number, value, work if known else 0.0)
+            for number, value, work in told[["suggestion", "value", "work"]].itertuples(index=False)
+        ]
+        # Where PSNR alone counts, the earlier of equals wins, whatever their work.
+        best = choose(measured if weighs else [replace(each, work=0.0) for each in measured], within=within)
+        if best is None:
+            continue
+        row = told[told["suggestion"] == best.suggestion].iloc[0]
+        found[str(study)] = Winner(
+            suggestion=int(best.suggestion),
+            value=float(best.psnr),
+            params=json.loads(row["params"]),
+            count=len(group),
+            work=float(row["work"]) if known else math.nan,
+            front=tuple(front(measured)) if known else (),
+        )
     return found
 
 

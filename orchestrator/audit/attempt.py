@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from attack_core.attacks.auto import Auto
 from attack_core.attacks.registry import AnyAttack
 from attack_core.base.types import AttackFailed, Reconstruction
 from fl_core.base.errors import InputError, first_line
@@ -47,12 +46,14 @@ class Attempt:
             ) from error
 
     def short(self, known: Known) -> Explanation | None:
-        """How what the analytic part of `auto` finds explains the update; None where that cannot be said."""
+        """How what the attack finds without matching explains the update; None where that cannot be said."""
         case = case_at(self.network, self.sent, attack=self.attack, known=known)
-        if not isinstance(case.attack, Auto) or not isinstance(self.sent, Update):
+        if not isinstance(self.sent, Update):
             return None
-        once = replace(case.attack, fallback=replace(case.attack.fallback, iterations=1))
-        case = replace(case, attack=once)
+        try:
+            case = replace(case, attack=case.attack.with_matching({"iterations": 1}))
+        except InputError:
+            return None
         return explained(case, self._run(case), lr_known=known.lr is not None)
 
 

@@ -1,8 +1,8 @@
-"""The audit: facts, attack, calibration, and what would stop it, in this order."""
+"""The audit: premises, attack, calibration, and what would stop it, in this order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,34 +19,36 @@ from fl_core.federation.client import LocalTraining
 from orchestrator.audit.against import Critical, Measured, chosen_families, gain_of, search
 from orchestrator.audit.attempt import Attempt, Sent, explaining
 from orchestrator.audit.explanation import EXPLANATION_LIMITS, Explanation
-from orchestrator.audit.facts import (
-    Fact,
-    batch_norm_fact,
+from orchestrator.audit.in_force import counted_under, defense_premises, in_force, on_top
+from orchestrator.audit.premises import (
+    Premise,
+    batch_norm_premise,
     batches_counted,
     contradicted,
-    counted_fact,
-    direction_fact,
+    counted_premise,
+    direction_premise,
     lr_contradiction,
-    optimizer_fact,
-    precision_fact,
+    optimizer_premise,
+    precision_premise,
     rounding_sigma,
-    size_fact,
-    training_facts,
+    size_premise,
+    training_premises,
 )
-from orchestrator.audit.optimizer import Optimizer, SignSteps, seen_optimizer
 from orchestrator.audit.progress import Say, counting
 from orchestrator.audit.utility import accuracy_after
 from orchestrator.calibration.calibrate import Calibration, Setting, calibrate, scored
 from orchestrator.calibration.pictures import PictureSet
 from orchestrator.calibration.prediction import Expected
 from orchestrator.calibration.seen import Seen, seen_of
+from orchestrator.inference.defense import SeenDefense, Signal, seen_defense
+from orchestrator.inference.optimizer import Optimizer, SignSteps, seen_optimizer
 from orchestrator.library.count import Counted, count_images
 from orchestrator.library.images import ImageSpec
 from orchestrator.library.invert import Case, Found, case_at, found_of, named_attack
 from orchestrator.library.known import Known
 from orchestrator.library.network import Subject, subject
 from orchestrator.library.simulate import released, with_tensors
-from orchestrator.library.updates import Numbers, Update, checked
+from orchestrator.library.updates import Numbers, Update, as_tensor, checked, coarsest
 
 MOST_STEPS = 10_000
 """More local steps are not simulated."""
@@ -99,7 +101,7 @@ class Answer:
     expected: tuple[Expected, ...]
     unlike: str
     calibration: Calibration
-    facts: tuple[Fact, ...]
+    premises: tuple[Premise, ...]
     strengths: tuple[Critical, ...]
     psnr: tuple[float, ...] | None
     effort: float
@@ -113,7 +115,7 @@ class Answer:
     def contradictions(self) -> tuple[str, ...]:
         """What is given or assumed and the signal shows otherwise."""
         return tuple(
-            f"{fact.name} {fact.value}: {fact.contradiction}" for fact in self.facts if fact.contradiction
+            f"{each.name} {each.value}: {each.contradiction}" for each in self.premises if each.contradiction
         )
 
 
@@ -122,7 +124,23 @@ def run_audit(question: Question, say: Say) -> Answer:
     network = subject(question.model, question.image, question.classes)
     network, sent = _named(question, network, say)
     stored = sent.stored if isinstance(sent, Update) else torch.float32
-    counted = count_images(network.model, network.state, _tensors(sent), question.image.shape, stored=stored)
+    counted = count_images(
+        network.model,
+        network.state,
+        _tensors(sent),
+        question.image.shape,
+        stored=stored,
+        sent_as=_sent_as(question.sent),
+    )
+    told, defense = question.known.defenses, _defense(question, network, sent)
+    held = in_force(told, defense)
+    families = chosen_families(question.against, _tensors(sent))
+    for family in families.values():
+        on_top(held, family.make(family.grid[0]))
+    if defense is not None:
+        say(f"a defense is in force: {defense.words}; {defense.why}")
+    question = replace(question, known=replace(question.known, defenses=held))
+    counted = counted_under(counted, held, defense)
     attack = Attempt(network=network, sent=sent, attack=question.shortened, seed=question.seed)
     optimizer = _optimizer(question, sent, counted)
     if optimizer is not None and optimizer.kind == "adaptive":
@@ -147,10 +165,13 @@ def run_audit(question: Question, say: Say) -> Answer:
     calibration = calibrate(
         setting, question.public, clients=question.clients, seed=question.seed, progress=counting(say)
     )
-    facts = _facts(question, sent, counted, case, found, optimizer, explanation)
+    premises = (
+        *_premises(question, sent, counted, case, found, optimizer, explanation),
+        *defense_premises(told, defense, _tensors(sent)),
+    )
     strengths = tuple(
         search(name, family, _measuring(question, network, sent, known, name, say))
-        for name, family in chosen_families(question.against, _tensors(sent)).items()
+        for name, family in families.items()
     )
     truth = None if question.truth is None else question.image.check(question.truth, "the truth")
     unlike = calibration.unlike(answer.outcome, answer.loss)
@@ -159,7 +180,7 @@ def run_audit(question: Question, say: Say) -> Answer:
         expected=() if unlike else calibration.expected(_seen(answer, case)),
         unlike=unlike,
         calibration=calibration,
-        facts=facts,
+        premises=premises,
         strengths=strengths,
         psnr=None if truth is None else tuple(scored(answer.images, truth)),
         effort=question.effort,
@@ -194,6 +215,14 @@ def _tensors(sent: Sent) -> Tensors:
     return sent.tensors if isinstance(sent, Update) else sent
 
 
+def _sent_as(sent: Numbers | Update) -> torch.dtype:
+    """The type of least precision that the client's numbers came in."""
+    if isinstance(sent, Update):
+        return torch.float32
+    values = sent.values() if isinstance(sent, Mapping) else sent
+    return coarsest([as_tensor(value) for value in values if value is not None])
+
+
 def _check_size(question: Question, known: Known) -> None:
     """Refuse what would be simulated for days, and what too few public images are there for."""
     if (known.steps or 1) > MOST_STEPS:
@@ -215,6 +244,23 @@ def _optimizer(question: Question, sent: Sent, counted: Counted) -> Optimizer | 
     if isinstance(sent, Update) and sent.coarse:
         return None
     return seen_optimizer(_tensors(sent))
+
+
+def _defense(question: Question, network: Subject, sent: Sent) -> SeenDefense | None:
+    """The defense that the numbers show, where their own precision does not explain them."""
+    if isinstance(sent, Update) and sent.coarse:
+        return None
+    known = _told(question, sent)
+    one_step = isinstance(sent, Update) and known.steps in (None, 1)
+    return seen_defense(
+        Signal(
+            network=network,
+            tensors=_tensors(sent),
+            moved=isinstance(sent, Update),
+            pictures=question.image.check(question.public.images, "public images"),
+            lr=known.lr if one_step else None,
+        )
+    )
 
 
 def _completed(
@@ -262,7 +308,7 @@ def _setting(network: Subject, sent: Sent, known: Known, case: Case) -> Setting:
     return Setting(network=network, attack=case.attack, known=known, examples=seen.examples, local=local)
 
 
-def _facts(
+def _premises(
     question: Question,
     sent: Sent,
     counted: Counted,
@@ -270,35 +316,37 @@ def _facts(
     found: Found,
     optimizer: Optimizer | None,
     explanation: Explanation | None,
-) -> tuple[Fact, ...]:
+) -> tuple[Premise, ...]:
     seen = case.observation
     known = _told(question, sent)
     repeated = seen.steps * seen.batch_size > seen.examples
-    facts = [
-        counted_fact(known, counted, used=seen.examples, repeated=repeated),
-        *training_facts(known, sent, case, explanation, optimizer),
+    premises = [
+        counted_premise(known, counted, used=seen.examples, repeated=repeated),
+        *training_premises(known, sent, case, explanation, optimizer),
     ]
     if isinstance(sent, Update) and not (explanation and explanation.facts):
         against = lr_contradiction(case, found.images * 2 - 1, found.labels)
-        facts = [
-            replace(fact, contradiction=against) if fact.name == "learning rate" else fact for fact in facts
+        premises = [
+            replace(each, contradiction=against) if each.name == "learning rate" else each
+            for each in premises
         ]
     labels = ", ".join(map(str, found.labels.tolist()[:20]))
-    facts.append(
-        Fact(name="labels", value=labels, source="given" if known.labels is not None else "inferred")
+    premises.append(
+        Premise(name="labels", value=labels, source="given" if known.labels is not None else "inferred")
     )
-    if counted.sigma and not (isinstance(sent, Update) and sent.coarse):
-        facts.append(
-            Fact(name="noise", value=f"sigma {counted.sigma:.3g}", source="inferred", why=counted.why)
+    rounded = any(each.stage == "compress" for each in known.defenses)
+    if counted.sigma and not rounded and not (isinstance(sent, Update) and sent.coarse):
+        premises.append(
+            Premise(name="noise", value=f"sigma {counted.sigma:.3g}", source="inferred", why=counted.why)
         )
     others = (
-        batch_norm_fact(sent),
-        optimizer_fact(optimizer),
-        precision_fact(sent),
-        size_fact(sent, seen.state),
-        direction_fact(sent, case),
+        batch_norm_premise(sent),
+        optimizer_premise(optimizer),
+        precision_premise(sent),
+        size_premise(sent, seen.state),
+        direction_premise(sent, case),
     )
-    return (*facts, *(fact for fact in others if fact is not None))
+    return (*premises, *(each for each in others if each is not None))
 
 
 def _measuring(
@@ -308,10 +356,7 @@ def _measuring(
 
     def measure(defense: AnyDefense, strength: float) -> Measured:
         say(f"against {name} {strength:g}")
-        if any(each.stage == defense.stage for each in known.defenses):
-            own = replace(known, defenses=(defense,))
-        else:
-            own = replace(known, defenses=(*known.defenses, defense))
+        own = replace(known, defenses=on_top(known.defenses, defense))
         seed = derive_seed("against", question.seed)
         sent_up = released(sent, [defense], seed=seed)
         weaker = with_tensors(sent, sent_up.tensors)

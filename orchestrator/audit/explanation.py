@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attack_core.base.types import Reconstruction
+from fl_core.base.decibels import energy
 from fl_core.base.numbers import TINY
 from fl_core.base.types import Tensors
 from fl_core.federation.client import LocalTraining, difference, train_locally
@@ -33,6 +34,10 @@ class ExplanationLimits:
     """So many steps are tried."""
     corrections: int = 6
     """How often a learning rate is corrected along the path."""
+    parallel: float = 0.9
+    """An answer whose gradient has this cosine with the update fixes the learning rate of one step."""
+    off: float = 0.1
+    """A learning rate that is off by more than this share contradicts the update."""
     most_evaluations: int = 200
     """Trainings of more steps are not run again."""
 
@@ -100,6 +105,28 @@ def explained(
     )
 
 
+def lr_of_one_step(
+    case: Case, images: Tensor, labels: Tensor, *, limits: ExplanationLimits = EXPLANATION_LIMITS
+) -> float | None:
+    """The learning rate at which one step on `images` (in [-1, 1]) moves the weights as far as the update did.
+
+    None where nothing says so: after more steps, under a defense, and where the images' gradient is not parallel to the
+    update.
+    """
+    seen = case.observation
+    if seen.signal != "one_step_update" or seen.facts or seen.earlier:
+        return None
+    trial = _Trial(case=case, images=images, labels=labels)
+    step = Training(lr=seen.lr, momentum=0.0, batch_size=len(images), steps=1)
+    factor, cosine = trial.along(trial.moved(step))
+    return seen.lr * factor if cosine >= limits.parallel else None
+
+
+def explained_at(value: float) -> str:
+    """At which value of a fact the images explain the update, in words."""
+    return f"the images explain the update at {value:.3g}"
+
+
 def in_words(facts: Mapping[str, float]) -> str:
     """Facts as a person would say them."""
     names = {"lr": "learning rate", "steps": "steps", "batch_size": "batch size", "momentum": "momentum"}
@@ -137,14 +164,20 @@ class _Trial:
         left = missed / max(sum(float(wanted[name].square().sum()) for name in own), TINY)
         return left if math.isfinite(left) else math.inf
 
+    def along(self, own: Tensors) -> tuple[float, float]:
+        """The factor that brings such a move of the weights nearest to the update, and the cosine between the two."""
+        wanted = self.case.observation.tensors
+        dot = sum(float((own[name] * wanted[name]).sum()) for name in own)
+        square, target = (sum(energy(each[name]) for name in own) for each in (own, wanted))
+        if min(square, target) <= 0:
+            return 0.0, 0.0
+        return dot / square, dot / math.sqrt(square * target)
+
     def fitted(self, training: Training, corrections: int) -> Training:
         """The same training at the learning rate that fits best, which moves the weights as far."""
-        wanted = self.case.observation.tensors
         for _ in range(corrections):
-            own = self.moved(training)
-            dot = sum(float((own[name] * wanted[name]).sum()) for name in own)
-            square = sum(float(own[name].square().sum()) for name in own)
-            lr = training.lr * dot / square if square > 0 else 0.0
+            factor, _ = self.along(self.moved(training))
+            lr = training.lr * factor
             if not 0 < lr < math.inf:
                 break
             training = replace(training, lr=lr)

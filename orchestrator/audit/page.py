@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from attack_core.base.certificate import Certificate
 from orchestrator.audit.against import GAIN, Critical, Measured
 from orchestrator.audit.audit import Answer
 from orchestrator.calibration.prediction import EXACT
@@ -91,6 +92,7 @@ def write_page(folder: Path, answer: Answer, *, title: str, command: str) -> Pat
             answer=answer,
             level=f"{answer.overall.level:.0%}" if answer.expected else "",
             rests=rests(answer),
+            certified=certified(answer),
             decibels=decibels,
             gain=GAIN,
             strengths=[_rows(critical) for critical in answer.strengths],
@@ -113,6 +115,7 @@ def figures(answer: Answer) -> dict[str, Any]:
         "expected_psnr": [
             {"psnr": each.psnr, "low": each.low, "high": each.high} for each in answer.expected
         ],
+        "certificates": [_certificate(each) for each in answer.found.certificates],
         "interval": answer.overall.level if answer.expected else None,
         "alike": answer.overall.alike if answer.expected else None,
         "unlike": answer.unlike,
@@ -128,7 +131,7 @@ def figures(answer: Answer) -> dict[str, Any]:
                 "why": f.why,
                 "contradiction": f.contradiction,
             }
-            for f in answer.facts
+            for f in answer.premises
         ],
         "against": [
             {
@@ -140,6 +143,35 @@ def figures(answer: Answer) -> dict[str, Any]:
             for critical in answer.strengths
         ],
     }
+
+
+def _certificate(each: Certificate | None) -> dict[str, Any] | None:
+    if each is None:
+        return None
+    # JSON knows no infinity.
+    finite = {
+        name: value if not isinstance(value, float) or math.isfinite(value) else None
+        for name, value in vars(each).items()
+    }
+    return {"verdict": each.verdict, **finite}
+
+
+def certified(answer: Answer) -> str:
+    """How many images the attack's own equations certify, in a sentence; empty where there are no equations."""
+    there = [each for each in answer.found.certificates if each is not None]
+    if not there:
+        return ""
+    sure = [each for each in there if each.verdict == "exact"]
+    count = len(answer.found.images)
+    which = "the image" if count == 1 else f"{len(sure)} of {count} images"
+    if sure:
+        least = min(each.psnr for each in sure)
+        return (
+            f"Certified exact: {which}. The attack's equations determine every direction of what the client trained "
+            f"on, and leave room for no other answer: at least {least:.0f} dB."
+        )
+    worst = min(there, key=lambda each: each.rank / each.unknowns)
+    return f"No certificate: {worst.words}."
 
 
 def _plain(each: Measured) -> dict[str, Any]:
@@ -180,6 +212,8 @@ def lines(answer: Answer) -> Sequence[str]:
         )
     if answer.expected:
         found.append(f"{rests(answer)} The mean public image reaches {answer.calibration.prior:.1f} dB.")
+    if sentence := certified(answer):
+        found.append(sentence)
     if answer.psnr is not None:
         found.append(f"PSNR with the truth: {', '.join(f'{value:.1f}' for value in answer.psnr)} dB")
     found += [f"contradiction: {text}" for text in answer.contradictions]

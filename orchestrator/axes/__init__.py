@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "expand": ["MOST_CELLS", "expand"],
         "names": ["value_name"],
+        "paths": ["put"],
         "values": ["Axes", "Axis", "Value", "put_axis", "slots"],
     },
 )

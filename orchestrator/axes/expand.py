@@ -11,6 +11,7 @@ from typing import Any
 
 from fl_core.base.errors import InputError, hint, natural
 from orchestrator.axes.names import joined, value_name
+from orchestrator.axes.paths import put
 from orchestrator.axes.values import (
     DEFENSE,
     EXCLUDE,
@@ -50,7 +51,7 @@ class _Combination:
         chain = settings.pop(DEFENSE, [])
         inner = {path: settings.pop(path) for path in list(settings) if path.startswith(f"{DEFENSE}.")}
         for path, value in inner.items():
-            _put_defense(chain, path, value, where=f"{where}: axes.{path}, cell {name}")
+            _put_defense(chain, path, value, cell=name, where=where)
         return {NAME: name, DEFENSE: chain, "differs": settings}
 
 
@@ -163,20 +164,14 @@ def _value(axis: Axis, given: object, *, where: str) -> Value:
     return axis.value(given, where=f"{where}.{axis.name}")
 
 
-def _put_defense(chain: list[Any], path: str, value: object, *, where: str) -> None:
+def _put_defense(chain: list[Any], path: str, value: object, *, cell: str, where: str) -> None:
     """Set `defense.0.epsilon` in a chain."""
     _, _, rest = path.partition(".")
     index, _, inner = rest.partition(".")
     at = natural(index)
     if at is None or not inner or at >= len(chain):
         raise InputError(
-            f"{where}: must lead to a setting of one of this cell's {len(chain)} defenses, such as defense.0.epsilon; "
-            "exclude the combination where it has none."
+            f"{where}: axes.{path}, cell {cell}: must lead to a setting of one of this cell's {len(chain)} defenses, "
+            "such as defense.0.epsilon; exclude the combination where it has none."
         )
-    node = chain[at]
-    *parents, last = inner.split(".")
-    for part in parents:
-        node = node.setdefault(part, {}) if isinstance(node, dict) else None
-    if not isinstance(node, dict):
-        raise InputError(f"{where}: {'.'.join(parents)} is a value, not a group of settings.")
-    node[last] = value
+    put({DEFENSE: chain}, path, value, where=f"{where}: cell {cell}: axes")

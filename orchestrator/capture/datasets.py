@@ -23,7 +23,8 @@ from fl_core.data.kinds.parquet import open_parquet
 from fl_core.data.kinds.torchvision_sets import open_torchvision
 from fl_core.data.places import check_folder, expanded, is_there
 from fl_core.data.synthetic.faces import unwritten_faces, write_faces
-from orchestrator.config.plain import build, put
+from orchestrator.axes.paths import put
+from orchestrator.config.plain import build
 from orchestrator.config.sweep import DataConfig, DataKind, SweepConfig
 from orchestrator.io.identity import content_hash
 
@@ -122,9 +123,13 @@ def planned_data(data: DataConfig, shape: ImageShape) -> ImageDataset:
     return open_data(replace(data, download=None), shape, progress=lambda _: None)
 
 
+def faces_folder(data: DataConfig) -> Path:
+    """The folder in CelebA's layout that data of the kind `celeba` or `synthetic` are read from."""
+    return _synthetic_root(data) if data.kind == "synthetic" else expanded(data.root)
+
+
 def _open_faces(data: DataConfig, shape: ImageShape) -> ImageDataset:
-    root = _synthetic_root(data) if data.kind == "synthetic" else expanded(data.root)
-    return open_celeba(root, attributes=_attributes(data), shape=shape, resize=_resize(data))
+    return open_celeba(faces_folder(data), attributes=_attributes(data), shape=shape, resize=_resize(data))
 
 
 def _stored(open_set: Callable[..., ImageDataset]) -> Callable[[DataConfig, ImageShape], ImageDataset]:

@@ -36,6 +36,9 @@ from orchestrator.io.identity import tensor_hash
 RECORD = "record.json"
 """The file that is written last: its presence says that a capture is whole."""
 
+FILES = ("record.safetensors", "truth.safetensors", "truth.json", RECORD)
+"""The files of a capture, in the order in which they are written."""
+
 _AGAIN = "it is computed again"
 _TENSORS = ("tensors", "buffers", "hidden")
 
@@ -49,6 +52,7 @@ class _Described:
     earlier: tuple[dict[str, Any], ...]
     aggregate: dict[str, Any] | None
     shares: tuple[float, ...]
+    later: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +98,10 @@ def save_capture(path: Path, record: RoundRecord, truth: Truth, *, weights: str,
     for past in record.earlier:
         tensors |= _prefixed(f"earlier.{past.round}.", past.tensors)
     tensors |= _prefixed("published.", record.published or {})
+    watched = [update for each in record.later for update in each.updates]
+    for i, update in enumerate(watched):
+        tensors |= _prefixed(f"later.{i}.tensor.", update.tensors)
+        tensors |= _prefixed(f"later.{i}.buffer.", update.buffers)
     _make_folder(path)
     _save(path / "record.safetensors", tensors)
     _save(path / "truth.safetensors", {"images": truth.images, "labels": truth.labels})
@@ -105,14 +113,30 @@ def save_capture(path: Path, record: RoundRecord, truth: Truth, *, weights: str,
         "earlier": [_without_tensors(past) for past in record.earlier],
         "aggregate": None if opened is None else _without_tensors(opened),
         "shares": list(record.shares),
+        "later": [_without_tensors(update) for update in watched],
     }
     write_json(path / RECORD, described)
+
+
+def adopt_capture(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a capture's files as another folder has them; raises `KeyError` where one is missing."""
+    contents = [(path / name, files[name]) for name in FILES]
+    _make_folder(path)
+    for place, content in contents:
+        write_atomically(place, content)
+
+
+def adopt_state(path: Path, content: bytes) -> None:
+    """Write weights as another folder has them."""
+    _make_folder(path.parent)
+    write_atomically(path, content)
 
 
 def load_record(path: Path, settings: RoundRecord, *, weights: str, version: int) -> RoundRecord:
     """What was captured at the weights of this hash, in the record that the settings give.
 
-    Raises `Damaged` where a file is missing or does not hold what was written.
+    Their `later` holds a record without updates for each of the other rounds that were watched. Raises `Damaged` where
+    a file is missing or does not hold what was written.
     """
     with _as_damage(path / RECORD):
         found = read_json(_Described, path / RECORD, version=version, remedy=_AGAIN)
@@ -121,6 +145,9 @@ def load_record(path: Path, settings: RoundRecord, *, weights: str, version: int
         updates = [_fields(ClientUpdate, plain) for plain in found.updates]
         earlier = [_fields(EarlierUpdate, plain) for plain in found.earlier]
         opened = None if found.aggregate is None else _fields(OpenedSum, found.aggregate)
+        watched = [_fields(ClientUpdate, plain) for plain in found.later]
+        if len(watched) != len(settings.later):
+            raise ValueError(f"it holds {len(watched)} later rounds, not {len(settings.later)}")
     with _as_damage(path / "record.safetensors"):
         tensors = _load(path / "record.safetensors")
     aggregate = None
@@ -133,14 +160,7 @@ def load_record(path: Path, settings: RoundRecord, *, weights: str, version: int
         )
     return dataclasses.replace(
         settings,
-        updates=tuple(
-            ClientUpdate(
-                tensors=_with_prefix(tensors, f"{i}.tensor."),
-                buffers=_with_prefix(tensors, f"{i}.buffer."),
-                **fields,
-            )
-            for i, fields in enumerate(updates)
-        ),
+        updates=tuple(_update(tensors, f"{i}.", fields) for i, fields in enumerate(updates)),
         earlier=tuple(
             EarlierUpdate(tensors=_with_prefix(tensors, f"earlier.{fields['round']}."), **fields)
             for fields in earlier
@@ -148,6 +168,19 @@ def load_record(path: Path, settings: RoundRecord, *, weights: str, version: int
         aggregate=aggregate,
         shares=found.shares,
         published=_with_prefix(tensors, "published.") or None,
+        later=tuple(
+            dataclasses.replace(each, updates=(_update(tensors, f"later.{i}.", fields),))
+            for i, (each, fields) in enumerate(zip(settings.later, watched, strict=True))
+        ),
+    )
+
+
+def _update(tensors: Tensors, prefix: str, fields: Mapping[str, Any]) -> ClientUpdate:
+    """The update whose tensors have this prefix, and whose other fields are `fields`."""
+    return ClientUpdate(
+        tensors=_with_prefix(tensors, f"{prefix}tensor."),
+        buffers=_with_prefix(tensors, f"{prefix}buffer."),
+        **fields,
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,10 +19,29 @@ from fl_core.federation.rounds import Federation
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
 from fl_core.federation.training import train
 from fl_core.models.build import check_batch, initial_state
-from fl_core.threat.captures import Victim, accompanied, capture, image_indices, smallest_batch, victims
+from fl_core.threat.captures import (
+    Victim,
+    accompanied,
+    capture,
+    image_indices,
+    smallest_batch,
+    victims,
+    watch,
+)
 from fl_core.threat.record import RoundRecord
-from orchestrator.capture.files import RECORD, load_record, load_state, load_truth, save_capture, save_state
+from orchestrator.capture.files import (
+    FILES,
+    RECORD,
+    adopt_capture,
+    adopt_state,
+    load_record,
+    load_state,
+    load_truth,
+    save_capture,
+    save_state,
+)
 from orchestrator.config.sweep import SweepConfig
+from orchestrator.io.cache import Entries
 from orchestrator.io.files import Damaged, clearly
 from orchestrator.io.identity import content_hash, tensor_hash
 
@@ -35,12 +55,26 @@ Progress = Callable[[str], None]
 class Weights:
     """Global weights at the start of the captured round, and their hash.
 
-    `history` holds those of every earlier round where clients' momentum carries over, else nothing.
+    `history` holds those of every earlier round where clients' momentum carries over, else nothing. `later` holds those
+    of the other rounds that are watched, which the hash covers too.
     """
 
     hash: str
     state: ModelState
     history: tuple[ModelState, ...] = ()
+    later: tuple[ModelState, ...] = ()
+
+    @classmethod
+    def of(cls, states: Mapping[int, ModelState], captured: int) -> Weights:
+        """Of the global weights at the start of each round, the `captured` one among them."""
+        seen = [state for number, state in states.items() if number >= captured]
+        hashes = [tensor_hash(state.parameters, state.buffers) for state in seen]
+        return cls(
+            hash=hashes[0] if len(hashes) == 1 else content_hash(hashes),
+            state=seen[0],
+            history=tuple(state for number, state in states.items() if number < captured),
+            later=tuple(seen[1:]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +102,38 @@ def captured_federation(
 
 def check_round(settings: SweepConfig) -> None:
     """Raise `InputError` where the round to capture is none of the federation's."""
-    if settings.capture.round >= settings.federation.rounds:
+    capture, rounds = settings.capture, settings.federation.rounds
+    if capture.round >= rounds:
+        raise InputError(f"capture.round = {capture.round}: the federation has rounds 0 to {rounds - 1}.")
+    if capture.rounds.stop > rounds:
         raise InputError(
-            f"capture.round = {settings.capture.round}: the federation has rounds 0 to "
-            f"{settings.federation.rounds - 1}."
+            f"capture.watched = {capture.watched}: the federation has {rounds - capture.round} rounds from round "
+            f"{capture.round} on."
         )
+
+
+def check_watched(settings: SweepConfig, defense: Chain) -> None:
+    """Raise `InputError` where several rounds are watched that do not hold the same images of one client alone."""
+    if settings.capture.watched == 1:
+        return
+    local = settings.federation.local
+    mixing = next((each.label for each in defense.defenses if each.stage == "batch"), None)
+    rules = (
+        (not settings.federation.flip, "federation.flip: true", "mirrors images anew in each round"),
+        (
+            not local.is_stateful,
+            "federation.local.momentum_state: persistent",
+            "mixes each round with the last",
+        ),
+        (not defense.is_stateful, "error_feedback", "mixes each round with the last"),
+        (defense.summing is None, "a secure sum", "mixes other clients in"),
+        (mixing is None, f"{mixing}", "has the client train on other images in each round"),
+    )
+    for holds, what, why in rules:
+        if not holds:
+            raise InputError(
+                f"capture.watched = {settings.capture.watched} does not go with {what}, which {why}; watch 1 round."
+            )
 
 
 def victims_of(settings: SweepConfig, defense: Chain, federation: Federation) -> list[Victim]:
@@ -106,20 +167,28 @@ class CaptureStore:
         self._weights: dict[str, Weights] = {}
 
     def source(
-        self, settings: SweepConfig, defense: Chain, dataset: ImageDataset, *, weights: str | None = None
+        self,
+        settings: SweepConfig,
+        defense: Chain,
+        dataset: ImageDataset,
+        *,
+        weights: str | None = None,
+        entries: Entries | None = None,
     ) -> CaptureSource:
-        """The captures of one cell: `settings` as this cell has them.
+        """The captures of one cell: `settings` as this cell has them, `entries` what a cache has for it.
 
         Raises `InputError` where its weights do not have the hash `weights`, of those that its trials attacked so far.
         """
         federation = captured_federation(settings, defense, dataset, device=self._device)
+        entries = entries or Entries()
         return CaptureSource(
             folder=self._folder,
             settings=settings,
             defense=defense,
             federation=federation,
-            weights=self._trajectory(settings, defense, federation, attacked=weights),
+            weights=self._trajectory(settings, defense, federation, entries, attacked=weights),
             progress=self._progress,
+            entries=entries,
         )
 
     def drop(self) -> None:
@@ -129,44 +198,55 @@ class CaptureStore:
                 _remove(path)
 
     def _trajectory(
-        self, settings: SweepConfig, defense: Chain, federation: Federation, *, attacked: str | None
+        self,
+        settings: SweepConfig,
+        defense: Chain,
+        federation: Federation,
+        entries: Entries,
+        *,
+        attacked: str | None,
     ) -> Weights:
         """The weights that `settings.capture` asks for: initial, or after so many rounds of training.
 
         Where trials `attacked` weights of a hash, it must be these: the table would hold each trial twice.
         """
-        rounds = settings.capture.round
+        captured, seen = settings.capture.round, settings.capture.rounds
         check_round(settings)
         is_stateful = settings.federation.local.is_stateful or defense.is_stateful
-        wanted = range(rounds + 1) if is_stateful else range(rounds, rounds + 1)
+        wanted = range(seen.stop) if is_stateful else seen
         paths = {number: self._path(settings, defense, federation, number) for number in wanted}
-        name = paths[rounds].stem
-        weights = self._weights.get(name) or self._load(paths, federation)
+        last = paths[wanted[-1]]
+        name = " ".join(path.stem for path in paths.values())
+        kept = entries if wanted[-1] else Entries()  # Initial weights are drawn faster than they are read.
+        weights = self._weights.get(name)
+        if weights is None:
+            _adopt(paths, federation, kept)
+            weights = self._load(paths, federation, captured)
         if weights is None or attacked not in (None, weights.hash):
             if weights is not None:
-                self._progress(
-                    f"{paths[rounds]} holds other weights than trials attacked; they are made again"
-                )
+                self._progress(f"{last} holds other weights than trials attacked; they are made again")
             self._train(settings, defense, federation, paths)
-            weights = self._load(paths, federation)
+            weights = self._load(paths, federation, captured)
+            for path in paths.values():
+                kept.write("weights", path.stem, partial(_contents, path.parent, (path.name,)))
         if weights is None or attacked not in (None, weights.hash):
             raise InputError(
-                f"{paths[rounds]} holds other weights than the finished trials attacked, and making them again "
+                f"{last} holds other weights than the finished trials attacked, and making them again "
                 "gives others too, as another machine or version may; restore the file, or use another --out."
             )
         self._weights[name] = weights
         return weights
 
-    def _load(self, paths: dict[int, Path], federation: Federation) -> Weights | None:
+    def _load(self, paths: dict[int, Path], federation: Federation, captured: int) -> Weights | None:
         """The weights in these files; None where one is missing, or damaged, with a line that says so."""
         if not all(path.is_file() for path in paths.values()):
             return None
         try:
-            *history, state = (load_state(path, federation.model) for path in paths.values())
+            states = {number: load_state(path, federation.model) for number, path in paths.items()}
         except Damaged as error:
             self._progress(str(error))
             return None
-        return Weights(hash=tensor_hash(state.parameters, state.buffers), state=state, history=tuple(history))
+        return Weights.of(states, captured)
 
     def _train(
         self, settings: SweepConfig, defense: Chain, federation: Federation, paths: dict[int, Path]
@@ -181,7 +261,7 @@ class CaptureStore:
         if 0 in paths:
             save_state(paths[0], state)
         if not (federation.config.local.is_stateful or chain.is_stateful):
-            first, state = self._latest(settings, defense, federation, rounds) or (first, state)
+            first, state = self._latest(settings, defense, federation, min(paths)) or (first, state)
         held_out = dataset.split("valid", settings.data.valid) if rounds else []
         clients = self._simulator(
             ClientWork(
@@ -205,7 +285,9 @@ class CaptureStore:
     ) -> tuple[int, ModelState] | None:
         """The last round before round `before` whose weights are on disk, and these weights."""
         for number in range(before - 1, 0, -1):
-            found = self._load({number: self._path(settings, defense, federation, number)}, federation)
+            found = self._load(
+                {number: self._path(settings, defense, federation, number)}, federation, number
+            )
             if found is not None:
                 return number, found.state
         return None
@@ -226,6 +308,7 @@ class CaptureSource:
     federation: Federation
     weights: Weights
     progress: Progress
+    entries: Entries
 
     def victims(self) -> list[Victim]:
         """Tuning victims, then test victims: disjoint, the same for every cell that shares the settings.
@@ -250,10 +333,11 @@ class CaptureSource:
                 "round": self.settings.capture.round,
                 "victim": victim,
             }
+            | ({"watched": watched} if (watched := self.settings.capture.watched) > 1 else {})
         )
 
     def get(self, victim: Victim) -> Capture:
-        """The capture of `victim`, from disk where it lies there undamaged, else computed and stored."""
+        """The capture of `victim`, from disk where it lies there undamaged, else from a cache, or computed; stored."""
         key = self.key(victim)
         path = self.folder / key
         if (path / RECORD).is_file():
@@ -262,8 +346,12 @@ class CaptureSource:
             except Damaged as error:
                 self.progress(str(error))
                 _remove(path)
+        found = self.entries.read("captures", key, partial(self._adopt, key))
+        if found is not None:
+            return found
         record, truth = self._compute(victim)
         save_capture(path, record, truth, weights=self.weights.hash, version=FORMAT)
+        self.entries.write("captures", key, partial(_contents, path, FILES))
         return self._read(key)
 
     def discard(self, key: str) -> None:
@@ -286,6 +374,16 @@ class CaptureSource:
         settings = self.settings
         # By client and batch, which are no other victim's: whoever is in two captures draws anew in each.
         seed = derive_seed("capture", settings.seed, victim.client, victim.batch)
+        if settings.capture.watched > 1:
+            return watch(
+                self.federation,
+                [state.to(self.federation.device) for state in (self.weights.state, *self.weights.later)],
+                signal=settings.capture.signal,
+                round_number=settings.capture.round,
+                victim=victim,
+                defense=self.defense.clients(seed=seed, plan=settings.federation),
+                facts=self.defense.facts(settings.federation),
+            )
         return capture(
             self.federation,
             self.weights.state.to(self.federation.device),
@@ -299,6 +397,15 @@ class CaptureSource:
             mean=self.defense.fixed_mean(seed=seed, plan=settings.federation),
         )
 
+    def _adopt(self, key: str, files: Mapping[str, bytes]) -> Capture:
+        """The capture in these files of a cache, which become the folder's; raises `Damaged` or `KeyError`."""
+        adopt_capture(self.folder / key, files)
+        try:
+            return self._read(key)
+        except Damaged:
+            _remove(self.folder / key)
+            raise
+
     def _read(self, key: str) -> Capture:
         path = self.folder / key
         settings = RoundRecord(
@@ -310,6 +417,10 @@ class CaptureSource:
             updates=(),
             facts=self.defense.facts(self.settings.federation),
         )
+        numbered = enumerate(self.weights.later, start=settings.round + 1)
+        settings = replace(
+            settings, later=tuple(replace(settings, round=number, state=state) for number, state in numbered)
+        )
         record = load_record(path, settings, weights=self.weights.hash, version=FORMAT)
         return Capture(key=key, record=record, truth=load_truth(path))
 
@@ -320,7 +431,7 @@ def check_batches(settings: SweepConfig, federation: Federation, found: Sequence
         return
     wanted = settings.capture
     attacked = smallest_batch(federation, wanted.signal, round_number=wanted.round, found=found)
-    trained = federation.smallest_batch(range(wanted.round))
+    trained = federation.smallest_batch(range(wanted.rounds.stop - 1))
     check_batch(federation.model, min(attacked, trained or attacked))
 
 
@@ -339,6 +450,27 @@ def _state_key(settings: SweepConfig, defense: Chain, federation: Federation, nu
             "defense": defense if defended and number else None,
         }
     )
+
+
+def _adopt(paths: Mapping[int, Path], federation: Federation, entries: Entries) -> None:
+    """Take weights that the folder lacks from a cache, where it has them."""
+    for path in paths.values():
+        if path.is_file():
+            continue
+
+        def parse(files: Mapping[str, bytes], path: Path = path) -> ModelState:
+            adopt_state(path, files[path.name])
+            try:
+                return load_state(path, federation.model)
+            except Damaged:
+                path.unlink()
+                raise
+
+        entries.read("weights", path.stem, parse)
+
+
+def _contents(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in names}
 
 
 def _remove(path: Path) -> None:

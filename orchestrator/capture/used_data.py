@@ -19,6 +19,7 @@ from orchestrator.capture.datasets import own_settings
 from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import DataConfig, SweepConfig
 from orchestrator.io.files import RESTORE, Damaged
+from orchestrator.io.identity import content_hash
 from orchestrator.results.folder import CLAIM, Claim, read_claim
 
 _TOLD = 3
@@ -133,6 +134,16 @@ class DataCheck:
         if fingerprint == dataset.fingerprint:
             return dataset
         return dataclasses.replace(dataset, fingerprint=fingerprint)
+
+    def pictures(self, cell: str, *, train: int | None) -> tuple[str, str]:
+        """Hashes of names, labels, bytes and order of the pictures that an admitted cell uses.
+
+        First those that attacks rest on: the first `train` training pictures and the public ones. Then all.
+        """
+        plain = next(each for each in self._config["cells"] if each["name"] == cell)
+        used = self._found[Selection.of(self._config, plain)].pictures
+        attacked = {"train": used["train"][:train], "test": used["test"]}
+        return content_hash(attacked), content_hash(used)
 
     def note(self) -> list[Any]:
         """What `sweep.json` is to have: what it had, and what was found now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 
 import orchestrator
 from fl_core.base.errors import InputError
+from orchestrator.cli.arguments import Cells, Override, SweepFile
 
 if TYPE_CHECKING:
     from orchestrator.cluster.submit import Jobs, JobState
@@ -23,7 +25,6 @@ slurm = typer.Typer(help="Batch scripts for Slurm.", no_args_is_help=True)
 STILL_RUNNING = 3
 """Exit code where this command ended before the job did."""
 
-SweepFile = Annotated[Path, typer.Argument(help="Sweep file (YAML).")]
 Address = Annotated[
     str,
     typer.Option(
@@ -42,10 +43,8 @@ def submit(
     out: Annotated[
         str, typer.Option(help="Results folder on the cluster: a full path that its head can write.")
     ],
-    override: Annotated[list[str] | None, typer.Option("--set", help="key=value with a dotted key.")] = None,
-    cells: Annotated[
-        list[str] | None, typer.Option(help="Only cells whose name matches this pattern; may be repeated.")
-    ] = None,
+    override: Override = None,
+    cells: Cells = None,
     follow: Annotated[
         bool, typer.Option("--follow/--no-wait", help="Show the job's output until it ends.")
     ] = True,
@@ -113,6 +112,12 @@ def render_script(
         bool, typer.Option("--array", help="One element for each cell, merged afterwards.")
     ] = False,
     at_once: Annotated[int | None, typer.Option(help="At most so many elements at a time.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="So many jobs join the sweep's when they start, and leave when they end; needs --out."
+        ),
+    ] = None,
     home: Annotated[
         Path | None, typer.Option(help="The checkout on the cluster.", show_default="this one")
     ] = None,
@@ -120,7 +125,7 @@ def render_script(
 ) -> None:
     """Print a batch script for `sbatch`, with everything filled in and checked."""
     from orchestrator.capture.datasets import check_data
-    from orchestrator.cluster.slurm import SlurmJob, render
+    from orchestrator.cluster.slurm import SlurmJob, render, render_workers
     from orchestrator.config.parse import cell_settings, load_sweep
     from orchestrator.io.files import write_atomically
 
@@ -145,14 +150,27 @@ def render_script(
         image=image,
         array=len(sweep.cells) if array else None,
         at_once=at_once,
+        workers=workers,
     )
+    if workers is not None and out is None:
+        raise InputError("--workers makes two scripts: name the first one with --out, such as --out job.sh.")
     here = Path(orchestrator.__file__).resolve().parents[1]
-    script = render(job, home=home or here, sweep=str(file), results=results, flags=tuple(flags or ()))
+    home = home or here
+    script = render(job, home=home, sweep=str(file), results=results, flags=tuple(flags or ()))
     if out is None:
         typer.echo(script, nl=False)
-    else:
-        write_atomically(out, script.encode())
+        return
+    write_atomically(out, script.encode())
+    if workers is None:
         typer.echo(f"{out} is written: sbatch {out}")
+        return
+    second = out.with_name(f"{out.stem}-workers{out.suffix}")
+    write_atomically(second, render_workers(job, home=home).encode())
+    typer.echo(
+        f"{out} and {second} are written:\n"
+        f"head=$(sbatch --parsable {shlex.quote(str(out))})\n"
+        f"sbatch --dependency=after:$head {shlex.quote(str(second))} $head"
+    )
 
 
 def _overrides(flags: Sequence[str]) -> list[str]:

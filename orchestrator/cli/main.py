@@ -18,7 +18,9 @@ from fl_core.base.errors import InputError, first_line, one_line
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import shell as cli_shell
 from orchestrator.cli import suite as cli_suite
+from orchestrator.cli.arguments import Cached, Cells, Folder, Folders, KeepGoing, Override, SweepFile, Where
 from orchestrator.cli.auditing import command as cli_audit
+from orchestrator.cli.results import cache as cli_cache
 from orchestrator.cli.results import compare as cli_compare
 from orchestrator.cli.results import folders as cli_folders
 from orchestrator.execute.lifelines import RayLost
@@ -41,6 +43,7 @@ app.command()(cli_audit.audit)
 app.command()(cli_suite.suite)
 app.command()(cli_suite.analyze)
 app.command()(cli_compare.compare)
+app.command()(cli_cache.cache)
 app.command()(cli_shell.schema)
 app.command()(cli_shell.completion)
 cli_folders.add(app)
@@ -48,20 +51,14 @@ app.callback(invoke_without_command=True)(cli_shell.options)
 
 BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
 
-Folder = Annotated[Path, typer.Argument(help="Results folder.")]
-
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(help="Sweep file (YAML).")],
+    file: SweepFile,
     out: Annotated[Path | None, typer.Option(help="Results folder.", show_default="results/NAME")] = None,
-    address: Annotated[
-        str, typer.Option(help="local, serial, auto, or a Ray cluster's HOST:PORT.")
-    ] = "local",
-    override: Annotated[list[str] | None, typer.Option("--set", help="key=value with a dotted key.")] = None,
-    cells: Annotated[
-        list[str] | None, typer.Option(help="Only cells whose name matches this pattern; may be repeated.")
-    ] = None,
+    address: Where = "local",
+    override: Override = None,
+    cells: Cells = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run and how long it would take, and end.")
     ] = False,
@@ -69,25 +66,26 @@ def sweep(
         bool, typer.Option(help="With --dry-run: measure each kind of cell for some seconds.")
     ] = True,
     yes: Annotated[bool, typer.Option("--yes", help="Start what is slow without asking.")] = False,
-    keep_going: cli_folders.KeepGoing = False,
+    keep_going: KeepGoing = False,
+    cache: Cached = None,
 ) -> None:
     """Run a sweep, or resume it: trials that are finished in the results folder are not repeated."""
-    from orchestrator.cli import sweeps
+    from orchestrator.config.parse import load_sweep
 
-    overrides = [*(override or []), *(["execution.allow_slow=true"] if yes else [])]
+    config = load_sweep(file, [*(override or []), *(["execution.allow_slow=true"] if yes else [])])
+    from orchestrator.cli import sweeps  # With Ray, pandas and matplotlib, for which a refusal does not wait.
+
     if dry_run:
-        sweeps.show_plan(
-            file, terminal(), overrides=overrides, cells=cells or [], address=address, calibrate=calibrate
-        )
+        sweeps.show_plan(config, terminal(), cells=cells or [], address=address, calibrate=calibrate)
         return
-    failed = sweeps.run_file(
-        file,
+    failed = sweeps.run_here(
+        config,
         out,
         terminal(),
-        overrides=overrides,
         cells=cells or [],
         address=address,
         keep_going=keep_going,
+        cache=cache,
     )
     raise typer.Exit(SOME_FAILED if failed else 0)
 
@@ -102,7 +100,7 @@ def report(folder: Folder) -> None:
 
 @app.command()
 def merge(
-    folders: Annotated[list[Path], typer.Argument(help="Results folders of one sweep.")],
+    folders: Folders,
     out: Annotated[Path, typer.Option(help="New results folder.")],
 ) -> None:
     """Unite results folders of one sweep, such as those of a job array, in a new one, and report on it."""
@@ -146,7 +144,7 @@ def synth(
 @data.command()
 def check(
     folder: Annotated[Path, typer.Argument(help="The folder or file that data.root would name.")],
-    kind: Annotated[str, typer.Option(help="celeba, folder, arrays, parquet or torchvision.")] = "celeba",
+    kind: Annotated[str, typer.Option(help="What data.kind would say.")] = "celeba",
     name: Annotated[str | None, typer.Option(help="The set's name, for torchvision.")] = None,
     size: Annotated[str, typer.Option(help="The size that a network takes, channels first.")] = "3x64x64",
 ) -> None:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from fl_core.data.places import expanded
+from orchestrator.cli.arguments import Cached, Where
 from orchestrator.runtime.terminal import console as terminal
 from orchestrator.suites.catalog import SUITES, Suite, suite_of, sweep_file
 from orchestrator.suites.variables import Variables
@@ -48,15 +49,14 @@ def suite(
     override: Annotated[
         list[str] | None, typer.Option("--set", help="key=value with a dotted key; scale=small: minutes.")
     ] = None,
-    address: Annotated[
-        str, typer.Option(help="local, serial, auto, or a Ray cluster's HOST:PORT.")
-    ] = "local",
+    address: Where = "local",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run and how long it would take, and end.")
     ] = False,
     calibrate: Annotated[
         bool, typer.Option(help="With --dry-run: measure each kind of cell for some seconds.")
     ] = True,
+    cache: Cached = None,
 ) -> None:
     """Run a suite (docs/suites.md), or resume it; each run gets a folder with picture and metrics."""
     from orchestrator.runtime.stop import Stop
@@ -78,18 +78,18 @@ def suite(
         console.print(f"{unused} is set; the suite {name} has no use for it.", soft_wrap=True)
     if dry_run:
         from orchestrator.cli.sweeps import show_plan
+        from orchestrator.config.parse import load_sweep
 
         for part in parts:
             console.print(f"{part}:")
-            show_plan(
-                sweep_file(part), console, overrides=overrides, cells=[], address=address, calibrate=calibrate
-            )
+            config = load_sweep(sweep_file(part), overrides)
+            show_plan(config, console, cells=[], address=address, calibrate=calibrate)
         return
     folder = expanded(out or Path("results") / name)
     failed = 0
     with Stop().listening() as stop:
         for part in parts:
-            failed += _run(chosen, part, overrides, folder, address, console, stop)
+            failed += _run(chosen, part, overrides, folder, address, console, stop, cache)
     _show(chosen, folder, console)
     raise typer.Exit(SOME_FAILED if failed else 0)
 
@@ -112,9 +112,11 @@ def _run(
     address: str,
     console: Console,
     stop: Stop,
+    cache: Path | None,
 ) -> int:
     """Run one part and write the folders of its runs and its report; how many trials failed."""
     from orchestrator.analysis.summary import summary_lines
+    from orchestrator.cli.sweeps import print_used, shared_cache
     from orchestrator.config.parse import load_sweep
     from orchestrator.driver.sweep import run_sweep
     from orchestrator.report.report import write_report
@@ -124,7 +126,10 @@ def _run(
 
     folder = suite.folder(part, out)
     config = load_sweep(sweep_file(part), overrides)
-    outcome = run_sweep(config, folder, address=address, reporter=ConsoleReporter(console), stop=stop)
+    reporter = ConsoleReporter(console)
+    shared = shared_cache(cache, reporter)
+    outcome = run_sweep(config, folder, address=address, reporter=reporter, stop=stop, cache=shared)
+    print_used(shared, outcome, console)
     write_folders(runs_of(folder, out))
     lines = summary_lines(folder)
     console.print(f"{part}: {write_report(folder, lines, [])}", soft_wrap=True, highlight=False)

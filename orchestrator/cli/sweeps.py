@@ -15,8 +15,8 @@ from orchestrator.analysis.rounds import by_round
 from orchestrator.analysis.strength import critical_lines
 from orchestrator.analysis.summary import summary_lines
 from orchestrator.capture.datasets import data_line
-from orchestrator.config.parse import load_sweep
 from orchestrator.config.plain import to_plain
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver.merge import merge_folders
 from orchestrator.driver.plan import (
     cells_table,
@@ -31,6 +31,7 @@ from orchestrator.driver.refine import run_refined
 from orchestrator.driver.streak import FAILURES
 from orchestrator.driver.sweep import Outcome, resolve, run_sweep
 from orchestrator.execute.execute import local_workers
+from orchestrator.io.cache import Cache
 from orchestrator.report.notes import notes
 from orchestrator.report.reader import Results
 from orchestrator.report.remaining import progress
@@ -43,45 +44,70 @@ from orchestrator.report.terminal import (
     summary_table,
     summed_cells,
 )
-from orchestrator.runtime.progress import ConsoleReporter
+from orchestrator.runtime.progress import ConsoleReporter, Reporter
 from orchestrator.runtime.stop import Stop
 
 ALL_CELLS = ["*"]
 
 
-def run_file(
-    file: Path,
+def run_here(
+    config: SweepConfig,
     folder: Path | None,
     console: Console,
     *,
-    overrides: Sequence[str],
     cells: Sequence[str],
     address: str,
     keep_going: bool,
+    cache: Path | None = None,
 ) -> int:
-    """Run a sweep file, or resume it, in `folder` (`results/NAME` if None) and report; how many trials failed.
+    """Run a sweep, or resume it, in `folder` (`results/NAME` if None) and report; how many trials failed.
 
-    Failures of one kind in a row end it, unless it is to keep going.
+    Failures of one kind in a row end it, unless it is to keep going. `cache` is a folder that sweeps share.
     Raises `InputError` for bad input, `Stopped` where the process is told to stop, `RayLost` with its cluster.
     """
-    config = load_sweep(file, overrides)
     patterns = list(cells) or ALL_CELLS
+    reporter = ConsoleReporter(console)
+    shared = shared_cache(cache, reporter)
     out = folder or Path("results") / config.name
     with Stop().listening() as stop:
         run = partial(
             run_sweep,
             out=out,
             address=address,
-            reporter=ConsoleReporter(console),
+            reporter=reporter,
             cells=patterns,
             stop=stop,
+            cache=shared,
             patience=None if keep_going else FAILURES,
         )
         # Thresholds look at all their cells; a part of them is run as it is.
         outcome = run_refined(config, out, run) if patterns == ALL_CELLS else run(config)
         report_on(out, console)
+    print_used(shared, outcome, console)
     print_end(outcome, out, console)
     return outcome.failed
+
+
+def shared_cache(folder: Path | None, reporter: Reporter) -> Cache | None:
+    """The cache in a folder, where one is given; raises `InputError` where it is none."""
+    return None if folder is None else Cache(folder, reporter.message)
+
+
+def print_used(cache: Cache | None, outcome: Outcome, console: Console) -> None:
+    """Print what a sweep took from a cache, in a line; nothing without one."""
+    if cache is None:
+        return
+    used = cache.used
+    trainings = used["weights"] + used["accuracies"]
+    console.print(
+        f"From the cache: {used['trials']} of {outcome.trials} trials, {_count(used['captures'], 'capture')}, "
+        f"{_count(trainings, 'training')}.",
+        soft_wrap=True,
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def print_end(outcome: Outcome, folder: Path, console: Console) -> None:
@@ -96,16 +122,14 @@ def print_end(outcome: Outcome, folder: Path, console: Console) -> None:
 
 
 def show_plan(
-    file: Path,
+    config: SweepConfig,
     console: Console,
     *,
-    overrides: Sequence[str],
     cells: Sequence[str],
     address: str,
     calibrate: bool,
 ) -> None:
-    """Print what a sweep file would run, and by a measurement how long; raises `InputError` for what could not run."""
-    config = load_sweep(file, overrides)
+    """Print what a sweep would run, and by a measurement how long; raises `InputError` for what could not run."""
     patterns = list(cells) or ALL_CELLS
     check_plan(config, patterns)
     console.print(data_line(to_plain(resolve(config))), soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,8 @@ class SlurmJob(Config):
     `cpus`, `gpus` and `memory` (such as 64G) are for each node. `time` is Slurm's: MINUTES, HH:MM:SS or
     D-HH:MM:SS. `notice` is how many seconds before it the sweep is told to stop. `image` is a path of an
     Apptainer image. With `array` (how many cells there are) each cell is an element of its own, at most
-    `at_once` of them at the same time.
+    `at_once` of them at the same time. With `workers` the job has head and driver, and so many jobs of the same size
+    join it.
     """
 
     name: str = "gradsweep"
@@ -40,6 +42,7 @@ class SlurmJob(Config):
     image: str | None = None
     array: int | None = None
     at_once: int | None = None
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         for field in ("name", "partition", "account", "qos"):
@@ -59,11 +62,21 @@ class SlurmJob(Config):
         require(self.array is None or self.nodes == 1, self, "nodes", "1 in an array: each cell has one node")
         require(self.at_once is None or self.at_once >= 1, self, "at_once", "at least 1")
         require(self.at_once is None or self.array is not None, self, "at_once", "given with an array only")
+        require(self.workers is None or self.workers >= 1, self, "workers", "at least 1")
+        alone = self.nodes == 1 and self.array is None
+        require(self.workers is None or alone, self, "workers", "given with one node, and without an array")
 
-    def directives(self) -> list[str]:
-        """The `#SBATCH` lines."""
+    @property
+    def template(self) -> str:
+        """The script in `slurm/` that this job is made of."""
+        if self.workers is not None:
+            return "elastic.sbatch"
+        return "sweep.sbatch" if self.array is None else "sweep_array.sbatch"
+
+    def directives(self, *, of_workers: bool = False) -> list[str]:
+        """The `#SBATCH` lines, of the job or of its workers."""
         asked = {
-            "job-name": self.name,
+            "job-name": f"{self.name}-worker" if of_workers else self.name,
             "nodes": self.nodes,
             "ntasks-per-node": 1,
             "cpus-per-task": self.cpus,
@@ -78,7 +91,9 @@ class SlurmJob(Config):
         }
         lines = [f"--{key}={value}" for key, value in asked.items() if value is not None]
         lines += ["--requeue", "--no-kill"]
-        if self.array is None:
+        if of_workers:
+            lines += [f"--array=1-{self.workers}", "--output=gradsweep-%A_%a.out"]
+        elif self.array is None:
             lines.append("--output=gradsweep-%j.out")
         else:
             limit = f"%{self.at_once}" if self.at_once else ""
@@ -93,26 +108,37 @@ def render(job: SlurmJob, *, home: Path, sweep: str, results: str, flags: tuple[
     `gradsweep sweep`, and so do words that are given to `sbatch` after the script. Raises `InputError` where
     `home` is no checkout.
     """
-    template = home / "slurm" / ("sweep.sbatch" if job.array is None else "sweep_array.sbatch")
-    if not template.is_file():
-        raise InputError(f"There is no {template}; name the project's checkout with --home.")
-    for what, value in (("sweep file", sweep), ("results folder", results), ("checkout", str(home))):
+    for what, value in (("sweep file", sweep), ("results folder", results)):
         if not value.isprintable():
             raise InputError(f"The {what} {value!r} has control characters in its name; rename it.")
-    first, _, rest = template.read_text(encoding="utf-8").partition("\nset -euo pipefail\n")
     words = " ".join(shlex.quote(word) for word in (sweep, results, *flags))
+    after = [f"# Afterwards: gradsweep merge {shlex.quote(results)}/* --out MERGED"] if job.array else []
+    return _filled(job, home, job.template, job.directives(), after, words)
+
+
+def render_workers(job: SlurmJob, *, home: Path) -> str:
+    """The script of the job's `workers`, for `sbatch SCRIPT HEAD` with the id of the job; errors as in `render`."""
+    return _filled(job, home, "elastic_worker.sbatch", job.directives(of_workers=True), [], "")
+
+
+def _filled(
+    job: SlurmJob, home: Path, name: str, directives: Sequence[str], remarks: Sequence[str], words: str
+) -> str:
+    """A script of `slurm/` with these lines for Slurm, and `words` before those that it is submitted with."""
+    template = home / "slurm" / name
+    if not template.is_file():
+        raise InputError(f"There is no {template}; name the project's checkout with --home.")
+    if not str(home).isprintable():
+        raise InputError(f"The checkout {str(home)!r} has control characters in its name; rename it.")
+    first, _, rest = template.read_text(encoding="utf-8").partition("\nset -euo pipefail\n")
     head = [
         first.splitlines()[0],
-        *job.directives(),
-        f"# From {template.name}, filled in by `gradsweep slurm render`; the functions are those of slurm/lib.sh.",
-        *(
-            []
-            if job.array is None
-            else [f"# Afterwards: gradsweep merge {shlex.quote(results)}/* --out MERGED"]
-        ),
+        *directives,
+        f"# From {name}, filled in by `gradsweep slurm render`; the functions are those of slurm/lib.sh.",
+        *remarks,
         f"export GRADSWEEP_HOME={shlex.quote(str(home))}",
         *([f"export GRADSWEEP_IMAGE={shlex.quote(job.image)}"] if job.image else []),
-        f'set -- {words} "$@"',
+        *([f'set -- {words} "$@"'] if words else []),
         "set -euo pipefail",
     ]
     # The path is known where the script runs only, so there is nothing for a checker to follow.

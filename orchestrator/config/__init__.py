@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "with_params",
         ],
         "own": ["shown"],
-        "plain": ["build", "put", "to_plain"],
+        "plain": ["build", "to_plain"],
         "scale": ["Strength"],
         "space": ["Choice", "FloatRange", "IntRange", "Parameter", "Params", "Scalar", "Space"],
         "sweep": [

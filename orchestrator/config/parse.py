@@ -13,13 +13,21 @@ from attack_core.attacks.registry import NAMED, AnyAttack
 from defenses.chain import Chain
 from fl_core.base.errors import InputError, hint, listed, natural, unknown_name
 from orchestrator.axes.expand import expand
+from orchestrator.axes.paths import put
 from orchestrator.axes.values import GROUPS, put_axis, same, slots
 from orchestrator.config.explain import UnknownKey, setting_paths
 from orchestrator.config.own import anchor_own, code_in, reach, settings_of, settle_own, shown, spell_own
-from orchestrator.config.plain import build, put, to_plain
-from orchestrator.config.plain_yaml import read_yaml
+from orchestrator.config.plain import build, to_plain
+from orchestrator.config.plain_yaml import read_override, read_sweep_text
 from orchestrator.config.space import FAMILY, Params, of_family
-from orchestrator.config.spelling import spell_files, spell_inputs
+from orchestrator.config.spelling import (
+    anchor_files,
+    file_in,
+    own_name,
+    spell_files,
+    spell_inputs,
+    spell_names,
+)
 from orchestrator.config.sweep import AttackerConfig, CellConfig, Json, SweepConfig, ThresholdConfig
 
 
@@ -50,33 +58,21 @@ def sweep_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Raises `InputError` as `load_sweep` does, as far as the file is read for this.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"Cannot read the sweep file {path}: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"Cannot read the sweep file {path}: {error}.") from error
-    tree = read_yaml(text, where=str(path))
-    if not isinstance(tree, dict):
-        held = "empty" if tree is None else "a list" if isinstance(tree, list) else "a single value"
-        raise InputError(
-            f"{path}: a sweep file is a mapping of settings such as `name: first`; this one is {held}."
-        )
+    tree = read_sweep_text(path)
+    spell_names(tree, where=str(path))
     spell_out(tree, where=str(path))
-    chosen = [_override(text) for text in overrides]
+    chosen = [read_override(text) for text in overrides]
     _scale(tree, [value for key, value in chosen if key == "scale"], where=str(path))
     spell_out(tree, where=str(path))
-    spell_files(tree, path.parent, where=str(path))
-    anchor_own(tree, path.parent)
-    _anchor_axes(tree, path.parent)
+    _anchor(tree, path.parent)
     for key, value in chosen:
         if key != "scale":
             _put(tree, key, value, where="--set")
+    spell_names(tree, where="--set")
     spell_out(tree, where="--set")
-    _anchor_axes(tree, Path.cwd())
+    _anchor(tree, Path.cwd())
     products = _expand_axes(tree, where=str(path))
-    spell_files(tree, Path.cwd(), where="--set")
-    anchor_own(tree, Path.cwd())
+    spell_files(tree, where=str(path))
     spell_inputs(tree, where=str(path))
     spell_own(tree, where=str(path))
     _settle_products(tree, products, where=str(path))
@@ -85,21 +81,23 @@ def sweep_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def _put(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
     """`put`, which also takes the dotted name of an axis behind `axes.`; a setting that is an axis has no one value."""
-    axes = tree.get("axes")
+    axes, key = tree.get("axes"), own_name(key)
     if isinstance(axes, dict) and axes.get(key) is not None:
         raise InputError(f"{where} {key}: is an axis of this sweep; give its values with axes.{key}=[...].")
     if not put_axis(tree, key, value):
         put(tree, key, value, where=where)
 
 
-def _anchor_axes(tree: dict[str, Any], folder: Path) -> None:
-    """Let relative paths of code and weights that axes name lie in `folder`, in place."""
+def _anchor(tree: dict[str, Any], folder: Path) -> None:
+    """Let relative paths of code and weights lie in `folder`, in place."""
+    anchor_files(tree, folder)
+    anchor_own(tree, folder)
     for holder, key, path in slots(tree.get("axes")):
         given = holder[key]
         if path == "model.factory" and isinstance(given, str):
             holder[key] = code_in(given, folder)
         elif path == "model.weights" and isinstance(given, str):
-            holder[key] = str(folder / Path(given).expanduser())
+            holder[key] = file_in(given, folder)
         elif path == "defense":
             anchor_own({path: given}, folder)
 
@@ -154,13 +152,6 @@ def _differing() -> tuple[str, ...]:
     """The dotted paths in which cells may differ."""
     paths = [path for path in setting_paths(SweepConfig) if path.partition(".")[0] in GROUPS]
     return (*paths, "model.input")
-
-
-def _override(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise InputError(f"--set {text!r}: must be key=value, such as study.suggestions=8.")
-    return key, read_yaml(value, where=f"--set {key}")
 
 
 def _scale(tree: dict[str, Any], wanted: Sequence[Any], *, where: str) -> None:

@@ -1,4 +1,4 @@
-"""Plain data and dataclasses: from one to the other and back, and single values by their dotted paths."""
+"""Plain data and dataclasses: from one to the other and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from fl_core.base.errors import InputError, natural
+from fl_core.base.errors import InputError
 from orchestrator.config.explain import explain
 
 T = TypeVar("T")
@@ -34,25 +34,6 @@ def to_plain(config: object) -> Any:
     return json.loads(_adapter(type(config)).dump_json(config))
 
 
-def put(tree: dict[str, Any], dotted: str, value: object, *, where: str) -> None:
-    """Set `tree[a][b]` for the key `a.b`; numbers index lists; missing mappings are made."""
-    *parents, last = dotted.split(".")
-    node: Any = tree
-    for part in parents:
-        if isinstance(node, list):
-            node = node[_index(node, part, dotted, where)]
-        elif isinstance(node, dict):
-            if node.get(part) is None:
-                node[part] = {}
-            node = node[part]
-    if isinstance(node, list):
-        node[_index(node, last, dotted, where)] = value
-    elif isinstance(node, dict):
-        node[last] = value
-    else:
-        raise InputError(f"{where} {dotted}: {'.'.join(parents)} is a value, not a group of settings.")
-
-
 def _check_numbers(node: object, place: tuple[str, ...], where: str) -> None:
     """Raise `InputError` for a number that is not finite, or takes more than 64 bits: no setting can be one."""
     if isinstance(node, dict | list):
@@ -62,10 +43,3 @@ def _check_numbers(node: object, place: tuple[str, ...], where: str) -> None:
         raise InputError(f"{where}: {'.'.join(place)} = {node}: must be a finite number.")
     elif isinstance(node, int) and abs(node) >= 2**63:
         raise InputError(f"{where}: {'.'.join(place)}: must be a whole number of less than 19 digits.")
-
-
-def _index(items: list[Any], part: str, dotted: str, where: str) -> int:
-    index = natural(part)
-    if index is not None and index < len(items):
-        return index
-    raise InputError(f"{where} {dotted}: {part!r} must be a list position from 0 to {len(items) - 1}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -27,7 +28,7 @@ _AS_WRITTEN = frozenset({f"{_TAG}str", f"{_TAG}timestamp"})
 """Scalars that stay the text that they are: no setting is a date."""
 _SCALARS = frozenset(f"{_TAG}{name}" for name in ("null", "bool", "int", "float"))
 
-Path = tuple[str | int, ...]
+Place = tuple[str | int, ...]
 
 
 def read_yaml(text: str, *, where: str) -> Any:
@@ -83,7 +84,7 @@ class _Reader:
         self._yaml, self._where = yaml, where
         self._values = 0
 
-    def value(self, node: Node, path: Path) -> Any:
+    def value(self, node: Node, path: Place) -> Any:
         """What `node` says; `path` leads to it."""
         self._enter(node, path)
         match node:
@@ -97,7 +98,7 @@ class _Reader:
                 return self._scalar(node, path)
         raise self._error(node, path, f"the tag {node.tag!r} has no meaning here")
 
-    def _enter(self, node: Node, path: Path) -> None:
+    def _enter(self, node: Node, path: Place) -> None:
         self._values += 1
         if self._values > MOST_VALUES:
             raise self._error(
@@ -106,7 +107,7 @@ class _Reader:
         if len(path) > DEEPEST:
             raise self._error(node, path[:4], f"nested deeper than {DEEPEST} levels")
 
-    def _mapping(self, node: MappingNode, path: Path) -> dict[str, Any]:
+    def _mapping(self, node: MappingNode, path: Place) -> dict[str, Any]:
         merged: dict[str, Any] = {}
         own: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -122,7 +123,7 @@ class _Reader:
             own[key] = self.value(value_node, (*path, key))
         return merged | own
 
-    def _sources(self, node: Node, path: Path) -> Iterator[MappingNode]:
+    def _sources(self, node: Node, path: Place) -> Iterator[MappingNode]:
         """The mappings that a merge key takes in: one, or a list of them, of which the first wins."""
         for source in node.value if isinstance(node, SequenceNode) else [node]:
             if not isinstance(source, MappingNode):
@@ -130,7 +131,7 @@ class _Reader:
             self._enter(source, path)
             yield source
 
-    def _scalar(self, node: ScalarNode, path: Path) -> object:
+    def _scalar(self, node: ScalarNode, path: Place) -> object:
         if len(node.value) > _LONGEST_NUMBER:
             raise self._error(node, path, f"{node.value[:40]!r}... has too many digits")
         try:
@@ -140,7 +141,7 @@ class _Reader:
                 node, path, f"{node.value!r} is no {str(node.tag).removeprefix(_TAG)}"
             ) from error
 
-    def _text(self, node: ScalarNode, path: Path) -> str:
+    def _text(self, node: ScalarNode, path: Place) -> str:
         text = str(node.value)
         try:
             text.encode()
@@ -148,10 +149,35 @@ class _Reader:
             raise self._error(node, path, f"{text[:80]!r} holds half of a character pair") from error
         return text
 
-    def _error(self, node: Node, path: Path, what: str) -> InputError:
+    def _error(self, node: Node, path: Place, what: str) -> InputError:
         names = ".".join(map(str, path))
         return InputError(f"{_place(self._where, node.start_mark)}: {names + ': ' if names else ''}{what}.")
 
 
 def _place(where: str, mark: Any) -> str:
     return where if mark is None else f"{where}, line {mark.line + 1}, column {mark.column + 1}"
+
+
+def read_sweep_text(path: Path) -> dict[str, Any]:
+    """The mapping in a sweep file; raises `InputError` for a file that cannot be read and for other YAML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"Cannot read the sweep file {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"Cannot read the sweep file {path}: {error}.") from error
+    tree = read_yaml(text, where=str(path))
+    if not isinstance(tree, dict):
+        held = "empty" if tree is None else "a list" if isinstance(tree, list) else "a single value"
+        raise InputError(
+            f"{path}: a sweep file is a mapping of settings such as `name: first`; this one is {held}."
+        )
+    return tree
+
+
+def read_override(text: str) -> tuple[str, Any]:
+    """Key and value of `key=value`, the value being YAML; raises `InputError` for other texts."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {text!r}: must be key=value, such as study.suggestions=8.")
+    return key, read_yaml(value, where=f"--set {key}")

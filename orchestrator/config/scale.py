@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from fl_core.base.types import Config, require
+from fl_core.base.types import Config, InUnits, require
 
 MOST_POINTS = 1000
 LARGEST = 1e15
@@ -31,7 +31,7 @@ class Strength(Config):
     """The weakest strength."""
     strong: float
     """The strongest strength."""
-    points: int = 6
+    points: Annotated[int, InUnits("strengths")] = 6
     """How many strengths the grid has, both ends among them."""
     scale: Literal["log", "linear", "log_rest"] = "log"
     """In what they are even: the logarithm, the number, or the logarithm of what is left of 1."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from attack_core.attacks.registry import AnyAttack
 from attack_core.matching.matching import Matching
 from defenses.chain import AnyDefense, Chain
 from defenses.mechanism.own import OwnDefense
 from fl_core.base.errors import InputError
-from fl_core.base.types import LATER, Config, Signal, require
+from fl_core.base.types import LATER, Config, InUnits, Signal, require
 from fl_core.data.decoding import Resize
 from fl_core.data.splits import SeededSplit
 from fl_core.federation.rounds import FederationConfig
@@ -69,13 +70,13 @@ class DataConfig(Config):
     """Folder or file of the data; a relative one is in the folder that you start in."""
     attribute: str | tuple[str, ...] = "Male"
     """CelebA's attribute to classify; a list of k gives 2^k classes."""
-    train: int | None = 160
+    train: Annotated[int | None, InUnits("images")] = 160
     """Images of the train split that the clients hold; null: all."""
-    valid: int | None = 200
+    valid: Annotated[int | None, InUnits("images")] = 200
     """Images of the validation split that accuracy is measured on; null: all."""
-    public: int | None = 200
+    public: Annotated[int | None, InUnits("images")] = 200
     """Images of the test split that are the attacker's own; null: all."""
-    synthetic_images: int = 2000
+    synthetic_images: Annotated[int, InUnits("images")] = 2000
     """How many synthetic faces are written where there are none."""
     synthetic_seed: int = 0
     """Fixes the synthetic faces."""
@@ -106,7 +107,9 @@ class CaptureConfig(Config):
     """Which signal is captured, at the weights of which round, starting from which client.
 
     `weights: undefended` captures on the trajectory without defenses, the same for all cells; `defended`
-    trains with the cell's own defense, and the table says so.
+    trains with the cell's own defense, and the table says so. With `watched` above 1 the server sees the same images of
+    a client in so many consecutive rounds, from `round` on; its defense draws anew in each. That needs `defended`: the
+    weights between the rounds would tell what the defense hides.
     """
 
     signal: Signal = "gradients"
@@ -117,24 +120,80 @@ class CaptureConfig(Config):
     """The client that the first victim comes from."""
     weights: Literal["undefended", "defended"] = "undefended"
     """Whether training up to that round went without the cell's defense or with it."""
+    watched: Annotated[int, InUnits("rounds")] = field(default=1, metadata=LATER)
+    """Consecutive rounds in which the server sees the same images of a client."""
 
     def __post_init__(self) -> None:
         require(self.round >= 0, self, "round", "at least 0")
         require(self.client >= 0, self, "client", "at least 0")
+        require(self.watched >= 1, self, "watched", "at least 1")
+        if self.watched > 1:
+            alone = self.signal in ("gradients", "one_step_update")
+            require(
+                alone,
+                self,
+                "signal",
+                "gradients or one_step_update with watched > 1: others hold other images each round",
+            )
+            defended = self.weights == "defended"
+            require(
+                defended,
+                self,
+                "weights",
+                "defended with watched > 1: undefended ones tell what a defense hides",
+            )
+
+    @property
+    def rounds(self) -> range:
+        """The rounds that the server watches."""
+        return range(self.round, self.round + self.watched)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VictimsConfig(Config):
     """How many victims tune an attacker, and how many others conclusions rest on."""
 
-    tuning: int = 4
+    tuning: Annotated[int, InUnits("victims")] = 4
     """Victims that attackers are tuned on."""
-    test: int = 16
+    test: Annotated[int, InUnits("victims")] = 16
     """Other victims, which conclusions rest on."""
 
     def __post_init__(self) -> None:
         require(self.tuning >= 0, self, "tuning", "at least 0")
         require(self.test >= 1, self, "test", "at least 1")
+
+
+Objective = Literal["psnr", "work"]
+"""What a study optimises: the mean PSNR on tuning victims, and the images that the attack differentiates twice."""
+
+OBJECTIVES: tuple[tuple[Objective, ...], ...] = (("psnr",), ("psnr", "work"))
+"""The choices of objectives that there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalvingConfig(Config):
+    """Each suggestion first attacks some victims with some of its iterations; only the better ones are run whole.
+
+    The defaults take half the time: a quarter for the short trials, and a quarter for the whole ones (docs/studies.md).
+    """
+
+    iterations: float = 0.5
+    """Share of an attack's iterations that the short trials have."""
+    victims: float = 0.5
+    """Share of the tuning victims that the short trials attack, rounded up."""
+    keep: float = 0.25
+    """Share of the suggestions that is run whole."""
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "victims"):
+            require(0 < getattr(self, name) <= 1, self, name, "more than 0 and at most 1")
+        require(0 < self.keep < 1, self, "keep", "more than 0 and less than 1")
+        shorter = self.iterations < 1 or self.victims < 1
+        require(shorter, self, "iterations", "less than 1 where the short trials attack all victims")
+
+    def screened(self, victims: int) -> int:
+        """How many of so many tuning victims the short trials attack."""
+        return math.ceil(victims * self.victims - 1e-9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,29 +203,36 @@ class StudyConfig(Config):
     Suggestion n is asked when exactly the results up to n - `lag` are known. A study makes `suggestions` of them,
     or as many as fit into `seconds` or `gpu_seconds` of its attacks' time, where one of these is set. `grid` tries
     every combination of choices instead and ignores `suggestions`. `prune` leaves out the other victims of a
-    suggestion that is so many dB behind the best one, `warm_start` names a results folder whose best parameters are
-    tried first, and `storage` says where Optuna's copy goes: `journal` (in the results folder), the address of a
-    database, or null for nowhere.
+    suggestion that is so many dB behind the best one, `halving` tries each suggestion with short trials first and runs
+    only the better ones whole, `warm_start` names a results folder whose best parameters are tried first, and `storage`
+    says where Optuna's copy goes: `journal` (in the results folder), the address of a database, or null for nowhere.
+    `objectives` may add the attack's work to PSNR, and `within` then says which suggestion of the front is tested.
     """
 
-    suggestions: int = 24
+    suggestions: Annotated[int, InUnits("suggestions")] = 24
     """How many suggestions every study makes."""
-    seconds: float | None = None
+    seconds: Annotated[float | None, InUnits("s")] = None
     """Budget of the studies' attack time in seconds, in place of `suggestions`."""
-    gpu_seconds: float | None = None
+    gpu_seconds: Annotated[float | None, InUnits("s")] = None
     """The same in GPU-seconds."""
     sampler: Literal["tpe", "random", "gp", "cmaes", "grid"] = "tpe"
     """Who makes the suggestions; an attacker may name another."""
-    lag: int = 4
-    """Suggestion n is asked when exactly the results up to n minus this are known."""
-    startup: int = 10
-    """Suggestions drawn at random before the sampler uses what it has seen."""
-    prune: float | None = None
+    lag: Annotated[int, InUnits("suggestions")] = 4
+    """Suggestion n is asked when exactly the results up to n minus this are known. Also: `feedback_delay`."""
+    startup: Annotated[int, InUnits("suggestions")] = 10
+    """Suggestions drawn at random before the sampler uses what it has seen. Also: `random_suggestions`."""
+    prune: Annotated[float | None, InUnits("dB")] = None
     """DB behind the best suggestion at which the other victims are left out; null: never."""
     warm_start: str | None = None
     """A results folder whose best parameters are tried first."""
     storage: str | None = JOURNAL
     """Where Optuna's copy goes: `journal`, the address of a database, or null."""
+    objectives: tuple[Objective, ...] = field(default=("psnr",), metadata=LATER)
+    """What is optimised: `psnr` alone, or `psnr` and the attack's `work`."""
+    within: Annotated[float | None, InUnits("dB")] = field(default=None, metadata=LATER)
+    """With the objective `work`: the suggestion of least work at most so many dB behind the best one wins."""
+    halving: HalvingConfig | None = field(default=None, metadata=LATER)
+    """Try each suggestion with short trials first, and run only the better ones whole; null: all whole."""
 
     def __post_init__(self) -> None:
         require(self.suggestions >= 1, self, "suggestions", "at least 1")
@@ -184,6 +250,21 @@ class StudyConfig(Config):
                 require(getattr(self, name) is None, self, name, "null with a grid, which tries everything")
         if self.storage not in (None, JOURNAL):
             check_address(self.storage)
+        require(self.objectives in OBJECTIVES, self, "objectives", "[psnr] or [psnr, work]")
+        require(self.within is None or self.within >= 0, self, "within", "at least 0 dB, or null")
+        given = (self.within is not None) == self.weighs_work
+        require(given, self, "within", "given with the objectives [psnr, work], and null with [psnr]")
+        if self.weighs_work:
+            fits = self.sampler in ("tpe", "random", "grid")
+            require(fits, self, "sampler", "tpe, random or grid with the objectives [psnr, work]")
+            require(self.prune is None, self, "prune", "null with the objectives [psnr, work]")
+            require(self.halving is None, self, "halving", "null with the objectives [psnr, work]")
+        require(self.prune is None or self.halving is None, self, "prune", "null beside halving")
+
+    @property
+    def weighs_work(self) -> bool:
+        """Whether work is an objective beside PSNR."""
+        return "work" in self.objectives
 
     @property
     def time(self) -> float | None:
@@ -217,11 +298,11 @@ class AttackerConfig(Config):
     search: dict[str, Parameter] = field(default_factory=dict)
     """What is searched of it: ranges by dotted path; empty: it runs as it is."""
     families: dict[str, FamilyConfig] = field(default_factory=dict)
-    """Several attacks by name, of which each suggestion chooses one."""
+    """Several attacks by name, of which each suggestion chooses one. Also: `algorithms`."""
     sampler: Literal["tpe", "random", "gp", "cmaes"] | None = field(default=None, metadata=LATER)
     """Who makes this attacker's suggestions; null: the study's `sampler`."""
     uses_facts: bool = True
-    """Whether it uses what the threat model lets it know of the defense."""
+    """Whether it uses what the threat model lets it know of the defense. Also: `adaptive`."""
 
     def __post_init__(self) -> None:
         alone = not self.families or (self.attack == Matching() and not self.search)
@@ -262,13 +343,13 @@ class UtilityConfig(Config):
     each from a seed of its own: the accuracy is their mean.
     """
 
-    train: int = 1000
+    train: Annotated[int, InUnits("images")] = 1000
     """Training images."""
-    batch_size: int = 10
+    batch_size: Annotated[int, InUnits("images")] = 10
     """Images of a local batch."""
     lr: float | None = None
     """Learning rate; null: the federation's."""
-    seeds: int = 1
+    seeds: Annotated[int, InUnits("seeds")] = 1
     """Trainings, each from a seed of its own."""
 
     def __post_init__(self) -> None:
@@ -290,11 +371,11 @@ class ExecutionConfig(Config):
 
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`."""
-    threads: int = 1
+    threads: Annotated[int, InUnits("threads")] = 1
     """CPU threads of one trial; part of its identity."""
-    workers: int | None = None
+    workers: Annotated[int | None, InUnits("processes")] = None
     """Processes at a time; null: as many as fit."""
-    gpus_per_trial: float | None = None
+    gpus_per_trial: Annotated[float | None, InUnits("GPUs")] = None
     """GPUs that a trial takes, a share such as 0.25 or a whole number; null: one where there is one."""
     controls: bool = True
     """Whether the same attack also runs on noise."""
@@ -332,6 +413,17 @@ def _check_chain(defenses: tuple[AnyDefense, ...]) -> None:
         Chain(defenses=defenses)
 
 
+def _check_order(paths: tuple[str, ...]) -> None:
+    """Refuse a group behind one of its own settings, which it would replace."""
+    for i, path in enumerate(paths):
+        lost = next((other for other in paths[:i] if other.startswith(f"{path}.")), None)
+        if lost is not None:
+            raise InputError(
+                f"differs: {path!r} stands behind {lost!r} and would replace its value; put {path!r} first, or name "
+                "its settings one by one."
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class CellConfig(Config):
     """One row of the comparison: a name, a defense chain, and openly whatever else differs from the rest.
@@ -351,6 +443,7 @@ class CellConfig(Config):
         _check_chain(self.defense)
         for path in self.differs:
             require(path.split(".")[0] in GROUPS, self, "differs", f"paths into {', '.join(GROUPS)}")
+        _check_order(tuple(self.differs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -395,7 +488,7 @@ class SweepConfig(Config):
     """The sweep's name, and that of its results folder."""
     seed: int = 42
     """Fixes everything random."""
-    seeds: int = field(default=1, metadata=LATER)
+    seeds: Annotated[int, InUnits("seeds")] = field(default=1, metadata=LATER)
     """How many seeds everything is repeated at, `seed` first."""
     data: DataConfig = field(default_factory=DataConfig)
     """Where pictures come from."""

@@ -10,7 +10,7 @@ from defenses.inputs.ats import ATS
 from defenses.mechanism.own import OwnDefense
 from fl_core.base.errors import InputError
 from fl_core.models.build import build_model, check_batch
-from orchestrator.config.sweep import AttackerConfig, SweepConfig
+from orchestrator.config.sweep import AttackerConfig, StudyConfig, SweepConfig
 from orchestrator.study.search import check_sampler
 
 
@@ -33,8 +33,20 @@ def check_sweep(attackers: Sequence[AttackerConfig], cells: Sequence[SweepConfig
     for attacker in attackers:
         if attacker.searches and cells:
             check_sampler(attacker.study(cells[0].study))
+            _check_shortened(attacker, cells[0].study)
         for place, attack in _attacks(attacker).items():
             _check_fit(place, attack, cells)
+
+
+def _check_shortened(attacker: AttackerConfig, study: StudyConfig) -> None:
+    """Raise `InputError` where halving would shorten an attack that has no iterations."""
+    if study.halving is None:
+        return
+    for place, attack in _attacks(attacker).items():
+        try:
+            attack.shortened(study.halving.iterations)
+        except InputError as reason:
+            raise InputError(f"study.halving does not go with {place}: {reason}") from reason
 
 
 def _check_shape(own: SweepConfig, defense: AnyDefense) -> None:

@@ -33,7 +33,7 @@ from orchestrator.results.utility_files import (
 )
 
 _TIMES = ("seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb")
-OF_THE_RUN = (*_TIMES, "host", "git_commit", "versions", "started_at")
+OF_THE_RUN = (*_TIMES, "host", "git_commit", "versions", "started_at", "cached")
 """Columns in which two runs of one trial may differ."""
 _OF_THE_MACHINE = ("workers", "gpus_per_trial", "keep_captures")
 """Settings of `execution` that decide where trials run and what is kept, and no figure."""

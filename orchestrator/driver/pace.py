@@ -135,8 +135,10 @@ def _pace(
 ) -> Pace:
     """Time the weights, one capture and the attacks of one cell."""
     # One round of training stands for all of them: an attack on later weights takes as long.
-    rounds = settings.capture.round
-    settings = replace(settings, capture=replace(settings.capture, round=min(rounds, 1)))
+    asked = settings.capture
+    timed = replace(asked, round=min(asked.round, 1))
+    rounds = (asked.rounds.stop - 1) / max(timed.rounds.stop - 1, 1)
+    settings = replace(settings, capture=timed)
     with tempfile.TemporaryDirectory(prefix="gradsweep-") as name, cpu_threads(settings.execution.threads):
         folder = Path(name)
         device = torch.device(settings.execution.device)
@@ -160,6 +162,7 @@ def _pace(
             truth=capture.truth,
             mean_image=cell.public_mean,
             public=cell.public_answers(victim, len(capture.truth.ids)),
+            later=cell.source.weights.later,
         )
         for attacker in attackers:
             specs = [

@@ -86,9 +86,15 @@ class Line:
     tests: int
 
     @property
-    def attacks(self) -> int:
-        """How many times the attack runs, without what a budget of time pays for; controls are attacks too."""
-        return (self.tuning or 0) + self.tests * (2 if self.settings.execution.controls else 1)
+    def attacks(self) -> float:
+        """How many whole attacks that is, without what a budget of time pays for; controls are attacks too."""
+        tests = self.tests * (2 if self.settings.execution.controls else 1)
+        halving, victims = self.settings.study.halving, self.settings.victims.tuning
+        if halving is None or not victims:
+            return (self.tuning or 0) + tests
+        # For each suggestion so many short trials, and on average so many whole ones.
+        short, whole = halving.screened(victims), halving.keep * victims
+        return (self.tuning or 0) * (short * halving.iterations + whole) / (short + whole) + tests
 
     def seconds(self, pace: Pace) -> float:
         """How long its trials take on one worker."""
@@ -144,14 +150,17 @@ class Totals:
     captures: float
     rest: float
 
-    def wall(self, workers: int) -> float:
-        """Seconds from the start to the end with so many workers: captures are made while workers attack."""
-        return START + max(self.driver, self.workers / workers)
+    def wall(self, workers: int | None) -> float:
+        """Seconds from the start to the end with so many workers; None: without any, all in the driver.
 
-    @property
-    def cpu_hours(self) -> float:
-        """Hours of one core."""
-        return (START + self.driver + self.workers) / 3600
+        Captures are made while workers attack. Without workers one thing follows the other.
+        """
+        work = self.driver + self.workers if workers is None else max(self.driver, self.workers / workers)
+        return _starts(workers) + work
+
+    def cpu_hours(self, workers: int | None) -> float:
+        """Hours of one core; `workers` as for `wall`."""
+        return (_starts(workers) + self.driver + self.workers) / 3600
 
     @property
     def megabytes(self) -> float:
@@ -159,8 +168,10 @@ class Totals:
         return (self.captures + self.rest) * 1e-6
 
 
-START = 20.0
-"""Seconds that starting workers and writing the report takes (two cores: 12 and 8)."""
+ENDS = 8.0
+"""Seconds that a sweep takes before its first trial and after its last: its start, and the report."""
+WORKERS = 12.0
+"""Seconds that starting workers takes besides (two cores)."""
 _OUTPUTS = 2_000_000
 """Bytes of the report, its figures and tables, without pictures."""
 _ROW = 1_500
@@ -189,7 +200,7 @@ def make_plan(config: SweepConfig, cells: Sequence[str]) -> Plan:
                     attacker=attacker,
                     suggestions=suggestions,
                     budget=timed or 0.0,
-                    tuning=None if suggestions is None else suggestions * counts.tuning * seeds,
+                    tuning=None if suggestions is None else _tuning(settings, suggestions) * seeds,
                     tests=counts.test * seeds,
                 )
             )
@@ -241,16 +252,37 @@ def plan_table(plan: Plan, *, width: int = WIDTH) -> Table:
     return figure_table(None, "cell / attacker", names, columns, width=width)
 
 
-def cost_line(plan: Plan, workers: int) -> str:
-    """How long the plan takes with so many workers, and how much disk, in one line; empty if it is not measured."""
+def cost_line(plan: Plan, workers: int | None) -> str:
+    """How long the plan takes with so many workers (None: in this process), and how much disk, in one line.
+
+    Empty if it is not measured.
+    """
     if plan.paces is None:
         return ""
     totals = plan.totals(plan.paces)
     least = "at least " if plan.timed else ""
     return (
-        f"About {least}{duration(totals.wall(workers))} with {workers} {'worker' if workers == 1 else 'workers'} here: "
-        f"{totals.cpu_hours:.2f} CPU-hours, {totals.megabytes:.0f} MB on disk. Good to a factor of two."
+        f"About {least}{duration(totals.wall(workers))} with {_counted(workers)} here: "
+        f"{totals.cpu_hours(workers):.2f} CPU-hours, {totals.megabytes:.0f} MB on disk. Good to a factor of two."
     )
+
+
+def _starts(workers: int | None) -> float:
+    """Seconds that begin and end a sweep, those in which workers start among them."""
+    return ENDS if workers is None else ENDS + WORKERS
+
+
+def _counted(workers: int | None) -> str:
+    """How many do the work, in words; the driver counts as one where it does it."""
+    return f"{workers} workers" if workers is not None and workers > 1 else "1 worker"
+
+
+def _tuning(settings: SweepConfig, suggestions: int) -> int:
+    """Tuning trials of one study; with halving about so many."""
+    halving, victims = settings.study.halving, settings.victims.tuning
+    if halving is None:
+        return suggestions * victims
+    return suggestions * halving.screened(victims) + round(suggestions * halving.keep * victims)
 
 
 def _suggestions(settings: SweepConfig, attacker: AttackerConfig) -> int:

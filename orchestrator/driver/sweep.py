@@ -8,14 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache as once
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fl_core.base.device import pick_device
+from fl_core.base.device import keep_freed_pages, pick_device
 from fl_core.base.errors import InputError, NotSummable
 from fl_core.base.own_code import OwnCodeFailed
 from fl_core.data.dataset import ImageDataset
@@ -26,6 +27,7 @@ from orchestrator.config.parse import cell_settings
 from orchestrator.config.space import Params
 from orchestrator.config.sweep import AttackerConfig, SweepConfig
 from orchestrator.driver.again import Again
+from orchestrator.driver.cached_trials import cached, entries_for, keep
 from orchestrator.driver.checks import check_sweep
 from orchestrator.driver.consent import require_consent
 from orchestrator.driver.streak import Streak
@@ -39,6 +41,7 @@ from orchestrator.execute.execute import (
 )
 from orchestrator.execute.lifelines import RayLost, await_return
 from orchestrator.execute.simulation import simulate
+from orchestrator.io.cache import Cache
 from orchestrator.io.guard import refuse_links
 from orchestrator.io.identity import content_hash
 from orchestrator.io.provenance import provenance
@@ -74,6 +77,8 @@ LOSSES = 3
 @dataclass(frozen=True)
 class Outcome:
     """How a sweep ended: trials with a row in all, how many of them this run did, how many failed.
+
+    Trials that came from a cache are in `trials` and not in `fresh`.
 
     `stopped` says why it ended early, where too many trials failed for one reason.
     """
@@ -112,11 +117,13 @@ def run_sweep(
     job: Callable[..., TrialResult] | None = None,
     again: Again | None = None,
     patience: int | None = None,
+    cache: Cache | None = None,
 ) -> Outcome:
     """Run or resume the sweep in the folder `out`; `cells` are patterns of cell names, `job` see `Driver`.
 
     Finished trials that are to run `again` are taken out once everything is prepared. So many trials as `patience` has
-    that fail in a row for one reason end the sweep; None: it goes on.
+    that fail in a row for one reason end the sweep; None: it goes on. What a `cache` has of weights, captures,
+    accuracies and trials is taken from there, and what is computed is left there for others.
 
     A local Ray that dies is started again, a cluster that is lost is waited for, and the sweep resumes. Raises
     `InputError` for bad input, `Stopped` when `stop` was told to, `RayLost` where Ray does not come back or is lost
@@ -136,6 +143,7 @@ def run_sweep(
                 job=job,
                 again=again,
                 patience=patience,
+                cache=cache,
             )
             return dataclasses.replace(outcome, fresh=fresh + outcome.fresh)
         except RayLost as lost:
@@ -163,6 +171,7 @@ def _run(
     job: Callable[..., TrialResult] | None,
     again: Again,
     patience: int | None,
+    cache: Cache | None,
 ) -> Outcome:
     """`run_sweep` with one Ray; raises `RayLost` with it."""
     chosen = [cell_settings(config, cell) for cell in config.matching_cells(cells)]
@@ -173,11 +182,12 @@ def _run(
     config, chosen = resolve(config), [resolve(own) for own in chosen]
     # Captures are computed here and rounding follows the threads: not this machine's cores, but the config's.
     torch.set_num_threads(config.execution.threads)
+    keep_freed_pages()
     spaces = [attacker.space.every() for attacker in config.attackers]
     refuse_links(out)
     with ResultStore(out, trials_schema(spaces)) as store, ExitStack() as started:
 
-        @cache
+        @once
         def executor() -> Executor:
             execution = config.execution
             with stop.starting():
@@ -215,6 +225,7 @@ def _run(
                     captures,
                     weights=store.weights_of(own.cell.name, seed, first=config.seed),
                     first=config.seed,
+                    entries=entries_for(cache, own, check),
                 )
                 for seed in config.replicates
                 for own, dataset in zip(chosen, sets, strict=True)
@@ -315,7 +326,7 @@ class Driver:
         )
         self._accuracies: dict[str, float | None] = {}
         self._best: dict[str, float] = {}
-        self._resumed = self._fresh = self._failed = self._other_jobs = 0
+        self._resumed = self._fresh = self._cached = self._failed = self._other_jobs = 0
         self._gpu_share = 0.0
         self._provenance = provenance()
 
@@ -327,6 +338,7 @@ class Driver:
         self._advance()
         self._other_jobs = found + self._utility.left
         self._reporter.start(self._jobs(), self._resumed + found, self._best)
+        self._take_cached()
 
     @property
     def unfinished(self) -> bool:
@@ -366,7 +378,7 @@ class Driver:
     def outcome(self) -> Outcome:
         """Counts for the exit code."""
         return Outcome(
-            trials=self._resumed + self._fresh,
+            trials=self._resumed + self._fresh + self._cached,
             fresh=self._fresh,
             failed=self._failed,
             stopped=self._streak.text,
@@ -423,6 +435,10 @@ class Driver:
         most = executor.capacity + min(executor.capacity, _SPARE)
         while executor.in_flight < most and (job := self._waiting.take(self._may_start)):
             study, spec = job
+            # Asked again since `_take_cached`: another driver may have left it there in the meantime.
+            if self._from_cache(study, spec):
+                self._advance()
+                continue
             try:
                 shared = self._captures.of(study.cell, spec, executor)
             except (NotSummable, OwnCodeFailed) as refused:
@@ -436,6 +452,36 @@ class Driver:
             if isinstance(executor, SerialExecutor):
                 work = partial(work, progress=self._reporter.iteration)
             executor.submit(spec.trial_id, self._breakable(work, executor), spec, *shared.parts)
+
+    def _take_cached(self) -> None:
+        """Take what a cache has of the waiting trials: where that is all, no worker has to be started."""
+        if not any(study.cell.entries.cache for study in self._studies):
+            return
+        others = []
+        while (job := self._waiting.take(self._may_start)) is not None:
+            self._stop.check()
+            if self._from_cache(*job):
+                self._advance()
+            else:
+                others.append(job)
+        for study, spec in others:
+            self._waiting.add(study.name, (study, spec), urgent=spec.phase != "test")
+
+    def _from_cache(self, study: CellStudy, spec: TrialSpec) -> bool:
+        """Take a trial from the cell's cache, where it has it."""
+        found = cached(study.cell, spec)
+        if found is None:
+            return False
+        self._record(
+            study,
+            spec,
+            found.result,
+            released=found.released,
+            gpu_share=found.gpu_share,
+            provenance=found.provenance,
+            from_cache=True,
+        )
+        return True
 
     def _may_start(self, job: tuple[CellStudy, TrialSpec]) -> bool:
         """Not a test trial whose rows name an accuracy that is still being measured."""
@@ -459,6 +505,25 @@ class Driver:
             self._waiting.add(study.name, (study, spec), urgent=True)
             return
         result: TrialResult = done.result if done.error is None else lost(spec, tries, done.error)
+        origin: dict[str, Any] = {"gpu_share": self._gpu_share, "provenance": self._provenance}
+        self._record(study, spec, result, released=released, **origin)
+        self._fresh += 1
+        failed = result.status == "failed"
+        self._streak.take((result.error or "") if failed else None, trial=spec.trial_id)
+        keep(study.cell, spec, result, released=released, **origin)
+
+    def _record(
+        self,
+        study: CellStudy,
+        spec: TrialSpec,
+        result: TrialResult,
+        *,
+        released: Released,
+        gpu_share: float,
+        provenance: Mapping[str, str | None],
+        from_cache: bool = False,
+    ) -> None:
+        """Put a trial's rows and pictures into the store."""
         rows = rows_of(
             study.cell,
             spec,
@@ -467,16 +532,15 @@ class Driver:
             released=released,
             accuracy=self._utility.accuracy(study.cell) if spec.phase == "test" else None,
             weights_accuracy=self._weights_accuracy(study.cell),
-            gpu_share=self._gpu_share,
-            provenance=self._provenance,
+            gpu_share=gpu_share,
+            provenance=dict(provenance),
+            cached=from_cache,
         )
         pictures = picture_rows(
             spec.trial_id, [(score.image_id, score.original, score.reconstruction) for score in result.scores]
         )
         self._store.add_trial(FinishedTrial(spec.trial_id, rows, pictures))
-        self._fresh += 1
-        failed = result.status == "failed"
-        self._streak.take((result.error or "") if failed else None, trial=spec.trial_id)
+        self._cached += from_cache
         self._settle(study, spec, rows)
         self._reporter.expect(self._jobs())
         self._reporter.job_done(study.name, mean_of([row["psnr"] for row in rows]))

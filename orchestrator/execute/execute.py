@@ -33,6 +33,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from fl_core.base.device import keep_freed_pages
 from fl_core.base.errors import InputError, unknown_name
 from orchestrator.execute.lifelines import PATIENCE_SECONDS, Lifelines, connected
 from orchestrator.execute.ray_folder import scratch_folder
@@ -143,6 +144,7 @@ class _Worker:
         # Ray sets it from the actor's CPUs, but not where the node's environment names another number.
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
+        keep_freed_pages()
 
     def ready(self) -> None:
         """Answered once the process runs."""
@@ -428,10 +430,10 @@ def _alive_nodes() -> dict[str, dict[str, float]]:
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
-def local_workers(address: str, *, workers: int | None, threads: int) -> int:
-    """How many trials run at a time on the CPUs of this machine: what `make_executor` would start for `local`."""
+def local_workers(address: str, *, workers: int | None, threads: int) -> int | None:
+    """How many workers `make_executor` would start for `local` on the CPUs of this machine; None for `serial`."""
     if address == "serial":
-        return 1
+        return None
     return workers or max(1, _usable_cpus() // threads)
 
 

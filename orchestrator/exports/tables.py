@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from orchestrator.analysis.lines import Line, frame
 from orchestrator.analysis.summary import summary_lines
+from orchestrator.io.places import check_folder_there
 from orchestrator.report.reader import Results
-from orchestrator.results.folder import check_folder_there
 from orchestrator.results.store import read_rows, read_studies
 
 

@@ -83,6 +83,11 @@ def sealed(content: Mapping[str, object]) -> dict[str, object]:
     return {**content, CHECKSUM: _checksum(content)}
 
 
+def sealed_text(content: Mapping[str, object]) -> bytes:
+    """What `unsealed` reads: plain data as the text of a JSON object with a checksum of itself."""
+    return json.dumps(sealed(content), indent=1).encode()
+
+
 def unsealed(text: bytes) -> dict[str, Any]:
     """The JSON object in `text` without its checksum; raises `ValueError` where it is none, or the checksum differs.
 
@@ -133,7 +138,7 @@ def read_json(kind: type[T], path: Path, *, version: int | None = None, remedy: 
 
 def write_json(path: Path, content: Mapping[str, object], *, allowed: Callable[[], None] = always) -> None:
     """Write a JSON object with a checksum of itself; see `write_atomically`."""
-    write_atomically(path, json.dumps(sealed(content), indent=1).encode(), allowed=allowed)
+    write_atomically(path, sealed_text(content), allowed=allowed)
 
 
 def _checksum(content: Mapping[str, object]) -> str:

@@ -48,5 +48,8 @@ def _plain(value: object) -> Any:
 
 def _left_out(field: dataclasses.Field[Any], value: object) -> bool:
     """Whether a field is no part of an identity: added later and at its default, or a place on this machine."""
-    later = field.metadata.keys() >= LATER.keys() and value == field.default
-    return later or field.metadata.keys() >= PLACE.keys()
+    if field.metadata.keys() >= PLACE.keys():
+        return True
+    made = field.default_factory
+    default = field.default if made is dataclasses.MISSING else made()
+    return field.metadata.keys() >= LATER.keys() and bool(value == default)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,6 +24,27 @@ _PACKAGES = (
     "dp-accounting",
     "pytorch-msssim",
 )
+
+_DECIDING = (
+    "fl_core",
+    "defenses",
+    "attack_core",
+    "orchestrator/capture",
+    "orchestrator/execute",
+    "orchestrator/trial",
+)
+"""The code between a setting and its figures; the rest chooses settings and writes down figures."""
+
+
+@cache
+def code_digest() -> str:
+    """20 hexadecimal digits of the text of all code that decides a figure, committed or not."""
+    home = Path(orchestrator.__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(path for room in _DECIDING for path in (home / room).rglob("*.py")):
+        digest.update(f"{path.relative_to(home).as_posix()}:".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:20]
 
 
 def provenance() -> dict[str, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -36,11 +37,13 @@ def count_images(
     shape: ImageShape,
     *,
     stored: torch.dtype = torch.float32,
+    sent_as: torch.dtype = torch.float32,
 ) -> Counted:
     """The images behind a signal.
 
     Read off the head's layers, the one of the largest smaller side first, since its rank holds the most images.
-    Several local steps on other images add up in the same way. `stored` is the type that rounded the weights.
+    Several local steps on other images add up in the same way. `stored` is the type that rounded the weights,
+    `sent_as` the one that rounded the signal itself.
     """
     try:
         layers = find_head(model, state, shape).layers
@@ -52,10 +55,16 @@ def count_images(
     weight = tensors[f"{layer}.weight"]
     if not bool(weight.any()):
         return Counted(examples=1, why=f"nothing was sent of {layer}, which would tell", certain=False)
-    if stored != torch.float32:
-        sigma = rounding_error(state.parameters[f"{layer}.weight"], stored)
-        count = above(weight, sigma)
-        kind = str(stored).removeprefix("torch.")
+    coarse = stored if stored != torch.float32 else sent_as
+    if coarse != torch.float32:
+        if stored != torch.float32:
+            sigma = rounding_error(state.parameters[f"{layer}.weight"], stored)
+            count = above(weight, sigma)
+        else:
+            # A gradient's rows differ in size by orders of magnitude, and so do the errors of their rounding.
+            errors = _gaps(weight, sent_as) / math.sqrt(12.0)
+            sigma, count = float(errors.square().mean().sqrt()), above(weight, errors)
+        kind = str(coarse).removeprefix("torch.")
         why = f"the gradient of {layer} has {count} singular values above what rounding to {kind} leaves"
         return Counted(examples=max(count, 1), why=why, certain=count > 0, sigma=sigma)
     found = spectrum(weight)
@@ -81,9 +90,13 @@ def rounding_error(weights: torch.Tensor, stored: torch.dtype) -> float:
     A number between two neighbours of a type is rounded to one of them, with a deviation of their distance over the
     root of 12; the weights before and after may both have been.
     """
+    return float(_gaps(weights, stored).square().mean().div(6.0).sqrt())
+
+
+def _gaps(values: torch.Tensor, stored: torch.dtype) -> torch.Tensor:
+    """How far the neighbours of each value are apart in a type, in float64."""
     info = torch.finfo(stored)
-    gaps = info.eps * torch.log2(weights.abs().double().clamp_min(info.tiny)).floor().exp2()
-    return float(gaps.square().mean().div(6.0).sqrt())
+    return info.eps * torch.log2(values.abs().double().clamp_min(info.tiny)).floor().exp2()
 
 
 def _subtraction(found: Spectrum, weight: torch.Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fl_core.base.errors import InputError, first_line
 from fl_core.models.tensor_files import stored_tensors
-from orchestrator.library.names import named_as
+from fl_core.models.tensor_names import named_as
 from orchestrator.library.updates import Update, check_fact
 
 _FACTS = "gradsweep_facts"

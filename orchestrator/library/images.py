@@ -28,11 +28,15 @@ class ImageSpec:
     std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("channels", "height", "width"):
+            if type(value := getattr(self, name)) is not int:
+                raise InputError(f"ImageSpec.{name} = {value!r}: must be a whole number.")
+        size = self.shape
         for name, other in (("mean", self.std), ("std", self.mean)):
             values = getattr(self, name)
             if (values is None) != (other is None):
                 raise InputError(f"ImageSpec.{name}: give mean and std together, or neither.")
-            if values is not None and len(values) != self.shape.channels:
+            if values is not None and len(values) != size.channels:
                 raise InputError(
                     f"ImageSpec.{name} has {len(values)} numbers: must be one for each of {self.channels} channels."
                 )

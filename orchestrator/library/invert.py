@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from attack_core.attacks.registry import NAMED, AnyAttack
-from attack_core.base.types import Outcome, Progress, Reconstruction
+from attack_core.base.certificate import Certificate
+from attack_core.base.types import Attack, Outcome, Progress, Reconstruction
 from attack_core.metrics.metrics import to_unit
-from defenses.chain import Chain
 from fl_core.base.errors import InputError, unknown_name
 from fl_core.base.rng import generator
 from fl_core.base.types import Signal
@@ -18,6 +18,7 @@ from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Fact, InTheClear
 from fl_core.threat.observation import Observation
+from orchestrator.library.chains import chain_of
 from orchestrator.library.count import count_images
 from orchestrator.library.images import ImageSpec, Pictures
 from orchestrator.library.known import Known
@@ -35,6 +36,7 @@ class Found:
     `images` (N, C, H, W) have pixels in [0, 1], `labels` (N,) are their classes, on the CPU. `outcome` says what they
     come from: `analytic`, `matching`, `other`, or `prior` where nothing was taken from the signal. `loss` is how
     far the answer's own gradient is from the signal. `method` and `notes` say in words what was done and assumed.
+    `certificates` hold one for each image, or nothing: what the attack's equations say of how well they determine it.
     """
 
     images: Tensor
@@ -43,6 +45,7 @@ class Found:
     loss: float
     method: str
     notes: tuple[str, ...]
+    certificates: tuple[Certificate | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,7 @@ def found_of(case: Case, answer: Reconstruction) -> Found:
         loss=answer.loss,
         method=answer.method,
         notes=(*case.subject.notes, *case.notes, *answer.notes),
+        certificates=answer.certificates,
     )
 
 
@@ -106,14 +110,18 @@ def case_at(
 ) -> Case:
     """What `invert` runs, for a network that has been prepared; see there."""
     chosen = named_attack(attack)
+    if not isinstance(known, Known | None):
+        raise InputError(f"known is {type(known).__name__}: must be gradsweep.Known(...).")
     observation, notes = _observation(network, sent, known or Known())
     return Case(subject=network, observation=observation, attack=chosen, notes=tuple(notes))
 
 
 def named_attack(attack: str | AnyAttack) -> AnyAttack:
     """The attack of a name of `NAMED`, or `attack` itself; raises `InputError` for another name."""
-    if not isinstance(attack, str):
+    if isinstance(attack, Attack):
         return attack
+    if not isinstance(attack, str):
+        raise InputError(f"attack is {type(attack).__name__}: must be a name, or one of gradsweep.attacks.")
     if attack not in NAMED:
         raise unknown_name("attack", attack, NAMED)
     return NAMED[attack]
@@ -125,6 +133,7 @@ def _observation(network: Subject, sent: Numbers | Update, known: Known) -> tupl
     if isinstance(sent, Update):
         update, state = sent.at(state)
         found = checked(update.tensors, state, "the update")
+        stored = update.stored
         notes += [*update.notes, *precision_notes(update)]
         known = known.filled(update.facts)
     else:
@@ -133,6 +142,9 @@ def _observation(network: Subject, sent: Numbers | Update, known: Known) -> tupl
                 "Known.lr and Known.steps are for weight updates, and this is a gradient; give Update(tensors=...)."
             )
         found = checked(sent, state, "the gradient")
+        stored = torch.float32
+        if found.sent_as != torch.float32:
+            notes.append(f"the gradient was sent as {rounding_of(found.sent_as)}")
     tensors, unsent = found.tensors, found.unsent
     notes += found.notes
     facts: list[Fact] = []
@@ -149,7 +161,9 @@ def _observation(network: Subject, sent: Numbers | Update, known: Known) -> tupl
     pictures = Pictures(shape=image.shape, outputs=network.classes)
     examples = known.examples or (len(known.labels) if known.labels is not None else None)
     if examples is None:
-        counted = count_images(network.model, state, tensors, image.shape)
+        counted = count_images(
+            network.model, state, tensors, image.shape, stored=stored, sent_as=found.sent_as
+        )
         examples = counted.examples
         told = "" if counted.certain else "; give Known(examples=...) if you know better"
         notes.append(f"{examples} image{'s' if examples > 1 else ''} assumed: {counted.why}{told}")
@@ -169,7 +183,7 @@ def _observation(network: Subject, sent: Numbers | Update, known: Known) -> tupl
         fraction=1.0,
         local=LocalTraining(lr=lr or 0.01, momentum=known.momentum, batch_size=batch_size),
     )
-    facts += Chain(defenses=tuple(known.defenses)).facts(plan)
+    facts += chain_of(known.defenses, "Known.defenses").facts(plan)
     public = None if known.public is None else image.check(known.public, "Known.public").mean(0)
     labels = None if known.labels is None else torch.tensor(list(known.labels), dtype=torch.int64)
     observation = Observation(
@@ -194,9 +208,13 @@ def precision_notes(update: Update) -> list[str]:
     """What weights that were stored in few bits cost; nothing where float32 held them."""
     if not update.coarse:
         return []
-    share = torch.finfo(update.stored).eps / 2
-    kind = str(update.stored).removeprefix("torch.")
-    return [f"the weights were stored as {kind}, which rounds each of them by up to {share:.1g} of it"]
+    return [f"the weights were stored as {rounding_of(update.stored)}"]
+
+
+def rounding_of(kind: torch.dtype) -> str:
+    """A type and what it costs, in words."""
+    share = torch.finfo(kind).eps / 2
+    return f"{str(kind).removeprefix('torch.')}, which rounds each of them by up to {share:.1g} of it"
 
 
 def _steps(known: Known, examples: int, notes: list[str]) -> tuple[int, int]:

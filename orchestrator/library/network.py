@@ -40,8 +40,12 @@ def subject(model: nn.Module, image: ImageSpec, classes: int) -> Subject:
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {type(model).__name__}: must be a torch.nn.Module.")
-    if classes < 2:
-        raise InputError(f"classes = {classes}: must be at least 2.")
+    if not isinstance(image, ImageSpec):
+        raise InputError(
+            f"image is {type(image).__name__}: must be gradsweep.ImageSpec(height=..., width=...)."
+        )
+    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 2:
+        raise InputError(f"classes = {classes!r}: must be at least 2, a whole number.")
     state = ModelState(
         parameters={name: _value(name, value) for name, value in model.named_parameters()},
         buffers={name: _value(name, value) for name, value in model.named_buffers()},

@@ -8,18 +8,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from defenses.chain import AnyDefense, Chain
-from fl_core.base.errors import InputError
+from defenses.chain import AnyDefense
+from defenses.mechanism.base import Stage
+from fl_core.base.errors import InputError, first_line
 from fl_core.base.rng import stream
 from fl_core.base.types import ClientUpdate, Tensors
 from fl_core.federation.client import LocalTraining, batch_gradient, gradient_update, weight_update
 from fl_core.federation.rounds import FederationConfig
+from orchestrator.library.chains import chain_of
 from orchestrator.library.images import ImageSpec
 from orchestrator.library.network import Subject, subject
 from orchestrator.library.updates import Update
 
-_ON_UPDATES = ("clip", "noise", "compress")
+_ON_UPDATES: tuple[Stage, ...] = ("clip", "noise", "compress")
 """The stages of defenses that work on an update that is already there."""
+_SIMULATED: tuple[Stage, ...] = ("batch", "gradient", *_ON_UPDATES)
+"""The stages of those that one client alone can be simulated under."""
 
 
 def observe(
@@ -41,12 +45,25 @@ def observe(
     """
     network = subject(model, image, classes)
     pictures = image.check(images, "images")
-    classes_of = torch.as_tensor(labels, dtype=torch.int64)
+    classes_of = _labels(labels)
+    if local is not None and not isinstance(local, LocalTraining):
+        raise InputError(f"local is {type(local).__name__}: must be gradsweep.LocalTraining(...), or None.")
     if classes_of.shape != (len(pictures),) or not bool(((classes_of >= 0) & (classes_of < classes)).all()):
         raise InputError(
             f"labels must be {len(pictures)} classes from 0 to {classes - 1}, one for each image."
         )
     return client_signal(network, pictures, classes_of, local=local, defenses=defenses, seed=seed)
+
+
+def _labels(labels: Tensor | Sequence[int]) -> Tensor:
+    """Labels as int64; raises `InputError` for what holds no whole numbers."""
+    try:
+        found = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"labels must be whole numbers ({first_line(error)}).") from error
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise InputError(f"labels are {found.dtype}: must be whole numbers.")
+    return found.long()
 
 
 def client_signal(
@@ -60,7 +77,7 @@ def client_signal(
 ) -> dict[str, Tensor] | Update:
     """`observe` for a network that has been prepared and pictures (N, C, H, W) in [-1, 1] with labels (N,)."""
     pictures, labels = pictures.to(network.device), labels.to(network.device)
-    chain, draws = _chain(defenses, ("batch", "gradient", *_ON_UPDATES)), stream("library", seed)
+    chain, draws = chain_of(defenses, "defenses", stages=_SIMULATED), stream("library", seed)
     plan = _plan(local, len(pictures))
     client = chain.clients(seed=seed, plan=plan)
     rule = client.on_gradient(batch_gradient, draws)
@@ -97,14 +114,32 @@ def defend(
     A gradient stays a gradient and an update an update. Raises `InputError` for a defense that works on the network,
     the images or the gradient rule, which are not there any more: simulate the client with `observe` for these.
     """
+    if not isinstance(sent, Update):
+        sent = _as_gradient(sent)
     return with_tensors(sent, released(sent, defenses, seed=seed).tensors)
+
+
+def _as_gradient(sent: object) -> dict[str, Tensor]:
+    """A gradient by parameter name, of tensors without a graph; raises `InputError` for anything else."""
+    if not isinstance(sent, Mapping):
+        raise InputError(
+            f"the gradient is {type(sent).__name__}: must be a mapping by parameter name, or an Update; a list has no "
+            "names: dict(zip(dict(model.named_parameters()), gradients))."
+        )
+    found = {}
+    for name, value in sent.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"the gradient: {name!r} is {kind}; must be a tensor of real numbers.")
+        found[name] = value.detach()
+    return found
 
 
 def released(
     sent: Mapping[str, Tensor] | Update, defenses: Sequence[AnyDefense], *, seed: int
 ) -> ClientUpdate:
     """`defend`'s answer with what the defenses note of it, such as the bytes that are sent."""
-    chain, plan = _chain(defenses, _ON_UPDATES), _plan(None, 1)
+    chain, plan = chain_of(defenses, "defenses", stages=_ON_UPDATES), _plan(None, 1)
     tensors = sent.tensors if isinstance(sent, Update) else sent
     update = ClientUpdate(
         client=0, tensors=dict(tensors), examples=1, steps=1, lr=plan.local.lr, momentum=plan.local.momentum
@@ -118,14 +153,9 @@ def with_tensors(sent: dict[str, Tensor] | Update, tensors: Tensors) -> dict[str
     return replace(sent, tensors=dict(tensors)) if isinstance(sent, Update) else dict(tensors)
 
 
-def _chain(defenses: Sequence[AnyDefense], stages: tuple[str, ...]) -> Chain:
-    for defense in defenses:
-        if defense.stage not in stages:
-            raise InputError(
-                f"{defense.label} works on the {defense.stage}, which is not there to work on; allowed here: "
-                f"{', '.join(stages)}."
-            )
-    return Chain(defenses=tuple(defenses))
+def check_defenses(defenses: Sequence[AnyDefense]) -> None:
+    """Raise `InputError` for defenses that one client cannot be simulated under, or that do not go together."""
+    chain_of(defenses, "defenses", stages=_SIMULATED)
 
 
 def _plan(local: LocalTraining | None, images: int) -> FederationConfig:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fl_core.base.errors import InputError, hint, listed
 from fl_core.base.types import ModelState, Tensors
-from orchestrator.library.names import named_as
+from fl_core.models.tensor_names import named_as
 
 Numbers = Mapping[str, "Tensor | np.ndarray | None"] | Sequence["Tensor | np.ndarray | None"]
 """A client's tensors by parameter name, or in the model's order; None for one that was not sent."""
@@ -55,7 +55,7 @@ class Update:
             tensors=moved,
             before=dict(before),
             facts=dict(facts),
-            stored=_coarsest([*before.values(), *after.values()]),
+            stored=coarsest([*before.values(), *after.values()]),
             notes=(note,) if note else (),
         )
 
@@ -140,7 +140,7 @@ def broken_rule(name: str, value: float) -> str:
     return "" if holds else rule
 
 
-def _coarsest(values: Sequence[Tensor]) -> torch.dtype:
+def coarsest(values: Sequence[Tensor]) -> torch.dtype:
     """The type of least precision among those of floating-point numbers, at most float32."""
     kinds = [value.dtype for value in values if value.is_floating_point()]
     return max([torch.float32, *kinds], key=lambda kind: torch.finfo(kind).eps)
@@ -181,11 +181,15 @@ def _fitting(tensors: Tensors, name: str, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A client's numbers by parameter name, which of them were not sent, and how names were read, in sentences."""
+    """A client's numbers by parameter name, which of them were not sent, and how names were read, in sentences.
+
+    `sent_as` is the coarsest type that they came in.
+    """
 
     tensors: dict[str, Tensor]
     unsent: tuple[str, ...]
     notes: tuple[str, ...]
+    sent_as: torch.dtype
 
 
 def checked(numbers: Numbers, state: ModelState, what: str) -> Checked:
@@ -210,7 +214,10 @@ def checked(numbers: Numbers, state: ModelState, what: str) -> Checked:
     found = {name: _number(named[name], like, name, what) for name, like in parameters.items()}
     if not any(bool(value.any()) for value in found.values()):
         raise InputError(f"{what} holds zeros alone: nothing was sent that an attack could use.")
-    return Checked(tensors=found, unsent=tuple(unsent), notes=(note,) if note else ())
+    kinds = [as_tensor(value) for value in named.values() if value is not None]
+    return Checked(
+        tensors=found, unsent=tuple(unsent), notes=(note,) if note else (), sent_as=coarsest(kinds)
+    )
 
 
 def _named(numbers: Numbers, names: list[str], what: str) -> Mapping[str, Tensor | np.ndarray | None]:
@@ -225,19 +232,26 @@ def _named(numbers: Numbers, names: list[str], what: str) -> Mapping[str, Tensor
     return dict(zip(names, numbers, strict=True))
 
 
+def as_tensor(value: Tensor | np.ndarray) -> Tensor:
+    """A tensor, or the tensor of an array's numbers."""
+    return value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+
+
 def _number(value: object, like: Tensor, name: str, what: str) -> Tensor:
     if value is None:
         return torch.zeros_like(like)
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "fiu":
             raise InputError(f"{what}: {name!r} is an array of {value.dtype}; must be of numbers.")
-        value = torch.from_numpy(np.ascontiguousarray(value))
+        value = as_tensor(value)
     if not isinstance(value, Tensor):
         raise InputError(f"{what}: {name!r} is {type(value).__name__}; must be a tensor or an array.")
     if value.shape != like.shape:
         raise InputError(
             f"{what}: {name!r} has shape {tuple(value.shape)}; the model's is {tuple(like.shape)}."
         )
+    if value.layout != torch.strided:
+        value = value.to_dense()
     if value.is_complex() or value.dtype == torch.bool:
         raise InputError(f"{what}: {name!r} is {value.dtype}; must be of real numbers.")
     # A graph may be attached, as after create_graph=True, or none allowed, as in inference mode: values are copied.

@@ -9,7 +9,7 @@ from pathlib import Path
 from fl_core.base.errors import InputError, hint, listed, natural, unknown_name
 from orchestrator.analysis.summary import winners
 from orchestrator.config.space import Params
-from orchestrator.results.folder import check_folder_there
+from orchestrator.io.places import check_folder_there
 from orchestrator.results.schema import study_name
 from orchestrator.results.store import Row, read_rows, read_studies
 

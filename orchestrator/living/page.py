@@ -165,6 +165,7 @@ def _cost(row: Row) -> dict[str, str]:
         "labels right": "" if row["label_accuracy"] is None else percent(row["label_accuracy"]),
         "matching loss": _short(row["match_loss"]),
         "iterations": _short(row["iterations"]),
+        "work": "" if row.get("work") is None else f"{row['work']:,.0f} images differentiated twice",
         "time": f"{row['seconds']:.2f} s, {row['cpu_seconds']:.2f} CPU-s on {row['device']}",
         "where": f"{row['host']}, started {row['started_at']:%Y-%m-%d %H:%M:%S} UTC",
         "code": _versions(row),

@@ -12,7 +12,9 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver.again import Again, trials_again
 from orchestrator.driver.refine import run_refined
 from orchestrator.driver.sweep import Outcome, run_sweep
-from orchestrator.results.folder import CLAIM, check_folder_there, claimed
+from orchestrator.io.cache import Cache
+from orchestrator.io.places import check_folder_there
+from orchestrator.results.folder import CLAIM, claimed
 from orchestrator.results.store import NoResults
 from orchestrator.runtime.progress import Reporter
 from orchestrator.runtime.stop import Stop
@@ -45,11 +47,12 @@ def retry_trials(
     patience: int | None = None,
     data_root: str | None = None,
     workers: int | None = None,
+    cache: Cache | None = None,
 ) -> Outcome:
     """Run the failed trials of the `cells` again, or all of theirs, and whatever is left to run there.
 
     Suggestions stay as they were made; the rows of a trial that runs again are taken out. Pictures and workers may be
-    elsewhere now: `data_root`, `workers`. `patience` as in `run_sweep`, whose errors this raises.
+    elsewhere now: `data_root`, `workers`. `patience` and `cache` as in `run_sweep`, whose errors this raises.
     """
     config = noted_sweep(folder, data_root)
     if workers is not None:
@@ -69,5 +72,6 @@ def retry_trials(
         stop=stop,
         again=again,
         patience=patience,
+        cache=cache,
     )
     return run_refined(config, folder, run) if list(cells) == ["*"] else run(config)

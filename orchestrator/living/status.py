@@ -15,9 +15,10 @@ import pandas as pd
 
 from attack_core.metrics.metrics import EXACT_DB
 from fl_core.base.errors import InputError, alike
+from orchestrator.io.places import check_folder_there
 from orchestrator.report.reader import Results
 from orchestrator.report.remaining import Pair, pairs
-from orchestrator.results.folder import CLAIM, check_folder_there
+from orchestrator.results.folder import CLAIM
 from orchestrator.results.lease import Owner, owner_of
 from orchestrator.results.store import NoResults
 from orchestrator.runtime.progress import ENOUGH

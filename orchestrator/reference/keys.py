@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+from fl_core.base.types import InUnits
 from orchestrator.config.plain import to_plain
 
 Annotation: TypeAlias = Any
@@ -23,10 +24,11 @@ _NAMES = {str: "text", int: "whole number", float: "number", bool: "true or fals
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """One key of a sweep file; `meaning` is empty where the class alone explains it."""
+    """One key of a sweep file; `meaning` is empty where the class alone explains it, `unit` where there is none."""
 
     name: str
     annotation: Annotation
+    unit: str
     default: str
     meaning: str
 
@@ -39,16 +41,29 @@ class Key:
 def keys_of(kind: type[Any]) -> list[Key]:
     """The keys of a class, in the order of its fields; `kind` first where there is one."""
     hints, said = get_type_hints(kind), meanings(kind)
+    units = units_of(kind)
     found = [
         Key(
             name=field.name,
             annotation=hints[field.name],
+            unit=units.get(field.name, ""),
             default=_default(field),
             meaning=said.get(field.name, ""),
         )
         for field in dataclasses.fields(kind)
     ]
     return sorted(found, key=lambda key: key.name != "kind")
+
+
+def units_of(kind: type[Any]) -> dict[str, str]:
+    """The units that a class declares for its keys (`fl_core.base.types.InUnits`); keys without one are left out."""
+    return {
+        name: part.name
+        for name, annotation in get_type_hints(kind, include_extras=True).items()
+        if get_origin(annotation) is Annotated
+        for part in annotation.__metadata__
+        if isinstance(part, InUnits)
+    }
 
 
 def kinds_of(root: type[Any]) -> list[type[Any]]:

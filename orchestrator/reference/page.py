@@ -18,7 +18,7 @@ from orchestrator.reference.keys import Key, classes_in, keys_of
 
 _HEAD = """# Sweep files
 
-This page tells you every key that a sweep file may have: its type, its default and what it means.
+This page tells you every key that a sweep file may have: its type, its unit, its default and what it means.
 `python scripts/sweep_reference.py` writes it from the dataclasses; a test fails where it is stale.
 [axes.md](axes.md) says how to write many cells, [studies.md](studies.md) how attackers are tuned, and
 `gradsweep schema` writes a JSON schema for your editor:
@@ -32,15 +32,19 @@ file. `eval "$(gradsweep completion bash)"` completes commands and flags in your
 
 A file is YAML 1.2. An unknown key is refused with the nearest one. `--set KEY=VALUE` sets a key from the command line,
 by its dotted path.
+
+Units: `share` is a part of 1. `signal` is the unit of what a client releases: a gradient's, or a weight update's.
+`normalised` is that of pixels after `model.mean` was taken off and they were divided by `model.std`. An empty unit is
+that of a plain number, a switch or a name.
 """
 
 _FILE = """Three more keys stand at the top of a file alone:
 
-| key | type | default | meaning |
-|---|---|---|---|
-| `axes` | mapping | none | the values of settings, of which every combination becomes a cell: [axes.md](axes.md) |
-| `scales` | mapping | none | smaller or larger forms of the sweep by name: dotted keys and their values |
-| `scale` | text | none | the scale that is put in |
+| key | type | unit | default | meaning |
+|---|---|---|---|---|
+| `axes` | mapping | | none | the values of settings, of which every combination becomes a cell: [axes.md](axes.md) |
+| `scales` | mapping | | none | smaller or larger forms of the sweep by name: dotted keys and their values |
+| `scale` | text | | none | the scale that is put in |
 """
 
 _OWN = """### A class of your own
@@ -110,10 +114,11 @@ def _with_groups(keys: list[Key], shown: set[type[Any]], before: str = "") -> li
 
 def _table(keys: list[Key]) -> str:
     rows = [
-        f"| `{key.name}` | {_escaped(key.type)} | {_escaped(key.default)} | {_escaped(key.meaning or 'see above')} |"
+        f"| `{key.name}` | {_escaped(key.type)} | {key.unit} | {_escaped(key.default)} | "
+        f"{_escaped(key.meaning or 'see above')} |"
         for key in keys
     ]
-    return "\n".join(["| key | type | default | meaning |", "|---|---|---|---|", *rows])
+    return "\n".join(["| key | type | unit | default | meaning |", "|---|---|---|---|---|", *rows])
 
 
 def _kind(kind: type[Any]) -> str:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from attack_core.attacks.registry import NAMED
 from orchestrator.axes.values import GROUPS
 from orchestrator.config.explain import setting_paths
+from orchestrator.config.spelling import SECOND_NAMES
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.reference.keys import kinds_of, meanings
 
@@ -34,6 +35,9 @@ def sweep_schema() -> dict[str, Any]:
                 part["properties"][key]["description"] = text
     for name in ("OwnDefense", "OwnAttack", "OwnObjective", "OwnPrior"):
         parts[name] = _OWN
+    for owner, group in (("StudyConfig", "study"), ("AttackerConfig", "attackers")):
+        known = parts[owner]["properties"]
+        known |= {second: known[name] for second, name in SECOND_NAMES[group].items()}
     _spell_attacks(parts)
     _spell_network(parts)
     _spell_paths(schema, parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from fl_core.base.errors import alike
@@ -13,6 +14,7 @@ from orchestrator.report.terminal import (
     adjacencies,
     labels,
     mark,
+    number,
     parameters,
     percent,
     preselected,
@@ -30,12 +32,13 @@ def notes(lines: Sequence[Line]) -> list[str]:
     kinds = (
         [(line.name, f"by {line.method}", line.method) for line in scored],
         [(line.name, f"labels right: {labels(line)}", labels(line)) for line in scored],
+        [(line.name, certified(line), certified(line)) for line in scored if line.means["certified"] > 0],
         [(line.name, note, alike(note)) for line in lines for note in line.notes],
         [(line.name, preselected(line), line.name) for line in lines if line.batches],
         [(line.name, _winner(line.winner), line.name) for line in lines if line.winner],
     )
     said = [text for kind in kinds for text in _limited(_grouped(kind, rows=len(lines)))]
-    return [*_legend(lines), *said, *_marks(lines), *_majority(lines), *_warnings(lines)]
+    return [*_legend(lines), *said, *corridor(lines), *_marks(lines), *_majority(lines), *_warnings(lines)]
 
 
 def _legend(lines: Sequence[Line]) -> list[str]:
@@ -47,7 +50,18 @@ def _legend(lines: Sequence[Line]) -> list[str]:
     ]
     if any(line.drop.measured for line in lines):
         said.append("loss: PSNR below the same attacker's in the cell without a defense, paired by victim.")
-    return [*said, *adjacencies(lines)]
+    return [*said, *adjacencies(lines), *watched(lines)]
+
+
+def watched(lines: Iterable[Line]) -> list[str]:
+    """Of which cells several rounds were watched, with what these rounds spend; nothing for single rounds."""
+    said = {}
+    for line in lines:
+        if line.watched > 1:
+            stated = not math.isnan(line.epsilon_watched)
+            spent = f", which spend epsilon {line.epsilon_watched:.3g} together" if stated else ""
+            said[line.cell] = f"{line.cell}: the same images were seen in {line.watched} rounds{spent}."
+    return list(said.values())
 
 
 def repeated(lines: Iterable[Line]) -> list[str]:
@@ -84,6 +98,27 @@ def chance(lines: Iterable[Line]) -> str:
         return ""
     about = f", here about {count / 20:.0f}" if count >= 20 else ""
     return f"{count} comparisons, each at 95%: one interval in 20 may miss by chance{about}."
+
+
+def certified(line: Line) -> str:
+    """Which share of the images the attack knows to be exact, without the truth."""
+    return f"certified exact by the attack's own equations: {percent(line.means['certified'])} of the images"
+
+
+def corridor(lines: Sequence[Line]) -> list[str]:
+    """What attacks reached and what no attacker does, on one scale, for the lines that have a bound."""
+    there = [line for line in lines if line.n and not math.isnan(line.means["psnr_bound"])]
+    if not there:
+        return []
+    shown = ", ".join(
+        f"{line.name} {line.psnr_of_mse:.1f} of at most {line.means['psnr_bound']:.1f}"
+        for line in there[:LISTED]
+    )
+    left = f" and {len(there) - LISTED} more in the report" if len(there) > LISTED else ""
+    return [
+        "PSNR of the mean squared error, dB, beside what no attacker exceeds on Gaussian images like the public ones: "
+        f"{shown}{left}."
+    ]
 
 
 def _grouped(told: Iterable[tuple[str, str, str]], *, rows: int) -> list[str]:
@@ -150,4 +185,15 @@ def _marks(lines: Iterable[Line]) -> list[str]:
 
 def _winner(winner: Winner) -> str:
     shown = ", ".join(parameters(winner.params)) or NO_FIGURE
-    return f"won by suggestion {winner.suggestion}: {shown}"
+    return f"won by suggestion {winner.suggestion}{front_note(winner)}: {shown}"
+
+
+def front_note(winner: Winner) -> str:
+    """What the winner's PSNR and work are beside the other end of its study's front; empty where there is no front."""
+    dearest = winner.front[-1] if winner.front else None
+    if dearest is None or dearest.psnr <= winner.value:
+        return ""
+    return (
+        f" ({number(winner.value)} dB for the work of {winner.work:,.0f} images; the best, suggestion "
+        f"{dearest.suggestion}, {number(dearest.psnr)} dB for {dearest.work:,.0f})"
+    )

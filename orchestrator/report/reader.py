@@ -92,10 +92,12 @@ class Results:
 
     def tested(self, cell: str, attacker: str) -> pd.DataFrame:
         """The rows that the figures of a cell and attacker come from; none where no trial of theirs is finished."""
-        mine = (self.rows["cell"] == cell) & (self.rows["attacker"] == attacker)
-        if not mine.any():
-            return self.rows[mine]
-        return tested_rows(self.rows[mine], self.winners)
+        return self._tested.get((cell, attacker), self.rows.iloc[:0])
+
+    @cached_property
+    def _tested(self) -> dict[tuple[str, str], pd.DataFrame]:
+        groups = self.rows.groupby(["cell", "attacker"], observed=True, sort=False)
+        return {(str(cell), str(who)): tested_rows(rows, self.winners) for (cell, who), rows in groups}
 
     @cached_property
     def victims(self) -> dict[tuple[str, str], pd.DataFrame]:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.config.plain import build
-from orchestrator.config.sweep import AttackerConfig
+from orchestrator.config.sweep import AttackerConfig, HalvingConfig
 from orchestrator.report.reader import Results
 
 
@@ -85,7 +85,7 @@ def _tuning(
     config: dict[str, Any], attacker: AttackerConfig, study: pd.DataFrame | None, *, tested: bool
 ) -> int | None:
     """How many tuning trials a study takes in all: those of its suggestions, whole ones for those to come."""
-    settings, victims = config["study"], config["victims"]["tuning"]
+    settings, victims = config["study"], int(config["victims"]["tuning"])
     if not attacker.searches:
         return 0
     asked = 0 if study is None else len(study)
@@ -94,4 +94,8 @@ def _tuning(
         return known if tested else None
     grid = settings["sampler"] == "grid"
     suggestions = len(attacker.space.grid()) if grid else int(settings["suggestions"])
-    return known + max(0, suggestions - asked) * int(victims)
+    left = max(0, suggestions - asked)
+    if settings.get("halving"):
+        halving = build(HalvingConfig, settings["halving"], where="sweep.json")
+        return known + left * halving.screened(victims) + round(left * halving.keep * victims)
+    return known + left * victims

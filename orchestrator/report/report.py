@@ -144,6 +144,13 @@ def _terms(study: Entry) -> str:
         said += "; how much fits into it depends on the machine, so the suggestions are not reproducible"
     if study.get("prune") is not None:
         said += f"; left unfinished when more than {study['prune']:g} dB behind the best"
+    if study.get("halving") is not None:
+        part, victims, keep = (percent(study["halving"][name]) for name in ("iterations", "victims", "keep"))
+        said += (
+            f"; first with {part} of the iterations on {victims} of the victims, the best {keep} then whole"
+        )
+    if study.get("within") is not None:
+        said += f"; the least work at most {study['within']:g} dB behind the best wins"
     if study.get("warm_start") is not None:
         said += f"; first tried: the best of {study['warm_start']}"
     return said

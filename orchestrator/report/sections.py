@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,13 @@ from orchestrator.report.figures.canvas import THEMES, Drawn, Theme
 from orchestrator.report.figures.fonts import fonts_for
 from orchestrator.report.figures.leaks import psnr_figure, round_figure
 from orchestrator.report.figures.trade_off import tradeoff_figure, utility_figure
-from orchestrator.report.figures.tuning import history_figure, learning_figure
+from orchestrator.report.figures.tuning import (
+    Trace,
+    convergence_figure,
+    front_figure,
+    history_figure,
+    learning_figure,
+)
 from orchestrator.report.reader import Results
 from orchestrator.report.terminal import interval, number, percent
 from orchestrator.results.utility_files import utilities
@@ -30,6 +38,8 @@ def figures(results: Results) -> list[Entry]:
         *_psnr(results),
         *_rounds(results),
         *_history(results),
+        *_front(results),
+        *_convergence(results),
         *_learning(results),
     ]
 
@@ -125,6 +135,68 @@ def _history(results: Results) -> list[Entry]:
             "at its end asks for a larger budget.",
             alt="Best PSNR on tuning victims: " + "; ".join(spoken),
             draw=lambda theme: history_figure(told, cells, theme),
+            tuning=True,
+        )
+    ]
+
+
+def _front(results: Results) -> list[Entry]:
+    """What more work buys on the tuning victims; nothing where PSNR alone was the objective."""
+    if not results.config or "work" not in results.config["study"].get("objectives", ()):
+        return []
+    told = results.studies.dropna(subset=["value", "work"])
+    if not len(told):
+        return []
+    cells = list(
+        dict.fromkeys([*(line.cell for line in results.lines), *told["study"].str.split("/").str[0]])
+    )
+    spoken = [
+        f"{name.replace('/', ' / ')} suggestion {won.suggestion} with {number(won.value)} dB for {won.work:,.0f} images"
+        for name, won in results.winners.items()
+    ]
+    return [
+        _figure(
+            results,
+            "front",
+            title="PSNR and work of every suggestion",
+            caption="Lines: the suggestions that no other beats in both; rings: the winners, which are those of least "
+            f"work at most {results.config['study']['within']:g} dB behind the best of their study. Work is how many "
+            "images the attack differentiates twice for a victim.",
+            alt="Winners: " + "; ".join(spoken),
+            draw=lambda theme: front_figure(told, results.winners, cells, theme),
+            tuning=True,
+        )
+    ]
+
+
+def _convergence(results: Results) -> list[Entry]:
+    """How the loss of each line's attack fell on its test victims; nothing where no attack has iterations."""
+    traces: dict[tuple[str, str], list[Trace]] = {}
+    for line in results.lines:
+        tested = results.tested(line.cell, line.attacker).drop_duplicates("trial_id")
+        if "convergence" not in tested:
+            continue
+        kept = [json.loads(text) for text in tested["convergence"].dropna()]
+        found = [trace for trace in kept if len(trace) > 1]
+        if found:
+            traces[line.cell, line.attacker] = found
+    if not traces:
+        return []
+    spoken = [
+        f"{cell} / {attacker} {statistics.median(trace[-1][1] for trace in found):.3g}"
+        for (cell, attacker), found in traces.items()
+    ]
+    cells = list(dict.fromkeys(line.cell for line in results.lines))
+    return [
+        _figure(
+            results,
+            "convergence",
+            title="Convergence of attacks",
+            caption="Lines: the loss of the image that the attack would answer with, median over test victims; bands: "
+            "the middle half of the victims. Attackers with other objectives have losses on other scales. A line still "
+            "falling at its end asks for more iterations.",
+            alt="Median loss at the end: " + "; ".join(spoken),
+            draw=lambda theme: convergence_figure(traces, cells, theme),
             tuning=True,
         )
     ]

@@ -17,6 +17,7 @@ from orchestrator.analysis.rounds import by_round
 from orchestrator.analysis.strength import CriticalLine
 from orchestrator.analysis.summary import records
 from orchestrator.report.conclusions import majority
+from orchestrator.report.notes import front_note
 from orchestrator.report.terminal import (
     CRITERIA,
     NO_FIGURE,
@@ -92,7 +93,7 @@ def further(lines: Sequence[Line]) -> list[Entry]:
                 ),
                 _figure("Oracle gap, dB", line.oracle_gap),
                 _labels(line),
-                _entry("ε total", _budget(line), *_statement(line.privacy)),
+                _entry("ε total", _budget(line), *_statement(line)),
                 _entry("Accuracy", NO_FIGURE) if line.utility is None else _trained(line.utility),
                 _winning(line),
                 _entry("Failed", f"{line.trials_failed} of {line.trials}", _hidden(line)),
@@ -176,7 +177,10 @@ def _winning(line: Line) -> Entry:
     if winner is None:
         return _entry("Winning parameters", "no search", figure=False)
     won = f"suggestion {winner.suggestion} (0 to {winner.count - 1})"
-    return _entry("Winning parameters", won, *(parameters(winner.params) or [NO_FIGURE]), figure=False)
+    beside = front_note(winner).strip(" ()")
+    return _entry(
+        "Winning parameters", won, beside, *(parameters(winner.params) or [NO_FIGURE]), figure=False
+    )
 
 
 def _figure(label: str, value: float, digits: int = 1) -> Entry:
@@ -313,12 +317,15 @@ def _budget(line: Line) -> str:
     return NO_FIGURE if line.privacy is None else f"{line.privacy.epsilon:.3g}"
 
 
-def _statement(privacy: Privacy | None) -> list[str]:
-    """What a total epsilon is about."""
+def _statement(line: Line) -> list[str]:
+    """What a total epsilon is about, and what the rounds that were watched spend of it."""
+    privacy = line.privacy
     if privacy is None:
         return []
     release = f"{privacy.epsilon_release:.3g} a release"
-    return [*_adjacency(privacy), release, f"per {privacy.unit}", _protects(privacy.against)]
+    several = line.watched > 1 and not math.isnan(line.epsilon_watched)
+    watched = [f"{line.epsilon_watched:.3g} of the {line.watched} rounds watched"] if several else []
+    return [*_adjacency(privacy), release, *watched, f"per {privacy.unit}", _protects(privacy.against)]
 
 
 def _adjacency(privacy: Privacy | None) -> list[str]:

@@ -65,7 +65,8 @@ TRIALS: tuple[Column, ...] = (
     Column(
         "phase",
         "string",
-        "`tune` or `grid` (a grid study) on tuning victims, `test` on test victims. `control` is "
+        "`tune` or `grid` (a grid study) on tuning victims, before them `screen`, the short trials of "
+        "`study.halving`, `test` on test victims. `control` is "
         "reserved and not written",
     ),
     Column(
@@ -111,6 +112,13 @@ TRIALS: tuple[Column, ...] = (
     Column("batch_size", "int64", "the clients' local batch size", unit="images"),
     Column("round", "int64", "the captured round, from 0"),
     Column(
+        "watched",
+        "int64",
+        "consecutive rounds, `round` the first, in which the server saw the same images (`capture.watched`)",
+        unit="rounds",
+        null_when="in folders from before this column; then it is 1",
+    ),
+    Column(
         "weights_accuracy",
         "double",
         "accuracy of the attacked global weights on the validation images, 0 to 1",
@@ -129,7 +137,13 @@ TRIALS: tuple[Column, ...] = (
         "privacy budget of one release, at the same delta",
         null_when="as `epsilon`",
     ),
-    Column("delta", "double", "delta of both budgets", null_when="as `epsilon`"),
+    Column(
+        "epsilon_watched",
+        "double",
+        "privacy budget of the `watched` rounds together, at the same delta",
+        null_when="as `epsilon`, where the statement does not protect from the server, and for mechanisms of your own",
+    ),
+    Column("delta", "double", "delta of these budgets", null_when="as `epsilon`"),
     Column(
         "dp_unit",
         "string",
@@ -156,6 +170,16 @@ TRIALS: tuple[Column, ...] = (
         "the rate of Poisson sampling that amplification is claimed for (`dp_central`, with "
         "`federation.participation: poisson`); 1: none is claimed",
         null_when="as `epsilon`",
+    ),
+    Column(
+        "psnr_bound",
+        "double",
+        "what no attacker's mean squared error is better than on average, as PSNR, whatever the network: for "
+        "Gaussian images with the public images' mean and covariance, from one release under clipping and "
+        "Gaussian noise ([what it assumes](statistics.md#the-corridor))",
+        unit="dB",
+        null_when="no clipping with Gaussian noise on the client's update or examples in the chain, fewer than "
+        "two public images, a folder from before there was this column",
     ),
     Column(
         "clip_factor",
@@ -325,6 +349,45 @@ TRIALS: tuple[Column, ...] = (
         null_when="no scores, unmatched",
     ),
     Column(
+        "certificate",
+        "string",
+        "what the attack's equations say of the answer, without the truth: `exact`, `determined` or `open` "
+        "([certificates](attacks.md#certificates))",
+        null_when="no scores, unmatched, an answer that no equations stand behind",
+    ),
+    Column(
+        "certified",
+        "double",
+        "1 where `certificate` is `exact`, else 0",
+        null_when="no scores, a folder from before there was this column",
+    ),
+    Column(
+        "certified_psnr",
+        "double",
+        "the least PSNR that the equations leave room for",
+        unit="dB",
+        null_when="no certificate, or nothing follows from it",
+    ),
+    Column(
+        "certificate_rank",
+        "int64",
+        "in how many directions the equations determine the image; one for each number of it are all",
+        null_when="no certificate",
+    ),
+    Column(
+        "certificate_condition",
+        "double",
+        "the largest over the smallest singular value of the map from image to equations; infinite where "
+        "not all directions are determined",
+        null_when="no certificate",
+    ),
+    Column(
+        "certificate_residual",
+        "double",
+        "the relative L2 distance that the answer leaves of the equations",
+        null_when="no certificate",
+    ),
+    Column(
         "label_accuracy",
         "double",
         "share of the labels behind the signal that the attack found, in any order (the overlap of two "
@@ -340,11 +403,19 @@ TRIALS: tuple[Column, ...] = (
     Column(
         "convergence",
         "string",
-        "JSON list of at most 33 pairs: iteration of the attack's last loop, and the lowest loss up to there (with the "
-        "prior, by which restarts and steps are chosen)",
+        "JSON list of at most 33 pairs: iteration of the attack's last loop, and the loss of what it would answer with "
+        "there (with the prior, by which restarts and steps are chosen)",
         null_when="the attack has no loop, the worker was lost, or in rows from before the column existed",
     ),
     Column("iterations", "int64", "iterations that the attack took", null_when="no scores"),
+    Column(
+        "work",
+        "double",
+        "how many images the attack differentiated twice, all iterations and restarts together. The same on every "
+        "machine, unlike `seconds`: what the objective `work` of a study is",
+        unit="images",
+        null_when="no scores, or in rows from before the column existed",
+    ),
     Column("restarts", "int64", "restarts that the attack's matching loop was set to"),
     Column(
         "packing",
@@ -393,6 +464,12 @@ TRIALS: tuple[Column, ...] = (
     ),
     Column("versions", "string", "JSON object: versions of Python and the packages that decide numbers"),
     Column("started_at", "timestamp[us, tz=UTC]", "when the trial started"),
+    Column(
+        "cached",
+        "bool",
+        "whether the trial was taken from a cache (`--cache`): times, host, versions and `started_at` are then those "
+        "of the run that measured it",
+    ),
 )
 """One row for each true image of each trial, in the order of the file."""
 
@@ -421,7 +498,15 @@ STUDIES: tuple[Column, ...] = (
     Column(
         "trial_ids",
         "list<string>",
-        "its trials, in the order of the victims; with `study.prune` those that were run, once it has ended",
+        "its trials, in the order of the victims; with `study.prune` those that were run, once it has ended; "
+        "with `study.halving` those of the phase `screen` first",
+    ),
+    Column(
+        "work",
+        "double",
+        "mean `work` over its tuning victims: what the objective `work` is",
+        unit="images",
+        null_when="`state` is not `ok`, or in rows from before the column existed",
     ),
 )
 """One row for each suggestion of each study."""
@@ -452,6 +537,8 @@ SUMMARY: tuple[Column, ...] = (
     Column("weights_accuracy", "double", "as in the trials", null_when="as in the trials"),
     Column("epsilon", "double", "as in the trials", null_when="as in the trials"),
     Column("epsilon_release", "double", "as in the trials", null_when="as in the trials"),
+    Column("watched", "int64", "as in the trials"),
+    Column("epsilon_watched", "double", "as in the trials", null_when="as in the trials"),
     Column("delta", "double", "as in the trials", null_when="as in the trials"),
     Column("dp_unit", "string", "as in the trials", null_when="as in the trials"),
     Column("dp_against", "string", "as in the trials", null_when="as in the trials"),
@@ -599,6 +686,36 @@ SUMMARY: tuple[Column, ...] = (
         null_when="no finished attack",
         averaged="victims",
     ),
+    Column(
+        "psnr_bound",
+        "double",
+        "as in the trials; `mse` is what it bounds",
+        unit="dB",
+        null_when="as in the trials",
+        averaged="victims",
+        label="Bound, dB",
+        digits=1,
+        sparse=True,
+    ),
+    Column("mse", "double", "mean of the trials' `mse`", null_when="no finished attack", averaged="victims"),
+    Column(
+        "psnr_of_mse",
+        "double",
+        "`mse` as PSNR, which is what `psnr_bound` bounds: at most the mean PSNR",
+        unit="dB",
+        null_when="no finished attack",
+    ),
+    Column(
+        "certified",
+        "double",
+        "share of the images that the attack certifies as exact, from what it sees "
+        "([certificates](attacks.md#certificates))",
+        null_when="no finished attack, a folder from before there was this column",
+        averaged="victims",
+        label="Certified",
+        digits=2,
+        sparse=True,
+    ),
     Column("ssim", "double", "mean SSIM", averaged="victims", label="SSIM", digits=2),
     Column(
         "lpips",
@@ -723,6 +840,19 @@ SUMMARY: tuple[Column, ...] = (
         "the winner's value on the tuning victims, dB. It is optimistic: the winner was chosen by it",
         unit="dB",
         null_when="without a winner",
+    ),
+    Column(
+        "tuning_work",
+        "double",
+        "the winner's work for a tuning victim: how many images its attack differentiated twice",
+        unit="images",
+        null_when="without a winner, or with one from before the column `work` existed",
+    ),
+    Column(
+        "front",
+        "string",
+        "JSON list of the study's suggestions that no other beats in both PSNR and work, by rising work: `[suggestion, "
+        "dB, images]` each; `[]` where work is not known",
     ),
     Column("suggestions", "int64", "recorded suggestions of the study; 0 without a winner"),
     Column("hyperparameters", "string", "JSON object of the winner's parameters, `{}` without a winner"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fl_core.base.errors import InputError, hint, nearest
+from fl_core.base.errors import InputError, nearest
 from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.io.files import RESTORE, Damaged, read_json, write_json
@@ -42,19 +42,6 @@ class Claim:
 
     config: SweepConfig
     data: tuple[Any, ...]
-
-
-def check_folder_there(folder: Path) -> None:
-    """Raise `InputError` where there is no folder of this name, with the nearest one beside it."""
-    try:
-        if folder.is_dir():
-            return
-        beside = (path.name for path in folder.parent.iterdir() if path.is_dir())
-        near = hint(folder.name, beside) if folder.parent.is_dir() else ""
-    except OSError:
-        near = ""
-    what = "is no folder" if folder.exists() else "is not there"
-    raise InputError(f"{folder} {what}; give the results folder of a sweep.{near}")
 
 
 def read_claim(out: Path) -> Claim | None:

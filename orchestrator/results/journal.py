@@ -42,7 +42,7 @@ class FinishedTrial:
 
 @dataclass(frozen=True)
 class StudyRow:
-    """A suggestion: its parameters, its state (`asked`, `ok`, `failed`), value and trials."""
+    """A suggestion: its parameters, its state (`asked`, `ok`, `failed`, `pruned`), value, trials and work."""
 
     study: str
     suggestion: int
@@ -50,6 +50,7 @@ class StudyRow:
     state: str
     value: float | None
     trial_ids: tuple[str, ...]
+    work: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections.abc import Mapping
 from typing import Protocol
 
 from rich.console import Console
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 ENOUGH = 3
 """Jobs that must be done before their pace says anything of the others, and a tenth where that is fewer."""
@@ -58,9 +60,9 @@ class Silent:
 
 
 class ConsoleReporter:
-    """One line, renewed in place on a terminal, printed every `every` seconds elsewhere."""
+    """Bars on a terminal: of all jobs, and of an attack in this process. Elsewhere a line every 30 seconds."""
 
-    def __init__(self, console: Console, *, every: float = 10.0) -> None:
+    def __init__(self, console: Console, *, every: float = 30.0) -> None:
         self._console, self._every = console, every
         self._total = self._done = self._resumed = 0
         self._workers = 1
@@ -68,7 +70,7 @@ class ConsoleReporter:
         self._within, self._fraction = "", 0.0
         self._said = time.monotonic()
         self._began: float | None = None
-        self._status = console.status("", spinner="line") if console.is_terminal else None
+        self._bars = _Bars(console) if console.is_terminal else None
 
     def message(self, text: str) -> None:
         """See `Reporter.message`."""
@@ -81,8 +83,8 @@ class ConsoleReporter:
         self._began = None
         if done:
             self.message(f"{done} of {total} jobs are already done")
-        if self._status is not None and done < total:
-            self._status.start()
+        if self._bars is not None and done < total:
+            self._bars.start()
 
     def expect(self, total: int) -> None:
         """See `Reporter.expect`."""
@@ -103,7 +105,7 @@ class ConsoleReporter:
 
     def iteration(self, done: int, planned: int, loss: float) -> None:
         """See `Reporter.iteration`."""
-        self._within = f"  now: iteration {done}/{planned}, loss {loss:.3g}"
+        self._within = f"iteration {done}/{planned}, loss {loss:.3g}"
         self._fraction = done / planned
         self._say(force=False)
 
@@ -113,6 +115,10 @@ class ConsoleReporter:
             self._began is None
         ):  # What came before, captures and the start of Ray, is no part of the jobs' pace.
             self._began = now
+        due = force or now - self._said >= (self._every if self._bars is None else _SHOWN_EVERY)
+        if not due:
+            return
+        self._said = now
         line = progress_line(
             done=self._done + self._fraction,
             resumed=self._resumed,
@@ -121,15 +127,45 @@ class ConsoleReporter:
             workers=self._workers,
             best=self._best,
         )
-        if self._status is not None:
-            if force or now - self._said >= 0.2:
-                self._said = now
-                self._status.update(Text(line + self._within))
+        if self._bars is not None:
+            self._bars.show(
+                line, (self._done + self._fraction) / max(1, self._total), self._within, self._fraction
+            )
             if force:
-                self._status.stop()
-        if force or (self._status is None and now - self._said >= self._every):
-            self._said = now
-            self.message(line + self._within)
+                self._bars.stop()
+        if force or self._bars is None:
+            self.message(line + (f"  now: {self._within}" if self._within else ""))
+
+
+_SHOWN_EVERY = 0.2
+"""Seconds between two states of the bars."""
+
+
+class _Bars:
+    """A bar of all jobs with the line of figures, and below it one of an attack in this process, while there is one."""
+
+    def __init__(self, console: Console) -> None:
+        words = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))
+        self._progress = Progress(
+            BarColumn(bar_width=20), words, console=console, transient=True, auto_refresh=False
+        )
+        self._jobs = self._progress.add_task("", total=1.0)
+        self._attack = self._progress.add_task("", total=1.0, visible=False)
+        atexit.register(self.stop)  # Whatever ends the command, the terminal has its cursor back.
+
+    def start(self) -> None:
+        """Show them."""
+        self._progress.start()
+
+    def stop(self) -> None:
+        """Take them away."""
+        self._progress.stop()
+
+    def show(self, line: str, share: float, within: str, fraction: float) -> None:
+        """Renew both; `share` and `fraction` from 0 to 1, `within` is empty where no attack tells how far it is."""
+        self._progress.update(self._jobs, completed=share, description=line)
+        self._progress.update(self._attack, completed=fraction, description=within, visible=bool(within))
+        self._progress.refresh()
 
 
 def progress_line(

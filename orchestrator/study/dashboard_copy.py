@@ -25,6 +25,7 @@ from orchestrator.config.space import Params
 from orchestrator.config.sweep import JOURNAL
 from orchestrator.io.retries import patiently
 from orchestrator.study.cell_study import CellStudy
+from orchestrator.study.search import directions
 
 T = TypeVar("T")
 
@@ -106,7 +107,8 @@ class Mirror:
             try:
                 opened = optuna.load_study(study_name=name, storage=self._storage)
             except KeyError:
-                opened = optuna.create_study(study_name=name, storage=self._storage, direction="maximize")
+                wanted = directions(study.cell.settings.study)
+                opened = optuna.create_study(study_name=name, storage=self._storage, directions=wanted)
             self._written[study.name] = len(opened.get_trials(deepcopy=False))
             self._studies[study.name] = opened
         return self._studies[study.name]
@@ -161,14 +163,13 @@ def _frozen(study: CellStudy, number: int) -> FrozenTrial:
     if study.study is None:
         raise ValueError(f"{study.name} has no study.")
     outcome = study.study.outcome(number)
-    ids = study.trial_ids(number, len(outcome.values))
     return create_trial(
         state=_STATES[outcome.state],
-        value=outcome.value,
+        values=study.study.values(number),
         params=study.study.params(number),
         distributions=study.study.distributions(number),
         intermediate_values={i: value for i, value in enumerate(outcome.values) if value is not None},
-        user_attrs={"trial_ids": list(ids)},
+        user_attrs={"trial_ids": list(study.trial_ids(number))},
     )
 
 

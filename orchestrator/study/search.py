@@ -7,6 +7,7 @@ suggestions and differ by what they are told, not by luck: cells and attackers a
 
 from __future__ import annotations
 
+import math
 import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +17,14 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed
 from orchestrator.config.space import Params, Space
 from orchestrator.config.sweep import StudyConfig
+from orchestrator.results.winner import Measured, choose
 from orchestrator.study.suggestion_run import Outcome
 
 _FAILURE_SHARE = 0.01
@@ -80,7 +83,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.name = name
         self._space, self._config, self._seed = space, config, seed
-        self._study = optuna.create_study(study_name=name, direction="maximize")
+        self._study = optuna.create_study(study_name=name, directions=directions(config))
         first = space.grid() if config.sampler == "grid" else start
         # One that starts from another sweep's best draws other suggestions than that sweep did.
         self._kind = "warm study" if start else "study"
@@ -92,6 +95,7 @@ class Study:
         self._same = None if space.families else space.distributions({})
         self._outcomes: dict[int, Outcome] = {}
         self._best: tuple[int, float, tuple[float, ...]] | None = None
+        self._measured: list[Measured] = []
         self._told = 0
         self._spent = 0.0
 
@@ -156,9 +160,17 @@ class Study:
         """How a suggestion ended that has been told."""
         return self._outcomes[number]
 
+    def values(self, number: int) -> list[float] | None:
+        """The values of the objectives of a suggestion that has been told, in their order; None where it has none."""
+        outcome = self._outcomes[number]
+        if outcome.value is None:
+            return None
+        return [outcome.value, self._work(outcome)] if self._config.weighs_work else [outcome.value]
+
     def best(self) -> tuple[int, float] | None:
-        """The number and value of the best suggestion told so far; the earlier of equals."""
-        return self._best[:2] if self._best else None
+        """The number and value of the suggestion that has won so far: see `orchestrator.results.winner`."""
+        found = choose(self._measured, within=self._config.within or 0.0)
+        return (found.suggestion, found.psnr) if found else None
 
     @property
     def _affordable(self) -> bool:
@@ -182,7 +194,9 @@ class Study:
             outcome, trial = self._outcomes[self._told], self._asked[self._told]
             value = outcome.value
             if value is not None:
-                self._study.tell(trial, value)
+                measured = Measured(self._told, value, self._work(outcome))
+                self._measured.append(measured)
+                self._study.tell(trial, self._values(measured))
                 if self._best is None or value > self._best[1]:
                     self._best = (self._told, value, outcome.found)
             else:
@@ -193,6 +207,18 @@ class Study:
                 self._study.tell(trial, state=TrialState.PRUNED)
             self._spent += self._cost(outcome)
             self._told += 1
+
+    def _work(self, outcome: Outcome) -> float:
+        """The second objective; 0 where it is none."""
+        if not self._config.weighs_work:
+            return 0.0
+        if outcome.work is None:
+            raise ValueError(f"Study {self.name}: a finished suggestion has no work.")
+        return outcome.work
+
+    def _values(self, measured: Measured) -> list[float]:
+        """What Optuna is told. Work by its logarithm: a tenth less counts the same for cheap and dear attacks."""
+        return [measured.psnr, math.log1p(measured.work)] if self._config.weighs_work else [measured.psnr]
 
     def _cost(self, outcome: Outcome) -> float:
         least = _FAILURE_SHARE * self._config.time if self._config.time and outcome.state == "failed" else 0.0
@@ -217,6 +243,14 @@ class Study:
                     warn_independent_sampling=False,
                 )
         return optuna.samplers.RandomSampler(seed=seed)
+
+
+def directions(config: StudyConfig) -> list[StudyDirection]:
+    """Which way each objective is better, in their order."""
+    return [
+        StudyDirection.MINIMIZE if objective == "work" else StudyDirection.MAXIMIZE
+        for objective in config.objectives
+    ]
 
 
 def check_sampler(config: StudyConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 State = Literal["ok", "failed", "pruned"]
@@ -15,13 +15,16 @@ State = Literal["ok", "failed", "pruned"]
 class Outcome:
     """How a suggestion ended.
 
-    `values` holds the PSNR in dB on the tuning victims that were attacked, in their order; None where there is
-    none. `cost` is the time that the attacks took, in seconds or GPU-seconds as the study's budget has it.
+    `values` holds the PSNR in dB on the tuning victims that were attacked, in their order, None where there is none; of
+    the short trials where `study.halving` ended it. `cost` is the time that the attacks took, in seconds or GPU-seconds
+    as the study's budget has it. `work` is the mean number of images that they differentiated twice for a victim; None
+    where it is not known of all.
     """
 
     state: State
     values: tuple[float | None, ...]
     cost: float = 0.0
+    work: float | None = None
 
     @property
     def value(self) -> float | None:
@@ -32,6 +35,10 @@ class Outcome:
     def found(self) -> tuple[float, ...]:
         """The values that are there."""
         return tuple(value for value in self.values if value is not None)
+
+    def costing(self, more: float) -> Outcome:
+        """The same at a higher cost."""
+        return replace(self, cost=self.cost + more)
 
 
 class Evaluation:
@@ -49,6 +56,7 @@ class Evaluation:
         self._started = 0
         self._values: dict[int, float | None] = {}
         self._cost = 0.0
+        self._work: list[float | None] = []
 
     def ready(self) -> range:
         """The victims whose attacks can start now; each is handed out once."""
@@ -59,10 +67,11 @@ class Evaluation:
             self._started = min(first + 1, self._victims)
         return range(first, self._started)
 
-    def take(self, victim: int, value: float | None, cost: float = 0.0) -> None:
-        """Note the result on one victim: PSNR in dB, None for a failure, and what it cost."""
+    def take(self, victim: int, value: float | None, cost: float = 0.0, work: float | None = None) -> None:
+        """Note the result on one victim: PSNR in dB, None for a failure, what it cost, and its work."""
         self._values[victim] = value if value is not None and math.isfinite(value) else None
         self._cost += cost
+        self._work.append(work)
 
     def outcome(self) -> Outcome | None:
         """How the suggestion ended, or None while victims are out or still to come."""
@@ -71,7 +80,7 @@ class Evaluation:
             return None
         values = tuple(self._values[victim] for victim in range(self._started))
         state: State = "failed" if None in values else "ok" if complete else "pruned"
-        return Outcome(state, values, self._cost)
+        return Outcome(state, values, self._cost, _mean_of_all(self._work))
 
     def _dropped(self) -> bool:
         if self._prune is None or self._reference is None or not self._values:
@@ -83,3 +92,9 @@ class Evaluation:
             self._reference[victim] - value for victim, value in values if value is not None
         )
         return behind > self._prune
+
+
+def _mean_of_all(values: Sequence[float | None]) -> float | None:
+    """The mean; None where a value is missing. Summed in order of size: results come back in any order."""
+    found = sorted(value for value in values if value is not None)
+    return statistics.fmean(found) if found and len(found) == len(values) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from fl_core.federation.rounds import FederationConfig
 from orchestrator.config.plain import to_plain
 from orchestrator.execute.execute import Done, Executor
 from orchestrator.execute.simulation import PooledSimulator
-from orchestrator.io.files import clearly
+from orchestrator.io.files import clearly, sealed_text, typed, unsealed
 from orchestrator.io.identity import content_hash
 from orchestrator.results.utility_files import UTILITY, UtilityResult, read_utility, write_utility
 from orchestrator.runtime.progress import Reporter
@@ -23,6 +23,7 @@ from orchestrator.trial.cell import Cell
 from orchestrator.trial.utility import UtilitySpec, run_utility
 
 _PREFIX = "utility:"
+_FILE = "accuracy.json"
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 """What is done to a job before it is handed to the executor."""
@@ -46,11 +47,15 @@ class UtilityRuns:
                 self._of.setdefault(_at(cell), []).append(key)
 
     def load(self) -> int:
-        """Take what the folder holds already; how many runs that were."""
+        """Take what the folder holds already, or a cache; how many runs that were."""
         found = {key: self._path(key) for key in self._left if self._path(key).is_file()}
         for key, path in found.items():
             self._keep(key, self._left.pop(key), read_utility(path).result)
-        return len(found)
+        taken = {key: self._cached(key, cells[0]) for key, cells in self._left.items()}
+        shared = {key: result for key, result in taken.items() if result is not None}
+        for key, result in shared.items():
+            self._keep(key, self._left.pop(key), result)
+        return len(found) + len(shared)
 
     @property
     def left(self) -> int:
@@ -116,6 +121,7 @@ class UtilityRuns:
         if done.error is not None:
             raise done.error
         self._keep(key, cells, done.result)
+        cells[0].entries.write("accuracies", self._specs[key], partial(_file_of, done.result))
         self._reporter.job_done(f"{cells[0].config.name}/accuracy", None)
 
     def _round_done(self, cell: str, federation: FederationConfig, number: int, accuracy: float) -> None:
@@ -123,6 +129,14 @@ class UtilityRuns:
             f"{cell}: {federation.per_round} of {federation.clients} clients trained in round {number + 1} of "
             f"{federation.rounds}, accuracy {accuracy:.0%}"
         )
+
+    def _cached(self, key: str, cell: Cell) -> UtilityResult | None:
+        """What a cache has of a run, where it has it."""
+
+        def parse(files: Mapping[str, bytes]) -> UtilityResult:
+            return typed(UtilityResult, unsealed(files[_FILE])["result"])
+
+        return cell.entries.read("accuracies", self._specs[key], parse)
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.json"
@@ -135,6 +149,11 @@ class UtilityRuns:
             names = sorted({*names, *read_utility(path).cells})
         write_utility(path, cells=names, spec=to_plain(self._specs[key]), result=to_plain(result))
         self._results[key] = result
+
+
+def _file_of(result: UtilityResult) -> dict[str, bytes]:
+    """The files of a run in a cache."""
+    return {_FILE: sealed_text({"result": to_plain(result)})}
 
 
 def _at(cell: Cell) -> tuple[str, int]:

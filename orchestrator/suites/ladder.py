@@ -18,7 +18,8 @@ class Rung:
     """One cell of a ladder under one attacker.
 
     `lost` is by how many dB the preselected images fall from the rung before, over the `shared` images that both rungs
-    have; where they share none, it is the difference of the means, without an interval.
+    have. Where that is less than half of the rung that has fewer, as by chance in another round, it is the difference
+    of the means, without an interval, and `shared` is 0.
     """
 
     line: Line
@@ -56,9 +57,9 @@ def _preselected(rows: pd.DataFrame) -> pd.Series[float]:
 
 
 def _lost(before: pd.Series[float], after: pd.Series[float]) -> tuple[Interval, int]:
-    """How much less the images after have than those before, and how many images both have."""
+    """How much less the images after have than those before, and how many images that was told from."""
     both = before.sub(after).dropna()
-    if len(both):
+    if 2 * len(both) > min(len(before), len(after)):
         seeds = np.asarray(both.index.get_level_values(0), dtype=np.int64)
         return mean_interval(np.asarray(both, dtype=np.float64), clusters=seeds), len(both)
     if before.empty or after.empty:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 
+from attack_core.attacks.registry import AnyAttack
+from attack_core.metrics.metrics import to_unit
 from defenses.chain import Chain
+from defenses.dp.information import least_mse, nats_of_one_image, spectrum
+from defenses.dp.sgd import participations
 from defenses.secure.mean import dropouts
 from fl_core.base.errors import InputError, listed
 from fl_core.base.rng import derive_seed, generator
@@ -24,18 +29,23 @@ from orchestrator.capture.store import (
     captured_federation,
     check_batches,
     check_round,
+    check_watched,
     victims_of,
 )
 from orchestrator.config.own import shown
 from orchestrator.config.parse import suggested_attack
 from orchestrator.config.space import Params
 from orchestrator.config.sweep import AttackerConfig, CellConfig, SweepConfig
+from orchestrator.io.cache import Entries
 from orchestrator.io.identity import canonical
 from orchestrator.results.schema import study_name
 from orchestrator.results.store import Row
 from orchestrator.trial.public import PublicAnswers, public_answers
 from orchestrator.trial.spec import Phase, TrialSpec
 from orchestrator.trial.utility import UtilitySpec, federation_of, utility_specs
+
+_LEAST = 1e-15
+"""A mean squared error below which nothing is told apart: the bound is then 150 dB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +60,7 @@ class Cell:
     dataset: ImageDataset
     source: CaptureSource
     first: int
+    entries: Entries = field(default_factory=Entries)
 
     @classmethod
     def prepare(
@@ -60,17 +71,22 @@ class Cell:
         *,
         weights: str | None = None,
         first: int | None = None,
+        entries: Entries | None = None,
     ) -> Cell:
         """Validate threat, labels and victims and fix the weights; nothing is captured yet.
 
         `settings` are the sweep's as this cell has them (`cell_settings`). `weights` is the hash of those that the
         cell's finished trials attacked, where there are any. `first` is the sweep's first seed; None: this one.
+        `entries` are what a cache has for the cell.
         """
         chain = Chain(defenses=settings.cell.defense)
         check_cell(settings, chain, dataset)
-        source = store.source(settings, chain, dataset, weights=weights)
+        entries = entries or Entries()
+        source = store.source(settings, chain, dataset, weights=weights, entries=entries)
         first = settings.seed if first is None else first
-        return cls(settings=settings, chain=chain, dataset=dataset, source=source, first=first)
+        return cls(
+            settings=settings, chain=chain, dataset=dataset, source=source, first=first, entries=entries
+        )
 
     def study(self, attacker: AttackerConfig) -> str:
         """The name of an attacker's study of this cell at this seed."""
@@ -102,12 +118,15 @@ class Cell:
         """
         if count == 1:
             return None
-        public = torch.stack([self.dataset.image(index) for index in self._public])
-        return public_answers(public, count, generator("public", self.settings.seed, victim))
+        return public_answers(self._public_images(), count, generator("public", self.settings.seed, victim))
 
     @property
     def _public(self) -> Sequence[int]:
         return self.dataset.split("test")[: self.settings.data.public]
+
+    def _public_images(self) -> torch.Tensor:
+        """All public images (N, C, H, W)."""
+        return torch.stack([self.dataset.image(index) for index in self._public])
 
     @cached_property
     def defense_name(self) -> str:
@@ -139,7 +158,10 @@ class Cell:
     def trial(
         self, attacker: AttackerConfig, *, phase: Phase, suggestion: int | None, params: Params, victim: int
     ) -> TrialSpec:
-        """The trial of `attacker` with `params` on the victim at position `victim`."""
+        """The trial of `attacker` with `params` on the victim at position `victim`.
+
+        In the phase `screen` the attack has the share of its iterations that `study.halving` names.
+        """
         execution, threat = self.settings.execution, self.settings.threat
         final = phase == "test"
         return TrialSpec(
@@ -149,7 +171,7 @@ class Cell:
             suggestion=suggestion,
             victim=victim,
             capture=self.source.key(self.victims[victim]),
-            attack=suggested_attack(attacker, params),
+            attack=self._attack(attacker, params, phase),
             threat=dataclasses.replace(threat, knows_defense=threat.knows_defense and attacker.uses_facts),
             # The same for every cell, attacker and suggestion: comparisons are paired by victim.
             seed=derive_seed("trial", self.settings.seed, victim),
@@ -160,10 +182,20 @@ class Cell:
             images=execution.images == "all" or (final and execution.images == "test"),
         )
 
+    def _attack(self, attacker: AttackerConfig, params: Params, phase: Phase) -> AnyAttack:
+        attack, halving = suggested_attack(attacker, params), self.settings.study.halving
+        if phase != "screen":
+            return attack
+        if halving is None:
+            raise InputError(
+                f"{self.config.name}: the phase 'screen' is one of study.halving, which is null."
+            )
+        return attack.shortened(halving.iterations)
+
     @property
     def _weights_kind(self) -> str:
         capture = self.settings.capture
-        return capture.weights if capture.round else "initial"
+        return capture.weights if capture.rounds.stop > 1 else "initial"
 
     @cached_property
     def columns(self) -> Row:
@@ -185,6 +217,8 @@ class Cell:
             "signal": settings.capture.signal,
             "batch_size": settings.federation.local.batch_size,
             "round": settings.capture.round,
+            "watched": settings.capture.watched,
+            "epsilon_watched": self.chain.epsilon_of(settings.federation, settings.capture.watched),
             "epsilon": privacy.epsilon if privacy else None,
             "epsilon_release": privacy.epsilon_release if privacy else None,
             "delta": privacy.delta if privacy else None,
@@ -193,7 +227,25 @@ class Cell:
             "adjacency": privacy.adjacency if privacy else None,
             "rounds": rounds,
             "sampling_rate": privacy.sampling_rate if privacy else None,
+            "psnr_bound": self._psnr_bound,
         }
+
+    @property
+    def _psnr_bound(self) -> float | None:
+        """What no attacker's mean squared error is better than, as PSNR in dB, for images like the public ones.
+
+        None where no Gaussian mechanism bounds what a release tells (`defenses.dp.information`).
+        """
+        plan = self.settings.federation
+        steps = (
+            1 if self.settings.capture.signal in ("gradients", "one_step_update") else participations(plan)
+        )
+        numbers = sum(value.numel() for value in self.source.weights.state.parameters.values())
+        nats = nats_of_one_image(self.chain.facts(plan), plan, numbers=numbers, steps=steps)
+        if nats is None or len(self._public) < 2:
+            return None
+        variances = spectrum(to_unit(self._public_images()).flatten(1).double().numpy())
+        return -10.0 * math.log10(max(least_mse(variances, nats), _LEAST))
 
 
 def check_cell(settings: SweepConfig, chain: Chain, dataset: ImageDataset) -> None:
@@ -201,6 +253,7 @@ def check_cell(settings: SweepConfig, chain: Chain, dataset: ImageDataset) -> No
     _check_sum(settings, chain)
     _check_labels(settings, dataset)
     check_round(settings)
+    check_watched(settings, chain)
     federation = captured_federation(settings, chain, dataset, device=torch.device("cpu"))
     _check_shares(settings, chain, federation)
     check_batches(settings, federation, victims_of(settings, chain, federation))

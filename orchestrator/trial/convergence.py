@@ -37,6 +37,6 @@ class Trace:
 
     @property
     def points(self) -> tuple[tuple[int, float], ...]:
-        """Iteration and lowest loss up to there, in order, the last iteration's included; finite ones alone."""
+        """Iteration and loss of the answer there, in order, the last iteration's included; finite ones alone."""
         last = [self._last] if self._last is not None and self._last not in self._kept else []
         return tuple((done, loss) for done, loss in [*self._kept, *last] if math.isfinite(loss))

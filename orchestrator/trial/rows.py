@@ -83,10 +83,12 @@ def rows_of(
     weights_accuracy: float | None,
     gpu_share: float,
     provenance: Row,
+    cached: bool = False,
 ) -> tuple[Row, ...]:
     """A trial's rows: one for each true image, or one with a null `image_id` where it ended without scores.
 
-    `gpu_share` is the share of a GPU that the trial's worker held.
+    `gpu_share` is the share of a GPU that the trial's worker held, `provenance` which code ran it; `cached` says
+    whether that was in another sweep.
     """
     attack = shown(spec.attack)
     common = cell.columns | provenance | released.columns(cell.columns["view"])
@@ -107,9 +109,10 @@ def rows_of(
         "weights_accuracy": weights_accuracy,
         "gpu_seconds": 0.0 if spec.device == "cpu" else result.seconds * gpu_share,
         "convergence": json.dumps(result.convergence) if result.convergence else None,
+        "cached": cached,
         "notes": None if result.notes is None else json.dumps(result.notes, ensure_ascii=False),
     }
-    cost = ("iterations", "candidates_failed", "seconds", "cpu_seconds", "device", "peak_memory_mb")
+    cost = ("iterations", "work", "candidates_failed", "seconds", "cpu_seconds", "device", "peak_memory_mb")
     kept = ("status", "error", "method", "label_accuracy", "match_loss", *cost, "host", "started_at")
     common |= {name: getattr(result, name) for name in kept}
     common |= {hp_column(name): value for name, value in params.items()}

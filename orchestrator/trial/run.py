@@ -42,7 +42,9 @@ class TrialResult:
 
     `method` and `notes` are the attack's own words on what it did; `label_accuracy` is the share of the signal's
     labels that it found, in any order. All three are null without scores. `packing` is how many restarts were last
-    run together: the attack's own setting, or less after memory had run out. `convergence` is what `Trace` kept.
+    run together: the attack's own setting, or less after memory had run out. `work` is how many images were
+    differentiated twice: what the attack counted, or else what it planned (`Attack.cost`).
+    `convergence` is what `Trace` kept.
     """
 
     trial_id: str
@@ -55,6 +57,7 @@ class TrialResult:
     match_loss: float | None
     convergence: tuple[tuple[int, float], ...]
     iterations: int | None
+    work: float | None
     candidates_failed: int | None
     packing: int
     seconds: float
@@ -127,6 +130,7 @@ def unfinished(spec: TrialSpec, error: str, *, packing: int) -> TrialResult:
         match_loss=None,
         convergence=(),
         iterations=None,
+        work=None,
         candidates_failed=None,
         packing=packing,
         seconds=0.0,
@@ -179,6 +183,7 @@ def _run(
         match_loss=attacked.found.loss if attacked else None,
         convergence=trace.points,
         iterations=attacked.found.iterations if attacked else None,
+        work=_work(spec, attacked.found, data) if attacked else None,
         candidates_failed=attacked.found.failed if attacked else None,
         packing=packing,
         seconds=seconds,
@@ -216,6 +221,13 @@ def _attack(
     return _Attacked(found, prior, seconds, cpu_seconds)
 
 
+def _work(spec: TrialSpec, found: Reconstruction, data: TrialInput) -> float:
+    """How many images the attack differentiated twice."""
+    if found.work is not None:
+        return found.work
+    return spec.attack.cost(len(data.truth.example_labels()))
+
+
 def _notes(found: Reconstruction, record: RoundRecord, device: torch.device) -> tuple[str, ...]:
     """The attack's own, and what the signal, the device's settings and the images' size add to them."""
     not_finite = sum(update.not_finite for update in record.updates)
@@ -223,5 +235,8 @@ def _notes(found: Reconstruction, record: RoundRecord, device: torch.device) -> 
     tarnished = mps_fallback() if device.type == "mps" else None
     shape = record.model.shape
     small = f"no SSIM: its window of {SSIM_WINDOW} pixels does not fit into images of {shape.pixels}"
-    added = (clipped, tarnished, small if min(shape.height, shape.width) < SSIM_WINDOW else None)
+    watched = 1 + len(record.later)
+    alone = found.rounds < watched and found.outcome != "prior"
+    unused = f"{watched} rounds were watched, but this answer uses the first alone" if alone else None
+    added = (clipped, tarnished, unused, small if min(shape.height, shape.width) < SSIM_WINDOW else None)
     return (*found.notes, *(note for note in added if note is not None))

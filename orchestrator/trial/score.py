@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from PIL import Image
@@ -20,7 +22,8 @@ class ImageScore:
 
     `psnr*` in dB with range 1 (`psnr_range4`: range 4); `psnr_oracle` is the best over all candidates,
     `psnr_prior` the same attack's on norm-matched noise, `psnr_mean_image` the mean public image's,
-    `psnr_public` and `psnr_groups` those of `PublicAnswers` in the place of several images.
+    `psnr_public` and `psnr_groups` those of `PublicAnswers` in the place of several images. `certificate*` are what
+    the attack's equations say of the answer, without the truth; `certified` is 1 where they call it exact, else 0.
     """
 
     image_id: str | None = None
@@ -35,6 +38,12 @@ class ImageScore:
     lpips: float | None = None
     mse: float | None = None
     label_match: bool | None = None
+    certificate: str | None = None
+    certified: float | None = None
+    certified_psnr: float | None = None
+    certificate_rank: int | None = None
+    certificate_condition: float | None = None
+    certificate_residual: float | None = None
     original: bytes | None = None
     reconstruction: bytes | None = None
 
@@ -71,6 +80,7 @@ def scores_of(
             psnr_mean_image=mean[i],
             psnr_public=singles[i],
             psnr_groups=groups[i],
+            certified=0.0,
         )
         if j is None:
             scores.append(nothing_found)
@@ -80,6 +90,7 @@ def scores_of(
         scores.append(
             replace(
                 nothing_found,
+                **_certified(found, j),
                 psnr=float(psnr(mine, real)),
                 psnr_oracle=max(best, default=None),
                 psnr_range4=float(psnr_range4(mine, real)),
@@ -91,6 +102,21 @@ def scores_of(
             )
         )
     return tuple(scores)
+
+
+def _certified(found: Reconstruction, image: int) -> dict[str, Any]:
+    """What the certificate of one answer says, by field; nothing where it has none."""
+    certificate = found.certificates[image] if found.certificates else None
+    if certificate is None:
+        return {}
+    return {
+        "certificate": certificate.verdict,
+        "certified": float(certificate.verdict == "exact"),
+        "certified_psnr": certificate.psnr if math.isfinite(certificate.psnr) else None,
+        "certificate_rank": certificate.rank,
+        "certificate_condition": certificate.condition,
+        "certificate_residual": certificate.residual,
+    }
 
 
 def _assigned_psnr(images: torch.Tensor, truth: torch.Tensor) -> list[float | None]:

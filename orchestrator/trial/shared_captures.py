@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fl_core.base.types import ModelState
+from fl_core.threat.record import RoundRecord
 from orchestrator.execute.execute import Executor
 from orchestrator.runtime.stop import Stop
 from orchestrator.trial.cell import Cell
@@ -25,6 +26,7 @@ class SharedInput:
     truth: Any
     mean_image: Any
     public: Any
+    later: Any
     released: Released
 
     @property
@@ -44,7 +46,7 @@ class SharedCaptures:
         self._stop = stop
         self._left, self._keep = Counter(attacked), keep
         self._shared: dict[tuple[str, int], SharedInput] = {}
-        self._states: dict[str, Any] = {}
+        self._states: dict[str, tuple[Any, Any]] = {}
         self._means: dict[str, Any] = {}
 
     def of(self, cell: Cell, spec: TrialSpec, executor: Executor) -> SharedInput:
@@ -56,16 +58,17 @@ class SharedCaptures:
                 capture = cell.source.get(victim)
             weights = cell.source.weights
             if weights.hash not in self._states:
-                self._states[weights.hash] = executor.share(weights.state)
+                self._states[weights.hash] = executor.share(weights.state), executor.share(weights.later)
             if cell.config.name not in self._means:
                 self._means[cell.config.name] = executor.share(cell.public_mean)
-            light = dataclasses.replace(capture.record, state=ModelState(parameters={}))
+            state, later = self._states[weights.hash]
             self._shared[key] = SharedInput(
-                state=self._states[weights.hash],
-                record=executor.share(light),
+                state=state,
+                record=executor.share(_light(capture.record)),
                 truth=executor.share(capture.truth),
                 mean_image=self._means[cell.config.name],
                 public=executor.share(cell.public_answers(spec.victim, len(capture.truth.ids))),
+                later=later,
                 released=Released.of(capture, victim),
             )
         return self._shared[key]
@@ -76,3 +79,9 @@ class SharedCaptures:
         self._left[spec.capture] -= 1
         if not self._keep and self._left[spec.capture] == 0:
             cell.source.discard(spec.capture)
+
+
+def _light(record: RoundRecord) -> RoundRecord:
+    """The record without weights, which many captures share."""
+    nothing = ModelState(parameters={})
+    return dataclasses.replace(record, state=nothing, later=tuple(_light(each) for each in record.later))

@@ -15,7 +15,7 @@ from fl_core.threat.record import RoundRecord
 from orchestrator.io.identity import content_hash
 from orchestrator.trial.public import PublicAnswers
 
-Phase = Literal["tune", "test", "grid", "control"]
+Phase = Literal["screen", "tune", "test", "grid", "control"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,8 @@ class TrialInput:
     """What a trial reads: the captured signal, and what its answer is scored with.
 
     `record` comes without weights, which many captures share: they are `state`. `mean_image` (3, S, S) is the mean
-    public image, `public` what else scores compare several images with.
+    public image, `public` what else scores compare several images with. `later` are the weights of the other rounds
+    that were watched.
     """
 
     state: ModelState
@@ -60,8 +61,11 @@ class TrialInput:
     truth: Truth
     mean_image: Tensor | None = None
     public: PublicAnswers | None = None
+    later: tuple[ModelState, ...] = ()
 
     @property
     def whole_record(self) -> RoundRecord:
         """The record with the weights put back."""
-        return replace(self.record, state=self.state)
+        pairs = zip(self.record.later, self.later, strict=True)
+        later = tuple(replace(record, state=state) for record, state in pairs)
+        return replace(self.record, state=self.state, later=later)

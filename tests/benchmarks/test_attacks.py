@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.support.benchmarks import benchmark
 
@@ -57,3 +59,30 @@ def test_a_wrong_attack_or_setting_is_refused_by_name() -> None:
     done = benchmark("attacks", "--ours", "mtching")
     assert done.returncode == 2
     assert "matching" in done.stderr
+
+
+def test_a_case_of_the_suite_is_judged_by_its_target(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("one", "two"):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for number in range(2):
+                pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    done = benchmark(
+        "attacks",
+        *("--suite", "frontier", "--data-root", str(tmp_path), "--cases", "vit, batch 1", "ViT-S/16"),
+        *("--victims", "1", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    lines = {entry["name"]: entry for entry in map(json.loads, done.stdout.splitlines())}
+    assert lines["vit, batch 1: mean"]["target"] == 80.0
+    assert lines["vit, batch 1: mean"]["value"] > 80.0
+    assert "--photos-root" in lines["ViT-S/16: PSNR"]["reason"]
+
+
+def test_an_unknown_case_is_refused_by_name() -> None:
+    done = benchmark("attacks", "--suite", "frontier", "--cases", "vit, batch 2")
+    assert done.returncode == 2
+    assert "vit, batch" in done.stderr

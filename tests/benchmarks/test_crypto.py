@@ -20,6 +20,7 @@ def run(environment: dict[str, str]) -> list[dict[str, object]]:
     return [json.loads(text) for text in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_estimates_of_whole_networks() -> None:
     pytest.importorskip("phe", reason="the extra paillier is not installed: Paillier is not checked")
     lines = run({**os.environ, "PYTHONPATH": str(ROOT)})

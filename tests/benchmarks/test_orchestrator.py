@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.paths import ROOT
 
 BENCHMARK = ROOT / "benchmarks" / "orchestrator.py"
 
 
+@pytest.mark.slow
 def test_the_benchmark_finds_the_package_and_not_itself() -> None:
     answer = subprocess.run(
         [sys.executable, str(BENCHMARK), "--help"], capture_output=True, text=True, check=True, timeout=100

@@ -14,7 +14,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -98,6 +99,14 @@ def until(holds: Callable[[], bool], what: str, seconds: float = 240.0) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"after {seconds:.0f} s still not: {what}")
         time.sleep(0.2)
+
+
+def command_line(pid: int) -> str:
+    """A process's command line; empty where the process has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 class Cluster:
@@ -185,6 +194,31 @@ class Cluster:
         process = self._processes.pop(f"node{number}")
         process.kill()
         process.wait()
+
+    @contextmanager
+    def paused(self, number: int, title: str) -> Iterator[None]:
+        """Processes of a host whose command line begins so stand still inside; they go on after it."""
+        held = [pid for pid in self._processes_of(number) if command_line(pid).startswith(title)]
+        if not held:
+            raise ValueError(f"no process of node{number} is called {title}...")
+        for pid in held:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in held:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def _processes_of(self, number: int) -> list[int]:
+        """A host's processes: those in its network."""
+        network = (Path("/run/netns") / self._network(f"node{number}")).stat().st_ino
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if (folder / "ns" / "net").stat().st_ino == network:
+                    found.append(int(folder.name))
+        return found
 
     def _hosts(self) -> list[str]:
         return [f"node{number}" for number in range(1, self.nodes + 1)]

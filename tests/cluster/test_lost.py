@@ -30,10 +30,17 @@ class Killer(Silent):
             self._program = ""
 
 
+@pytest.fixture(scope="module")
+def undisturbed(faces_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    run_sweep(sweep(faces_root), out, address="serial", reporter=Silent())
+    return out
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("program", ["gcs_server", "raylet"])
 def test_a_cluster_that_is_lost_ends_the_sweep_which_resumes(
-    faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+    undisturbed: Path, faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
     monkeypatch.setattr(lifelines, "PATIENCE_SECONDS", 1.0)
     config = sweep(faces_root)
@@ -47,5 +54,4 @@ def test_a_cluster_that_is_lost_ends_the_sweep_which_resumes(
     assert raised.value.cluster is not None
     assert 1 <= pd.read_parquet(tmp_path / "lost" / "trials")["trial_id"].nunique() < 26
     run_sweep(config, tmp_path / "lost", address="serial", reporter=Silent())
-    run_sweep(config, tmp_path / "undisturbed", address="serial", reporter=Silent())
-    pd.testing.assert_frame_equal(comparable(tmp_path / "lost"), comparable(tmp_path / "undisturbed"))
+    pd.testing.assert_frame_equal(comparable(tmp_path / "lost"), comparable(undisturbed))

@@ -18,7 +18,7 @@ from orchestrator.driver.merge import merge_folders
 from orchestrator.driver.sweep import run_sweep
 from orchestrator.runtime.progress import Silent
 from tests.cluster import emulated
-from tests.cluster.emulated import Cluster, until
+from tests.cluster.emulated import Cluster, command_line, until
 from tests.support.paths import ROOT
 from tests.support.small import comparable, tree
 
@@ -86,13 +86,7 @@ def hosts(out: Path) -> list[str]:
 
 def command_lines() -> list[str]:
     """Every process of the machine; a host's are among them."""
-    lines = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-        except OSError:
-            continue
-    return lines
+    return [command_line(int(path.name)) for path in Path("/proc").glob("[0-9]*")]
 
 
 def check_rows(out: Path, undisturbed: Path) -> pd.DataFrame:
@@ -189,3 +183,40 @@ def test_an_element_beyond_the_cells_says_so(cluster: Cluster, work: Path) -> No
     assert "there is no cell 7: small.yaml has 2" in (work / f"gradsweep-{job}_7.out").read_text()
     assert not any(f"gs{job}." in line for line in command_lines())
     assert not list(out.iterdir())
+
+
+def test_elastic_workers_come_late_and_go_early_and_end_with_the_sweep(
+    cluster: Cluster, work: Path, undisturbed: Path
+) -> None:
+    out = work / "elastic"
+    head = submit(cluster, work, "elastic.sbatch", "small.yaml", str(out))
+    until(lambda: hosts(out) or cluster.job(head, "JobState") in ENDED, "a trial on the head's own node")
+    assert set(hosts(out)) == {"node1"}
+    # The head's own workers stand still, so the sweep cannot be over before the others have come and gone.
+    with cluster.paused(1, "ray::"):
+        # The second element finds no free node until the first one has left.
+        workers = submit(cluster, work, "elastic_worker.sbatch", head, options=("--array=1-2",))
+        until(lambda: "node2" in hosts(out), "a trial on the worker that came late")
+        cluster.slurm("scancel", "--batch", "--signal=TERM", f"{workers}_1")
+        left = work / f"gradsweep-{workers}_1.out"
+        until(lambda: "TERM: stopping" in left.read_text(), "the first worker leaves")
+        log = work / f"gradsweep-{workers}_2.out"
+        until(lambda: log.exists() and "joining" in log.read_text(), "the second worker joins")
+    assert ended(cluster, head) == "COMPLETED", said(work)
+    until(lambda: not cluster.slurm("squeue", "-h", "-j", workers).strip(), "the workers have ended", 60)
+    assert cluster.job(f"{workers}_2", "JobState") == "COMPLETED"
+    rows = check_rows(out, undisturbed)
+    assert set(rows["host"]) == {"node1", "node2"}
+    folder = work / f"gradsweep-{head}"
+    assert (folder / "done").exists()
+    assert not (folder / "token").exists()
+    assert not (folder / "address").exists()
+    assert not any(f"gs{job}." in line for line in command_lines() for job in (head, workers))
+
+
+def test_a_worker_of_a_sweep_that_is_done_ends_at_once(cluster: Cluster, work: Path) -> None:
+    done = work / "gradsweep-77"
+    done.mkdir()
+    (done / "done").touch()
+    job = submit(cluster, work, "elastic_worker.sbatch", "77")
+    assert ended(cluster, job) == "COMPLETED", "the sweep was done already"

@@ -95,6 +95,7 @@ def test_defenses_are_shown_as_they_are(name: str) -> None:
     assert shown in (ROOT / "defenses" / "compression" / "compression.py").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_attack_of_the_page_works_where_it_is_added(tmp_path: Path) -> None:
     """In a copy of the packages: its file, the two changes of the registry, and the sweep file."""
     for package in ("fl_core", "defenses", "attack_core", "orchestrator"):

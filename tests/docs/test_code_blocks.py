@@ -1,4 +1,4 @@
-"""Every block of code in the documentation runs, is parsed as it would be run, or says why it takes minutes."""
+"""Every block of code in the documentation runs in a test, or says why none runs it; commands are parsed besides."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.config.parse import load_sweep
 from orchestrator.config.plain_yaml import read_yaml
-from tests.support.pages import NAMED_PAGES, Block, blocks, read
+from tests.support.pages import NAMED_PAGES, OWN_TEST, Block, blocks, indented_commands, read
 from tests.support.paths import ROOT
 from tests.support.shell import check, commands
 
@@ -23,10 +23,8 @@ ELSEWHERE = {
     "docs/living.md": "tests/docs/test_living.py",
 }
 """Pages whose Python, and YAML that needs it, other tests run in its context."""
-RUN = {"docs/tutorial.md"}
-"""Pages whose commands another test runs."""
-MARKED = 20
-"""So many blocks need minutes, another machine or a library that is no dependency; each says which."""
+MARKED = 53
+"""So many blocks need hours, another machine or a library that is no dependency; each says which."""
 
 
 def of(*languages: str) -> list[Block]:
@@ -38,15 +36,20 @@ def test_every_block_has_a_language_that_is_tested() -> None:
 
 
 def test_as_many_blocks_are_marked_as_are_meant_to_be() -> None:
-    assert len([block for block in BLOCKS if block.minutes]) == MARKED
+    assert len([block for block in BLOCKS if block.not_run]) == MARKED
+
+
+@pytest.mark.parametrize("page", NAMED_PAGES)
+def test_commands_stand_in_fences(page: str) -> None:
+    assert not indented_commands(page)
 
 
 @pytest.mark.parametrize(
-    "block", [block for block in of("sh") if block.page not in RUN], ids=lambda block: block.name
+    "block", [block for block in of("sh") if block.page not in OWN_TEST], ids=lambda block: block.name
 )
 def test_commands_parse(block: Block) -> None:
     foreign = [words for words in commands(block.text) if not check(words)]
-    assert not foreign or block.minutes, f"{block.name}: mark the block, or take out {foreign}"
+    assert not foreign or block.not_run, f"{block.name}: mark the block, or take out {foreign}"
 
 
 @pytest.mark.parametrize("page", NAMED_PAGES)

@@ -104,3 +104,4 @@ def test_the_readme_is_one_page() -> None:
     text = read("README.md")
     assert len(text.splitlines()) <= 120
     assert len(re.findall(r"^!\[", text, re.MULTILINE)) == 1
+    assert len(re.findall(r"(?<!!)\[[^\]]+\]\(", text)) == 5

@@ -16,25 +16,14 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
-from orchestrator.audit.optimizer import seen_optimizer
-from orchestrator.calibration.pictures import synthetic_pictures
+from orchestrator.inference.optimizer import seen_optimizer
 from orchestrator.library.files import load_update, save_update
-from orchestrator.library.images import ImageSpec
 from tests.support.command import gradsweep
 from tests.support.paths import ROOT
+from tests.support.pictures import write_pictures
 
 RECIPES = ROOT / "docs" / "recipes"
-SPEC = ImageSpec(height=32, width=32)
-
-
-def _pictures(folder: Path, count: int) -> Path:
-    for i, picture in enumerate(synthetic_pictures(SPEC, count).images):
-        path = folder / f"class{i % 10}" / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((picture.permute(1, 2, 0) * 255).round().byte().numpy()).save(path)
-    return folder
 
 
 def _run(package: str, script: str, *arguments: Path) -> None:
@@ -87,7 +76,7 @@ def test_the_file_in_ten_lines_is_that_of_the_library(tmp_path: Path) -> None:
 
 
 def test_a_pytorch_loop_is_audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    truth = _pictures(tmp_path / "client", 1)
+    truth = write_pictures(tmp_path / "client", 1)
     monkeypatch.setattr(sys, "argv", ["pytorch_loop.py", str(truth), str(tmp_path / "updates")])
     monkeypatch.setattr(sys, "path", [str(RECIPES), *sys.path])
     with torch.random.fork_rng():
@@ -105,7 +94,7 @@ def test_a_pytorch_loop_is_audited(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_flower_client_is_audited(tmp_path: Path) -> None:
-    _run("flower", "flower_mod.py", _pictures(tmp_path / "client", 2), tmp_path / "updates")
+    _run("flower", "flower_mod.py", write_pictures(tmp_path / "client", 2), tmp_path / "updates")
     updates = sorted((tmp_path / "updates").glob("flower-*.safetensors"))
     assert len(updates) == 2
     for i, update in enumerate(updates):
@@ -116,7 +105,7 @@ def test_a_flower_client_is_audited(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_nvflare_client_is_audited(tmp_path: Path) -> None:
-    truth = _pictures(tmp_path / "client", 2)
+    truth = write_pictures(tmp_path / "client", 2)
     _run("nvflare", "nvflare_job.py", truth, tmp_path / "updates")
     (update,) = (tmp_path / "updates").glob("nvflare-*.safetensors")
     assert min(_audit(tmp_path, update, truth)["psnr"]) > 50
@@ -125,7 +114,7 @@ def test_an_nvflare_client_is_audited(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_opacus_clips_and_its_noise_stops_the_attack(tmp_path: Path) -> None:
-    truth = _pictures(tmp_path / "client", 1)
+    truth = write_pictures(tmp_path / "client", 1)
     _run("opacus", "opacus_dpsgd.py", truth, tmp_path / "updates")
     clipped = _audit(tmp_path, tmp_path / "updates" / "opacus-0.safetensors", truth)
     assert clipped["psnr"][0] > 50

@@ -75,9 +75,10 @@ def test_every_step_works(desk: Path) -> None:
     trials = pd.read_parquet(desk / "results" / "own" / "trials")
     psnr = trials.set_index(["cell", "attacker"])["psnr"]
     assert set(psnr.index) == {(c, a) for c in ("none", "dither") for a in ("auto", "balanced")}
-    assert psnr["none", "auto"] > psnr["dither", "auto"] + 10.0, (
-        "the page says that the defense costs `auto` its success"
+    assert psnr["none", "auto"] > psnr["dither", "auto"] + 3.0, (
+        "the page says that dither costs `auto` some dB"
     )
+    assert psnr["dither", "auto"] > 20.0, "the page says that most pictures are found all the same"
     answer = json.loads((desk / "audit" / "audit.json").read_text(encoding="utf-8"))
     assert (desk / "audit" / "audit.html").is_file()
     assert answer

@@ -22,6 +22,8 @@ FIGURES = HERE / "figures.json"
 SWEEP = load_sweep(HERE / "golden.yaml")
 TOLERANCE_DB = 0.1
 """For other processors and library builds, which round differently; on one machine figures are equal to 1e-6 dB."""
+WIDER_DB = {"inputs / auto": 0.3}
+"""Trials that rounding moves further: AVX-512 kernels give 0.18 dB less for one of these images than AVX2's do."""
 
 
 def measured(folder: Path, cells: Sequence[str] = ("*",)) -> dict[str, dict[str, Any]]:
@@ -63,6 +65,7 @@ def main() -> None:
         "commit": commit,
         "versions": json.loads(row["versions"]),
         "tolerance_db": TOLERANCE_DB,
+        "wider_db": WIDER_DB,
         "trials": trials,
     }
     FIGURES.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

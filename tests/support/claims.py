@@ -8,6 +8,7 @@ MODELS = ("lenet", "cnn64", "mlp", "resnet18")
 CLAIMS: dict[str, tuple[str, ...]] = {
     "auto": (*MODELS, "vit"),
     "tokens": ("vit",),
+    "convolutions": ("resnet18",),
     "matching": MODELS,
     "dlg": ("lenet",),
     "idlg": ("lenet",),

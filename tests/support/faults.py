@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from orchestrator.config.plain import build
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.results.journal import FinishedTrial, Journal
 from orchestrator.results.store import read_images
-from tests.support.paths import ROOT
+from tests.support.forked import Child
 from tests.support.small import comparable, tree
 
 SMALL: dict[str, Any] = {
@@ -55,10 +54,10 @@ def command(file: Path, out: Path, address: str = "serial") -> list[str]:
     ]
 
 
-def start(line: list[str], log: Path) -> subprocess.Popen[bytes]:
+def start(line: list[str], log: Path) -> Child:
     """The command in a process of its own; what it says goes to the file `log`."""
-    with log.open("wb") as file:
-        return subprocess.Popen(line, stdout=file, stderr=file, cwd=ROOT)
+    _, _, _, *arguments = line
+    return Child(arguments, log)
 
 
 def complete(line: list[str]) -> None:
@@ -75,7 +74,7 @@ def finished(out: Path) -> int:
     return len(logged)
 
 
-def await_that(holds: Callable[[], Any], child: subprocess.Popen[bytes], log: Path) -> Any:
+def await_that(holds: Callable[[], Any], child: Child, log: Path) -> Any:
     """Wait until something holds, while the process lives."""
     end = time.monotonic() + 300
     while not (found := holds()):

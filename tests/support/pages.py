@@ -13,21 +13,25 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"), *(ROOT / "
 NAMED_PAGES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
 _FENCED = re.compile(
-    r"^(?:<!-- minutes: (?P<why>[^>]+) -->\n+)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    r"^(?:<!-- not run: (?P<why>[^>]+) -->\n+)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
-_INDENTED = re.compile(r"(?:^    (?:gradsweep|python) .*\n(?:^    +.*\n)*)+", re.MULTILINE)
+_INDENTED = re.compile(r"^    (?:gradsweep|python) ", re.MULTILINE)
+
+
+OWN_TEST = {"docs/tutorial.md"}
+"""Pages whose commands a test of their own runs; tests/docs/test_commands.py runs those of the others."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: its page, its first line there, its language, and why it takes minutes, where a page says so."""
+    """A block of code: its page, its first line there, its language, and why no test runs it, where a page says so."""
 
     page: str
     line: int
     language: str
     text: str
-    minutes: str | None = None
+    not_run: str | None = None
 
     @property
     def name(self) -> str:
@@ -36,22 +40,19 @@ class Block:
 
 
 def blocks() -> list[Block]:
-    """Every fenced block of every page, and every indented one that holds commands of ours."""
+    """Every fenced block of every page."""
     found = []
     for page in PAGES:
         text, name = page.read_text(encoding="utf-8"), page.relative_to(ROOT).as_posix()
         for match in _FENCED.finditer(text):
             line = text.count("\n", 0, match.start("text")) + 1
             found.append(Block(name, line, match["language"], match["text"], match["why"]))
-        for match in _INDENTED.finditer(_FENCED.sub(_blank, text)):
-            line = text.count("\n", 0, match.start()) + 1
-            found.append(Block(name, line, "sh", re.sub(r"^    ", "", match[0], flags=re.MULTILINE)))
     return found
 
 
-def _blank(match: re.Match[str]) -> str:
-    """As many lines, of nothing, and as many characters."""
-    return re.sub(r"[^\n]", "-", match[0])
+def indented_commands(page: str) -> list[str]:
+    """Lines of a page that give commands of ours without a fence, where no test finds them."""
+    return _INDENTED.findall(_FENCED.sub("", read(page)))
 
 
 def read(page: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 from typing import Any
+from unittest.mock import patch
 
 import typer
 
-from orchestrator.cli import experiment
+from orchestrator.cli import arguments, experiment
 from orchestrator.cli.main import app
 from orchestrator.config.parse import load_sweep
 from orchestrator.suites.catalog import suite_of
@@ -61,7 +62,7 @@ def check(words: list[str]) -> bool:
     """Whether a command is one of ours and parses; False for what is not ours. Fails where it does not parse."""
     while words and re.fullmatch(r"\w+=.*", words[0]):
         words = words[1:]
-    if not words:
+    if not words or words[:2] == ["mkdir", "-p"]:
         return True
     for i, word in enumerate(words):
         if word.startswith("gradsweep ") and " " in word:
@@ -97,24 +98,32 @@ def check(words: list[str]) -> bool:
     return False
 
 
-def parse(arguments: list[str]) -> None:
+def parse(words: list[str]) -> None:
     """Parse a command line of ours; where it names a sweep file that is there, load it with its overrides."""
-    given = [PLACEHOLDERS.get(word, word) for word in arguments]
+    given = [PLACEHOLDERS.get(word, word) for word in words]
     if given[0] == "run":
         experiment.parse(given[1:])
         return
-    command: Any = typer.main.get_command(app)
-    context = command.make_context("gradsweep", given)
-    while hasattr(command, "commands"):
-        rest = [*context._protected_args, *context.args]
-        name, command, rest = command.resolve_command(context, rest)
-        context = command.make_context(name, rest, parent=context)
+    # What a command line names need not be there: it is the reader's own.
+    with patch.object(arguments, "check_folder_there"), patch.object(arguments, "read_sweep_text"):
+        context = _parsed(given)
     if "name" in context.params and given[0] in ("suite", "analyze"):
         suite_of(context.params["name"]).chosen(context.params.get("mode"))
     file = context.params.get("file")
     if file is not None and (ROOT / file).exists():
         sweep = load_sweep(ROOT / file, context.params.get("override") or [])
         assert sweep.matching_cells(context.params.get("cells") or ["*"])
+
+
+def _parsed(given: list[str]) -> Any:
+    """The context of the command that is called."""
+    command: Any = typer.main.get_command(app)
+    context = command.make_context("gradsweep", given)
+    while hasattr(command, "commands"):
+        rest = [*context._protected_args, *context.args]
+        name, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(name, rest, parent=context)
+    return context
 
 
 def check_script(name: str, arguments: list[str]) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.config.plain import build, put
+from orchestrator.axes.paths import put
+from orchestrator.config.plain import build
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver.sweep import run_sweep
 from orchestrator.runtime.progress import Silent

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,8 @@ from fl_core.data.decoding import Resize
 from fl_core.data.kinds.assemble import assemble
 from fl_core.data.splits import SeededSplit
 
+_READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+"""What broken archives and arrays raise; `MemoryError` where a header asks for more than there is."""
 _KEYS = ("images", "labels", "split", "classes")
 
 
@@ -71,7 +75,7 @@ def open_arrays(
         resize=resize,
         split=split,
         names=[f"{index:06d}" for index in range(len(images))],
-        labels=labels.tolist(),
+        labels=[int(label) for label in labels],
         classes=_classes(file, arrays, labels),
         given=splits,
         given_by="array split",
@@ -94,7 +98,7 @@ def _read(file: Path) -> dict[str, npt.NDArray[np.generic]]:
                     arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _READ_ERRORS as error:
         raise InputError(
             f"{file}: not a readable .npz file of plain arrays ({first_line(error)})."
         ) from error
@@ -124,15 +128,15 @@ def _images(file: Path, arrays: dict[str, npt.NDArray[np.generic]]) -> npt.NDArr
     return images  # type: ignore[return-value]
 
 
-def _labels(file: Path, arrays: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.int64]:
+def _labels(file: Path, arrays: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.integer[Any]]:
     labels = _array(file, arrays, "labels")
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or (len(labels) and labels.min() < 0):
         raise InputError(f"{file}: labels is {labels.dtype} {labels.shape}; must be integers from 0, (n,).")
-    return labels.astype(np.int64)
+    return labels  # type: ignore[return-value]
 
 
 def _classes(
-    file: Path, arrays: dict[str, npt.NDArray[np.generic]], labels: npt.NDArray[np.int64]
+    file: Path, arrays: dict[str, npt.NDArray[np.generic]], labels: npt.NDArray[np.integer[Any]]
 ) -> list[str] | None:
     """The names in the file, where it has them."""
     if "classes" not in arrays:

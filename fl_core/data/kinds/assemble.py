@@ -9,10 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset, PictureSource, SplitName, fingerprint_of
 from fl_core.data.decoding import Resize
 from fl_core.data.splits import SeededSplit, completed, partition_by, ranks
+
+MOST_CLASSES = 1_000_000
+"""More than any classification set has; a label beyond it is an identifier of another kind."""
 
 
 def assemble(
@@ -45,7 +49,14 @@ def assemble(
         given: the split that each picture lies in; used where no picture lacks it.
         given_by: what gives these splits, for messages.
         content: what else the fingerprint covers.
+
+    Raises:
+        InputError: a label of `MOST_CLASSES` or more, since every number below a label is a class.
     """
+    if max(labels) >= MOST_CLASSES:
+        raise InputError(
+            f"{root}: a label is {max(labels)}; they number the classes from 0, to {MOST_CLASSES - 1} at most."
+        )
     split = split or SeededSplit()
     named = [part for part in given if part is not None]
     if len(named) == len(names):

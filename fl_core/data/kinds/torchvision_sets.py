@@ -66,14 +66,23 @@ def _datasets() -> ModuleType:
 
 
 def known_sets() -> tuple[str, ...]:
-    """The names of torchvision's sets whose constructor takes a folder."""
+    """The names of torchvision's sets whose constructor needs a folder and at most the part of the set."""
     found = []
     sets = _datasets()
     for name in sets.__all__:
         made = getattr(sets, name)
-        if inspect.isclass(made) and "root" in inspect.signature(made).parameters:
-            found.append(name)
+        if inspect.isclass(made) and "root" in _needs(made):
+            given = {key for arguments, _ in _arguments(name) for key, _ in arguments}
+            if {"root", *given}.issuperset(_needs(made)):
+                found.append(name)
     return tuple(sorted([*found, "FakeData"]))
+
+
+def _needs(made: type) -> list[str]:
+    """The arguments that a constructor cannot do without."""
+    parameters = inspect.signature(made).parameters.values()
+    plain = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return [p.name for p in plain if p.default is p.empty]
 
 
 def open_torchvision(
@@ -161,7 +170,8 @@ def _open(name: str, root: Path, arguments: tuple[tuple[str, object], ...], *, d
     try:
         return made(**settings)
     except (RuntimeError, OSError, ValueError, ImportError) as error:
-        remedy = "" if download else "; set data.download: true to have torchvision fetch it"
+        can_fetch = "download" in parameters and not download
+        remedy = "; set data.download: true to have torchvision fetch it" if can_fetch else ""
         raise InputError(f"{root}: torchvision finds no {name} ({first_line(error)}){remedy}.") from error
 
 

@@ -34,6 +34,12 @@ def audit(
     steps: Annotated[int | None, typer.Option(help="Its local steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in one step.")] = None,
     examples: Annotated[int | None, typer.Option(help="Its images.")] = None,
+    defended: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A defense in force, as a sweep file spells it: 'prune ratio=0.9'. Repeat it for several, in order."
+        ),
+    ] = None,
     public: Annotated[Path | None, typer.Option(help="Folder of public images of the same kind.")] = None,
     truth: Annotated[
         Path | None, typer.Option(help="Folder of the images behind the signal, to compare.")
@@ -66,7 +72,14 @@ def audit(
         sent=sent,
         image=spec,
         classes=classes,
-        known=Known(lr=lr, momentum=momentum, steps=steps, batch_size=batch_size, examples=examples),
+        known=Known(
+            lr=lr,
+            momentum=momentum,
+            steps=steps,
+            batch_size=batch_size,
+            examples=examples,
+            defenses=inputs.defended(defended or ()),
+        ),
         public=inputs.public(public, spec, clients),
         truth=None if truth is None else read_folder(expanded(truth), spec, where="--truth").images,
         against=tuple(name for entry in against or () for name in entry.replace(",", " ").split()),

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from defenses.chain import AnyDefense
 from fl_core.base.errors import InputError, first_line
 from fl_core.base.own_code import OwnCode
 from fl_core.base.shape import ImageShape
 from fl_core.data.places import expanded
 from fl_core.models.own import made_by
 from orchestrator.calibration.pictures import PictureSet, read_folder, synthetic_pictures
+from orchestrator.config.own import anchor_own, spell_own
+from orchestrator.config.plain import build
+from orchestrator.config.plain_yaml import read_yaml
 from orchestrator.library.files import load_gradient, load_update, load_weights
 from orchestrator.library.images import ImageSpec
+from orchestrator.library.simulate import check_defenses
 from orchestrator.library.updates import Update
 
 MOST_PUBLIC = 512
@@ -87,3 +94,37 @@ def public(folder: Path | None, spec: ImageSpec, clients: int) -> PictureSet:
     if folder is None:
         return synthetic_pictures(spec, max(64, 4 * clients))
     return read_folder(expanded(folder), spec, most=MOST_PUBLIC, where="--public")
+
+
+def defended(texts: Sequence[str]) -> tuple[AnyDefense, ...]:
+    """The defenses of `--defended`, each `KIND SETTING=VALUE ...` with the names and values of a sweep file.
+
+    Raises `InputError` for a kind or setting that there is not, a value out of range, and a defense that one client
+    cannot be simulated under.
+    """
+    found = tuple(_defense(text) for text in texts)
+    check_defenses(found)
+    return found
+
+
+def _defense(text: str) -> AnyDefense:
+    where = f"--defended {text!r}"
+    tree = {"defense": _spelled_defense(text)}
+    anchor_own(tree, Path.cwd())
+    spell_own(tree, where=where)
+    return build(cast("type[AnyDefense]", AnyDefense), tree["defense"], where=where)
+
+
+def _spelled_defense(text: str) -> dict[str, Any]:
+    kind, *settings = text.split() or [""]
+    if not kind or "=" in kind:
+        raise InputError(
+            f"--defended {text!r}: must be a defense and its settings, such as 'prune ratio=0.9'."
+        )
+    spelled: dict[str, Any] = {"kind": kind}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name or not value:
+            raise InputError(f"--defended {text!r}: {setting!r} must be SETTING=VALUE, such as ratio=0.9.")
+        spelled[name] = read_yaml(value, where=f"--defended {name}")
+    return spelled

@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.arguments import results_folder
 from orchestrator.runtime.terminal import console as terminal
 
 
 def compare(
-    one: Annotated[Path, typer.Argument(metavar="DIR1", help="Results folder.")],
-    other: Annotated[Path, typer.Argument(metavar="DIR2", help="Results folder to compare with it.")],
+    one: Annotated[Path, typer.Argument(metavar="DIR1", help="Results folder.", callback=results_folder)],
+    other: Annotated[
+        Path,
+        typer.Argument(metavar="DIR2", help="Results folder to compare with it.", callback=results_folder),
+    ],
 ) -> None:
     """Compare the PSNR of two results folders, cell by cell: paired where victims agree, else unpaired."""
     from orchestrator.analysis.between.folders import compare_folders

@@ -9,18 +9,14 @@ from typing import Annotated
 
 import typer
 
+from fl_core.base.errors import InputError
+from orchestrator.cli.arguments import Cached, Cells, Folder, KeepGoing, Where
 from orchestrator.runtime.logs import errors_alone
-
-Folder = Annotated[Path, typer.Argument(help="Results folder.")]
 
 Trial = Annotated[
     str, typer.Argument(help="A trial's id, its first digits, or CELL/ATTACKER/VICTIM for a test victim.")
 ]
 DataRoot = Annotated[str | None, typer.Option(help="Where the data lie now.", show_default="where they lay")]
-KeepGoing = Annotated[
-    bool, typer.Option("--keep-going", help="Go on where 20 trials in a row fail for one reason.")
-]
-
 SOME_FAILED = 1
 UNFINISHED = 75
 """The exit code where trials are left and nobody works on them: as of a sweep that was told to stop."""
@@ -78,7 +74,6 @@ def show(
     ] = None,
 ) -> None:
     """Show one trial: settings, figures, cost, convergence, pictures, and the command that runs it again."""
-    from fl_core.base.errors import InputError
     from orchestrator.living.find import find_trial
     from orchestrator.living.page import pictures, save_pictures, show_trial
     from orchestrator.runtime.terminal import console as terminal
@@ -118,40 +113,44 @@ def retry(
     failed: Annotated[
         bool, typer.Option("--failed/--all", help="Which finished trials run again: failed ones, or all.")
     ] = True,
-    cells: Annotated[
-        list[str] | None, typer.Option(help="Only cells whose name matches this pattern; may be repeated.")
-    ] = None,
-    address: Annotated[
-        str, typer.Option(help="local, serial, auto, or a Ray cluster's HOST:PORT.")
-    ] = "local",
+    cells: Cells = None,
+    address: Where = "local",
     data_root: DataRoot = None,
     workers: Annotated[
         int | None, typer.Option(help="Workers now.", min=1, show_default="as the sweep had it")
     ] = None,
     keep_going: KeepGoing = False,
+    cache: Cached = None,
 ) -> None:
     """Run failed trials again and finish what is left, with the settings that the folder notes."""
-    from orchestrator.cli.sweeps import print_end, report_on
+    if cache is not None and not failed:
+        raise InputError(
+            "--cache does not go with --all: finished trials would be taken from it in the place of running again."
+        )
+    from orchestrator.cli.sweeps import print_end, print_used, report_on, shared_cache
     from orchestrator.driver.streak import FAILURES
     from orchestrator.living.retry import retry_trials
     from orchestrator.runtime.progress import ConsoleReporter
     from orchestrator.runtime.stop import Stop
     from orchestrator.runtime.terminal import console as terminal
 
-    console = terminal()
+    console, reporter = terminal(), ConsoleReporter(terminal())
+    shared = shared_cache(cache, reporter)
     with Stop().listening() as stop:
         outcome = retry_trials(
             folder,
             address=address,
-            reporter=ConsoleReporter(console),
+            reporter=reporter,
             cells=cells or ["*"],
             failed=failed,
             stop=stop,
             patience=None if keep_going else FAILURES,
             data_root=data_root,
             workers=workers,
+            cache=shared,
         )
         report_on(folder, console)
+    print_used(shared, outcome, console)
     print_end(outcome, folder, console)
     raise typer.Exit(SOME_FAILED if outcome.failed else 0)
 

@@ -16,7 +16,9 @@ from matplotlib.lines import Line2D
 from orchestrator.analysis.intervals import Interval
 
 MARKERS = "oDs^vP*X"
-DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
+Dash = Literal["-", "--", ":", "-."]
+
+DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,11 @@ def mark_control(axes: Axes, x: float, y: int, colour: str, style: str) -> None:
     """An upright line at `x` in the band of height `y`; none where `x` is not known."""
     if np.isfinite(x):
         axes.plot([x, x], [y - 0.34, y + 0.34], color=colour, linewidth=2, linestyle=style, zorder=2)
+
+
+def bound_key(theme: Theme) -> tuple[Line2D, str]:
+    """What the legend says of a proven bound."""
+    return Line2D([], [], color=theme.ink, linewidth=2), "bound on any attacker (PSNR of the MSE)"
 
 
 def legend(figure: Figure, keys: Iterable[tuple[Line2D, str]], theme: Theme, *, columns: int) -> None:

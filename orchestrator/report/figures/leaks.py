@@ -18,12 +18,16 @@ from orchestrator.report.figures.canvas import (
     Drawn,
     Theme,
     arms,
+    bound_key,
     canvas,
     legend,
     mark_control,
     mark_interval,
     rendered,
 )
+
+DOTS = 400
+"""Dots up to which an SVG file has a shape for each; more are one picture in it, which stays small."""
 
 CLOSE = 12
 """Lines up to which bands have room to breathe; more of them stand closer, so that a figure fits a screen."""
@@ -36,21 +40,28 @@ def psnr_figure(lines: Sequence[Line], victims: Mapping[str, pd.DataFrame], them
     """
     figure, axes = canvas(1.25 + (0.5 if len(lines) <= CLOSE else 0.26) * len(lines), theme)
     cells = list(dict.fromkeys(line.cell for line in lines))
+    many = sum(len(victims[line.name]) for line in lines) > DOTS
     for i, line in enumerate(lines):
         values = victims[line.name]
         colour = theme.colours[cells.index(line.cell) % len(theme.colours)]
         spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(len(values))
-        axes.scatter(values["psnr"], i + spread, s=20, color=colour, alpha=0.55, linewidths=0, zorder=3)
+        dots = axes.scatter(
+            values["psnr"], i + spread, s=20, color=colour, alpha=0.55, linewidths=0, zorder=3
+        )
+        dots.set_rasterized(many)
         mark_interval(axes, line.psnr, i, theme)
         mark_control(axes, values["psnr_control"].mean(), i, theme.control, "-")
         mark_control(axes, values["psnr_prior"].mean(), i, theme.muted, ":")
+        mark_control(axes, line.means["psnr_bound"], i, theme.ink, "-")
     axes.axvline(SUCCESS_DB, color=theme.ink, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
     names = [line.name for line in lines]
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("PSNR (dB), one dot per test victim", color=theme.muted)
     axes.grid(axis="x", color=theme.grid, linewidth=0.7)
-    legend(figure, _psnr_keys(theme), theme, columns=2)
+    noise = any(victims[line.name]["psnr_prior"].notna().any() for line in lines)
+    bound = any(not math.isnan(line.means["psnr_bound"]) for line in lines)
+    legend(figure, _psnr_keys(theme, noise=noise, bound=bound), theme, columns=2)
     return rendered(figure)
 
 
@@ -91,11 +102,14 @@ def round_figure(series: Sequence[Series], theme: Theme) -> Drawn:
     return rendered(figure)
 
 
-def _psnr_keys(theme: Theme) -> list[tuple[Line2D, str]]:
+def _psnr_keys(theme: Theme, *, noise: bool, bound: bool) -> list[tuple[Line2D, str]]:
+    """What stands in the legend; `noise` says whether the attacks were run on noise too, `bound` whether a proof is."""
+    on_noise = (Line2D([], [], color=theme.muted, linewidth=2, linestyle=":"), "same attack on noise")
     return [
         (Line2D([], [], color=theme.muted, marker="o", linestyle="", markersize=4.5), "test victim"),
         (Line2D([], [], color=theme.ink, marker="D", markersize=4.5), "mean, 95% interval"),
         (Line2D([], [], color=theme.control, linewidth=2), "control, without a signal"),
-        (Line2D([], [], color=theme.muted, linewidth=2, linestyle=":"), "same attack on noise"),
+        *([on_noise] if noise else []),
+        *([bound_key(theme)] if bound else []),
         (Line2D([], [], color=theme.ink, linewidth=1, linestyle=(0, (5, 3))), f"{SUCCESS_DB:.0f} dB"),
     ]

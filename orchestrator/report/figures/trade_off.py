@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from matplotlib.lines import Line2D
@@ -14,6 +15,7 @@ from orchestrator.report.figures.canvas import (
     Drawn,
     Theme,
     arms,
+    bound_key,
     canvas,
     legend,
     mark_control,
@@ -78,6 +80,7 @@ def tradeoff_figure(compared: Sequence[Compared], theme: Theme) -> Drawn:
             mark_point(axes, line.psnr, y, marker=_marker(names, name), colour=colour, face=face)
         line, utility = one.strongest, one.strongest.utility
         mark_control(axes, line.psnr_control, place, theme.control, "-")
+        mark_control(axes, line.means["psnr_bound"], place, theme.ink, "-")
         if utility is not None:
             face = theme.paper if utility.diverged else theme.ink
             mark_point(right, utility.accuracy, place, scale=100.0, marker="D", colour=theme.ink, face=face)
@@ -90,11 +93,12 @@ def tradeoff_figure(compared: Sequence[Compared], theme: Theme) -> Drawn:
     right.set_yticks(range(len(compared)), [""] * len(compared))
     axes.set_xlabel("mean PSNR (dB): left leaks less", color=theme.muted)
     right.set_xlabel("accuracy (%)", color=theme.muted)
-    legend(figure, _tradeoff_keys(names, theme), theme, columns=3)
+    bound = any(not math.isnan(one.strongest.means["psnr_bound"]) for one in compared)
+    legend(figure, _tradeoff_keys(names, theme, bound=bound), theme, columns=3)
     return rendered(figure)
 
 
-def _tradeoff_keys(names: Sequence[str], theme: Theme) -> list[tuple[Line2D, str]]:
+def _tradeoff_keys(names: Sequence[str], theme: Theme, *, bound: bool) -> list[tuple[Line2D, str]]:
     keys = [
         (
             Line2D(
@@ -107,6 +111,7 @@ def _tradeoff_keys(names: Sequence[str], theme: Theme) -> list[tuple[Line2D, str
     return [
         *keys,
         (Line2D([], [], color=theme.control, linewidth=2), "control, without a signal"),
+        *([bound_key(theme)] if bound else []),
         (Line2D([], [], color=theme.ink, linewidth=1, linestyle=(0, (5, 3))), f"{SUCCESS_DB:.0f} dB"),
         (Line2D([], [], color=theme.ink, marker="D", linestyle="", markersize=4.5), "accuracy"),
         (Line2D([], [], color=theme.control, linewidth=2, linestyle=":"), "majority class"),

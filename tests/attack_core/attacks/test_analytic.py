@@ -223,6 +223,7 @@ def test_known_noise_that_hides_the_input_is_answered_by_the_mean_image(faces: I
     assert float(blind.images.abs().max()) < 0.1
 
 
+@pytest.mark.slow
 def test_known_noise_that_leaves_the_input_ends_the_descent_in_time(faces: ImageDataset) -> None:
     """Without the fact the descent goes on to fit the noise."""
     observation, truth = observed(faces)
@@ -257,6 +258,7 @@ def test_refinement_is_left_out_where_features_suffice(
     assert (found.iterations > 80) is refined
 
 
+@pytest.mark.slow
 def test_refinement_helps_where_features_are_few(faces: ImageDataset) -> None:
     observation, truth = observed(faces, LENET)
     attack = dataclasses.replace(
@@ -316,11 +318,12 @@ def test_single_images_are_attacked_without_float64(faces: ImageDataset) -> None
     attack = dataclasses.replace(QUICK, inversion=short, refinement=short)
     for config in (CNN, LENET, MLP):
         observation, _ = observed(faces, config)
-        with NoFloat64():
+        with NoFloat64(few=256):
             found = attacked(observation, attack)
         assert found.method.startswith("analytic")
 
 
+@pytest.mark.slow
 def test_images_along_the_steps_are_found_without_float64(faces: ImageDataset) -> None:
     observation, _ = observed(faces, signal="local_update", images=3)
     model, start = build_model(CNN), observation.state.parameters
@@ -336,9 +339,9 @@ def test_images_along_the_steps_are_found_without_float64(faces: ImageDataset) -
         tolerance=0.1,
         after={name: value + observation.tensors[name] for name, value in start.items()},
     )
-    with NoFloat64():
+    with NoFloat64(few=256):
         order = find_order(observation, head, shares)
-        inverter = inverter_of(observation, shares.inputs, Continuation(evaluations=6))
+        inverter = inverter_of(observation, shares.inputs, Continuation(evaluations=12))
         images, missed = along_path(
             inverter, observation, order, shares.labels, torch.zeros(1, 3, 16, 16), passes=2
         )

@@ -61,10 +61,13 @@ HERE = [
     for kind in kinds
     if (name, kind) not in BEATS_GREY or name == "gradinversion"
 ]
-"""Where nothing does, and where what does takes most of a minute."""
+"""Where nothing does, and where what does is slow."""
 
 
-@pytest.mark.parametrize(("name", "kind"), HERE)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [pytest.param(*each, marks=pytest.mark.slow if each[1] == "resnet18" else ()) for each in HERE],
+)
 def test_every_attack_lowers_its_loss_on_every_model_that_it_claims(
     faces: ImageDataset, name: str, kind: Any
 ) -> None:
@@ -176,6 +179,7 @@ def test_a_deep_prior_paints_within_bounds_from_its_own_weights() -> None:
     assert all(bool(torch.isfinite(slope).all()) and float(slope.abs().max()) > 0 for slope in slopes)
 
 
+@pytest.mark.slow
 def test_a_deep_prior_is_a_prior_by_itself(faces: ImageDataset) -> None:
     observation, truth = observed(faces, ModelConfig(kind="cnn64", image_size=16))
     settings: dict[str, Any] = {"objective": Cosine(), "iterations": 80, "tv_weight": 0.0}
@@ -191,6 +195,7 @@ def test_a_deep_prior_optimises_labels_too(faces: ImageDataset) -> None:
     assert found.labels.shape == (2,)
 
 
+@pytest.mark.slow
 def test_no_part_of_them_makes_float64(faces: ImageDataset) -> None:
     observation, _ = observed(faces, ModelConfig(kind="resnet18", image_size=16), batch=2)
     seen = dataclasses.replace(observation, public_mean=torch.zeros(3, 16, 16))

@@ -113,7 +113,7 @@ def test_the_way_ends_soon_after_evidence_stops_growing() -> None:
 @pytest.mark.parametrize(
     ("defense", "model", "least_gain"),
     [
-        ((Quantise(bits=1),), ModelConfig(kind="cnn64"), 1.5),
+        pytest.param((Quantise(bits=1),), ModelConfig(kind="cnn64"), 1.5, marks=pytest.mark.slow),
         ((Quantise(bits=1),), MLP, 5.0),
         ((ClipOnly(max_norm=1.0), NoiseOnly(sigma=0.02)), MLP, 2.5),
     ],
@@ -130,6 +130,7 @@ def test_an_input_that_is_half_noise_still_shows_the_image(
     assert sum(gains) / len(gains) > least_gain
 
 
+@pytest.mark.slow
 def test_what_drowns_is_answered_with_the_mean_image(faces: ImageDataset) -> None:
     """Where the leading direction is noise's, and where it is just not and the rest of the signal is against it."""
     for sigma in (0.02, 0.1):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from attack_core.gradients.handles import DenseHandle, GhostHandle, gradient_handles
+from attack_core.gradients.handles import DenseHandle, GhostHandle, autograd_pays, gradient_handles
 from attack_core.gradients.objectives import (
     L2,
     Both,
@@ -79,14 +79,9 @@ def test_handles_hold_each_candidates_own_gradient(config: ModelConfig, ghost: b
             torch.testing.assert_close(handles[name].dense()[candidate], gradient, rtol=1e-9, atol=1e-12)
 
 
-def is_largest_again(config: ModelConfig) -> bool:
-    """Whether it is resnet18 without what tells it from the others here, statistics over a batch."""
-    return config.kind == "resnet18" and config.batch_norm == "eval"
-
-
 @pytest.mark.parametrize(
     "config",
-    [pytest.param(each, marks=pytest.mark.slow if is_largest_again(each) else ()) for each in MODELS],
+    [pytest.param(each, marks=pytest.mark.slow if each.kind == "resnet18" else ()) for each in MODELS],
     ids=[f"{each.kind}-{each.batch_norm}" for each in MODELS],
 )
 def test_ghost_form_equals_plain_form_in_value_and_slope(config: ModelConfig) -> None:
@@ -113,6 +108,33 @@ def test_ghost_form_equals_plain_form_in_value_and_slope(config: ModelConfig) ->
     for kind, (value, slope) in found(True).items():
         torch.testing.assert_close(value, plain[kind][0], rtol=1e-9, atol=1e-12, msg=partial(named, kind))
         torch.testing.assert_close(slope, plain[kind][1], rtol=1e-7, atol=1e-11, msg=partial(named, kind))
+
+
+@pytest.mark.parametrize("kind", ["lenet", "cnn64"])
+def test_autograds_convolutions_equal_closed_forms_in_value_and_slope(kind: str) -> None:
+    config = next(each for each in MODELS if each.kind == kind)
+    state, images, labels = setting(config)
+    model, leaf = build_model(config), images.clone().requires_grad_(True)
+    found = []
+    for linear_only in (True, False):
+        handles = gradient_handles(model, state, leaf, loss_of(labels), linear_only=linear_only)
+        norms = torch.stack([handle.squared_norm() for handle in handles.values()]).sum(0)
+        found.append((norms.detach(), *torch.autograd.grad(norms.sum(), leaf)))
+        assert any(isinstance(handle, GhostHandle) for handle in handles.values()), (
+            "linear layers stay factors"
+        )
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-11)
+
+
+def test_small_networks_of_one_candidate_leave_their_convolutions_to_autograd() -> None:
+    small, large = (
+        initial_state(ModelConfig(kind=kind, image_size=size), generator("m"))
+        for kind, size in (("lenet", 32), ("cnn64", 16))
+    )
+    assert autograd_pays(small, 1)
+    assert not autograd_pays(small, 2)
+    assert not autograd_pays(large, 1)
 
 
 @given(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attack_core.base.types import AttackFailed
-from attack_core.inversion.continuation import Continuation, Mismatch
+from attack_core.inversion.continuation import Continuation, ContinuationLimits, Mismatch
 from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.priors.colour_tv import colour_axes, colour_variation
 from fl_core.base.errors import InputError
@@ -147,6 +147,37 @@ def test_descent_reaches_the_solution_of_linear_equations(measured: bool) -> Non
     assert float(mismatch(found)) < 1e-8
     assert seen[0] == pytest.approx(1.0), "the first evaluation is at the start"
     assert min(seen) < 1e-8
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_pairs_of_earlier_stages_save_evaluations(measured: bool) -> None:
+    """The data's curvature is the same in every stage, in whichever coordinates."""
+    mismatch, matrix, solution = least_squares(1e3)
+
+    def measure(images: Tensor) -> DctPreconditioner:
+        return DctPreconditioner.measured(lambda x: x.flatten(1) @ matrix.mT, images, generator("probes"))
+
+    taken, anew = (
+        Continuation(evaluations=120, stages=6, prior_end=1e-12).minimise(
+            mismatch,
+            torch.zeros_like(solution),
+            measure=measure if measured else None,
+            limits=ContinuationLimits(carried=carried),
+        )
+        for carried in (40, 0)
+    )
+    assert float(mismatch(taken)) < 0.5 * float(mismatch(anew))
+
+
+def test_coordinates_and_gradients_are_each_others_transpose() -> None:
+    """<g, images(z)> = <gradient(g), z>, and `scaled` is the inverse of `images`."""
+    weights = torch.rand((7, PIXELS), generator=generator("weights"))
+    axes = DctPreconditioner.measured(
+        lambda x: x.flatten(1) @ weights.mT, random_images(), generator("probes")
+    )
+    z, g = random_images(seed=1), random_images(seed=2)
+    assert float((g * axes.images(z)).sum()) == pytest.approx(float((axes.gradient(g) * z).sum()), rel=1e-3)
+    torch.testing.assert_close(axes.scaled(axes.images(z)), z, atol=1e-4, rtol=0)
 
 
 def test_the_prior_decides_where_the_data_say_nothing() -> None:

@@ -278,6 +278,7 @@ LOCALS: list[LocalModel] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("local", LOCALS, ids=repr)
 def test_every_local_model_attacks_and_repeats_itself(local: LocalModel) -> None:
     observation, images, _ = trained_client(CNN, persistent=True)
@@ -294,6 +295,7 @@ def error(found: Reconstruction, images: Tensor) -> float:
     return float((found.images - images).square().mean())
 
 
+@pytest.mark.slow
 def test_following_the_steps_beats_averaging_them() -> None:
     """Few long steps on a network that changes on the way: its mean gradient is not that of its first weights."""
     observation, images, _ = trained_client(MLP, images=2, batch=1, epochs=2, lr=0.3)

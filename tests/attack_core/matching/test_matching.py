@@ -44,7 +44,13 @@ from tests.support.matched import NoFloat64, attacked, grey, observed, score
         ("mlp", 16, 6.0, {}),
         # The stem and 17 layers down to one pixel leave a 32x32 image hardly any trace: the loss falls, the
         # picture comes only just above grey. The margin says so; it is a floor, not a goal.
-        ("resnet18", 32, 0.1, {"lr": 0.05, "tv_weight": 1e-5, "objective": Similarity(), "iterations": 30}),
+        pytest.param(
+            "resnet18",
+            32,
+            0.1,
+            {"lr": 0.05, "tv_weight": 1e-5, "objective": Similarity(), "iterations": 30},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_attack_beats_grey_and_its_own_prior_on_every_model(
@@ -263,7 +269,15 @@ def test_bad_options_are_refused_by_name(options: dict[str, Any], message: str) 
         Matching(**options)
 
 
-@pytest.mark.parametrize("kind", ["cnn64", "lenet", "mlp", pytest.param("resnet18", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("cnn64", marks=pytest.mark.slow),
+        "lenet",
+        "mlp",
+        pytest.param("resnet18", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("defended", [False, True])
 def test_nothing_on_the_attack_path_is_float64(faces_root: Any, kind: str, defended: bool) -> None:
     from fl_core.data.kinds.celeba import open_celeba

@@ -181,9 +181,14 @@ MATCHING = Matching(iterations=120, schedule="cosine", tv_weight=1e-5)
     ("defenses", "attack", "least_gain"),
     [
         ((Prune(ratio=0.9),), ANALYTIC, 6.0),
-        ((Prune(ratio=0.9),), MATCHING, 0.3),
+        pytest.param((Prune(ratio=0.9),), MATCHING, 0.3, marks=pytest.mark.slow),
         ((Quantise(bits=4),), ANALYTIC, 3.0),
-        ((ClipOnly(max_norm=0.05),), dataclasses.replace(MATCHING, tv_weight=1e-8), 3.0),
+        pytest.param(
+            (ClipOnly(max_norm=0.05),),
+            dataclasses.replace(MATCHING, tv_weight=1e-8),
+            3.0,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_knowing_the_defense_helps(

@@ -85,3 +85,22 @@ def test_noise_that_drowns_everything_leaves_the_mean_image() -> None:
     solved = equations(width=24, noise=1e4).solve(mean)
     assert solved.determined == 0
     assert float((solved.picture - mean).square().mean().sqrt()) < 0.1
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-3])
+def test_the_certificate_bounds_what_is_missed(noise: float) -> None:
+    solved = equations(width=40, noise=noise, told=False).solve(torch.zeros(3, SIDE, SIDE))
+    certificate = solved.certificate
+    assert certificate.rank == certificate.unknowns == 3 * SIDE * SIDE
+    # Pixels in [0, 1] are half as far apart.
+    assert 10.0 ** (-certificate.psnr / 20.0) >= missed(solved.picture) / 2.0
+
+
+def test_missing_equations_leave_the_picture_open_and_spare_ones_are_needed() -> None:
+    nothing = torch.zeros(3, SIDE, SIDE)
+    short = equations(width=13).solve(nothing).certificate
+    assert short.verdict == "open"
+    assert short.rank == 13 * NUMBERS
+    assert equations(width=40).solve(nothing).certificate.verdict == "exact"
+    unchecked = equations(width=TOKENS).solve(nothing).certificate
+    assert unchecked.verdict == "determined", "as many equations as patches are always satisfied"

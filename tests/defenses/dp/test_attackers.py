@@ -169,6 +169,7 @@ def run(faces_root: Path, out: Path, defense: list[dict[str, Any]], **changes: A
     return comparable(out)
 
 
+@pytest.mark.slow
 def test_a_sweep_through_dp_sgd(faces_root: Path, tmp_path: Path) -> None:
     defense = [{"kind": "dp_sgd", "epsilon": 4.0, "max_norm": 0.5}]
     options = {

@@ -146,7 +146,7 @@ def audited(kind: str, epsilon: float, *, quiet: bool, rounds: int = 1) -> float
     return Audit(runs=runs)(release, direction, delta=DELTA)
 
 
-@pytest.mark.parametrize("epsilon", [1.0, 4.0])
+@pytest.mark.parametrize("epsilon", [1.0, pytest.param(4.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", list(CASES))
 def test_no_release_tells_more_than_is_claimed(kind: str, epsilon: float) -> None:
     found = audited(kind, epsilon, quiet=False)
@@ -160,6 +160,7 @@ def test_a_third_of_the_noise_is_found_out(kind: str) -> None:
     assert audited(kind, 1.0, quiet=True) > 1.0
 
 
+@pytest.mark.slow
 def test_rounds_together_tell_no_more_than_the_total() -> None:
     assert 0.4 < audited("dp_update", 2.0, quiet=False, rounds=2) <= 2.0
     assert audited("dp_update", 2.0, quiet=True, rounds=2) > 2.0

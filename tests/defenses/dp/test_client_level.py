@@ -292,6 +292,7 @@ CELLS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_sweep_says_against_whom_each_promise_holds(faces_root: Path, tmp_path: Path) -> None:
     config = sweep(
         faces_root,

@@ -39,6 +39,7 @@ def secret_key(keys: EncryptedExchange) -> PaillierSecret:
     return keys.secret
 
 
+@pytest.mark.slow
 def test_every_parameter_of_a_small_network(keys: EncryptedExchange) -> None:
     config = ModelConfig(kind="lenet", image_size=16)
     updates = {

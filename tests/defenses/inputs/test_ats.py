@@ -245,6 +245,7 @@ def test_an_attacker_is_told_that_a_part_is_lost(faces_root: Path, tmp_path: Pat
 TURN = ATS(policy=("turn",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "chain", [(TURN, Prune(ratio=0.5)), (Precode(size=16), TURN), (TURN, DPSGD(epsilon=1.0))]
 )

@@ -195,6 +195,7 @@ def test_mixing_goes_before_what_is_done_to_gradients(
     assert public_mean(faces).shape == found.images[0].shape
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_through_both(faces_root: Path, tmp_path: Path) -> None:
     changed = sweep(
         faces_root,

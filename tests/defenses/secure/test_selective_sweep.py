@@ -109,6 +109,7 @@ def test_all_encrypted_leaves_nothing_to_see_of_one_client(faces: ImageDataset) 
         observe(captured(faces, 1.0)[0], ThreatModel(view="individual"))
 
 
+@pytest.mark.slow
 def test_training_gives_the_bits_of_whole_encryption(faces: ImageDataset) -> None:
     found = []
     for scheme in (CKKS(), CKKS(selective=Selective(fraction=0.2, images=4))):
@@ -121,6 +122,7 @@ def test_training_gives_the_bits_of_whole_encryption(faces: ImageDataset) -> Non
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
+@pytest.mark.slow
 def test_the_leak_falls_with_the_fraction(faces: ImageDataset) -> None:
     """A row of the first layer in the clear is the image; hidden rows leave less and less of it."""
     attack = Auto(fallback=Matching(iterations=30, restarts=1))
@@ -165,6 +167,7 @@ CELLS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 def test_a_sweep_attacks_what_is_in_the_clear(faces_root: Path, tmp_path: Path) -> None:
     attack = {"kind": "auto", "fallback": {"kind": "matching", "iterations": 5}}
     config = sweep(

@@ -168,6 +168,7 @@ def test_noise_without_a_scale_is_refused() -> None:
         EncryptedNoise(scale=0.0)
 
 
+@pytest.mark.slow
 def test_libraries_load_when_they_are_used() -> None:
     """Settings load no cryptography, and what workers run loads no PyTorch."""
     code = """

@@ -95,6 +95,7 @@ def test_the_mean_of_gradients_is_the_gradient_of_all_images_together(faces: Ima
         torch.testing.assert_close(estimate[name], value, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_the_key_holder_sees_one_rounded_update_and_its_images_alone(
     faces: ImageDataset, signal: Signal
@@ -150,6 +151,7 @@ def test_no_image_is_in_two_groups_and_data_that_run_out_are_told(
     assert accompanied(federation, "agg_update", [Victim(client=0)], round_number=0) == [Victim(client=0)]
 
 
+@pytest.mark.slow
 def test_noise_before_encryption_is_in_what_the_key_holder_opens(faces: ImageDataset) -> None:
     plain, _ = captured(faces, "gradients", CKKS())
     noisy, _ = captured(faces, "gradients", CKKS(noise=EncryptedNoise(scale=0.02)))
@@ -223,6 +225,7 @@ SMALL: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_a_sweep_compares_the_views(faces_root: Path, tmp_path: Path) -> None:
     outcome = run(sweep(faces_root, **SMALL), tmp_path)
     assert (outcome.trials, outcome.failed) == (16, 0)
@@ -266,7 +269,7 @@ def test_a_sweep_compares_the_views(faces_root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_serial_and_workers_agree_and_a_resumed_sweep_goes_on(faces_root: Path, tmp_path: Path) -> None:
-    config = sweep(faces_root, **SMALL | {"cells": [CELLS[0], CELLS[1], CELLS[6]]})
+    config = sweep(faces_root, **SMALL | {"cells": [CELLS[0], CELLS[1], CELLS[6]], "execution__workers": 1})
     half = run(config, tmp_path / "serial", cells=["ckks"])
     assert (half.trials, half.fresh) == (2, 2)
     rest = run(config, tmp_path / "serial")

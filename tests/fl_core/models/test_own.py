@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,10 +106,12 @@ def test_a_bottleneck_goes_in_front_of_the_last_layer(tmp_path: Path) -> None:
     assert torch.equal(one.parameters["conv.weight"], other.parameters["conv.weight"])
     assert torch.equal(one.parameters["fc.weight"], other.parameters["fc.last.weight"])
     assert other.parameters["fc.bottleneck.decoder.weight"].shape == (4, 2)
-    save_file({**one.parameters, **one.buffers}, tmp_path / "w.safetensors")
-    weights = WeightsFile.read("w.safetensors", tmp_path, where="model.weights")
-    filled = initial_state(_config(tmp_path, bottleneck=2, weights=weights), generator(2))
-    assert torch.equal(filled.parameters["fc.last.weight"], one.parameters["fc.weight"])
+    for prefix in ("", "module."):
+        held = {f"{prefix}{name}": value for name, value in {**one.parameters, **one.buffers}.items()}
+        save_file(held, tmp_path / "w.safetensors")
+        weights = WeightsFile.read("w.safetensors", tmp_path, where="model.weights")
+        filled = initial_state(_config(tmp_path, bottleneck=2, weights=weights), generator(2))
+        assert torch.equal(filled.parameters["fc.last.weight"], one.parameters["fc.weight"])
 
 
 @pytest.mark.parametrize(
@@ -141,7 +144,7 @@ def test_a_network_of_torchvision_is_taken_by_its_name() -> None:
     assert predict(build_model(config), state, torch.zeros(1, 3, 64, 64)).shape == (1, 4)
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "pt", "parallel.pt", "nested.pt"])
+@pytest.mark.parametrize("suffix", ["safetensors", "pt", "parallel.pt", "compiled.pt", "nested.pt"])
 def test_weights_come_from_a_file(tmp_path: Path, suffix: str) -> None:
     config = _config(tmp_path)
     wanted = initial_state(config, generator(5))
@@ -152,7 +155,7 @@ def test_weights_come_from_a_file(tmp_path: Path, suffix: str) -> None:
     elif suffix == "nested.pt":
         torch.save({"state_dict": tensors, "epoch": 3}, path)
     else:
-        prefix = "module." if suffix == "parallel.pt" else ""
+        prefix = {"parallel.pt": "module.", "compiled.pt": "_orig_mod."}.get(suffix, "")
         torch.save({f"{prefix}{name}": value for name, value in tensors.items()}, path)
     weights = WeightsFile.read(path.name, tmp_path, where="model.weights")
     found = initial_state(_config(tmp_path, weights=weights), generator(1))
@@ -167,8 +170,13 @@ def test_a_zoo_network_takes_weights_too_and_a_bottleneck_is_drawn(tmp_path: Pat
     weights = WeightsFile.read("w.safetensors", tmp_path, where="model.weights")
     found = initial_state(ModelConfig(kind="lenet", image_size=16, weights=weights), generator(1))
     assert torch.equal(found.parameters["fc.weight"], state.parameters["fc.weight"])
-    narrow = ModelConfig(kind="lenet", image_size=16, weights=weights, bottleneck=3)
-    assert initial_state(narrow, generator(1)).parameters["bottleneck.encoder.weight"].any()
+    wrapped = {f"module.{name}": value for name, value in state.parameters.items()}
+    save_file(wrapped, tmp_path / "module.safetensors")
+    for name in ("w", "module"):
+        weights = WeightsFile.read(f"{name}.safetensors", tmp_path, where="model.weights")
+        narrow = initial_state(replace(plain, weights=weights, bottleneck=3), generator(1)).parameters
+        assert narrow["bottleneck.encoder.weight"].any()
+        assert torch.equal(narrow["fc.weight"], state.parameters["fc.weight"])
 
 
 @pytest.mark.parametrize(

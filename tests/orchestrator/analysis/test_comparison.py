@@ -71,6 +71,7 @@ def test_the_report_and_the_terminal_show_them(tmp_path: Path) -> None:
     assert "hidden" in shown.get()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [False, True])
 def test_privacy_and_utility_of_many_cells_have_a_figure_that_can_be_read(tmp_path: Path, many: bool) -> None:
     count = SCATTERED if many else 2

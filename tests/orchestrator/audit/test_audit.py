@@ -15,6 +15,8 @@ from torch import nn
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto
 from attack_core.matching.matching import Matching
+from defenses.chain import AnyDefense
+from defenses.compression.compression import Prune, Quantise, SignOnly
 from defenses.mechanism.noise import NoiseOnly
 from fl_core.base.errors import InputError
 from fl_core.federation.client import LocalTraining
@@ -67,8 +69,8 @@ def _update(count: int = 1, *, model: nn.Module | None = None, **local: Any) -> 
     return Update(tensors=seen.tensors, before=seen.before, buffers=seen.buffers)
 
 
-def _fact(answer: Answer, name: str) -> Any:
-    return next(fact for fact in answer.facts if fact.name == name)
+def _premise(answer: Answer, name: str) -> Any:
+    return next(each for each in answer.premises if each.name == name)
 
 
 def test_an_exact_answer_is_expected_to_be_exact() -> None:
@@ -79,8 +81,18 @@ def test_an_exact_answer_is_expected_to_be_exact() -> None:
     assert answer.overall.low > answer.calibration.prior + 20
     assert "almost exactly" in verdict(answer)
     assert not answer.contradictions
-    images = _fact(answer, "images")
+    images = _premise(answer, "images")
     assert (images.value, images.source) == ("1", "inferred")
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_gradient_in_half_precision_is_of_as_many_images_as_it_was(as_list: bool) -> None:
+    """Rounding alone gives it more singular values."""
+    gradient = observe(network(), pictures(1), labels(1), image=SPEC, classes=CLASSES)
+    assert not isinstance(gradient, Update)
+    half = {name: value.half() for name, value in gradient.items()}
+    answer = _audit(list(half.values()) if as_list else half, attack=_quick(), clients=2)
+    assert (_premise(answer, "images").value, len(answer.found.images)) == ("1", 1)
 
 
 def test_more_images_than_given_is_a_contradiction_and_the_signal_wins() -> None:
@@ -107,14 +119,14 @@ def test_steps_that_batch_norm_counted_contradict_others() -> None:
         clients=2,
     )
     assert any("BatchNorm counted 2 batches" in text for text in answer.contradictions)
-    assert _fact(answer, "BatchNorm statistics").value.startswith("moved")
+    assert _premise(answer, "BatchNorm statistics").value.startswith("moved")
 
 
 def test_signs_alone_are_seen_as_what_adam_leaves() -> None:
     update = _update()
     signs = Update(tensors={name: 0.001 * value.sign() for name, value in update.tensors.items()})
     answer = _audit(signs, known=Known(lr=0.001, examples=1), attack=Matching(iterations=20), clients=2)
-    assert _fact(answer, "optimizer").source == "inferred"
+    assert _premise(answer, "optimizer").source == "inferred"
 
 
 def test_fewer_images_than_given_is_a_contradiction_too() -> None:
@@ -139,7 +151,7 @@ def test_units_that_were_off_hide_images_and_are_no_contradiction() -> None:
         clients=2,
     )
     assert len(answer.found.images) == 3
-    assert not _fact(answer, "images").contradiction
+    assert not _premise(answer, "images").contradiction
 
 
 def test_facts_that_explain_the_update_are_taken() -> None:
@@ -185,8 +197,8 @@ def test_weights_stored_in_few_bits_are_taken_for_noisy_ones() -> None:
     ]
     coarse = Update.between(*({name: value.half() for name, value in side.items()} for side in sides))
     answer = _audit(coarse, known=Known(lr=0.1), truth=pictures(1))
-    assert _fact(answer, "precision").value == "float16"
-    assert _fact(answer, "images").value == "1"
+    assert _premise(answer, "precision").value == "float16"
+    assert _premise(answer, "images").value == "1"
     assert answer.psnr is not None
     assert answer.psnr[0] > 30
 
@@ -207,11 +219,59 @@ def test_noise_is_measured_and_simulated() -> None:
     size = float(torch.cat([value.flatten() for value in _update().tensors.values()]).std())
     noisy = defend(_update(), [NoiseOnly(sigma=0.05 * size)])
     answer = _audit(noisy, known=Known(lr=0.1))
-    noise = _fact(answer, "noise")
+    noise = _premise(answer, "noise")
     assert float(noise.value.split()[1]) == pytest.approx(0.05 * size, rel=0.1)
     assert answer.overall.psnr < 50
 
 
+@pytest.mark.parametrize(
+    ("defense", "words"),
+    [(Prune(ratio=0.8), "pruned: 80%"), (Quantise(bits=4), "rounded to 4 bits"), (SignOnly(), "signs only")],
+    ids=["prune", "quantise", "sign"],
+)
+def test_a_defense_in_force_is_named_and_simulated(defense: AnyDefense, words: str) -> None:
+    """One that is told gives the same answer, as it is what the attack takes over."""
+    sent = defend(gradient(network(), pictures(1), torch.tensor([1])), [defense])
+    settings = {"attack": Matching(iterations=10), "clients": 2}
+    answer = _audit(sent, known=Known(examples=1), **settings)
+    found = _premise(answer, "defense")
+    assert found.value.startswith(words)
+    assert (found.source, found.contradiction) == ("inferred", "")
+    assert "optimizer" not in {each.name for each in answer.premises}
+    assert "noise" not in {each.name for each in answer.premises}
+    told = _audit(sent, known=Known(examples=1, defenses=(defense,)), **settings)
+    assert torch.allclose(answer.found.images, told.found.images, atol=1e-4)
+    assert _premise(told, "defense").source == "given"
+    assert not told.contradictions
+    if not isinstance(defense, Prune):  # The share that is seen is one of all numbers, 0 before or not.
+        assert told.calibration == answer.calibration
+
+
+def test_pruned_numbers_do_not_count_images_by_their_rank() -> None:
+    sent = defend(gradient(network(), pictures(1), torch.tensor([1])), [Prune(ratio=0.8)])
+    images = _premise(_audit(sent, attack=Matching(iterations=5), clients=2), "images")
+    assert (images.value, images.source) == ("1", "assumed")
+    assert "rank of its own" in images.why
+
+
+def test_a_defense_that_the_numbers_do_not_show_is_contradicted() -> None:
+    plain = gradient(network(), pictures(1), torch.tensor([1]))
+    rounded = defend(plain, [Quantise(bits=4)])
+    short = {"attack": Matching(iterations=5), "clients": 2}
+    noisy = defend(plain, [NoiseOnly(sigma=0.01)])
+    (text,) = _audit(noisy, known=Known(examples=1, defenses=(Prune(),)), **short).contradictions
+    assert text == "defense prune: none of the numbers is 0"
+    (text,) = _audit(rounded, known=Known(examples=1, defenses=(SignOnly(),)), **short).contradictions
+    assert text.startswith("defense sign: the numbers look otherwise: rounded to 4 bits")
+
+
+def test_what_cannot_come_after_a_defense_is_refused_before_the_attack() -> None:
+    sent = defend(gradient(network(), pictures(1), torch.tensor([1])), [Prune(ratio=0.8)])
+    with pytest.raises(InputError, match="add it before compressing"):
+        _audit(sent, against=("noise",))
+
+
+@pytest.mark.slow
 def test_a_defense_is_searched_until_it_holds() -> None:
     answer = _audit(gradient(network(), pictures(1), torch.tensor([1])), against=("noise",))
     (noise,) = answer.strengths
@@ -237,6 +297,10 @@ def test_what_is_exact_is_said_to_be_more() -> None:
     assert answer.overall.psnr == EXACT
     assert ">= 60 dB expected" in verdict(answer)
     assert figures(answer)["expected_psnr"] == [{"psnr": EXACT, "low": EXACT, "high": EXACT}]
+    (certificate,) = figures(answer)["certificates"]
+    assert certificate["verdict"] == "exact"
+    assert certificate["rank"] == certificate["unknowns"] == answer.found.images[0].numel()
+    assert any(text.startswith("Certified exact: the image.") for text in lines(answer))
 
 
 def test_effort_shortens_the_attack_here_and_on_simulated_clients() -> None:
@@ -331,6 +395,10 @@ def test_the_command_writes_a_page(
         (("--model", "net.py:leave"), "net.py:leave ended the program"),
         (("--out", "net.py"), "net.py"),
         (("--steps", "0"), "Known.steps = 0"),
+        (("--defended", "prnue ratio=0.9"), "Did you mean 'prune'"),
+        (("--defended", "prune keep=0.1"), "unknown key 'keep'. Known here: error_feedback, kind, ratio"),
+        (("--defended", "prune ratio"), "must be SETTING=VALUE, such as ratio=0.9"),
+        (("--defended", "ckks"), "ckks works on the sum, which is not there to work on"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

@@ -62,8 +62,8 @@ def root() -> Path:
 class Case:
     """One update: how it was made, what is told of it, and what the audit has to say.
 
-    `names` is the fact that has to be contradicted, with the words `says`. `found` says whether the pictures come back;
-    None where the audit has to say that it cannot predict.
+    `names` is the premise that has to be contradicted, with the words `says`. `found` says whether the pictures come
+    back; None where the audit has to say that it cannot predict.
     """
 
     optimizer: Optimizer = field(default_factory=sgd)
@@ -187,7 +187,7 @@ def test_an_update_made_elsewhere_is_answered_honestly(
     answer = audited(case)
     record_property("answer", [answer.found.outcome, *lines(answer)])
     assert answer.psnr is not None
-    contradicted = {fact.name: fact.contradiction for fact in answer.facts if fact.contradiction}
+    contradicted = {each.name: each.contradiction for each in answer.premises if each.contradiction}
     if case.names:
         assert case.says in contradicted[case.names] + _value(answer, case.names)
     else:
@@ -205,7 +205,7 @@ def test_an_update_made_elsewhere_is_answered_honestly(
 
 
 def _value(answer: Answer, name: str) -> str:
-    return next(fact.value for fact in answer.facts if fact.name == name)
+    return next(each.value for each in answer.premises if each.name == name)
 
 
 def test_an_update_of_another_network_is_refused() -> None:

@@ -132,6 +132,10 @@ axes:
         InputError, match=r"cell none_sigma-0.01: must lead to a setting of one of this cell's 0 def"
     ):
         load(tmp_path, text.replace("  exclude: [{defense: none}]\n", ""))
+    with pytest.raises(
+        InputError, match=r"cell \S+: axes defense\.0\.max_norm\.x: defense\.0\.max_norm is a value"
+    ):
+        load(tmp_path, text.replace("defense.1.sigma: [0.01, 0.1]", "defense.0.max_norm.x: [1]"))
 
 
 def test_cells_and_axes_together(tmp_path: Path) -> None:
@@ -271,6 +275,7 @@ def _written(folder: Path, content: dict[str, Any]) -> SweepConfig:
     return load_sweep(folder / "sweep.yaml")
 
 
+@pytest.mark.slow
 def test_axes_and_their_twin_by_hand_are_one_sweep(tmp_path: Path, faces_root: Path) -> None:
     """The same cells, identities and rows."""
     base = tree(faces_root, victims={"tuning": 1, "test": 1}, study__suggestions=2)

@@ -55,7 +55,7 @@ def _two_levels(draws: Random, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("draw", [_unrelated, _related, _two_levels])
-@pytest.mark.parametrize("clients", [19, 39])
+@pytest.mark.parametrize("clients", [19, pytest.param(39, marks=pytest.mark.slow)])
 def test_the_interval_covers_what_it_promises(draw: Draw, clients: int) -> None:
     draws, held, rounds = np.random.default_rng(0), 0, 300
     for _ in range(rounds):
@@ -66,6 +66,7 @@ def test_the_interval_covers_what_it_promises(draw: Draw, clients: int) -> None:
     assert 0.848 <= held / rounds <= (1.0 if draw is _two_levels else 0.952)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [0.0, 0.7, 1.0])
 def test_images_of_one_client_may_be_alike(shared: float) -> None:
     draws, each, rounds, held = np.random.default_rng(1), 8, 250, 0.0

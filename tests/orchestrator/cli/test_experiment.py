@@ -307,6 +307,7 @@ def _quiet():  # type: ignore[no-untyped-def]
     return Console(quiet=True)
 
 
+@pytest.mark.slow
 def test_showcase_settings_on_real_faces(celeba_root: Path, tmp_path: Path) -> None:
     """A short form of the showcase: far above the mean image within 60 iterations."""
     flags = (

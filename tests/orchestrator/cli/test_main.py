@@ -120,6 +120,7 @@ def test_a_dry_run_is_refused_like_the_run(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_cells_can_be_chosen(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = gradsweep("sweep", file, "--out", out, "--address", "serial", "--cells", "d*")
@@ -294,7 +295,15 @@ def test_help_lists_every_command() -> None:
 
 @pytest.mark.parametrize(
     ("words", "code"),
-    [(["--help"], 0), (["sweep", "--help"], 0), (["--version"], 0), (["swep"], 2), (["sweep"], 2)],
+    [
+        *((words, 0) for words in (["--help"], ["sweep", "--help"], ["--version"])),
+        *((words, 2) for words in (["swep"], ["sweep"], ["sweep", "no.yaml"], ["sweep", "pyproject.toml"])),
+        *(([command, "nowhere"], 2) for command in ("report", "status", "watch", "retry")),
+        *((words, 2) for words in (["compare", "a", "b"], ["merge", "a", "--out", "b"], ["show", "a", "1"])),
+        (["sweep", "sweeps/quickstart.yaml", "--set", "seed"], 2),
+        (["submit", "no.yaml", "--address", "http://localhost:8265", "--out", "/r"], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
 def test_what_needs_no_library_waits_for_none(words: list[str], code: int) -> None:
     """A person who asks for help, or mistypes a flag, does not wait seconds for torch."""

@@ -318,6 +318,7 @@ executor.close()
 """
 
 
+@pytest.mark.slow
 def test_a_local_ray_shows_no_dashboard_and_asks_for_a_token(tmp_path: Path) -> None:
     """`--address local` serves no dashboard and no Jobs API, authenticates, and names no token in any argv."""
     (tmp_path / ".ray").mkdir()

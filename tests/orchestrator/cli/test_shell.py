@@ -26,6 +26,7 @@ def test_the_version_with_the_commit_where_it_is_known(monkeypatch: pytest.Monke
     assert "commit" not in version_line()
 
 
+@pytest.mark.slow
 def test_the_schema_is_printed_or_written(tmp_path: Path) -> None:
     assert json.loads(gradsweep("schema").stdout) == sweep_schema()
     assert gradsweep("schema", "--out", tmp_path / "schema.json").returncode == 0

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from orchestrator.io.cache_upkeep import entries
 from tests.support.command import gradsweep, refused
 from tests.support.paths import ROOT
 
@@ -84,6 +85,7 @@ def test_a_suite_that_was_run_is_resumed_and_another_is_not_mixed_with_it(
 
 
 def test_a_single_run_lies_in_the_results_folder_itself(faces_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
     done = gradsweep(
         "suite",
         "showcase",
@@ -92,11 +94,15 @@ def test_a_single_run_lies_in_the_results_folder_itself(faces_root: Path, tmp_pa
         f"data.root={faces_root}",
         "--out-dir",
         tmp_path / "s",
+        "--cache",
+        tmp_path / "cache",
         TARGET_CLIENT="2",
         NUM_ATTACK_CLIENTS="4",
     )
     assert done.returncode == 0, done.stderr
     assert "NUM_ATTACK_CLIENTS is set; the suite showcase has no use for it." in done.stdout
+    assert "From the cache: 0 of 1 trials" in done.stdout
+    assert "captures" in {entry.kind for entry in entries(tmp_path / "cache")}
     assert rows(tmp_path / "s")["client"].tolist() == [2]
     for name in ("baseline_attack_result.png", "metrics.txt", "config.json", "runs.csv", "report.html"):
         assert (tmp_path / "s" / name).is_file(), name
@@ -126,8 +132,11 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_ladder_to_production_keeps_its_victims(faces_root: Path, tmp_path: Path) -> None:
-    root = ("--set", f"data.root={faces_root}")
-    done = gradsweep("suite", "realism", *SMALL, *root, "--out", tmp_path / "r")
+    attack = "attackers.0.attack"
+    deep = f"{attack}.convolutions.inversion"
+    less = (f"{deep}.evaluations=8", f"{deep}.stages=2", f"{attack}.fallback.iterations=1")
+    options = [word for each in (*less, f"data.root={faces_root}") for word in ("--set", each)]
+    done = gradsweep("suite", "realism", *SMALL, *options, "--out", tmp_path / "r")
     assert done.returncode == 0, done.stdout + done.stderr
     found = rows(tmp_path / "r").query("preselected")
     assert found["cell"].nunique() == 10

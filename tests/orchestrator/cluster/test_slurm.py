@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -134,15 +137,20 @@ def test_an_array_has_an_element_for_each_cell(file: Path, tmp_path: Path) -> No
 def test_the_scripts_are_clean(file: Path, tmp_path: Path) -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed")
-    for name, more in (("job.sh", ("--image", "/a b.sif")), ("array.sh", ("--array",))):
+    for name, more in (
+        ("job.sh", ("--image", "/a b.sif")),
+        ("array.sh", ("--array",)),
+        ("elastic.sh", ("--workers", 2)),
+    ):
         gradsweep("slurm", "render", file, "/o u/t", *more, "--out", tmp_path / name)
     ours = [
         path.relative_to(ROOT)
         for path in sorted((ROOT / "slurm").iterdir())
         if path.suffix in (".sh", ".sbatch")
     ]
-    assert len(ours) == 5
-    command = ["shellcheck", "-x", *map(str, ours), str(tmp_path / "job.sh"), str(tmp_path / "array.sh")]
+    assert len(ours) == 7
+    made = [str(tmp_path / f"{name}.sh") for name in ("job", "array", "elastic", "elastic-workers")]
+    command = ["shellcheck", "-x", *map(str, ours), *made]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
 
@@ -215,3 +223,77 @@ def test_ports_that_are_taken_are_passed_over(tmp_path: Path) -> None:
         ports = [function(tmp_path, begin, SLURM_JOB_ID=job) for job in ("599", "7")]
     assert ports == ["127.0.0.1:20000\n600", "127.0.0.1:20140\n600"]
     assert not list(tmp_path.glob("gradsweep-*/token")), "removed at the end"
+
+
+def test_elastic_workers_are_a_script_of_their_own(file: Path, tmp_path: Path) -> None:
+    job = tmp_path / "job.sh"
+    flags = ("--workers", 6, "--cpus", 4, "--time", "30", "--partition", "spare", "--out", job)
+    done = gradsweep("slurm", "render", file, "/out", *flags, "--", "--cache", "/shared")
+    assert done.returncode == 0, done.stderr
+    second = tmp_path / "job-workers.sh"
+    assert done.stdout.splitlines()[1:] == [
+        f"head=$(sbatch --parsable {job})",
+        f"sbatch --dependency=after:$head {second} $head",
+    ]
+    head, workers = job.read_text(), second.read_text()
+    for script in (head, workers):
+        assert "#SBATCH --cpus-per-task=4\n" in script
+        assert "#SBATCH --partition=spare\n" in script
+        assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+    assert f"set -- {file} /out --cache /shared" in head
+    assert "--array" not in head.partition("set -e")[0]
+    assert "#SBATCH --array=1-6\n" in workers
+    assert str(file) not in workers
+    refused(
+        gradsweep("slurm", "render", file, "/out", "--workers", 2), "--workers makes two scripts", "--out"
+    )
+    twice = ("--workers", 2, "--nodes", 3, "--out", job)
+    refused(gradsweep("slurm", "render", file, "/out", *twice), "SlurmJob.workers = 2", "one node")
+
+
+def test_a_worker_waits_for_its_head_and_ends_with_the_sweep(tmp_path: Path) -> None:
+    """The real functions, on nodes that only say what they are asked for."""
+    home = tmp_path / "home"
+    shutil.copytree(ROOT / "slurm", home / "slurm")
+    (home / "slurm" / "node.sh").write_text(
+        'echo "$1 $GS_IP $GS_PORT"; trap "exit 0" USR2; sleep 60 & wait $!'
+    )
+    folder = tmp_path / "gradsweep-9"
+    folder.mkdir()
+    surrounding = {"GRADSWEEP_HOME": str(home), "SLURM_JOB_ID": "11", "PATH": os.environ["PATH"]}
+
+    def start(**more: str) -> subprocess.Popen[str]:
+        script = ["bash", str(home / "slurm" / "elastic_worker.sbatch"), "9"]
+        return subprocess.Popen(
+            script,
+            cwd=tmp_path,
+            env=surrounding | more,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    log = folder / "worker-11.log"
+    worker = start()
+    for number, address in enumerate(("10.0.0.1:20000", "10.0.0.2:20040"), start=1):
+        (folder / "address").write_text(f"{address} start 0\n")
+        _until(lambda lines=number: log.exists() and len(log.read_text().splitlines()) == lines)
+        assert worker.poll() is None, "a head that is queued again comes back"
+    (folder / "address").unlink()
+    (folder / "done").touch()
+    said, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 0, said
+    assert "joining 10.0.0.2:20040" in said
+    assert log.read_text().split("\n")[:-1] == ["worker 10.0.0.1 20000", "worker 10.0.0.2 20040"]
+    (folder / "done").unlink()
+    lonely = start(GRADSWEEP_PATIENCE="1")
+    said, _ = lonely.communicate(timeout=60)
+    assert lonely.returncode == 75
+    assert "no head of job 9 for 1 s" in said
+
+
+def _until(holds: Callable[..., bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

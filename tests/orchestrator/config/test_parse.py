@@ -155,4 +155,30 @@ def test_the_shipped_sweeps_are_valid() -> None:
     files = sorted((ROOT / "sweeps").rglob("*.yaml"))
     assert files
     for path in files:
-        assert isinstance(load_sweep(path), SweepConfig)
+        config = load_sweep(path)
+        assert isinstance(config, SweepConfig)
+        data, utility = config.data, config.utility
+        if data.kind in ("auto", "synthetic"):
+            # Who has no CelebA has synthetic faces: six of eight to train on, one to validate, one to be public.
+            train = max(data.train or 1, utility.train if utility else 1)
+            assert max(train / 6, data.valid or 1) <= data.synthetic_images / 8, path
+
+
+def test_an_override_of_a_cell_leaves_its_other_differences_alone(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "name: s\nmodel: {kind: mlp}\ncells:\n  - {name: one, differs: {capture.signal: one_step_update}}\n"
+    )
+    sweep = load_sweep(path, ["cells.0.differs.capture.round=1"])
+    assert dict(sweep.cells[0].differs) == {"capture.signal": "one_step_update", "capture.round": 1}
+    own = cell_settings(sweep, sweep.cells[0]).capture
+    assert (own.signal, own.round) == ("one_step_update", 1)
+
+
+def test_a_group_behind_its_own_setting_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "name: s\ncells:\n  - {name: one, differs: {capture.signal: one_step_update, capture: {round: 1}}}\n"
+    )
+    with pytest.raises(InputError, match=r"'capture' stands behind 'capture.signal'"):
+        load_sweep(path)

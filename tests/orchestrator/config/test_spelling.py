@@ -51,9 +51,11 @@ def test_files_of_overrides_are_in_the_current_folder(
     here.mkdir()
     (here / "other.py").write_text(_NET.replace("make", "build"))
     monkeypatch.chdir(here)
-    factory = _load(tmp_path, _OWN, "model.factory=other.py:build").model.factory
-    assert factory is not None
-    assert factory.place == "other.py:build"
+    # What an override takes the place of is not read.
+    for text in (_OWN, _OWN.replace("nets/net.py", "nets/absent.py")):
+        factory = _load(tmp_path, text, "model.factory=other.py:build").model.factory
+        assert factory is not None
+        assert factory.place == "other.py:build"
 
 
 def test_cells_have_their_own_networks(tmp_path: Path) -> None:

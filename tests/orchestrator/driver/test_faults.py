@@ -112,6 +112,22 @@ def test_on_ray_a_killed_worker_and_a_stopped_driver_cost_only_what_ran(
     assert_same_end(undisturbed, out)
 
 
+class Killer(Silent):
+    """Kills a process of Ray's when the first trial is done, and notes what is said."""
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self.said: list[str] = []
+
+    def job_done(self, study: str, psnr: float | None) -> None:
+        if self._program:
+            os.kill(faults.named(os.getpid(), self._program), signal.SIGKILL)
+            self._program = ""
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
+
+
 @pytest.mark.slow
 @LINUX
 @pytest.mark.timeout(900)
@@ -119,19 +135,17 @@ def test_on_ray_a_killed_worker_and_a_stopped_driver_cost_only_what_ran(
 def test_a_local_ray_that_dies_is_started_again(
     undisturbed: Path, faces_root: Path, tmp_path: Path, process: str
 ) -> None:
-    out, log = tmp_path / "out", tmp_path / "log"
-    file = faults.write_file(tmp_path, faces_root, execution__workers=1)
-    child = faults.start(faults.command(file, out, "local"), log)
-    await_that(lambda: busy_workers(child.pid) and finished(out), child, log)
-    os.kill(faults.named(child.pid, process), signal.SIGKILL)
-    assert child.wait(timeout=400) == 0, log.read_text()
-    said = log.read_text()
+    killer = Killer(process)
+    config = faults.config(faces_root, execution__workers=1)
+    outcome = run_sweep(config, tmp_path / "out", address="local", reporter=killer)
+    said = "\n".join(killer.said)
     assert "Ray's process at" in said
     assert "is gone (Connection refused); it is started again." in said
-    assert f"{TRIALS} trials, {TRIALS} of them run now, 0 failed." in said
-    assert_same_end(undisturbed, out)
+    assert (outcome.trials, outcome.fresh, outcome.failed) == (TRIALS, TRIALS, 0)
+    assert_same_end(undisturbed, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_again_and_again_costs_nothing_that_was_recorded(
     undisturbed: Path, faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,31 +190,40 @@ def test_a_real_full_disk_stops_clearly_reads_and_goes_on(
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     file = faults.write_file(tmp_path, faces_root)
-    line = shlex.join(faults.command(file, disk / "out"))
-    report = shlex.join([sys.executable, "-m", "orchestrator", "report", str(disk / "out")])
     # The captures of the first cell fit; the filler leaves room for some results, and is removed later.
     script = f"""
-        mount -t tmpfs -o size=24m tmpfs {disk} || exit 99
-        head -c 12000k /dev/zero > {disk}/filler
-        {line} > {tmp_path}/first 2>&1; echo $? > {tmp_path}/first.code
-        {report} > {tmp_path}/report 2>&1
-        cp -r {disk}/out {tmp_path}/full
-        rm {disk}/filler
-        {line} > {tmp_path}/second 2>&1; echo $? > {tmp_path}/second.code
-        cp -r {disk}/out {kept}
-    """
-    subprocess.run(["unshare", "-m", "sh", "-c", script], check=True, timeout=250, cwd=ROOT)
-    first = (tmp_path / "first").read_text()
-    assert (tmp_path / "first.code").read_text().strip() == "2", first
-    assert "Traceback" not in first
-    last = first.splitlines()[-1]
+import shutil
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from orchestrator.cli.main import execute
+
+def run(name, *arguments):
+    with open(Path({str(tmp_path)!r}) / name, "w") as said, redirect_stdout(said), redirect_stderr(said):
+        print(execute(arguments))
+
+disk, sweep = Path({str(disk)!r}), {faults.command(file, disk / "out")[3:]!r}
+(disk / "filler").write_bytes(bytes(12000 * 1024))
+run("first", *sweep)
+run("report", "report", str(disk / "out"))
+shutil.copytree(disk / "out", {str(tmp_path / "full")!r})
+(disk / "filler").unlink()
+run("second", *sweep)
+shutil.copytree(disk / "out", {str(kept)!r})
+"""
+    mounted = f"mount -t tmpfs -o size=24m tmpfs {disk} && exec {sys.executable} -c {shlex.quote(script)}"
+    subprocess.run(["unshare", "-m", "sh", "-c", mounted], check=True, timeout=250, cwd=ROOT)
+    *first, code = (tmp_path / "first").read_text().splitlines()
+    assert code == "2", first
+    assert "Traceback" not in "".join(first)
+    last = first[-1]
     assert last.startswith(f"gradsweep: Cannot write {disk / 'out'}")
     assert "No space left on device; free some space and run the same command again" in last
     assert 0 < finished(tmp_path / "full") < TRIALS
     said = (tmp_path / "report").read_text()
     assert "Traceback" not in said
     assert "none / generic" in said
-    assert (tmp_path / "second.code").read_text().strip() == "0", (tmp_path / "second").read_text()
+    *second, code = (tmp_path / "second").read_text().splitlines()
+    assert code == "0", second
     assert_same_end(undisturbed, kept)
 
 
@@ -266,6 +289,7 @@ def test_a_corrupt_image_is_named_before_the_first_trial(
     assert run(faults.config(root), tmp_path / "out").failed == 0
 
 
+@pytest.mark.slow
 def test_an_image_that_breaks_in_mid_sweep_stops_it_with_its_name_and_what_is_done_stays(
     undisturbed: Path, faces_root: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -12,12 +13,19 @@ from orchestrator.driver import sweep as driver
 from orchestrator.driver.sweep import run_sweep
 from orchestrator.execute.execute import SerialExecutor
 from orchestrator.runtime.progress import Silent
+from tests.support.ray_cluster import ray_cluster
 from tests.support.small import comparable, sweep
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    with ray_cluster(cpus=2) as address:
+        yield address
 
 
 @pytest.mark.slow
 def test_a_sweep_of_a_large_federation_gives_the_serial_rows_and_accuracies(
-    many_faces_root: Path, tmp_path: Path
+    many_faces_root: Path, tmp_path: Path, cluster: str
 ) -> None:
     config = sweep(
         many_faces_root,
@@ -26,10 +34,10 @@ def test_a_sweep_of_a_large_federation_gives_the_serial_rows_and_accuracies(
         attackers__0__search={},
         utility={"train": 1000, "batch_size": 25},
     )
-    for address in ("serial", "local"):
-        outcome = run_sweep(config, tmp_path / address, address=address, reporter=Silent())
+    serial, spread = tmp_path / "serial", tmp_path / "spread"
+    for out, address in ((serial, "serial"), (spread, cluster)):
+        outcome = run_sweep(config, out, address=address, reporter=Silent())
         assert (outcome.trials, outcome.failed) == (6, 0)
-    serial, spread = tmp_path / "serial", tmp_path / "local"
     pd.testing.assert_frame_equal(comparable(serial), comparable(spread))
     found = {path.name: path.read_text() for path in (serial / "utility").glob("*.json")}
     assert len(found) == 2
@@ -42,9 +50,14 @@ class InTurn(SerialExecutor):
     capacity = 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["in turn", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_training_that_diverges_under_masks_is_a_result_and_not_the_end(
-    many_faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
+    many_faces_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    workers: str,
 ) -> None:
     config = sweep(
         many_faces_root,
@@ -55,12 +68,15 @@ def test_a_training_that_diverges_under_masks_is_a_result_and_not_the_end(
         utility={"train": 1000, "batch_size": 25, "lr": 1e6},
     )
     found = []
-    for address in ("serial", "local"):
-        if (address, workers) == ("local", "in turn"):
+    for name in ("serial", "spread"):
+        address = "serial"
+        if (name, workers) == ("spread", "in turn"):
             monkeypatch.setattr(driver, "make_executor", lambda *_, **__: InTurn())
-        outcome = run_sweep(config, tmp_path / address, address=address, reporter=Silent())
+        elif name == "spread":
+            address = request.getfixturevalue("cluster")
+        outcome = run_sweep(config, tmp_path / name, address=address, reporter=Silent())
         assert outcome.failed == 0
-        lines = [json.loads(path.read_text()) for path in (tmp_path / address / "utility").glob("*.json")]
+        lines = [json.loads(path.read_text()) for path in (tmp_path / name / "utility").glob("*.json")]
         found.append({tuple(line["cells"]): line["result"] for line in lines})
     assert found[0] == found[1], "jobs that were out when a sum was refused answer no later question"
     assert set(found[0]) == {("none",), ("masks",)}

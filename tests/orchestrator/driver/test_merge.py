@@ -57,6 +57,7 @@ def plain(folder: Path, name: str, trials: Any, **more: Any) -> Path:
     return write_folder(folder / name, trials, config=bare(folder, **more))
 
 
+@pytest.mark.slow
 def test_merged_cells_are_the_sweep_in_one_folder(
     whole: Path, cells: list[Path], faces_root: Path, tmp_path: Path
 ) -> None:
@@ -178,6 +179,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("_*"))
 
 
+@pytest.mark.slow
 def test_a_merge_that_is_killed_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
     folders = [plain(tmp_path, name, [trial(row(victim=i))]) for i, name in enumerate(("one", "two"))]
     out = tmp_path / "out"

@@ -75,9 +75,16 @@ def config(*arguments: Any, **changes: Any) -> SweepConfig:
 @pytest.mark.parametrize(
     ("data", "model", "shape"),
     [
-        (class_folders, {"kind": "cnn64", "image_size": [48, 32]}, (48, 32)),
+        pytest.param(
+            class_folders, {"kind": "cnn64", "image_size": [48, 32]}, (48, 32), marks=pytest.mark.slow
+        ),
         (class_folders, {"kind": "mlp", "image_size": [16, 24]}, (16, 24)),
-        (grey_arrays, {"kind": "cnn64", "image_size": 28, "channels": 1}, (28, 28)),
+        pytest.param(
+            grey_arrays,
+            {"kind": "cnn64", "image_size": 28, "channels": 1},
+            (28, 28),
+            marks=pytest.mark.slow,
+        ),
         (grey_arrays, {"kind": "lenet", "image_size": 28, "channels": 1}, (28, 28)),
     ],
 )
@@ -98,10 +105,12 @@ def test_pictures_of_any_shape_go_from_the_file_to_the_report(
     assert run_quietly(own, tmp_path / "out").equals(rows)
 
 
+@pytest.mark.slow
 def test_a_deep_network_takes_grey_pictures(tmp_path: Path) -> None:
     model, loop = {"kind": "resnet18", "image_size": 28, "channels": 1}, {"kind": "matching", "iterations": 2}
     few = {"evaluations": 4}
     looks = {"kind": "auto", "analytic": {"inversion": few, "refinement": few}, "fallback": loop}
+    looks["convolutions"] = {"inversion": few | {"stages": 2}, "fallback": loop}
     attackers = [{"name": "loop", "attack": loop}, {"name": "looks", "attack": looks}]
     own = config(grey_arrays(tmp_path / "set"), model, cells=[{"name": "none"}], attackers=attackers)
     rows = run_quietly(own, tmp_path / "out")
@@ -159,3 +168,13 @@ def test_data_check_says_what_a_set_holds_or_what_is_wrong(tmp_path: Path) -> No
     assert "1.png: not a readable image" in done.stdout
     refused(gradsweep("data", "check", tmp_path / "set", "--kind", "fodler"), "Did you mean 'folder'")
     refused(gradsweep("data", "check", tmp_path / "set", "--kind", "arrays", "--size", "3"), "is no size")
+
+
+def test_data_check_works_for_faces_of_each_kind(faces_root: Path, tmp_path: Path) -> None:
+    for kind in ("celeba", "auto"):
+        done = gradsweep("data", "check", faces_root, "--kind", kind, "--size", "3x32x32")
+        assert done.returncode == 0, done.stderr
+        assert "attributes: " in done.stdout
+        assert " train, " in done.stdout
+    refused(gradsweep("data", "check", tmp_path, "--kind", "synthetic"), "no synthetic faces yet")
+    assert list(tmp_path.iterdir()) == []

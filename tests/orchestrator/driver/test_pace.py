@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.driver import pace
 from orchestrator.driver.pace import Calibration, Pace, measure
-from orchestrator.driver.plan import START, cost_line, make_plan, measured
+from orchestrator.driver.plan import ENDS, WORKERS, cost_line, make_plan, measured
 from orchestrator.driver.sweep import resolve
 from orchestrator.io.identity import content_hash
 from tests.support.command import gradsweep
@@ -103,8 +103,13 @@ def test_accuracy_runs_that_cells_share_count_once(faces_root: Path, monkeypatch
     assert totals.workers == 8.0 + 3 * 3.0 * (5 * 2 + 3 * 2)
     assert totals.driver == 3 * 5 * 1.0
     assert totals.captures == 3 * 5 * 10
-    assert totals.wall(1) == START + totals.workers
-    assert totals.wall(1000) == START + totals.driver, "captures are made one after another"
+    assert totals.wall(1) == ENDS + WORKERS + totals.workers
+    assert totals.wall(1000) == ENDS + WORKERS + totals.driver, "captures are made one after another"
+    assert totals.wall(None) == ENDS + totals.driver + totals.workers, (
+        "no workers start, and nothing overlaps"
+    )
+    assert totals.cpu_hours(None) * 3600 == pytest.approx(totals.wall(None))
+    assert totals.cpu_hours(2) * 3600 == pytest.approx(totals.wall(None) + WORKERS)
 
 
 def test_a_dry_run_measures_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

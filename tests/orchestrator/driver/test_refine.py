@@ -74,6 +74,7 @@ def test_two_cells_of_one_name_are_refused(tmp_path: Path) -> None:
         load_sweep(file)
 
 
+@pytest.mark.slow
 def test_a_threshold_is_found_and_refined_and_resumed(faces_root: Path, tmp_path: Path) -> None:
     config, runs = thresholds(faces_root), list[int]()
 
@@ -116,6 +117,7 @@ def test_a_threshold_is_found_and_refined_and_resumed(faces_root: Path, tmp_path
     assert "5% of 4 images is less than one image" in text
 
 
+@pytest.mark.slow
 def test_more_refinements_extend_a_folder_and_fewer_keep_what_is_there(
     faces_root: Path, tmp_path: Path
 ) -> None:

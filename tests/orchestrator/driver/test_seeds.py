@@ -109,6 +109,7 @@ def test_a_plan_counts_all_seeds(faces_root: Path) -> None:
     assert [str(cell) for cell in table.columns[2].cells][-1] == str(2 * 3 * (2 + 2))
 
 
+@pytest.mark.slow
 def test_rows_from_before_there_were_seeds_are_of_the_sweeps_own(faces_root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_quietly(small(faces_root), out)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,8 @@ from orchestrator.runtime.progress import Silent
 from orchestrator.study import utility_runs
 from orchestrator.trial import run as trial_module
 from orchestrator.trial.utility import UtilitySpec
+from tests.support.forked import Child
+from tests.support.ray_cluster import ray_cluster
 from tests.support.small import both, comparable, sweep, tree
 
 TRIALS = 2 * (5 * 2 + 3)
@@ -135,15 +136,24 @@ def test_a_second_run_does_no_attack_and_writes_nothing(undisturbed: Path, faces
     pd.testing.assert_frame_equal(before, comparable(undisturbed))
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    with ray_cluster(cpus=2) as address:
+        yield address
+
+
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_ray_gives_the_serial_rows(undisturbed: Path, faces_root: Path, tmp_path: Path, workers: int) -> None:
-    outcome = run(sweep(faces_root, execution__workers=workers), tmp_path, "local")
+def test_ray_gives_the_serial_rows(
+    undisturbed: Path, faces_root: Path, tmp_path: Path, cluster: str, workers: int
+) -> None:
+    outcome = run(sweep(faces_root, execution__workers=workers), tmp_path, cluster)
     assert outcome.failed == 0
     pd.testing.assert_frame_equal(comparable(undisturbed), comparable(tmp_path))
     left, right = (pd.read_parquet(out / "studies") for out in (undisturbed, tmp_path))
     pd.testing.assert_frame_equal(left, right)
 
 
+@pytest.mark.slow
 def test_the_threads_of_the_driver_change_nothing(faces_root: Path, tmp_path: Path) -> None:
     import torch
 
@@ -185,19 +195,9 @@ def test_an_interrupted_sweep_resumes_to_the_same_end(
 def test_a_killed_driver_loses_nothing(undisturbed: Path, faces_root: Path, tmp_path: Path) -> None:
     file, out = tmp_path / "small.yaml", tmp_path / "out"
     YAML(typ="safe", pure=True).dump(tree(faces_root, attackers__0__attack__iterations=8), file)
-    command = [
-        sys.executable,
-        "-m",
-        "orchestrator",
-        "sweep",
-        str(file),
-        "--out",
-        str(out),
-        "--address",
-        "serial",
-    ]
+    arguments = ["sweep", str(file), "--out", str(out), "--address", "serial"]
     for wanted in (4, 11):
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        child = Child(arguments, tmp_path / "log")
         deadline = time.monotonic() + 120
         while _finished(out) < wanted and time.monotonic() < deadline and child.poll() is None:
             time.sleep(0.01)
@@ -276,6 +276,7 @@ def test_when_every_candidate_is_not_finite_the_trial_fails_and_says_so(
     assert issubclass(AttackFailed, Exception)
 
 
+@pytest.mark.slow
 def test_what_the_threat_model_hides_is_not_observable(faces_root: Path, tmp_path: Path) -> None:
     cells = [{"name": kind, "defense": [{"kind": kind}]} for kind in ("ckks", "masking")]
     config = sweep(faces_root, threat={"view": "ciphertext"}, attackers__0__search={}, cells=cells)
@@ -401,13 +402,11 @@ def test_two_drivers_on_one_folder_are_refused(faces_root: Path, tmp_path: Path)
         run(sweep(faces_root), tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("address", ["serial", "local"])
-def test_two_attackers_share_a_cells_captures(faces_root: Path, tmp_path: Path, address: str) -> None:
+def test_two_attackers_share_a_cells_captures(faces_root: Path, tmp_path: Path) -> None:
     plain = {"kind": "matching", "iterations": 3}
     attackers = [{"name": name, "attack": plain | {"lr": lr}} for name, lr in (("slow", 0.01), ("fast", 0.2))]
     victims = {"tuning": 0, "test": 1}
-    outcome = run(sweep(faces_root, attackers=attackers, victims=victims), tmp_path, address)
+    outcome = run(sweep(faces_root, attackers=attackers, victims=victims), tmp_path)
     assert (outcome.trials, outcome.failed) == (4, 0)
     rows = pd.read_parquet(tmp_path / "trials")
     assert sorted(zip(rows["cell"], rows["attacker"], strict=True)) == [
@@ -420,9 +419,9 @@ def test_two_attackers_share_a_cells_captures(faces_root: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("address", ["serial", "local"])
+@pytest.mark.parametrize("where", ["serial", "ray"])
 def test_captures_that_are_not_kept_go_victim_by_victim(
-    faces_root: Path, tmp_path: Path, address: str
+    faces_root: Path, tmp_path: Path, request: pytest.FixtureRequest, where: str
 ) -> None:
     """A sweep of many victims needs room for the few that it works on, and its rows are the same."""
     victims = 8
@@ -444,14 +443,17 @@ def test_captures_that_are_not_kept_go_victim_by_victim(
     run(sweep(faces_root, **changes), kept)
     assert captures(kept) == 2 * victims
     counting = Counting()
-    config = sweep(faces_root, **changes, execution__keep_captures=False)
-    run_sweep(config, dropped, address=address, reporter=counting)
+    config = sweep(faces_root, **changes, execution__keep_captures=False, execution__workers=1)
+    address = request.getfixturevalue("cluster") if where == "ray" else where
+    outcome = run_sweep(config, dropped, address=address, reporter=counting)
+    assert (outcome.trials, outcome.failed) == (2 * 2 * victims, 0), "two attackers share a cell's captures"
     # Attackers of a cell come to a victim one after the other; on workers others wait and run.
-    assert 0 < counting.most <= (4 if address == "serial" else 9)
+    assert 0 < counting.most <= (4 if where == "serial" else 9)
     assert captures(dropped) == 0
     pd.testing.assert_frame_equal(comparable(kept), comparable(dropped))
 
 
+@pytest.mark.slow
 def test_a_capture_stays_for_whoever_has_yet_to_come_to_it(faces_root: Path, tmp_path: Path) -> None:
     """An attacker left out of the first run finds the captures, and those that nobody needs any more are removed."""
     tuned, plain = tree(faces_root)["attackers"][0], {"kind": "matching", "iterations": 3}

@@ -69,6 +69,7 @@ def gone() -> ObjectLostError:
     return ObjectLostError("0" * 56, None, "")
 
 
+@pytest.mark.slow
 def test_a_store_that_is_full_for_a_moment_is_asked_again(
     executor: RayExecutor,
     monkeypatch: pytest.MonkeyPatch,

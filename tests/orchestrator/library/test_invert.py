@@ -38,7 +38,7 @@ def test_a_batch_comes_back_and_its_size_is_read_off_the_rank() -> None:
     assert found.labels[order].tolist() == labels(3).tolist()
 
 
-@pytest.mark.parametrize("form", ["names", "list", "numpy", "double", "half", "graph", "device"])
+@pytest.mark.parametrize("form", ["names", "list", "numpy", "double", "half", "sparse", "graph", "device"])
 def test_every_form_of_a_gradient_is_taken(form: str) -> None:
     model, images = network(), pictures(1)
     named = gradient(model, images, torch.tensor([1]))
@@ -51,6 +51,8 @@ def test_every_form_of_a_gradient_is_taken(form: str) -> None:
             sent = {name: value.double() for name, value in named.items()}
         case "half":
             sent = {name: value.bfloat16() for name, value in named.items()}
+        case "sparse":
+            sent = {name: value.to_sparse() for name, value in named.items()}
         case "graph":
             loss = nn.functional.cross_entropy(model(images), torch.tensor([1]))
             sent = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
@@ -138,6 +140,10 @@ def test_dropout_and_batch_norm_in_train_mode_are_said() -> None:
         ({"classes": 7}, r"two pictures into \(2, 4\): must be logits of shape \(2, 7\)"),
         ({"classes": 1}, "classes = 1: must be at least 2"),
         ({"image": ImageSpec(height=9, width=8)}, "model .Sequential. fails on pictures of 3x9x8"),
+        ({"classes": "4"}, "classes = '4': must be at least 2"),
+        ({"image": (3, 8, 8)}, "image is tuple: must be gradsweep.ImageSpec"),
+        ({"attack": 3}, "attack is int: must be a name"),
+        ({"known": {"defenses": ["prune"]}}, "Known.defenses holds str: must be defenses of"),
         ({"attack": "auot"}, "Unknown attack 'auot'. Did you mean 'auto'"),
         ({"model": nn.Flatten()}, "has no parameters"),
         ({"model": 3}, "model is int: must be a torch.nn.Module"),
@@ -172,6 +178,23 @@ def test_wrong_input_is_a_sentence(change: dict[str, object], message: str) -> N
             attack=change.get("attack", "auto"),  # type: ignore[arg-type]
             known=Known(**change["known"]) if "known" in change else None,  # type: ignore[arg-type]
         )
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("count", [1, 2])
+def test_rounding_to_few_bits_is_no_image(kind: torch.dtype, count: int) -> None:
+    model, images = network(), pictures(count)
+    sent = {name: value.to(kind) for name, value in gradient(model, images, labels(count)).items()}
+    found = invert(model, sent, image=SPEC, classes=CLASSES, attack=Matching(iterations=1))
+    assert len(found.images) == count
+    assert any(f"sent as {kind}".replace("torch.", "") in note for note in found.notes)
+
+
+def test_a_size_of_no_number_is_a_sentence() -> None:
+    with pytest.raises(InputError, match="height = '8': must be a whole number"):
+        ImageSpec(height="8", width=8)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="2 channels"):
+        ImageSpec(channels=2, height=8, width=8)
 
 
 @pytest.mark.parametrize(

@@ -253,3 +253,27 @@ def test_observe_is_the_gradient_that_autograd_gives() -> None:
 def test_wrong_images_and_labels_are_refused(images: torch.Tensor, classes: list[int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         observe(network(), images, classes, image=SPEC, classes=CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("sent", "defenses", "message"),
+    [
+        ([torch.zeros(2)], [Prune(ratio=0.9)], "the gradient is list: must be a mapping"),
+        ({"a": "numbers"}, [Prune(ratio=0.9)], "'a' is str; must be a tensor"),
+        ({"a": torch.ones(2)}, Prune(ratio=0.9), "defenses is Prune: must be a list"),
+        ({"a": torch.ones(2)}, ["prune"], "defenses holds str: must be defenses of"),
+        ({"a": torch.ones(2)}, [Prune], "defenses holds "),
+    ],
+)
+def test_what_cannot_be_defended_is_a_sentence(sent: object, defenses: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        defend(sent, defenses)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [([0.5], "must be whole numbers"), (["cat"], "must be whole numbers"), ([4], "from 0 to 3")],
+)
+def test_labels_are_whole_numbers(given: list[object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        observe(network(), pictures(1), given, image=SPEC, classes=CLASSES)  # type: ignore[arg-type]

@@ -73,6 +73,7 @@ def test_an_extended_folder_is_that_of_the_larger_sweep(
     assert run(larger, out).fresh == 0
 
 
+@pytest.mark.slow
 def test_seeds_and_an_attacker_at_once(faces_root: Path, out: Path) -> None:
     outcome = run(sweep(faces_root, seeds=2, attackers=[GENERIC, OTHER]), out)
     assert outcome.trials == 2 * 2 * 2 * (5 * 2 + 3)
@@ -110,6 +111,7 @@ def test_what_may_not_change_is_said_by_name(
     pd.testing.assert_frame_equal(comparable(out), before)
 
 
+@pytest.mark.slow
 def test_a_folder_of_an_older_version_is_extended(faces_root: Path, out: Path) -> None:
     """Settings and columns that were added since are missing in it."""
     path = out / "sweep.json"
@@ -128,6 +130,7 @@ def test_a_folder_of_an_older_version_is_extended(faces_root: Path, out: Path) -
     assert json.loads(path.read_text())["config"]["seeds"] == 1
 
 
+@pytest.mark.slow
 def test_studies_that_are_gained_start_warm_and_the_others_stay(
     faces_root: Path, small: Path, tmp_path: Path
 ) -> None:

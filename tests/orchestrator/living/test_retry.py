@@ -47,6 +47,7 @@ def again(out: Path, **settings: Any) -> Any:
     return retry_trials(out, address="serial", reporter=Silent(), **settings)
 
 
+@pytest.mark.slow
 def test_a_failed_test_trial_runs_again_alone(faces_root: Path, whole: Path, tmp_path: Path) -> None:
     first = run_failing(faces_root, tmp_path, lambda spec: spec.phase == "test" and spec.victim == 3)
     assert (first.trials, first.failed, first.stopped) == (26, 2, None)
@@ -55,6 +56,7 @@ def test_a_failed_test_trial_runs_again_alone(faces_root: Path, whole: Path, tmp
     pd.testing.assert_frame_equal(comparable(tmp_path), comparable(whole))
 
 
+@pytest.mark.slow
 def test_a_failed_suggestion_gets_its_value_and_stays_as_it_was_asked(
     faces_root: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -71,6 +73,7 @@ def test_a_failed_suggestion_gets_its_value_and_stays_as_it_was_asked(
     pd.testing.assert_frame_equal(after, clean)
 
 
+@pytest.mark.slow
 def test_other_cells_are_left_alone(faces_root: Path, tmp_path: Path) -> None:
     run_failing(faces_root, tmp_path, lambda spec: spec.phase == "test" and spec.victim == 2)
     assert again(tmp_path, cells=["no*"]).fresh == 1
@@ -78,6 +81,7 @@ def test_other_cells_are_left_alone(faces_root: Path, tmp_path: Path) -> None:
     assert list(rows.loc[rows["status"] == "failed", "cell"]) == ["dp"]
 
 
+@pytest.mark.slow
 def test_all_trials_of_a_cell_run_again(faces_root: Path, whole: Path, tmp_path: Path) -> None:
     run_quietly(sweep(faces_root, execution__images="test"), tmp_path)
     before = len(pd.read_parquet(tmp_path / "images"))
@@ -113,6 +117,7 @@ def test_keeping_going_runs_all(faces_root: Path, tmp_path: Path) -> None:
     assert (outcome.fresh, outcome.failed, outcome.stopped) == (20, 20, None)
 
 
+@pytest.mark.slow
 def test_the_command_line_says_what_stopped_it(
     faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.config.explain import setting_paths
-from orchestrator.config.sweep import SweepConfig
-from orchestrator.reference.keys import keys_of, kinds_of, meanings
+from orchestrator.config.sweep import StudyConfig, SweepConfig
+from orchestrator.reference.keys import keys_of, kinds_of, meanings, units_of
 from orchestrator.reference.page import page
 from tests.support.paths import ROOT
 
@@ -37,3 +37,15 @@ def test_types_and_defaults_are_those_of_the_class() -> None:
     assert found["utility"] == ("settings or null", "`null`")
     assert found["name"] == ("text", "required")
     assert "federation.partition.alpha" in setting_paths(SweepConfig)
+
+
+def test_units_are_those_of_the_class() -> None:
+    assert units_of(StudyConfig)["seconds"] == "s"
+    assert units_of(StudyConfig)["prune"] == "dB"
+    assert "sampler" not in units_of(StudyConfig)
+    assert {key.name: key.unit for key in keys_of(StudyConfig)}["sampler"] == ""
+    assert "| `seconds` | number or null | s | `null` |" in page()
+
+
+def test_a_unit_changes_no_type() -> None:
+    assert {key.name: key.type for key in keys_of(StudyConfig)}["seconds"] == "number or null"

@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from attack_core.attacks.registry import NAMED
-from orchestrator.config.plain import put
+from orchestrator.axes.paths import put
 from orchestrator.config.plain_yaml import read_yaml
 from orchestrator.reference.schema import DIALECT, sweep_schema
 from tests.support.paths import ROOT

@@ -108,3 +108,25 @@ def test_columns_without_figures_are_left_out(tmp_path: Path) -> None:
     assert "epsilon" not in head
     assert "loss" not in head
     assert "PSNR dB" in head
+
+
+def test_the_corridor_and_certificates_are_said_where_there_are_any(tmp_path: Path) -> None:
+    trials = [
+        trial(row(cell, victim, psnr, mse=10.0 ** (-psnr / 10.0), psnr_bound=bound, certified=sure))
+        for cell, psnr, bound, sure in (("none", 60.0, None, 1.0), ("private", 12.0, 14.5, 0.0))
+        for victim in range(2, 8)
+    ]
+    table = summary_lines(write_folder(tmp_path, trials))
+    said = notes(table)
+    (corridor,) = [text for text in said if "no attacker exceeds" in text]
+    assert "12.0 of at most 14.5" in corridor
+    assert "none /" not in corridor
+    (sure,) = [text for text in said if "certified exact" in text]
+    assert sure.startswith("none / ")
+    assert "100% of the images" in sure
+    assert [line.columns()["psnr_bound"] for line in table][1] == 14.5
+    assert [line.columns()["psnr_of_mse"] for line in table] == pytest.approx([60.0, 12.0])
+
+
+def test_an_older_folder_has_neither(table: tuple[Line, ...]) -> None:
+    assert not [text for text in notes(table) if "certified" in text or "no attacker" in text]

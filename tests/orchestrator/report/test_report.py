@@ -22,6 +22,7 @@ from orchestrator.analysis.summary import records, summarize
 from orchestrator.config.sweep import CellConfig, SweepConfig, VictimsConfig
 from orchestrator.report.conclusions import Level, utility_verdict, verdict
 from orchestrator.report.figures.gallery import error_map
+from orchestrator.report.figures.tuning import middle_half
 from orchestrator.report.terminal import number
 from orchestrator.results.store import picture_rows
 from tests.support.reports import write
@@ -173,6 +174,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_figures_are_written_and_the_report_repeats(tmp_path: Path) -> None:
     folder = full_folder(tmp_path)
     html, page = write(folder)
@@ -193,6 +195,42 @@ def test_figures_are_written_and_the_report_repeats(tmp_path: Path) -> None:
     assert "Mean PSNR with 95% interval: none / generic 23.8" in " ".join(
         str(found.get("alt")) for _, found in page.elements
     )
+
+
+def test_curves_of_attacks_are_quartiles_over_victims(tmp_path: Path) -> None:
+    iterations, quartiles = middle_half([[(1, 8.0), (3, 4.0)], [(1, 6.0), (3, 2.0)], [(1, 1.0), (2, 0.5)]])
+    assert iterations.tolist() == [1, 2, 3]
+    # At 2 the first two are halfway between their points; at 3 the third has ended and keeps its last loss.
+    assert quartiles[1].tolist() == [6.0, 4.0, 2.0]
+    assert quartiles[0].tolist() == [3.5, 2.25, 1.25]
+    folder = write_folder(
+        tmp_path,
+        [
+            trial(row(victim=victim, convergence=json.dumps([[1, 2.0 * victim], [8, 0.5 * victim]])))
+            for victim in (2, 3, 4)
+        ],
+        config=sweep(),
+    )
+    _, page = write(folder)
+    assert "Median loss at the end: none / generic 1.5." in [found.get("alt") for _, found in page.elements]
+    assert (folder / "figures" / "convergence-light.svg").is_file()
+
+
+def test_many_victims_make_no_large_figure_and_the_legend_names_what_was_run(tmp_path: Path) -> None:
+    def svg(victims: int, prior: float | None) -> str:
+        folder = tmp_path / f"{victims}{prior}"
+        tests = [
+            trial(row(victim=victim, psnr=9 + victim % 7, psnr_prior=prior)) for victim in range(victims)
+        ]
+        write(write_folder(folder, tests, config=sweep(test=victims)))
+        return (folder / "figures" / "psnr-light.svg").read_text()
+
+    few, many = svg(20, 9.0), svg(1000, None)
+    assert len(many) < 2 * len(few) + 100_000
+    assert few.count("<use ") > 20
+    assert "<image" in many
+    assert "same attack on noise" in few
+    assert "same attack on noise" not in many
 
 
 def test_gallery_shows_closest_median_and_farthest(tmp_path: Path) -> None:
@@ -240,6 +278,7 @@ def test_the_error_map_is_the_mean_absolute_difference() -> None:
     assert np.asarray(error_map(one, other)).tolist() == [[34, 255]]
 
 
+@pytest.mark.slow
 def test_a_page_of_many_large_pictures_stays_small(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
 

@@ -199,6 +199,7 @@ def assert_helpful(line: str, path: Path) -> None:
     assert any(remedy in line for remedy in REMEDIES), line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*READ, *READ_BY_SWEEP])
 def test_a_sweep_on_a_damaged_file_ends_with_the_same_rows_or_names_it(
     whole: Path, file: Path, tmp_path: Path, name: str
@@ -214,6 +215,7 @@ def test_a_sweep_on_a_damaged_file_ends_with_the_same_rows_or_names_it(
         copied(whole, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*READ, *DERIVED])
 def test_a_report_on_a_damaged_file_has_the_same_figures_or_names_it(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
@@ -311,6 +313,7 @@ def test_a_damaged_capture_is_computed_again_with_a_line(
         said.clear()
 
 
+@pytest.mark.slow
 def test_a_sweep_with_damaged_captures_and_weights_ends_with_the_same_rows(
     whole: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,6 +74,7 @@ sys.stderr.write(f"{codes}\\n")
 """
 
 
+@pytest.mark.slow
 def test_a_report_is_written_whatever_becomes_of_its_text(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "gesicht-ß-日[final]", [trial(row())])
     done = subprocess.run(

@@ -16,7 +16,7 @@ from orchestrator.study.search import Study, check_sampler
 from orchestrator.study.suggestion_run import Outcome
 from tests.support.small import run, sweep
 
-SAMPLERS = ["tpe", "random", "gp", "cmaes"]
+SAMPLERS = ["tpe", "random", pytest.param("gp", marks=pytest.mark.slow), "cmaes"]
 SPACE = Space(
     {
         "x": FloatRange(kind="float", low=-1.0, high=1.0),

@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -41,7 +38,6 @@ from orchestrator.driver import sweep as driver
 from orchestrator.driver.pace import Pace
 from orchestrator.driver.plan import make_plan, plan_table
 from orchestrator.driver.sweep import run_sweep
-from orchestrator.execute.execute import Done, SerialExecutor
 from orchestrator.report.report import write_report
 from orchestrator.results.schema import trials_schema
 from orchestrator.results.store import ResultStore
@@ -53,6 +49,8 @@ from orchestrator.trial import run as trial_module
 from orchestrator.trial.cell import Cell
 from orchestrator.trial.rows import Released, rows_of
 from orchestrator.trial.run import TrialResult, unfinished
+from tests.support.forked import Child
+from tests.support.shuffled import Shuffled
 from tests.support.small import comparable, sweep, tree
 
 SMALL: dict[str, Any] = {
@@ -79,18 +77,6 @@ class Heard(Silent):
 
     def message(self, text: str) -> None:
         self.said.append(text)
-
-
-class Shuffled(SerialExecutor):
-    """So many jobs at a time, which end in a random order."""
-
-    def __init__(self, capacity: int, seed: int) -> None:
-        super().__init__()
-        self.capacity, self._random = capacity, random.Random(seed)
-
-    def next_done(self, timeout: float) -> Done | None:
-        self._queue.rotate(self._random.randrange(len(self._queue)) if self._queue else 0)
-        return super().next_done(timeout)
 
 
 def run(config: SweepConfig, out: Path, heard: Heard | None = None) -> driver.Outcome:
@@ -144,6 +130,7 @@ def pruned(faces_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_journal_says_what_the_studies_table_says(plain: Path) -> None:
     assert_mirrored(plain, journal(plain))
 
@@ -237,7 +224,7 @@ def test_the_journal_is_whole_after_a_killed_driver_resumes(faces_root: Path, tm
     changes = PRUNED | {"study__suggestions": 6, "victims__test": 1}
     YAML(typ="safe", pure=True).dump(tree(faces_root, **changes), file)
     arguments = ["sweep", str(file), "--out", str(out), "--address", "serial"]
-    child = subprocess.Popen([sys.executable, "-m", "orchestrator", *arguments], stdout=subprocess.DEVNULL)
+    child = Child(arguments, tmp_path / "log")
     path, deadline = out / module.JOURNAL_FILE, time.monotonic() + 120
     # Both studies have been created, and three suggestions told.
     while time.monotonic() < deadline and not (path.is_file() and path.read_bytes().count(b"\n") >= 5):
@@ -379,6 +366,7 @@ def test_a_storage_that_can_never_work_ends_the_sweep_at_once(
         run(sweep(faces_root, study__storage=address), tmp_path)
 
 
+@pytest.mark.slow
 def test_pruned_suggestions_leave_victims_out_and_cannot_win(pruned: Path) -> None:
     rows, studies = pd.read_parquet(pruned / "trials"), pd.read_parquet(pruned / "studies")
     counts = studies["trial_ids"].map(len)
@@ -402,6 +390,7 @@ def test_pruned_suggestions_leave_victims_out_and_cannot_win(pruned: Path) -> No
     write_report(pruned, summary_lines(pruned))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("capacity", "seed"), [(8, 2)])
 def test_pruning_gives_the_serial_rows_with_any_number_of_workers(
     faces_root: Path, pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capacity: int, seed: int
@@ -523,6 +512,7 @@ def with_different_bests(plain: Path, copy: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_the_best_of_another_sweep_is_tried_first(faces_root: Path, plain: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     best = with_different_bests(plain, source)

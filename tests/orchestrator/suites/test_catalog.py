@@ -8,6 +8,7 @@ import pytest
 
 from attack_core.matching.matching import Matching
 from fl_core.base.errors import InputError
+from orchestrator.analysis.intervals import FEWEST
 from orchestrator.cli.experiment import parse
 from orchestrator.config.parse import cell_settings, load_sweep
 from orchestrator.suites.catalog import FOLDER, SUITES, suite_of, sweep_file
@@ -162,3 +163,11 @@ def test_modes_choose_parts() -> None:
         suite_of("showcase").chosen("all")
     with pytest.raises(InputError, match="Did you mean 'multi_client'"):
         suite_of("multiclient")
+
+
+@pytest.mark.parametrize("part", ["realism", "batch", "models"])
+def test_the_medium_form_is_cheaper_and_has_enough_victims_for_an_interval(part: str) -> None:
+    whole, medium = (load_sweep(sweep_file(part), overrides) for overrides in ([], ["scale=medium"]))
+    assert medium.victims.test >= FEWEST
+    for before, after in zip(whole.attackers, medium.attackers, strict=True):
+        assert after.attack != before.attack, after.name

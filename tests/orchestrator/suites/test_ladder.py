@@ -66,3 +66,15 @@ def test_rungs_without_a_common_image_are_compared_by_their_means(tmp_path: Path
     _, second = rungs(ladder(tmp_path, faces_root, a=of("a", FIRST), b=others))
     assert (second.shared, second.lost.mean) == (0, pytest.approx(np.mean(FIRST) - np.mean(SECOND)))
     assert not second.lost.bounded
+
+
+def test_an_image_that_both_have_by_chance_does_not_stand_for_the_others(
+    tmp_path: Path, faces_root: Path
+) -> None:
+    others = [trial(row("b", i, psnr, defense="none", image_id=f"x{i}.jpg")) for i, psnr in enumerate(SECOND)]
+    by_chance = trial(row("b", 0, 5.0, defense="none"))
+    _, second = rungs(ladder(tmp_path, faces_root, a=of("a", FIRST), b=[by_chance, *others[1:]]))
+    assert (second.shared, second.lost.mean) == (
+        0,
+        pytest.approx(np.mean(FIRST) - np.mean([5.0, *SECOND[1:]])),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,11 @@ KINDS: dict[str, Callable[[Path], ImageDataset]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    # Importing torchvision takes ten seconds.
+    [pytest.param(kind, marks=pytest.mark.slow if kind == "torchvision" else ()) for kind in KINDS],
+)
 def test_every_kind_keeps_the_contract(kind: str, tmp_path: Path) -> None:
     dataset = KINDS[kind](tmp_path / "set")
     assert len(dataset) == len(dataset.labels) == len(dataset.partition) == len(set(dataset.names.tolist()))
@@ -230,6 +235,14 @@ def pickled(root: Path) -> None:
     open_arrays(root, shape=SQUARE)
 
 
+def longer_than_memory(root: Path) -> None:
+    root.mkdir()
+    header = {"descr": "|u1", "fortran_order": False, "shape": (10**6, 10**6, 10**3)}
+    with zipfile.ZipFile(root / "x.npz", "w") as content, content.open("images.npy", "w") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+    open_arrays(root, shape=SQUARE)
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -241,11 +254,18 @@ def pickled(root: Path) -> None:
         (lambda root: in_arrays(root, images=np.zeros((3, 4, 4), dtype=np.float32)), "must be uint8"),
         (lambda root: in_arrays(root, labels=np.arange(23)), "24 images and 23 labels"),
         (lambda root: in_arrays(root, labels=-np.arange(24)), "integers from 0"),
+        (lambda root: in_arrays(root, labels=np.arange(24) * 10**8, classes=None), "a label is 2300000000"),
+        (
+            lambda root: in_arrays(root, labels=np.full(24, 2**63, np.uint64), classes=None),
+            f"a label is {2**63}",
+        ),
+        (lambda root: in_parquet(root, label=[10**9] * 24), "a label is 1000000000"),
         (lambda root: in_arrays(root, labels=None), "no array 'labels'"),
         (lambda root: in_arrays(root, label=np.arange(24)), "Did you mean 'labels'"),
         (lambda root: in_arrays(root, split=np.full(24, "trian")), "'trian'; must be train, valid or test"),
         (lambda root: in_arrays(root, classes=np.array(["a", "b"])), "one for each label up to 2"),
         (pickled, "plain arrays"),
+        (longer_than_memory, "not a readable .npz file"),
         (
             lambda root: in_parquet(root, image=None, picture=[b""] * 24),
             "no column of pictures among label, picture",
@@ -253,6 +273,11 @@ def pickled(root: Path) -> None:
         (lambda root: in_parquet(root, label=["cat"] * 24), "label holds 'cat'; must be integers"),
         (lambda root: in_parquet(root, label=[None] * 24), "label holds None"),
         (lambda root: open_torchvision(root, name="CIFAR01", shape=SQUARE), "Did you mean 'CIFAR10'"),
+        (lambda root: open_torchvision(root, name="cifar10", shape=SQUARE), "Did you mean 'CIFAR10'"),
+        (
+            lambda root: open_torchvision(root, name="CocoDetection", shape=SQUARE),
+            "Unknown set of torchvision",
+        ),
         (lambda root: open_torchvision(root, name="CIFAR10", shape=SQUARE), r"set data\.download: true"),
     ],
 )
@@ -262,6 +287,12 @@ def test_what_is_wrong_is_one_line(wrong: Callable[[Path], object], says: str, t
     ) as caught:
         wrong(tmp_path / "set")
     assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_fetched_is_not_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="finds no ImageFolder") as caught:
+        open_torchvision(tmp_path, name="ImageFolder", shape=SQUARE)
+    assert "download" not in str(caught.value)
 
 
 def test_torchvisions_names_are_known() -> None:

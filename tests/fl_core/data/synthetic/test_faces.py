@@ -159,6 +159,7 @@ def test_interrupted_run_does_not_open(tmp_path: Path) -> None:
         open_celeba(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attribute", "rate"),
     [("Male", 0.42), ("Smiling", 0.48), ("Young", 0.77), ("No_Beard", 0.83), ("Mouth_Slightly_Open", 0.48)],

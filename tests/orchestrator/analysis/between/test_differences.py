@@ -192,6 +192,7 @@ def test_too_few_victims_say_nothing_of_ranks() -> None:
     assert least_p(EXACT + 1, 1) == 1 / (DRAWS + 1)
 
 
+@pytest.mark.slow
 def test_rank_intervals_hold_the_true_rank() -> None:
     random, truth, held = np.random.default_rng(8), {"a": 0.0, "b": 0.5, "c": 0.6, "d": 3.0}, 0
     for _ in range(200):

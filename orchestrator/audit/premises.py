@@ -1,4 +1,4 @@
-"""What an audit rests on: facts that were given, that the signal shows, or that are assumed; contradictions."""
+"""What an audit rests on: premises that were given, that the signal shows, or that are assumed; contradictions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attack_core.gradients.targets import gradient_estimate
 from fl_core.base.decibels import energy
 from fl_core.base.numbers import TINY
 from fl_core.base.types import ModelState, Tensors
-from fl_core.federation.client import loss_gradient
-from orchestrator.audit.explanation import Explanation
-from orchestrator.audit.optimizer import Optimizer
+from orchestrator.audit.explanation import EXPLANATION_LIMITS, Explanation, explained_at, lr_of_one_step
+from orchestrator.inference.optimizer import Optimizer
 from orchestrator.library.count import Counted, rounding_error
 from orchestrator.library.invert import Case, precision_notes
 from orchestrator.library.known import Known
@@ -25,15 +23,11 @@ Source = Literal["given", "inferred", "assumed"]
 
 _LARGEST = 0.5
 """An update whose norm is a larger share of that of the weights is none of a training that goes on from them."""
-_LR_FITS = 0.1
-"""A learning rate that is off by more than this share contradicts the update."""
-_EXPLAINED = 0.9
-"""A gradient that is this parallel (cosine) to the update fixes its scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fact:
-    """One fact: its name, its value in words, where it comes from, why, and what contradicts it."""
+class Premise:
+    """One thing that an audit rests on: its name, its value in words, its source, why, and what contradicts it."""
 
     name: str
     value: str
@@ -55,10 +49,10 @@ def contradicted(counted: Counted, examples: int, *, repeated: bool) -> bool:
     return counted.examples < examples and not counted.limited and not counted.sigma
 
 
-def counted_fact(known: Known, counted: Counted, *, used: int, repeated: bool) -> Fact:
+def counted_premise(known: Known, counted: Counted, *, used: int, repeated: bool) -> Premise:
     """How many images there are; `repeated` says that local steps saw images more than once, so that ranks add up."""
     if known.examples is None:
-        return Fact(
+        return Premise(
             name="images",
             value=str(used),
             source="inferred" if counted.certain else "assumed",
@@ -68,20 +62,20 @@ def counted_fact(known: Known, counted: Counted, *, used: int, repeated: bool) -
     if contradicted(counted, known.examples, repeated=repeated):
         rest = "" if counted.examples > known.examples else "; others left no trace in it"
         against = f"the signal shows {counted.examples}, which are taken: {counted.why}{rest}"
-    return Fact(name="images", value=str(known.examples), source="given", contradiction=against)
+    return Premise(name="images", value=str(known.examples), source="given", contradiction=against)
 
 
-def training_facts(
+def training_premises(
     known: Known,
     sent: Update | Tensors,
     case: Case,
     explanation: Explanation | None,
     optimizer: Optimizer | None,
-) -> list[Fact]:
+) -> list[Premise]:
     """Steps, batch size, learning rate, momentum; `known` is what was told, the case holds what was taken."""
     if not isinstance(sent, Update):
         return [
-            Fact(
+            Premise(
                 name="signal",
                 value="gradient",
                 source="given",
@@ -89,7 +83,7 @@ def training_facts(
             )
         ]
     seen, counted = case.observation, batches_counted(sent)
-    facts = [Fact(name="signal", value="weight update", source="given")]
+    found = [Premise(name="signal", value="weight update", source="given")]
     for name, shown, why in (
         ("steps", "steps", "one epoch"),
         ("batch_size", "batch size", "one epoch"),
@@ -98,7 +92,7 @@ def training_facts(
     ):
         told, used = getattr(known, name), getattr(seen, name)
         given = told is not None and (name != "momentum" or told > 0)
-        fact = Fact(
+        premise = Premise(
             name=shown,
             value=f"{told if given else used:g}",
             source="given" if given else "assumed",
@@ -106,22 +100,22 @@ def training_facts(
         )
         if explanation is not None and name in explanation.facts:
             also = f"; so do {' or '.join(explanation.also)}" if explanation.also else ""
-            text = f"the images explain the update at {explanation.facts[name]:.3g}"
+            text = explained_at(explanation.facts[name])
             if name == "lr" and given and used < told:
                 also += f"; so does a gradient that was clipped to {used / told:.3g} of its length"
-            fact = (
-                replace(fact, contradiction=f"{text}, which is taken{also}")
+            premise = (
+                replace(premise, contradiction=f"{text}, which is taken{also}")
                 if given
-                else replace(fact, source="inferred", why=f"{text}{also}")
+                else replace(premise, source="inferred", why=f"{text}{also}")
             )
         elif name == "lr" and not given and optimizer is not None:
-            fact = replace(fact, source="inferred", why="the size of the numbers")
+            premise = replace(premise, source="inferred", why="the size of the numbers")
         elif name == "steps" and given and counted is not None and counted != told:
-            fact = replace(fact, contradiction=f"BatchNorm counted {counted} batches")
+            premise = replace(premise, contradiction=f"BatchNorm counted {counted} batches")
         elif name == "steps" and not given and counted is not None:
-            fact = replace(fact, source="inferred", why="BatchNorm counted so many batches")
-        facts.append(fact)
-    return facts
+            premise = replace(premise, source="inferred", why="BatchNorm counted so many batches")
+        found.append(premise)
+    return found
 
 
 def batches_counted(sent: Update) -> int | None:
@@ -130,7 +124,7 @@ def batches_counted(sent: Update) -> int | None:
     return int(counts[0]) if counts and counts[0] > 0 else None
 
 
-def batch_norm_fact(sent: Update | Tensors) -> Fact | None:
+def batch_norm_premise(sent: Update | Tensors) -> Premise | None:
     """Whether running statistics moved; None where there are none."""
     if not isinstance(sent, Update):
         return None
@@ -139,23 +133,23 @@ def batch_norm_fact(sent: Update | Tensors) -> Fact | None:
         return None
     trained = any(bool(value.any()) for value in moved)
     value = "moved: layers normalised by the batch" if trained else "did not move: layers normalised by them"
-    return Fact(name="BatchNorm statistics", value=value, source="inferred")
+    return Premise(name="BatchNorm statistics", value=value, source="inferred")
 
 
-def optimizer_fact(optimizer: Optimizer | None) -> Fact | None:
+def optimizer_premise(optimizer: Optimizer | None) -> Premise | None:
     """The optimizer that sizes show; None where they may be SGD's."""
     if optimizer is None:
         return None
     against = "SGD is what updates are otherwise taken for; the attack matches the signs of the numbers alone"
     if optimizer.kind == "signs":
-        return Fact(
+        return Premise(
             name="optimizer",
             value="Adam's first step, or a sign method",
             source="inferred",
             why=f"the numbers of each layer that moved have one size, {optimizer.size:.3g}, so only signs were sent",
             contradiction=against,
         )
-    return Fact(
+    return Premise(
         name="optimizer",
         value="Adam or another adaptive method, after several steps",
         source="inferred",
@@ -164,12 +158,12 @@ def optimizer_fact(optimizer: Optimizer | None) -> Fact | None:
     )
 
 
-def precision_fact(sent: Update | Tensors) -> Fact | None:
+def precision_premise(sent: Update | Tensors) -> Premise | None:
     """What few bits of the stored weights cost; None where float32 held them."""
     if not isinstance(sent, Update) or not sent.coarse:
         return None
     kind = str(sent.stored).removeprefix("torch.")
-    return Fact(name="precision", value=kind, source="inferred", why=precision_notes(sent)[0])
+    return Premise(name="precision", value=kind, source="inferred", why=precision_notes(sent)[0])
 
 
 def rounding_sigma(sent: Update | Tensors, state: ModelState) -> float:
@@ -180,7 +174,7 @@ def rounding_sigma(sent: Update | Tensors, state: ModelState) -> float:
     return rounding_error(weights, sent.stored)
 
 
-def size_fact(sent: Update | Tensors, state: ModelState) -> Fact | None:
+def size_premise(sent: Update | Tensors, state: ModelState) -> Premise | None:
     """An update that is larger than the weights, as between weights of two trainings; None where it is smaller."""
     if not isinstance(sent, Update):
         return None
@@ -189,7 +183,7 @@ def size_fact(sent: Update | Tensors, state: ModelState) -> Fact | None:
     )
     if moved <= _LARGEST**2 * held:
         return None
-    return Fact(
+    return Premise(
         name="size",
         value=f"{math.sqrt(moved / max(held, TINY)):.2g} of the weights",
         source="inferred",
@@ -197,7 +191,7 @@ def size_fact(sent: Update | Tensors, state: ModelState) -> Fact | None:
     )
 
 
-def direction_fact(sent: Update | Tensors, case: Case) -> Fact | None:
+def direction_premise(sent: Update | Tensors, case: Case) -> Premise | None:
     """Whether the last bias moved against its gradient, as where before and after are swapped; None where it did not.
 
     The gradient of the cross-entropy by the last bias is negative only for classes that images have, and largest there.
@@ -215,7 +209,7 @@ def direction_fact(sent: Update | Tensors, case: Case) -> Fact | None:
         if isinstance(sent, Update)
         else "it is no gradient but a change"
     )
-    return Fact(
+    return Premise(
         name="direction",
         value="uphill",
         source="inferred",
@@ -225,22 +219,8 @@ def direction_fact(sent: Update | Tensors, case: Case) -> Fact | None:
 
 
 def lr_contradiction(case: Case, images: Tensor, labels: Tensor) -> str:
-    """What the answer's own gradient says of the learning rate; empty where it fits, or says nothing.
-
-    `images` in [-1, 1]. One step of SGD moves the weights by -lr times the gradient: their ratio is the rate.
-    """
-    seen = case.observation
-    if seen.signal != "one_step_update" or seen.facts:
+    """What the answer's `images` (in [-1, 1]) say of the learning rate of one step; empty where it fits, or nothing."""
+    lr = lr_of_one_step(case, images, labels)
+    if lr is None or abs(lr / case.observation.lr - 1) <= EXPLANATION_LIMITS.off:
         return ""
-    device = case.subject.device
-    own = loss_gradient(case.subject.model, seen.state, (images.to(device), labels.to(device)))
-    wanted = gradient_estimate(seen)
-    dot = sum(float((own[name] * wanted[name]).sum()) for name in own)
-    square = sum(float(value.square().sum()) for value in own.values())
-    target = sum(float(value.square().sum()) for value in wanted.values())
-    if min(square, target) <= 0 or dot / (square * target) ** 0.5 < _EXPLAINED:
-        return ""
-    factor = dot / square
-    if abs(factor - 1) <= _LR_FITS:
-        return ""
-    return f"the images explain the update at {seen.lr * factor:.3g}"
+    return explained_at(lr)

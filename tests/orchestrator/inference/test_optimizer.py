@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fl_core.federation.client import LocalTraining
-from orchestrator.audit.optimizer import SignSteps, seen_optimizer
+from orchestrator.inference.optimizer import SignSteps, seen_optimizer
 from orchestrator.library.simulate import observe
 from orchestrator.library.updates import Update
 from tests.support.signals import CLASSES, SPEC, labels, network, pictures

@@ -1,0 +1,46 @@
+"""The inputs of several layers of one image at once, each counted by its relative distance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attack_core.fc.head import Prefix
+from fl_core.base.numbers import TINY
+from fl_core.base.types import ModelState
+
+
+@dataclass(frozen=True)
+class JointInputs:
+    """What several layers see of an image: `seen` gives images' inputs (B, I), `target` (1, I) is what is known.
+
+    Each layer's part is divided by its target's norm and by the root of their number, so that the target's norm is 1.
+    """
+
+    prefix: Prefix
+    scales: Tensor
+    target: Tensor
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, state: ModelState, layers: Sequence[str], values: Sequence[Tensor]
+    ) -> JointInputs:
+        """Of `layers` with known inputs `values` (1, ...)."""
+        flat = [value.flatten(1) for value in values]
+        scales = [
+            torch.full_like(value, len(flat) ** 0.5 * max(float(torch.linalg.vector_norm(value)), TINY))
+            for value in flat
+        ]
+        whole = torch.cat(scales, 1)
+        return cls(Prefix(model, state, *layers), whole, torch.cat(flat, 1) / whole)
+
+    def seen(self, images: Tensor) -> Tensor:
+        """The layers' inputs (B, I) for `images` (B, 3, S, S), in the target's units."""
+        return self.prefix(images) / self.scales
+
+    def mismatch(self, images: Tensor) -> Tensor:
+        """The mean over layers of the relative squared distance, summed over images (B, 3, S, S), ()."""
+        return (self.seen(images) - self.target).square().sum()

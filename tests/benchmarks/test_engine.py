@@ -1,0 +1,28 @@
+"""The engine's benchmark runs on a tiny setting, and its losses agree with a plain double backward's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.support.benchmarks import benchmark
+
+
+def test_a_tiny_run_has_every_line_and_the_same_losses() -> None:
+    done = benchmark(
+        "engine",
+        *("--rows", "cosine-8", "lenet", "candidates", "evaluation", "celeba", "batch-8"),
+        *("--image-size", "16", "--repeats", "1", "--json"),
+    )
+    assert not done.stderr
+    lines: dict[str, dict[str, Any]] = {}
+    for text in done.stdout.splitlines():
+        entry = json.loads(text)
+        lines[entry["name"]] = entry
+    for row in ("cosine-8", "lenet"):
+        assert lines[f"{row}: plain / ours"]["value"] > 0
+        assert lines[f"{row}: loss off plain's"]["ok"]
+    assert lines["candidates: one of 16 / alone"]["target"] == 0.6
+    assert lines["evaluation: descent / convolutions"]["value"] > 0
+    for row in ("celeba", "batch-8"):
+        assert "--against" in lines[f"{row}: ours / theirs"]["reason"]
