@@ -37,6 +37,7 @@ from result_line import line, missing
 from torch import Tensor
 from torch.nn import functional
 
+from attack_core.base.search import alone
 from attack_core.fc.head import Prefix
 from attack_core.gradients.objectives import L2, Cosine
 from attack_core.inversion.continuation import Continuation
@@ -155,13 +156,14 @@ class Loop:
 
     def together(self) -> Tensor:
         """Every candidate's loss, with its gradient, at once."""
-        return Recorder(self.problem, self.candidates, 1.0, len(self.candidates.canvases))(
-            self.candidates.active()
-        )
+        return alone(self._recorder(len(self.candidates.canvases))(self.candidates.look()))
 
     def in_turn(self) -> Tensor:
         """The same, one candidate at a time."""
-        return Recorder(self.problem, self.candidates, 1.0, 1)(self.candidates.active())
+        return alone(self._recorder(1)(self.candidates.look()))
+
+    def _recorder(self, packing: int) -> Recorder:
+        return Recorder(self.problem, self.candidates, 1.0, packing)
 
     def plain(self, setting: Setting, bench: Bench) -> Way:
         """The same by a double backward through every parameter, of the first candidate."""

@@ -17,6 +17,7 @@ from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.convolution_inversion import ConvolutionInversion, DeepInputs, deep_inputs
 from attack_core.attacks.falls_back import FallsBack
 from attack_core.attacks.token_inversion import sends_nothing_down, solvable_embedding, solve_tokens
+from attack_core.base.search import Search, alone
 from attack_core.base.types import Progress, Reconstruction
 from attack_core.evidence.likelihood_ratio import (
     explains_more,
@@ -132,7 +133,18 @@ class Auto(FallsBack):
         progress: Progress | None = None,
     ) -> Reconstruction:
         """Run the attack; see `attack_core.base.types.Attack`. Raises what the chosen attack raises."""
-        found = self._trained_on(observation, model, generator, progress)
+        return alone(self.search(observation, model, generator, progress=progress))
+
+    def search(
+        self,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+        *,
+        progress: Progress | None = None,
+    ) -> Search[Reconstruction]:
+        """See `Attack.search`: matching that `auto` chooses itself goes together with others'."""
+        found = yield from self._trained_on(observation, model, generator, progress)
         return found if found.outcome == "prior" else invert_inputs(found, observation)
 
     def _trained_on(
@@ -141,7 +153,7 @@ class Auto(FallsBack):
         model: nn.Module,
         generator: torch.Generator,
         progress: Progress | None,
-    ) -> Reconstruction:
+    ) -> Search[Reconstruction]:
         """The images that the client trained on, whatever a defense had made of those that it holds."""
         check_observation(observation)
         nothing = says_nothing(observation) or sends_nothing_down(observation, model)
@@ -163,7 +175,7 @@ class Auto(FallsBack):
             attack = replace(self.analytic, fallback=fallback)
             found = attack(observation, model, generator, progress=progress)
             return self._weighed(found, fallback, observation, model, generator)
-        found = fallback(observation, model, generator, progress=progress)
+        found = yield from fallback.search(observation, model, generator, progress=progress)
         found = replace(found, notes=(f"auto: matching, because {obstacle}", *found.notes))
         if len(found.images) != observation.examples:
             return found

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.base.certificate import Certificate
+from attack_core.base.search import Search
 from fl_core.base.errors import InputError
 from fl_core.base.types import Config
 from fl_core.threat.observation import Observation
@@ -80,6 +81,22 @@ class Attack(Config, ABC):
         progress: Progress | None = None,
     ) -> Reconstruction:
         """Run on the device of the observation's tensors."""
+
+    def search(
+        self,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+        *,
+        progress: Progress | None = None,
+    ) -> Search[Reconstruction]:
+        """The same as a search, which `attack_core.base.search.side_by_side` runs beside others.
+
+        By default it asks nothing and runs by itself. An attack that asks finds alone what it finds among others, but
+        for rounding.
+        """
+        yield from ()
+        return self(observation, model, generator, progress=progress)
 
     @abstractmethod
     def cost(self, images: int) -> float:

@@ -12,8 +12,8 @@ Axes: C candidates, B images each.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,9 @@ class GradientHandle(Protocol):
     def dense(self) -> Tensor:
         """The gradient itself, (C, *parameter shape)."""
 
+    def of(self, first: int, last: int) -> Self:
+        """The same for candidates `first` to `last` - 1 alone."""
+
 
 @dataclass(frozen=True)
 class DenseHandle:
@@ -84,6 +87,10 @@ class DenseHandle:
     def dense(self) -> Tensor:
         """See `GradientHandle`."""
         return self.gradient
+
+    def of(self, first: int, last: int) -> Self:
+        """See `GradientHandle`."""
+        return replace(self, gradient=self.gradient[first:last])
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,10 @@ class GhostHandle:
         """See `GradientHandle`."""
         return self.error.mT @ self.input
 
+    def of(self, first: int, last: int) -> Self:
+        """See `GradientHandle`."""
+        return replace(self, error=self.error[first:last], input=self.input[first:last])
+
 
 @dataclass(frozen=True)
 class PatchHandle:
@@ -166,6 +177,10 @@ class PatchHandle:
         _, inputs, rows, columns = self.shape
         found: Tensor = self.factors.dense().unflatten(2, (rows, columns, inputs)).movedim(-1, 2)
         return found
+
+    def of(self, first: int, last: int) -> Self:
+        """See `GradientHandle`."""
+        return replace(self, factors=self.factors.of(first, last))
 
 
 def as_matrix(weight: Tensor) -> Tensor:

@@ -74,6 +74,10 @@ class LocalProblem(Protocol):
     def copies(self) -> int:
         """How many images stand for each one that is reconstructed; first all firsts, then all seconds."""
 
+    @property
+    def point(self) -> ModelState | None:
+        """The weights at which all candidates' gradients are taken, where nothing else decides them; else None."""
+
     def leaves(self, candidate: int) -> list[Tensor]:
         """What is optimised beside the candidate's images."""
 
@@ -269,6 +273,8 @@ def _many(batches: tuple[Batch, ...], limits: SimulationLimits = SIMULATION_LIMI
 class _Plain:
     """A problem that optimises images alone, whose copies need no tie."""
 
+    point: ModelState | None = None
+
     def leaves(self, candidate: int) -> list[Tensor]:  # noqa: ARG002
         """See `LocalProblem`."""
         return []
@@ -286,6 +292,11 @@ class _AtPoint(_Plain):
     state: ModelState
     targets: dict[str, Tensor]
     copies: int = 1
+
+    @property
+    def point(self) -> ModelState:  # type: ignore[override]  # read alone
+        """See `LocalProblem`."""
+        return self.state
 
     def handles(
         self,

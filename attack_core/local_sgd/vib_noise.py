@@ -57,6 +57,8 @@ class ThroughVib:
     noise: Tensor | None
     free: Sequence[Tensor]
     copies: int = 1
+    point: None = None
+    """Draws decide the gradients too."""
 
     @classmethod
     def of(

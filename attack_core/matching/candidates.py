@@ -88,17 +88,21 @@ class Pixels:
 
 
 @dataclass(frozen=True)
-class Score:
-    """A candidate's loss at one point: in all, and without the prior."""
+class Scores:
+    """Losses of candidates `which` (A,) at one point: in all and without the prior, (A,) each, on their device."""
 
-    total: float
-    match: float
+    which: Tensor
+    total: Tensor
+    match: Tensor
     images: Tensor
     logits: Tensor | None
 
 
 class Candidates:
-    """The restarts: their canvases and label logits, the best point each has seen, and which have ended."""
+    """The restarts: their canvases and label logits, the best point each has seen, and which have ended.
+
+    What they have come to stays on their device: nothing is read from it but by `look`, `least` and `result`.
+    """
 
     def __init__(
         self,
@@ -111,76 +115,119 @@ class Candidates:
         self.canvases, self._keep_last, self._extra = canvases, keep_last, extra
         self.labels = labels if isinstance(labels, Tensor) else None
         self.logits = None if isinstance(labels, Tensor) else labels
-        self.best = [Score(math.inf, math.inf, canvas.image().detach(), None) for canvas in canvases]
-        self._ended = [False] * len(canvases)
-        self._failed = [False] * len(canvases)
-        self._dropped = [False] * len(canvases)
-        self._improved = [(0, math.inf)] * len(canvases)
+        with torch.no_grad():
+            images = torch.stack([canvas.image() for canvas in canvases])
+            soft = None if self.logits is None else torch.stack(self.logits)
+        count, device = len(canvases), images.device
+        never = torch.full((count,), math.inf, device=device)
+        # Best points; `settle` overwrites them in place.
+        self._best = Scores(torch.arange(count, device=device), never, never.clone(), images, soft)
+        self._ended, self._failed, self._dropped = torch.zeros((3, count), dtype=torch.bool, device=device)
+        self._since = torch.zeros(count, dtype=torch.int64, device=device)
+        self._reference = never.clone()
+        self._moving, self._sound = list(range(count)), list(range(count))
+        self._indices: dict[tuple[int, ...], Tensor] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self._best.images.device
 
     def parameters(self) -> list[list[Tensor]]:
-        """Each candidate's leaf tensors: the canvas's, `extra` ones, the label logits."""
-        leaves = [[*canvas.leaves(), *more] for canvas, more in zip(self.canvases, self._extra, strict=True)]
-        if self.logits is None:
-            return leaves
-        return [[*own, logit] for own, logit in zip(leaves, self.logits, strict=True)]
+        """Each candidate's leaf tensors: the canvas's, the label logits, `extra` ones."""
+        return [[*self.own_leaves(i), *more] for i, more in enumerate(self._extra)]
 
-    def active(self) -> list[int]:
-        """The candidates that still move."""
-        return [i for i, ended in enumerate(self._ended) if not ended]
+    def own_leaves(self, candidate: int) -> list[Tensor]:
+        """Without the `extra` ones: the canvas's leaves and the label logits."""
+        leaves = self.canvases[candidate].leaves()
+        return leaves if self.logits is None else [*leaves, self.logits[candidate]]
+
+    def index(self, which: list[int]) -> Tensor:
+        """These numbers on the device, put there once."""
+        key = tuple(which)
+        if key not in self._indices:
+            self._indices[key] = torch.tensor(which, device=self.device)
+        return self._indices[key]
+
+    def look(self) -> list[int]:
+        """The candidates that still move, read from the device; `finite` knows no newer state than this."""
+        ended, failed = torch.stack([self._ended, self._failed]).tolist()
+        self._moving = [i for i, over in enumerate(ended) if not over]
+        self._sound = [i for i, bad in enumerate(failed) if not bad]
+        return self._moving
+
+    def least(self) -> float:
+        """The least total loss so far, of all candidates."""
+        return float(self._best.total.min())
 
     @torch.no_grad()
     def finite(self) -> Tensor:
         """The images of all candidates that have not failed, (C, B, 3, S, S), or of all where none is left."""
-        alive = [i for i, failed in enumerate(self._failed) if not failed] or range(len(self.canvases))
-        return torch.stack([self.canvases[i].image() for i in alive])
+        sound = self._sound or range(len(self.canvases))
+        return torch.stack([self.canvases[i].image() for i in sound])
 
-    def settle(self, scores: dict[int, Score], iteration: int, stop: EarlyStop | None) -> None:
-        """Keep each candidate's best or last point; end those whose loss is not finite or has stopped improving."""
-        for candidate, score in scores.items():
-            if not math.isfinite(score.total):
-                self._ended[candidate] = self._failed[candidate] = True
-                continue
-            if self._keep_last or score.total < self.best[candidate].total:
-                self.best[candidate] = score
-            since, reference = self._improved[candidate]
-            if stop is None or score.total < reference - stop.min_delta:
-                self._improved[candidate] = (iteration, score.total)
-            elif iteration - since >= stop.patience:
-                self._ended[candidate] = True
+    @torch.no_grad()
+    def settle(self, scores: Scores, iteration: int, stop: EarlyStop | None) -> Tensor:
+        """Keep each candidate's best or last point; end those whose loss is not finite or has stopped improving.
+
+        Returns which of them (A,) had not ended before.
+        """
+        which, total = scores.which, scores.total
+        moving: Tensor = ~self._ended[which]
+        sound = moving & total.isfinite()
+        self._failed[which] |= moving & ~sound
+        self._ended[which] |= moving & ~sound
+        better = sound if self._keep_last else sound & (total < self._best.total[which])
+        for best, value in (
+            (self._best.total, total),
+            (self._best.match, scores.match),
+            (self._best.images, scores.images),
+            (self._best.logits, scores.logits),
+        ):
+            if best is not None and value is not None:
+                chosen = better.view(-1, *[1] * (value.dim() - 1))
+                best[which] = torch.where(chosen, value, best[which])
+        if stop is not None:
+            improved = sound & (total < self._reference[which] - stop.min_delta)
+            since = torch.where(improved, iteration, self._since[which])
+            self._since[which] = since
+            self._reference[which] = torch.where(improved, total, self._reference[which])
+            self._ended[which] |= sound & ~improved & (iteration - since >= stop.patience)
+        return moving
 
     def keep_best(self, count: int) -> None:
         """End all but the `count` candidates of least total loss: none of the others is the answer any more."""
-        alive = sorted(
-            (i for i, failed in enumerate(self._failed) if not failed), key=lambda i: self.best[i].total
-        )
-        for candidate in alive[count:]:
+        self.look()
+        total = self._best.total.tolist()
+        for candidate in sorted(self._sound, key=lambda i: total[i])[count:]:
             self._ended[candidate] = self._dropped[candidate] = True
 
     def clamp(self, bound: float | None) -> None:
         """Project the moving candidates onto the pixel range."""
         if bound is not None:
-            for candidate in self.active():
+            for candidate in self._moving:
                 self.canvases[candidate].clamp(bound)
 
     def result(self, history: Tensor, iterations: int) -> Reconstruction:
         """The best candidate by total loss among those that stayed finite; raises `AttackFailed` if none did."""
-        alive = [i for i, failed in enumerate(self._failed) if not failed]
+        self.look()
+        alive, best = self._sound, self._best
         if not alive:
             raise AttackFailed(f"All {len(self.canvases)} candidates met a loss that is not finite.")
         # A loss of earlier iterations does not compare with one of the last, at which priors may weigh less.
-        final = [i for i in alive if not self._dropped[i]] or alive
-        chosen = self.best[min(final, key=lambda i: self.best[i].total)]
-        labels = self.labels if chosen.logits is None else chosen.logits.argmax(dim=-1)
+        dropped, total = self._dropped.tolist(), best.total.tolist()
+        chosen = min([i for i in alive if not dropped[i]] or alive, key=lambda i: total[i])
+        labels = self.labels if best.logits is None else best.logits[chosen].argmax(dim=-1)
         if labels is None:
             raise AssertionError("a candidate has fixed labels or logits")
         return Reconstruction(
-            images=_finished(chosen.images),
+            images=_finished(best.images[chosen]),
             labels=labels.cpu(),
-            loss=chosen.match,
-            candidates=torch.stack([_finished(self.best[i].images) for i in alive]),
-            history=history,
+            loss=float(best.match[chosen]),
+            candidates=_finished(best.images[alive]),
+            history=history.cpu(),
             iterations=iterations,
-            failed=sum(self._failed),
+            failed=len(self.canvases) - len(alive),
             method="matching",
             outcome="matching",
         )

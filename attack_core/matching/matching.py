@@ -7,7 +7,7 @@ labels. The published attacks of this kind are settings of it: `attack_core.atta
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attack_core.base.search import Question, Search, alone, asked
 from attack_core.base.types import Attack, Progress, Reconstruction
 from attack_core.gradients.convolutions import channels_last
+from attack_core.gradients.handles import GradientHandle
 from attack_core.gradients.objectives import L2, LayerMode, Matched, Objective, choose, layer_weights
 from attack_core.gradients.refusals import second_derivatives
 from attack_core.gradients.targets import check_observation
@@ -29,7 +31,7 @@ from attack_core.matching.candidates import (
     Parametrisation,
     Pixels,
     RestartHalving,
-    Score,
+    Scores,
 )
 from attack_core.matching.features import FeatureTarget
 from attack_core.matching.optimizers import OptimizerName, Schedule, Sign, make_stepper, rate_factor, warmup
@@ -39,7 +41,8 @@ from attack_core.signal.inits import Init, initial_images
 from attack_core.signal.labels import LabelStrategy, resolve_labels
 from attack_core.signal.signal_model import matched_numbers
 from fl_core.base.errors import InputError
-from fl_core.base.types import LATER, InUnits, require
+from fl_core.base.types import LATER, InUnits, ModelState, require
+from fl_core.models.config import Network
 from fl_core.threat.observation import Observation
 
 MOST = 10_000_000
@@ -54,6 +57,26 @@ PRESETS: dict[Preset, tuple[float, float | None]] = {
     "none": (0.0, None),
 }
 """TV weight and clamp of each preset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopLimits:
+    """How often the loop reads from the device; the figures do not depend on it."""
+
+    look: int = 16
+    """On a GPU: after so many iterations it is read which restarts have ended, and progress is told.
+
+    A GPU stands still while a number is read from it. On the CPU that costs nothing, and every iteration looks.
+    """
+
+
+LOOP_LIMITS = LoopLimits()
+"""The limits in force."""
+
+
+def looks_every(device: torch.device) -> int:
+    """After how many iterations the loop reads from `device` which restarts have ended."""
+    return 1 if device.type == "cpu" else LOOP_LIMITS.look
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,32 +175,46 @@ class Matching(Attack):
         Raises `InputError` for a signal that does not fit the model and `AttackFailed` where every candidate
         ended in numbers that are not finite.
         """
+        return alone(self.search(observation, model, generator, progress=progress))
+
+    def search(
+        self,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+        *,
+        progress: Progress | None = None,
+    ) -> Search[Reconstruction]:
+        """See `Attack.search`: gradients of first-order optimizers are evaluated together with those of others."""
         problem = Problem.of(self, observation, model, generator)
         candidates = start(self, problem, observation, generator)
-        stepper = make_stepper(self.optimizer, candidates.parameters(), self.sign)
-        rates = self._each(self.lr)
-        history = torch.full((self.iterations, self.restarts), math.nan)
-        done, work = 0, 0
+        stepper = make_stepper(self.optimizer, candidates.parameters(), self._each(self.lr), self.sign)
+        history = torch.full((self.iterations, self.restarts), math.nan, device=candidates.device)
+        look = looks_every(candidates.device)
+        done, work, active = 0, 0, candidates.look()
         for iteration in range(self.iterations):
-            active = candidates.active()
             if not active:
                 break
-            factor = rate_factor(self.schedule, iteration, self.iterations)
             seen = Recorder(problem, candidates, self._prior_factor(iteration), self.together)
-            stepper.step(active, [rate * factor for rate in rates], seen)
-            candidates.settle(seen.first, iteration, self.early_stop)
+            factor = rate_factor(self.schedule, iteration, self.iterations)
+            yield from stepper.step(active, factor, seen)
+            for scores in seen.first:
+                moving = candidates.settle(scores, iteration, self.early_stop)
+                history[iteration, scores.which] = torch.where(moving, scores.match, math.nan)
             candidates.clamp(problem.clamp)
-            for candidate, score in seen.first.items():
-                history[iteration, candidate] = score.match
             done, work = iteration + 1, work + seen.images
-            if self.halving is not None and done == self.halving.begins(self.iterations):
+            halved = self.halving is not None and done == self.halving.begins(self.iterations)
+            if self.halving is not None and halved:
                 candidates.keep_best(self.halving.kept(self.restarts))
-            if progress is not None:
-                progress(done, self.iterations, min(best.total for best in candidates.best))
+            if halved or done % look == 0:
+                active = candidates.look()
+            if progress is not None and (done % look == 0 or done == self.iterations or not active):
+                progress(done, self.iterations, candidates.least())
         last = Recorder(problem, candidates, self._prior_factor(done), self.together)
-        if candidates.active():
-            last(candidates.active())
-        candidates.settle(last.first, done, None)
+        if active := candidates.look():
+            yield from last(active)
+        for scores in last.first:
+            candidates.settle(scores, done, None)
         found = replace(
             candidates.result(history[:done], done),
             work=float(work + last.images),
@@ -333,9 +370,26 @@ class Problem:
         """Whether total variation counts for any candidate."""
         return bool(self.tv_weight.any())
 
+    @cached_property
+    def point(self) -> Point | None:
+        """Where all gradients are taken; None where candidates have points of their own, or several rounds count."""
+        state = self.local.point
+        return None if state is None or self.later else Point(self.observation.model, state)
+
     def losses(self, images: Tensor, logits: Tensor | None, which: list[int]) -> Tensor:
         """Matching losses (A,) of candidates `which`: images (A, B, 3, S, S), logits (A, B, K)."""
-        handles = self.local.handles(images, self._probabilities(images, logits), which)
+        return self.losses_of(
+            self.local.handles(images, self.probabilities(images, logits), which), images, logits, which
+        )
+
+    def losses_of(
+        self,
+        handles: Mapping[str, GradientHandle],
+        images: Tensor,
+        logits: Tensor | None,
+        which: list[int],
+    ) -> Tensor:
+        """The same from the `handles` that `local` gives of these images in the first round."""
         loss = self.objective.loss(self.matched.terms(handles)) + self.local.tie(images, which)
         if self.features is not None:
             loss = loss + self.features.loss(handles)
@@ -347,14 +401,14 @@ class Problem:
         """What is optimised beside a candidate's images, in all rounds."""
         return [leaf for each in (self, *self.later) for leaf in each.local.leaves(candidate)]
 
-    def _probabilities(self, images: Tensor, logits: Tensor | None) -> Tensor:
+    def probabilities(self, images: Tensor, logits: Tensor | None) -> Tensor:
         """What each image's label is taken for, (A, B, K)."""
         if logits is not None:
             return logits.softmax(dim=-1)
         return self.hard.expand(len(images), -1, -1)
 
-    def penalty(self, images: Tensor, which: list[int], restarts: Tensor | None) -> Tensor:
-        """The priors' sum (A,) for candidates `which`: images (A, B, 3, S, S); `restarts` as in `Scene`."""
+    def penalty(self, images: Tensor, which: Tensor, restarts: Tensor | None) -> Tensor:
+        """The priors' sum (A,) for candidates `which` (A,): images (A, B, 3, S, S); `restarts` as in `Scene`."""
         scene = Scene(self.model, self.observation.state, restarts)
         total = images.new_zeros(len(images))
         if self.varies:
@@ -389,40 +443,150 @@ def start(
     return Candidates(canvases, soft, keep_last=attack._annealed, extra=extra)
 
 
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A network at its weights; points of equal numbers are equal."""
+
+    model: Network
+    state: ModelState
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Point):
+            return NotImplemented
+        return self.model == other.model and self.state.same_numbers(other.state)
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Matching losses (A,), and gradients: by images (A, B, 3, S, S), by logits (A, B, K), by `leaves` in order."""
+
+    losses: Tensor
+    images: Tensor
+    logits: Tensor | None
+    leaves: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(Question[Slopes]):
+    """Asks for the `Slopes` of a problem's candidates `which`; those of other problems on one point go together."""
+
+    problem: Problem
+    images: Tensor
+    logits: Tensor | None
+    which: list[int]
+
+    @property
+    def kin(self) -> Hashable | None:
+        """See `Question.kin`."""
+        if self.problem.point is None:
+            return None
+        return self.images.shape[1:], self.logits is not None
+
+    @property
+    def ground(self) -> object:
+        """See `Question.ground`."""
+        return self.problem.point
+
+    @classmethod
+    def answers(cls, questions: Sequence[Self]) -> list[Slopes]:
+        """See `Question.answers`: one pass of all candidates, and each problem's losses from its part of that."""
+        counts = [len(question.images) for question in questions]
+        images = torch.cat([question.images for question in questions]).requires_grad_(True)
+        soft = [question.logits for question in questions if question.logits is not None]
+        logits = torch.cat(soft).requires_grad_(True) if soft else None
+        leaves = [
+            leaf for question in questions for i in question.which for leaf in question.problem.leaves(i)
+        ]
+        with torch.enable_grad(), second_derivatives():
+            parts: Any = (
+                images.split(counts),
+                [None] * len(counts) if logits is None else logits.split(counts),
+            )
+            found = torch.cat(cls._losses(questions, list(zip(*parts, strict=True))))
+            inputs = [images, *([] if logits is None else [logits]), *leaves]
+            slopes = (
+                torch.autograd.grad(found.sum(), inputs, materialize_grads=True)
+                if found.requires_grad
+                else [torch.zeros_like(each) for each in inputs]
+            )
+        by_logits = [None] * len(counts) if logits is None else slopes[1].split(counts)
+        # Problems with leaves of their own are evaluated alone.
+        by_leaves = tuple(slopes[1 if logits is None else 2 :])
+        each = zip(found.detach().split(counts), slopes[0].split(counts), by_logits, strict=True)
+        return [Slopes(*own, by_leaves) for own in each]
+
+    @staticmethod
+    def _losses(
+        questions: Sequence[Evaluation], parts: Sequence[tuple[Tensor, Tensor | None]]
+    ) -> list[Tensor]:
+        """Each question's losses (A,), of its part of the images and logits."""
+        first, *others = questions
+        if not others:
+            return [first.problem.losses(*parts[0], first.which)]
+        pairs = list(zip(questions, parts, strict=True))
+        probabilities = torch.cat([question.problem.probabilities(*part) for question, part in pairs])
+        images = torch.cat([part[0] for part in parts])
+        # Where they join, a pass depends on neither the problem nor on which candidates these are.
+        handles = first.problem.local.handles(images, probabilities, list(range(len(images))))
+        found, begun = [], 0
+        for question, part in pairs:
+            ended = begun + len(part[0])
+            own = {name: handle.of(begun, ended) for name, handle in handles.items()}
+            found.append(question.problem.losses_of(own, *part, question.which))
+            begun = ended
+        return found
+
+
 class Recorder:
-    """Evaluates candidates for a stepper and remembers each one's first score, the point before the step.
+    """Evaluates candidates for a stepper and keeps each one's first scores, those of the point before the step.
 
     At most `packing` candidates are evaluated together. `images` counts the images of all evaluations.
     """
 
     def __init__(self, problem: Problem, candidates: Candidates, prior_factor: float, packing: int) -> None:
-        self.first: dict[int, Score] = {}
+        self.first: list[Scores] = []
         self.images = 0
         self._problem, self._candidates, self._prior_factor = problem, candidates, prior_factor
-        self._packing = packing
+        self._packing, self._seen = packing, set[int]()
         self._restarts = candidates.finite() if problem.compares_restarts else None
 
-    def __call__(self, which: list[int]) -> Tensor:
+    def __call__(self, which: list[int]) -> Search[Tensor]:
         """See `attack_core.matching.optimizers.Evaluate`."""
         self.images += len(which) * self._problem.images
-        packs = [which[i : i + self._packing] for i in range(0, len(which), self._packing)]
-        return torch.cat([self._together(pack) for pack in packs])
+        totals = []
+        for pack in [which[i : i + self._packing] for i in range(0, len(which), self._packing)]:
+            scores = yield from self._together(pack)
+            totals.append(scores.total)
+            if self._seen.isdisjoint(pack):
+                self.first.append(scores)
+                self._seen.update(pack)
+        return torch.cat(totals)
 
-    def _together(self, which: list[int]) -> Tensor:
+    def _together(self, which: list[int]) -> Search[Scores]:
         canvases, logits = self._candidates.canvases, self._candidates.logits
-        images = torch.stack([canvases[i].image() for i in which])
-        soft = None if logits is None else torch.stack([logits[i] for i in which])
-        match = self._problem.losses(images, soft, which)
-        total = match + self._prior_factor * self._problem.penalty(images, which, self._restarts)
-        leaves = self._candidates.parameters()
-        parameters = [leaf for i in which for leaf in leaves[i]]
+        with torch.enable_grad():
+            images = torch.stack([canvases[i].image() for i in which])
+            soft = None if logits is None else torch.stack([logits[i] for i in which])
+        kept = None if soft is None else soft.detach()
+        slopes = yield from asked(Evaluation(self._problem, images.detach(), kept, which))
+        index = self._candidates.index(which)
+        with torch.enable_grad():
+            penalty = self._prior_factor * self._problem.penalty(images, index, self._restarts)
+        self._hand_out(which, images, soft, penalty, slopes)
+        return Scores(index, slopes.losses + penalty.detach(), slopes.losses, images.detach(), kept)
+
+    def _hand_out(
+        self, which: list[int], images: Tensor, soft: Tensor | None, penalty: Tensor, slopes: Slopes
+    ) -> None:
+        """Leave in each leaf's `grad` its part of the slopes, by what the candidates make of their leaves."""
+        outputs, weights = [images], [slopes.images]
+        if soft is not None and slopes.logits is not None:
+            outputs, weights = [*outputs, soft], [*weights, slopes.logits]
+        if penalty.requires_grad:
+            outputs, weights = [*outputs, penalty], [*weights, torch.ones_like(penalty)]
+        leaves = [leaf for i in which for leaf in self._candidates.own_leaves(i)]
         with second_derivatives():
-            gradients = torch.autograd.grad(total.sum(), parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        values = torch.stack([total.detach(), match.detach()]).tolist()
-        for row, i in enumerate(which):
-            if i not in self.first:
-                kept = None if soft is None else soft[row].detach()
-                self.first[i] = Score(values[0][row], values[1][row], images[row].detach(), kept)
-        return total.detach()
+            gradients = torch.autograd.grad(outputs, leaves, weights)
+        others = [leaf for i in which for leaf in self._problem.leaves(i)]
+        for leaf, gradient in zip([*leaves, *others], [*gradients, *slopes.leaves], strict=True):
+            leaf.grad = gradient

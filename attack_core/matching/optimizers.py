@@ -10,12 +10,14 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from attack_core.base.search import Search, alone
+
 OptimizerName = Literal["adam", "adamw", "sgd", "lbfgs"]
 Schedule = Literal["none", "cosine", "step"]
 Sign = Literal["none", "hard", "soft"]
 
-Evaluate = Callable[[list[int]], Tensor]
-"""Losses (A,) of the listed candidates, leaving gradients in their parameters' `grad`."""
+Evaluate = Callable[[list[int]], Search[Tensor]]
+"""Losses (A,) of the listed candidates, leaving gradients in their parameters' `grad`; a part of a search."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +50,8 @@ OPTIMIZER_SETTINGS = OptimizerSettings()
 class Stepper(Protocol):
     """Moves candidates downhill."""
 
-    def step(self, active: list[int], rates: Sequence[float], evaluate: Evaluate) -> None:
-        """Evaluate the `active` candidates and move each once, at its own rate."""
+    def step(self, active: list[int], factor: float, evaluate: Evaluate) -> Search[None]:
+        """Evaluate the `active` candidates and move each once, at `factor` times its own rate."""
 
 
 class FirstOrder:
@@ -60,9 +62,23 @@ class FirstOrder:
     """
 
     def __init__(
-        self, kind: Literal["adam", "adamw", "sgd"], parameters: list[list[Tensor]], sign: Sign
+        self,
+        kind: Literal["adam", "adamw", "sgd"],
+        parameters: list[list[Tensor]],
+        rates: Sequence[float],
+        sign: Sign,
     ) -> None:
-        groups = [{"params": own, "lr": 0.0} for own in parameters]
+        self._rates = list(dict.fromkeys(rates))
+        # Candidates of one rate are one group: on a GPU the library then moves them together.
+        groups = [
+            {
+                "params": [
+                    leaf for own, r in zip(parameters, rates, strict=True) if r == rate for leaf in own
+                ],
+                "lr": 0.0,
+            }
+            for rate in self._rates
+        ]
         self._leaves, self._sign = [leaf for own in parameters for leaf in own], sign
         self._optimizer: torch.optim.Optimizer
         match kind:
@@ -73,13 +89,13 @@ class FirstOrder:
             case "sgd":
                 self._optimizer = torch.optim.SGD(groups, momentum=OPTIMIZER_SETTINGS.momentum)
 
-    def step(self, active: list[int], rates: Sequence[float], evaluate: Evaluate) -> None:
+    def step(self, active: list[int], factor: float, evaluate: Evaluate) -> Search[None]:
         """See `Stepper.step`."""
         # Candidates that have ended keep no gradient, and the optimizer skips what has none.
         self._optimizer.zero_grad(set_to_none=True)
-        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        evaluate(active)
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        yield from evaluate(active)
         for leaf in self._leaves:
             if leaf.grad is not None:
                 leaf.grad = signed(leaf.grad, self._sign)
@@ -101,11 +117,11 @@ class LBFGS:
     """L-BFGS with strong-Wolfe line search, one instance and one iteration a step for each candidate.
 
     A candidate that the last step has left where it was, or taken to numbers that are not finite, begins anew from
-    where it was, with an empty memory: steepest descent first.
+    where it was, with an empty memory: steepest descent first. The library's line search evaluates alone.
     """
 
-    def __init__(self, parameters: list[list[Tensor]]) -> None:
-        self._parameters = parameters
+    def __init__(self, parameters: list[list[Tensor]], rates: Sequence[float]) -> None:
+        self._parameters, self._rates = parameters, rates
         self._scales: dict[int, float] = {}
         self._before: dict[int, list[Tensor]] = {}
         self._optimizers = [
@@ -122,11 +138,12 @@ class LBFGS:
             for own in parameters
         ]
 
-    def step(self, active: list[int], rates: Sequence[float], evaluate: Evaluate) -> None:
+    def step(self, active: list[int], factor: float, evaluate: Evaluate) -> Search[None]:
         """See `Stepper.step`."""
+        yield from ()
         for candidate in active:
             optimizer, own = self._optimizers[candidate], self._parameters[candidate]
-            optimizer.param_groups[0]["lr"] = rates[candidate]
+            optimizer.param_groups[0]["lr"] = self._rates[candidate] * factor
             before = [leaf.detach().clone() for leaf in own]
             last = self._before.get(candidate)
             if last is not None and all(torch.equal(a, b) for a, b in zip(before, last, strict=True)):
@@ -143,7 +160,7 @@ class LBFGS:
 
     def _scaled(self, candidate: int, evaluate: Evaluate) -> Tensor:
         """The candidate's loss, and its gradients, times a factor that its first loss has set."""
-        loss = evaluate([candidate])[0]
+        loss = alone(evaluate([candidate]))[0]
         if candidate not in self._scales:
             first = abs(float(loss))
             self._scales[candidate] = (
@@ -162,9 +179,11 @@ def _restore(leaves: list[Tensor], values: list[Tensor]) -> None:
         leaf.copy_(value)
 
 
-def make_stepper(kind: OptimizerName, parameters: list[list[Tensor]], sign: Sign = "none") -> Stepper:
-    """The stepper called `kind` over each candidate's own list of leaf tensors; L-BFGS takes no `sign`."""
-    return LBFGS(parameters) if kind == "lbfgs" else FirstOrder(kind, parameters, sign)
+def make_stepper(
+    kind: OptimizerName, parameters: list[list[Tensor]], rates: Sequence[float], sign: Sign = "none"
+) -> Stepper:
+    """The stepper called `kind` over each candidate's own leaf tensors, at its own rate; L-BFGS takes no `sign`."""
+    return LBFGS(parameters, rates) if kind == "lbfgs" else FirstOrder(kind, parameters, rates, sign)
 
 
 def warmup(iterations: int) -> int:

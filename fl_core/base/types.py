@@ -84,6 +84,13 @@ class ModelState:
             parameters=self.parameters, buffers={name: value.clone() for name, value in self.buffers.items()}
         )
 
+    def same_numbers(self, other: ModelState) -> bool:
+        """Whether the other state has the same tensors, number by number."""
+        return all(
+            ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+            for ours, theirs in ((self.parameters, other.parameters), (self.buffers, other.buffers))
+        )
+
     def to(self, device: torch.device) -> ModelState:
         """The same state with every tensor on `device`."""
         return ModelState(

@@ -365,7 +365,10 @@ class ExecutionConfig(Config):
 
     `workers: null` fills the cluster. `threads` changes rounding and so is part of every trial's identity. On Ray a
     trial takes `threads` CPUs and `gpus_per_trial` GPUs: 0.25 lets four trials share one. null means a whole one
-    where `device` is a GPU (a Mac's counts as one), and none on the CPU. `allow_slow` starts sums under Paillier that
+    where `device` is a GPU (a Mac's counts as one), and none on the CPU. So many victims of one suggestion as
+    `victims_together` says are attacked in one program: a GPU is filled, and a core has less overhead, but figures are
+    the same up to rounding alone, which matching amplifies, and a resumed sweep may put other victims together.
+    `allow_slow` starts sums under Paillier that
     will take more than ten minutes; without it they are refused with the estimate.
     """
 
@@ -377,6 +380,8 @@ class ExecutionConfig(Config):
     """Processes at a time; null: as many as fit."""
     gpus_per_trial: Annotated[float | None, InUnits("GPUs")] = None
     """GPUs that a trial takes, a share such as 0.25 or a whole number; null: one where there is one."""
+    victims_together: Annotated[int, InUnits("victims")] = field(default=1, metadata=LATER)
+    """Victims of one suggestion that matching attacks in one program; 1: each by itself."""
     controls: bool = True
     """Whether the same attack also runs on noise."""
     lpips: bool = False
@@ -391,6 +396,7 @@ class ExecutionConfig(Config):
     def __post_init__(self) -> None:
         require(self.threads >= 1, self, "threads", "at least 1")
         require(self.workers is None or self.workers >= 1, self, "workers", "at least 1, or null")
+        require(self.victims_together >= 1, self, "victims_together", "at least 1")
         share = self.gpus_per_trial
         whole = share is None or 0 <= share <= 1 or share.is_integer()
         require(whole, self, "gpus_per_trial", "from 0 to 1, or a whole number, or null")

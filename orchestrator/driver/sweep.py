@@ -52,6 +52,7 @@ from orchestrator.results.utility_files import utility_paths
 from orchestrator.runtime.progress import Reporter
 from orchestrator.runtime.stop import Stop, Stopped
 from orchestrator.study.cell_study import CellStudy, mean_of
+from orchestrator.study.company import Company, companies
 from orchestrator.study.dashboard_copy import Mirror
 from orchestrator.study.schedule import Schedule
 from orchestrator.study.search import Study
@@ -60,8 +61,8 @@ from orchestrator.study.warm_start import note_warm_starts, warm_starts
 from orchestrator.trial.cell import Cell
 from orchestrator.trial.memory import packings, ran_out
 from orchestrator.trial.rows import Released, rows_of
-from orchestrator.trial.run import TrialResult, trial_job, unfinished
-from orchestrator.trial.shared_captures import SharedCaptures
+from orchestrator.trial.run import TrialResult, trial_job, trials_job, unfinished
+from orchestrator.trial.shared_captures import SharedCaptures, shared_parts
 from orchestrator.trial.spec import TrialSpec
 
 _SPARE = 8
@@ -294,7 +295,7 @@ class _DataCache:
 class Driver:
     """Keeps studies moving: what is in the store already is taken from there, the rest goes to the executor.
 
-    `job` is what a worker does for a trial: `trial_job`, or what a measurement puts in its place.
+    `job` is what a worker does for a trial by itself: `trial_job`, or what a measurement puts in its place.
     """
 
     def __init__(
@@ -316,8 +317,8 @@ class Driver:
         self._studies = [self._study(cell, attacker) for cell in cells for attacker in config.attackers]
         self._cells = list(cells)
         self._utility = UtilityRuns(cells, store.folder, reporter, stop)
-        self._waiting: Schedule[tuple[CellStudy, TrialSpec]] = Schedule()
-        self._running: dict[str, tuple[CellStudy, TrialSpec, Released]] = {}
+        self._waiting: Schedule[Company] = Schedule()
+        self._running: dict[str, tuple[Company, list[Released]]] = {}
         self._attempts: Counter[str] = Counter()
         self._captures = SharedCaptures(
             stop,
@@ -413,10 +414,11 @@ class Driver:
         while moved:
             moved = False
             for study in self._studies:
+                left = []
                 for spec in study.advance(self._store):
                     rows = self._store.rows(spec.trial_id)
                     if rows is None:
-                        self._waiting.add(study.name, (study, spec), urgent=spec.phase != "test")
+                        left.append(spec)
                         continue
                     moved = True
                     self._resumed += 1
@@ -424,7 +426,12 @@ class Driver:
                     if psnr is not None:
                         self._best[study.name] = max(psnr, self._best.get(study.name, psnr))
                     self._settle(study, spec, rows)
+                for company in companies(study, left, self._config.execution.victims_together):
+                    self._wait(company)
                 self._mirror.update(study)
+
+    def _wait(self, company: Company, *, urgent: bool = False) -> None:
+        self._waiting.add(company.study.name, company, urgent=urgent or company.phase != "test")
 
     def _jobs(self) -> int:
         """How many jobs there are in all, as far as is known yet."""
@@ -433,39 +440,60 @@ class Driver:
     def _fill(self, executor: Executor) -> None:
         # Spare jobs hide the time between results and the next submissions.
         most = executor.capacity + min(executor.capacity, _SPARE)
-        while executor.in_flight < most and (job := self._waiting.take(self._may_start)):
-            study, spec = job
-            # Asked again since `_take_cached`: another driver may have left it there in the meantime.
-            if self._from_cache(study, spec):
+        while executor.in_flight < most and (company := self._waiting.take(self._may_start)):
+            # Asked again since `_take_cached`: another driver may have left some of them there in the meantime.
+            company, taken = self._without_cached(company)
+            if taken:
                 self._advance()
-                continue
+            if company.specs:
+                self._submit(company, executor)
+
+    def _submit(self, company: Company, executor: Executor) -> None:
+        """Hand trials to the executor, each with its capture."""
+        study, specs, inputs = company.study, [], []
+        for spec in company.specs:
             try:
-                shared = self._captures.of(study.cell, spec, executor)
+                inputs.append(self._captures.of(study.cell, spec, executor))
+                specs.append(spec)
             except (NotSummable, OwnCodeFailed) as refused:
                 # One victim's update that no sum can hold, or no own defense, ends its trials and not the others'.
-                self._running[spec.trial_id] = (study, spec, Released(client=None, bytes_up=0))
-                self._finish(Done(spec.trial_id, error=refused))
+                self._end(study, spec, refused, Released(client=None, bytes_up=0))
                 self._advance()
-                continue
-            self._running[spec.trial_id] = (study, spec, shared.released)
-            work = partial(self._job, attempt=self._attempts[spec.trial_id])
-            if isinstance(executor, SerialExecutor):
-                work = partial(work, progress=self._reporter.iteration)
-            executor.submit(spec.trial_id, self._breakable(work, executor), spec, *shared.parts)
+        if not specs:
+            return
+        key = specs[0].trial_id
+        self._running[key] = Company(study, tuple(specs)), [each.released for each in inputs]
+        work: Callable[..., Any]
+        if len(specs) == 1:
+            work = partial(self._job, attempt=self._attempts[key])
+            arguments: tuple[Any, ...] = (specs[0], *inputs[0].parts)
+        else:
+            work = trials_job
+            places, parts = shared_parts(inputs)
+            arguments = (specs, places, *parts)
+        if isinstance(executor, SerialExecutor):
+            work = partial(work, progress=self._reporter.iteration)
+        executor.submit(key, self._breakable(work, executor), *arguments)
 
     def _take_cached(self) -> None:
         """Take what a cache has of the waiting trials: where that is all, no worker has to be started."""
         if not any(study.cell.entries.cache for study in self._studies):
             return
         others = []
-        while (job := self._waiting.take(self._may_start)) is not None:
+        while (company := self._waiting.take(self._may_start)) is not None:
             self._stop.check()
-            if self._from_cache(*job):
+            left, taken = self._without_cached(company)
+            if taken:
                 self._advance()
-            else:
-                others.append(job)
-        for study, spec in others:
-            self._waiting.add(study.name, (study, spec), urgent=spec.phase != "test")
+            if left.specs:
+                others.append(left)
+        for company in others:
+            self._wait(company)
+
+    def _without_cached(self, company: Company) -> tuple[Company, bool]:
+        """Those that the cache does not have, and whether it had some, which are recorded."""
+        left = tuple(spec for spec in company.specs if not self._from_cache(company.study, spec))
+        return Company(company.study, left), len(left) < len(company.specs)
 
     def _from_cache(self, study: CellStudy, spec: TrialSpec) -> bool:
         """Take a trial from the cell's cache, where it has it."""
@@ -483,10 +511,9 @@ class Driver:
         )
         return True
 
-    def _may_start(self, job: tuple[CellStudy, TrialSpec]) -> bool:
-        """Not a test trial whose rows name an accuracy that is still being measured."""
-        study, spec = job
-        return spec.phase != "test" or not self._utility.awaited_by(study.cell)
+    def _may_start(self, company: Company) -> bool:
+        """Not test trials whose rows name an accuracy that is still being measured."""
+        return company.phase != "test" or not self._utility.awaited_by(company.study.cell)
 
     def _breakable(self, job: Callable[..., Any], executor: Executor) -> Callable[..., Any]:
         """A job in this process may be broken off when the sweep is told to stop; a worker's goes on elsewhere."""
@@ -498,13 +525,28 @@ class Driver:
             return
         if done.error is not None:
             self._stop.check()  # The signal may have ended the worker too; its trial has not failed.
-        study, spec, released = self._running.pop(done.key)
+        company, released = self._running.pop(done.key)
+        study, (spec, *others) = company.study, company.specs
+        if done.error is not None and others:
+            # Whose fault it was shows where each runs by itself.
+            for each in company.specs:
+                self._wait(Company(study, (each,)), urgent=True)
+            return
         tries = packings(spec.attack)[: self._attempts[spec.trial_id] + 1]
         if isinstance(done.error, MemoryError) and tries != packings(spec.attack):
             self._attempts[spec.trial_id] += 1
-            self._waiting.add(study.name, (study, spec), urgent=True)
+            self._wait(company, urgent=True)
             return
-        result: TrialResult = done.result if done.error is None else lost(spec, tries, done.error)
+        ended = [done.result if done.error is None else done.error]
+        for each, result, sent in zip(company.specs, done.result if others else ended, released, strict=True):
+            self._end(study, each, result, sent)
+
+    def _end(
+        self, study: CellStudy, spec: TrialSpec, ended: TrialResult | BaseException, released: Released
+    ) -> None:
+        """Record how a trial ended: with a result, or with what its job raised."""
+        tries = packings(spec.attack)[: self._attempts[spec.trial_id] + 1]
+        result = ended if isinstance(ended, TrialResult) else lost(spec, tries, ended)
         origin: dict[str, Any] = {"gpu_share": self._gpu_share, "provenance": self._provenance}
         self._record(study, spec, result, released=released, **origin)
         self._fresh += 1

@@ -1,15 +1,18 @@
-"""Runs one trial: an attack on one observation, scored against the truth. Knows nothing of Ray, Optuna, Parquet."""
+"""Runs trials: attacks on observations, scored against the truth. Knows nothing of Ray, Optuna, Parquet."""
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import torch
 
+from attack_core.base.search import Ended, side_by_side
 from attack_core.base.types import AttackFailed, Progress, Reconstruction
 from attack_core.metrics.controls import norm_matched_noise
 from attack_core.metrics.metrics import SSIM_WINDOW, label_accuracy
@@ -26,7 +29,7 @@ from fl_core.base.errors import InputError, first_line
 from fl_core.base.rng import generator
 from fl_core.base.types import clipped_to_zeros
 from fl_core.models.build import build_model
-from fl_core.threat.observation import NotObservable, observe, truth_behind
+from fl_core.threat.observation import NotObservable, Observation, observe, truth_behind
 from fl_core.threat.record import RoundRecord
 from orchestrator.trial.convergence import Trace
 from orchestrator.trial.memory import free, packings, ran_out
@@ -34,6 +37,8 @@ from orchestrator.trial.score import ImageScore, scores_of
 from orchestrator.trial.spec import TrialInput, TrialSpec
 
 Status = Literal["ok", "failed", "not_observable"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +74,15 @@ class TrialResult:
 
 
 @dataclass(frozen=True)
-class _Attacked:
-    found: Reconstruction
-    prior: Reconstruction | None
-    seconds: float
-    cpu_seconds: float
+class _Victim:
+    """A trial that begins: its truth as far as the threat model shows it, and what the attacker sees or why nothing."""
+
+    spec: TrialSpec
+    data: TrialInput
+    record: RoundRecord
+    observation: Observation | None
+    refused: NotObservable | InputError | None
+    trace: Trace
 
 
 def run_trial(
@@ -92,7 +101,7 @@ def run_trial(
         for packing in tries[attempt:]:
             reset_peak(device)
             try:
-                return _run(spec, packing, data, device, progress, started)
+                return _run([(spec, data)], packing, device, progress, started)[0]
             except Exception as error:
                 if not out_of_memory(error):
                     raise
@@ -110,11 +119,49 @@ def run_trial(
     )
 
 
+def run_trials(
+    trials: Sequence[tuple[TrialSpec, TrialInput]], *, progress: Progress | None = None
+) -> list[TrialResult | Exception]:
+    """What `run_trial` gives for each, or raises, up to rounding: attacked in one program on one device.
+
+    Seconds are those of all, in equal shares. Where anything is raised meanwhile, memory that runs out for instance,
+    each runs by itself.
+    """
+    spec = trials[0][0]
+    device = pick_device(spec.device)
+    with cpu_threads(spec.threads):
+        reset_peak(device)
+        try:
+            return list(_run(trials, spec.attack.together, device, progress, datetime.now(UTC)))
+        except Exception as error:
+            log.info("%d trials run one by one after %s", len(trials), first_line(error))
+        free(device)
+    return [_caught(*trial, progress=progress) for trial in trials]
+
+
 def trial_job(
     spec: TrialSpec, *parts: Any, attempt: int = 0, progress: Progress | None = None
 ) -> TrialResult:
     """What a worker does for a trial: put the shared parts of its `TrialInput` together, and run."""
     return run_trial(spec, TrialInput(*parts), attempt=attempt, progress=progress)
+
+
+def trials_job(
+    specs: Sequence[TrialSpec],
+    places: Sequence[Sequence[int]],
+    *parts: Any,
+    progress: Progress | None = None,
+) -> list[TrialResult | Exception]:
+    """The same for several: `places` say which of the `parts` make each one's `TrialInput`; many share some."""
+    inputs = [TrialInput(*(parts[place] for place in own)) for own in places]
+    return run_trials(list(zip(specs, inputs, strict=True)), progress=progress)
+
+
+def _caught(spec: TrialSpec, data: TrialInput, *, progress: Progress | None) -> TrialResult | Exception:
+    try:
+        return run_trial(spec, data, progress=progress)
+    except Exception as error:
+        return error
 
 
 def unfinished(spec: TrialSpec, error: str, *, packing: int) -> TrialResult:
@@ -143,48 +190,117 @@ def unfinished(spec: TrialSpec, error: str, *, packing: int) -> TrialResult:
 
 
 def _run(
-    spec: TrialSpec,
+    trials: Sequence[tuple[TrialSpec, TrialInput]],
     packing: int,
-    data: TrialInput,
     device: torch.device,
     progress: Progress | None,
     started: datetime,
-) -> TrialResult:
-    """One try, with `packing` restarts at a time."""
+) -> list[TrialResult]:
+    """One try, with `packing` restarts at a time; the first one's `progress` is told."""
+    victims = [
+        _victim(spec, data, packing, device, None if i else progress) for i, (spec, data) in enumerate(trials)
+    ]
+    begin, cpu = time.perf_counter(), time.process_time()
+    found = _attack(victims, [victim.observation for victim in victims], [each.trace for each in victims])
+    synchronise(device)
+    seconds = (time.perf_counter() - begin) / len(victims)
+    cpu_seconds = (time.process_time() - cpu) / len(victims)
+    priors = _attack(victims, _noise(victims, found), [None] * len(victims))
+    return [
+        _result(
+            victim,
+            ended,
+            None if prior is None else prior.found,
+            packing=packing,
+            seconds=seconds,
+            cpu_seconds=cpu_seconds,
+            device=device,
+            started=started,
+        )
+        for victim, ended, prior in zip(victims, found, priors, strict=True)
+    ]
+
+
+def _victim(
+    spec: TrialSpec, data: TrialInput, packing: int, device: torch.device, progress: Progress | None
+) -> _Victim:
+    """The trial with what its attacker sees on `device`, or why that is nothing."""
     if packing != spec.attack.together:
         spec = replace(spec, attack=spec.attack.packed(packing))
-    record = data.whole_record
-    begin, cpu = time.perf_counter(), time.process_time()
-    error: str | None = None
-    status: Status = "ok"
-    attacked, trace = None, Trace(progress)
+    record, trace = data.whole_record, Trace(progress)
     try:
         data = replace(data, truth=truth_behind(record, spec.threat, data.truth))
-        attacked = _attack(spec, record, data, device, trace)
-    except NotObservable as hidden:
-        status, error = "not_observable", str(hidden)
-    except AttackFailed as failure:
-        status, error = "failed", str(failure)
-    except InputError as failure:
+        labels = data.truth.example_labels()
+        seen = observe(record, spec.threat, labels=labels, public_mean=data.mean_image)
+    except (NotObservable, InputError) as refused:
+        return _Victim(spec, data, record, None, refused, trace)
+    return _Victim(spec, data, record, seen.to(device), None, trace)
+
+
+def _attack(
+    victims: Sequence[_Victim],
+    observations: Sequence[Observation | None],
+    progress: Sequence[Progress | None],
+) -> list[Ended[Reconstruction] | None]:
+    """How each victim's attack on its observation ended, all in one program; None where there is none.
+
+    Raises what is no failure of an attack and no fault of a signal.
+    """
+    searches = {
+        number: victim.spec.attack.search(
+            seen, build_model(victim.record.model), generator("attack", victim.spec.seed), progress=told
+        )
+        for number, (victim, seen, told) in enumerate(zip(victims, observations, progress, strict=True))
+        if seen is not None
+    }
+    ended = dict(zip(searches, side_by_side(list(searches.values())), strict=True))
+    for each in ended.values():
         # A signal that an attack cannot take (numbers that are not finite, say) is this trial's end only.
-        status, error = "failed", str(failure)
-    seconds = attacked.seconds if attacked else time.perf_counter() - begin
-    cpu_seconds = attacked.cpu_seconds if attacked else time.process_time() - cpu
+        if not isinstance(each.error, AttackFailed | InputError | None):
+            raise each.error
+    return [ended.get(number) for number in range(len(victims))]
+
+
+def _noise(
+    victims: Sequence[_Victim], found: Sequence[Ended[Reconstruction] | None]
+) -> list[Observation | None]:
+    """What the control attacks: noise of each signal's norm, where the trial has a control and its attack an answer."""
+    return [
+        norm_matched_noise(victim.observation, generator("control", victim.spec.seed))
+        if victim.spec.control and victim.observation and ended and ended.error is None
+        else None
+        for victim, ended in zip(victims, found, strict=True)
+    ]
+
+
+def _result(
+    victim: _Victim,
+    ended: Ended[Reconstruction] | None,
+    prior: Reconstruction | None,
+    *,
+    packing: int,
+    seconds: float,
+    cpu_seconds: float,
+    device: torch.device,
+    started: datetime,
+) -> TrialResult:
+    """What a trial ended with; a control that failed is null, and the attack itself stands."""
+    spec, data, record = victim.spec, victim.data, victim.record
+    found, error = (ended.found, ended.error) if ended else (None, victim.refused)
+    status: Status = "ok" if found else "not_observable" if isinstance(error, NotObservable) else "failed"
     return TrialResult(
         trial_id=spec.trial_id,
         status=status,
-        error=error,
-        scores=scores_of(spec, data, attacked.found, attacked.prior) if attacked else (),
-        method=attacked.found.method if attacked else None,
-        notes=_notes(attacked.found, record, device) if attacked else None,
-        label_accuracy=label_accuracy(attacked.found.labels.cpu(), data.truth.example_labels())
-        if attacked
-        else None,
-        match_loss=attacked.found.loss if attacked else None,
-        convergence=trace.points,
-        iterations=attacked.found.iterations if attacked else None,
-        work=_work(spec, attacked.found, data) if attacked else None,
-        candidates_failed=attacked.found.failed if attacked else None,
+        error=None if error is None else str(error),
+        scores=scores_of(spec, data, found, prior) if found else (),
+        method=found.method if found else None,
+        notes=_notes(found, record, device) if found else None,
+        label_accuracy=label_accuracy(found.labels.cpu(), data.truth.example_labels()) if found else None,
+        match_loss=found.loss if found else None,
+        convergence=victim.trace.points,
+        iterations=found.iterations if found else None,
+        work=_work(spec, found, data) if found else None,
+        candidates_failed=found.failed if found else None,
         packing=packing,
         seconds=seconds,
         cpu_seconds=cpu_seconds,
@@ -193,32 +309,6 @@ def _run(
         host=socket.gethostname(),
         started_at=started,
     )
-
-
-def _attack(
-    spec: TrialSpec,
-    record: RoundRecord,
-    data: TrialInput,
-    device: torch.device,
-    progress: Progress,
-) -> _Attacked:
-    observation = observe(
-        record, spec.threat, labels=data.truth.example_labels(), public_mean=data.mean_image
-    ).to(device)
-    model = build_model(record.model)
-    synchronise(device)
-    begin, cpu = time.perf_counter(), time.process_time()
-    found = spec.attack(observation, model, generator("attack", spec.seed), progress=progress)
-    synchronise(device)
-    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
-    prior = None
-    if spec.control:
-        noise = norm_matched_noise(observation, generator("control", spec.seed))
-        try:
-            prior = spec.attack(noise, model, generator("attack", spec.seed))
-        except (AttackFailed, InputError):
-            prior = None  # The control stays null; the attack itself stands.
-    return _Attacked(found, prior, seconds, cpu_seconds)
 
 
 def _work(spec: TrialSpec, found: Reconstruction, data: TrialInput) -> float:

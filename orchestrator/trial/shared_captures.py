@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,15 @@ class SharedInput:
     def parts(self) -> tuple[Any, ...]:
         """The handles in the order in which `TrialInput` takes their values."""
         return tuple(getattr(self, field.name) for field in dataclasses.fields(TrialInput))
+
+
+def shared_parts(inputs: Sequence[SharedInput]) -> tuple[list[tuple[int, ...]], list[Any]]:
+    """Each handle once, and for each input where among them its parts are."""
+    found: dict[int, tuple[int, Any]] = {}
+    places = [
+        tuple(found.setdefault(id(part), (len(found), part))[0] for part in own.parts) for own in inputs
+    ]
+    return places, [part for _, part in found.values()]
 
 
 class SharedCaptures:

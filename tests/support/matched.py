@@ -33,13 +33,14 @@ def observed(
     batch: int = 1,
     labels: str = "unknown",
     momentum: float = 0.9,
+    client: int = 0,
 ) -> tuple[Observation, Truth]:
     config = FederationConfig(
         clients=4, fraction=0.5, rounds=3, local=LocalTraining(batch_size=batch, momentum=momentum)
     )
     federation = make_federation(dataset, model=model, config=config)
     state = initial_state(model, generator("model", 0))
-    record, truth = capture(federation, state, signal=signal, round_number=0, victim=Victim(client=0))  # type: ignore[arg-type]
+    record, truth = capture(federation, state, signal=signal, round_number=0, victim=Victim(client=client))  # type: ignore[arg-type]
     return observe(record, ThreatModel(labels=labels), labels=truth.labels), truth  # type: ignore[arg-type]
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from attack_core.attacks.registry import NAMED
+from attack_core.base.search import Search, alone
 from attack_core.gradients.objectives import Cosine
 from attack_core.matching.matching import Matching
 from attack_core.matching.optimizers import FirstOrder, make_stepper, rate_factor, signed
@@ -101,34 +102,36 @@ def test_lbfgs_goes_on_where_losses_are_tiny_and_searches_along_its_line() -> No
     target = torch.linspace(-1.0, 1.0, 12)
     scales = torch.linspace(1.0, 30.0, 12)
     point = torch.zeros(12, requires_grad=True)
-    stepper = make_stepper("lbfgs", [[point]])
+    stepper = make_stepper("lbfgs", [[point]], [1.0])
 
-    def evaluate(which: list[int]) -> torch.Tensor:
+    def evaluate(which: list[int]) -> Search[torch.Tensor]:
+        yield from ()
         loss = 1e-9 * (scales * (point - target)).square().sum()
         (point.grad,) = torch.autograd.grad(loss, point)
         return loss.detach().expand(len(which))
 
     for _ in range(30):
-        stepper.step([0], [1.0], evaluate)
+        alone(stepper.step([0], 1.0, evaluate))
     torch.testing.assert_close(point.detach(), target, atol=1e-3, rtol=0)
 
 
 def test_lbfgs_begins_anew_where_a_step_has_led_nowhere() -> None:
     """Beyond a cliff the loss is not a number; a step over it is taken back, and the descent goes on."""
     point = torch.tensor([3.0, 3.0], requires_grad=True)
-    stepper = make_stepper("lbfgs", [[point]])
+    stepper = make_stepper("lbfgs", [[point]], [1.0])
     broken = iter([False, True, True, True])
 
-    def evaluate(which: list[int]) -> torch.Tensor:
+    def evaluate(which: list[int]) -> Search[torch.Tensor]:
+        yield from ()
         factor = math.nan if next(broken, False) else 1.0
         loss = factor * (point.square() * torch.tensor([1.0, 10.0])).sum()
         (point.grad,) = torch.autograd.grad(loss, point)
         return loss.detach().expand(len(which))
 
-    stepper.step([0], [1.0], evaluate)
+    alone(stepper.step([0], 1.0, evaluate))
     assert bool(torch.isfinite(point).all())
     for _ in range(20):
-        stepper.step([0], [1.0], evaluate)
+        alone(stepper.step([0], 1.0, evaluate))
     torch.testing.assert_close(point.detach(), torch.zeros(2), atol=1e-3, rtol=0)
 
 
@@ -146,13 +149,14 @@ def test_signs() -> None:
 def test_a_hard_sign_moves_every_pixel_by_the_rate() -> None:
     point = torch.zeros(3, requires_grad=True)
     still = torch.zeros(3, requires_grad=True)
-    stepper = FirstOrder("sgd", [[point], [still]], "hard")
+    stepper = FirstOrder("sgd", [[point], [still]], [0.1, 0.1], "hard")
 
-    def evaluate(which: list[int]) -> torch.Tensor:
+    def evaluate(which: list[int]) -> Search[torch.Tensor]:
+        yield from ()
         point.grad = torch.tensor([1e-9, -5.0, 0.0])
         return torch.zeros(len(which))
 
-    stepper.step([0], [0.1, 0.1], evaluate)
+    alone(stepper.step([0], 1.0, evaluate))
     assert point.tolist() == pytest.approx([-0.1, 0.1, 0.0])
     assert still.tolist() == [0.0, 0.0, 0.0], "a candidate that has ended stays where it is"
 

@@ -162,7 +162,7 @@ def test_priors_add_up_and_tv_weight_is_the_short_form(faces: ImageDataset) -> N
 
     def penalty(**options: Any) -> Tensor:
         problem = Problem.of(Matching(restarts=2, **options), observation, model, generator(0))
-        return problem.penalty(images, [0, 1], images)
+        return problem.penalty(images, torch.tensor([0, 1]), images)
 
     short = penalty(tv_weight=(0.1, 0.2))
     torch.testing.assert_close(short, torch.tensor([0.1, 0.2]) * total_variation(images))
