@@ -55,8 +55,8 @@ class GradientHandle(Protocol):
     def dense(self) -> Tensor:
         """The gradient itself, (C, *parameter shape)."""
 
-    def of(self, first: int, last: int) -> Self:
-        """The same for candidates `first` to `last` - 1 alone."""
+    def split(self, counts: Sequence[int]) -> list[Self]:
+        """Handles on so many candidates each, in order; their slopes are put together at once."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ class DenseHandle:
         """See `GradientHandle`."""
         return self.gradient
 
-    def of(self, first: int, last: int) -> Self:
+    def split(self, counts: Sequence[int]) -> list[Self]:
         """See `GradientHandle`."""
-        return replace(self, gradient=self.gradient[first:last])
+        return [replace(self, gradient=part) for part in self.gradient.split(list(counts))]
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,10 @@ class GhostHandle:
         """See `GradientHandle`."""
         return self.error.mT @ self.input
 
-    def of(self, first: int, last: int) -> Self:
+    def split(self, counts: Sequence[int]) -> list[Self]:
         """See `GradientHandle`."""
-        return replace(self, error=self.error[first:last], input=self.input[first:last])
+        parts = zip(self.error.split(list(counts)), self.input.split(list(counts)), strict=True)
+        return [replace(self, error=error, input=input_) for error, input_ in parts]
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,9 @@ class PatchHandle:
         found: Tensor = self.factors.dense().unflatten(2, (rows, columns, inputs)).movedim(-1, 2)
         return found
 
-    def of(self, first: int, last: int) -> Self:
+    def split(self, counts: Sequence[int]) -> list[Self]:
         """See `GradientHandle`."""
-        return replace(self, factors=self.factors.of(first, last))
+        return [replace(self, factors=part) for part in self.factors.split(counts)]
 
 
 def as_matrix(weight: Tensor) -> Tensor:

@@ -528,13 +528,12 @@ class Evaluation(Question[Slopes]):
         images = torch.cat([part[0] for part in parts])
         # Where they join, a pass depends on neither the problem nor on which candidates these are.
         handles = first.problem.local.handles(images, probabilities, list(range(len(images))))
-        found, begun = [], 0
-        for question, part in pairs:
-            ended = begun + len(part[0])
-            own = {name: handle.of(begun, ended) for name, handle in handles.items()}
-            found.append(question.problem.losses_of(own, *part, question.which))
-            begun = ended
-        return found
+        counts = [len(part[0]) for part in parts]
+        split = {name: handle.split(counts) for name, handle in handles.items()}
+        return [
+            question.problem.losses_of({name: own[i] for name, own in split.items()}, *part, question.which)
+            for i, (question, part) in enumerate(pairs)
+        ]
 
 
 class Recorder:

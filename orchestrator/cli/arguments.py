@@ -28,7 +28,8 @@ def _readable(file: Path) -> Path:
     return file
 
 
-def _overriding(texts: list[str] | None) -> list[str] | None:
+def overriding(texts: list[str] | None) -> list[str] | None:
+    """What `--set` is given; raises `InputError` for a text that is no key=value."""
     for text in texts or ():
         read_override(text)
     return texts
@@ -38,7 +39,7 @@ Folder = Annotated[Path, typer.Argument(help="Results folder.", callback=results
 Folders = Annotated[list[Path], typer.Argument(help="Results folders of one sweep.", callback=_all_there)]
 SweepFile = Annotated[Path, typer.Argument(help="Sweep file (YAML).", callback=_readable)]
 Override = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value with a dotted key.", callback=_overriding)
+    list[str] | None, typer.Option("--set", help="key=value with a dotted key.", callback=overriding)
 ]
 Cells = Annotated[
     list[str] | None, typer.Option(help="Only cells whose name matches this pattern; may be repeated.")

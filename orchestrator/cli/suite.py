@@ -9,12 +9,13 @@ import typer
 from rich.console import Console
 
 from fl_core.data.places import expanded
-from orchestrator.cli.arguments import Cached, Where
+from orchestrator.cli.arguments import Cached, Where, overriding
 from orchestrator.runtime.terminal import console as terminal
 from orchestrator.suites.catalog import SUITES, Suite, suite_of, sweep_file
 from orchestrator.suites.variables import Variables
 
 if TYPE_CHECKING:
+    from orchestrator.config.sweep import SweepConfig
     from orchestrator.runtime.stop import Stop
     from orchestrator.suites.runs import Run
 
@@ -47,7 +48,8 @@ def suite(
         int | None, typer.Option(envvar="TARGET_CLIENT", help="Another name of --capture-client.")
     ] = None,
     override: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value with a dotted key; scale=small: minutes.")
+        list[str] | None,
+        typer.Option("--set", help="key=value with a dotted key; scale=small: minutes.", callback=overriding),
     ] = None,
     address: Where = "local",
     dry_run: Annotated[
@@ -59,8 +61,6 @@ def suite(
     cache: Cached = None,
 ) -> None:
     """Run a suite (docs/suites.md), or resume it; each run gets a folder with picture and metrics."""
-    from orchestrator.runtime.stop import Stop
-
     chosen = suite_of(name)
     parts = chosen.chosen(mode)
     variables = Variables(
@@ -76,20 +76,23 @@ def suite(
     console = terminal()
     for unused in variables.unused(chosen):
         console.print(f"{unused} is set; the suite {name} has no use for it.", soft_wrap=True)
+    from orchestrator.config.parse import load_sweep
+    from orchestrator.runtime.stop import Stop
+
+    # All of them before the first one runs: an override may fit one part and not the next.
+    configs = {part: load_sweep(sweep_file(part), overrides) for part in parts}
     if dry_run:
         from orchestrator.cli.sweeps import show_plan
-        from orchestrator.config.parse import load_sweep
 
-        for part in parts:
+        for part, config in configs.items():
             console.print(f"{part}:")
-            config = load_sweep(sweep_file(part), overrides)
             show_plan(config, console, cells=[], address=address, calibrate=calibrate)
         return
     folder = expanded(out or Path("results") / name)
     failed = 0
     with Stop().listening() as stop:
-        for part in parts:
-            failed += _run(chosen, part, overrides, folder, address, console, stop, cache)
+        for part, config in configs.items():
+            failed += _run(config, chosen.folder(part, folder), folder, part, address, console, stop, cache)
     _show(chosen, folder, console)
     raise typer.Exit(SOME_FAILED if failed else 0)
 
@@ -105,27 +108,24 @@ def analyze(
 
 
 def _run(
-    suite: Suite,
-    part: str,
-    overrides: list[str],
+    config: SweepConfig,
+    folder: Path,
     out: Path,
+    part: str,
     address: str,
     console: Console,
     stop: Stop,
     cache: Path | None,
 ) -> int:
-    """Run one part and write the folders of its runs and its report; how many trials failed."""
+    """Run one part in `folder`, write its runs' folders into `out`, and its report; how many trials failed."""
     from orchestrator.analysis.summary import summary_lines
     from orchestrator.cli.sweeps import print_used, shared_cache
-    from orchestrator.config.parse import load_sweep
     from orchestrator.driver.sweep import run_sweep
     from orchestrator.report.report import write_report
     from orchestrator.runtime.progress import ConsoleReporter
     from orchestrator.suites.folders import write_folders
     from orchestrator.suites.runs import runs_of
 
-    folder = suite.folder(part, out)
-    config = load_sweep(sweep_file(part), overrides)
     reporter = ConsoleReporter(console)
     shared = shared_cache(cache, reporter)
     outcome = run_sweep(config, folder, address=address, reporter=reporter, stop=stop, cache=shared)

@@ -13,6 +13,7 @@ from attack_core.attacks.registry import AnyAttack
 from attack_core.matching.matching import Matching
 from defenses.chain import AnyDefense, Chain
 from defenses.mechanism.own import OwnDefense
+from fl_core.base.device import Precision
 from fl_core.base.errors import InputError
 from fl_core.base.types import LATER, Config, InUnits, Signal, require
 from fl_core.data.decoding import Resize
@@ -382,6 +383,8 @@ class ExecutionConfig(Config):
     """GPUs that a trial takes, a share such as 0.25 or a whole number; null: one where there is one."""
     victims_together: Annotated[int, InUnits("victims")] = field(default=1, metadata=LATER)
     """Victims of one suggestion that matching attacks in one program; 1: each by itself."""
+    precision: Precision = field(default="float32", metadata=LATER)
+    """How CUDA multiplies in attacks: float32, or tf32, which is faster and rounds; part of a trial's identity."""
     controls: bool = True
     """Whether the same attack also runs on noise."""
     lpips: bool = False

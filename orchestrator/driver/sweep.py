@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fl_core.base.device import keep_freed_pages, pick_device
+from fl_core.base.device import keep_freed_pages, pick_device, set_precision
 from fl_core.base.errors import InputError, NotSummable
 from fl_core.base.own_code import OwnCodeFailed
 from fl_core.data.dataset import ImageDataset
@@ -93,9 +93,14 @@ class Outcome:
 def resolve(config: SweepConfig) -> SweepConfig:
     """The config with what depends on this machine made definite: kind of data, device.
 
-    Raises `InputError` for a budget of GPU time where there is no GPU.
+    Raises `InputError` for a budget of GPU time where there is no GPU, and for TF32 where there is no CUDA.
     """
     device = pick_device(config.execution.device).type
+    if config.execution.precision != "float32" and device != "cuda":
+        raise InputError(
+            f"execution.precision = {config.execution.precision!r}: this sweep runs on {device}, and CUDA alone has "
+            "that; leave it at 'float32'."
+        )
     if config.study.gpu_seconds is not None and device == "cpu":
         raise InputError(
             f"study.gpu_seconds = {config.study.gpu_seconds}: this sweep runs on the cpu; give study.seconds instead."
@@ -183,6 +188,7 @@ def _run(
     config, chosen = resolve(config), [resolve(own) for own in chosen]
     # Captures are computed here and rounding follows the threads: not this machine's cores, but the config's.
     torch.set_num_threads(config.execution.threads)
+    set_precision("float32")
     keep_freed_pages()
     spaces = [attacker.space.every() for attacker in config.attackers]
     refuse_links(out)

@@ -33,7 +33,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fl_core.base.device import keep_freed_pages
+from fl_core.base.device import keep_freed_pages, set_precision
 from fl_core.base.errors import InputError, unknown_name
 from orchestrator.execute.lifelines import PATIENCE_SECONDS, Lifelines, connected
 from orchestrator.execute.ray_folder import scratch_folder
@@ -144,6 +144,7 @@ class _Worker:
         # Ray sets it from the actor's CPUs, but not where the node's environment names another number.
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
+        set_precision("float32")
         keep_freed_pages()
 
     def ready(self) -> None:

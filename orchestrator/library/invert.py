@@ -11,6 +11,7 @@ from attack_core.attacks.registry import NAMED, AnyAttack
 from attack_core.base.certificate import Certificate
 from attack_core.base.types import Attack, Outcome, Progress, Reconstruction
 from attack_core.metrics.metrics import to_unit
+from fl_core.base.device import precision_of
 from fl_core.base.errors import InputError, unknown_name
 from fl_core.base.rng import generator
 from fl_core.base.types import Signal
@@ -59,7 +60,7 @@ class Case:
 
     def run(self, seed: int, *, progress: Progress | None = None) -> Reconstruction:
         """The attack's answer; raises `InputError` for a signal that it cannot be run on, and `AttackFailed`."""
-        with torch.enable_grad():
+        with torch.enable_grad(), precision_of("float32"):
             return self.attack(
                 self.observation, self.subject.model, generator("library", seed), progress=progress
             )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from defenses.chain import AnyDefense
 from defenses.mechanism.base import Stage
+from fl_core.base.device import precision_of
 from fl_core.base.errors import InputError, first_line
 from fl_core.base.rng import stream
 from fl_core.base.types import ClientUpdate, Tensors
@@ -52,7 +53,8 @@ def observe(
         raise InputError(
             f"labels must be {len(pictures)} classes from 0 to {classes - 1}, one for each image."
         )
-    return client_signal(network, pictures, classes_of, local=local, defenses=defenses, seed=seed)
+    with precision_of("float32"):
+        return client_signal(network, pictures, classes_of, local=local, defenses=defenses, seed=seed)
 
 
 def _labels(labels: Tensor | Sequence[int]) -> Tensor:

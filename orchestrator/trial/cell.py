@@ -177,6 +177,7 @@ class Cell:
             seed=derive_seed("trial", self.settings.seed, victim),
             device=execution.device,
             threads=execution.threads,
+            precision=execution.precision,
             control=final and execution.controls,
             lpips=final and execution.lpips,
             images=execution.images == "all" or (final and execution.images == "test"),

@@ -22,6 +22,7 @@ from fl_core.base.device import (
     out_of_memory,
     peak_mb,
     pick_device,
+    precision_of,
     reset_peak,
     synchronise,
 )
@@ -97,7 +98,7 @@ def run_trial(
     started, device, tries = datetime.now(UTC), pick_device(spec.device), packings(spec.attack)
     begin, cpu = time.perf_counter(), time.process_time()
     detail = ""
-    with cpu_threads(spec.threads):
+    with cpu_threads(spec.threads), precision_of(spec.precision):
         for packing in tries[attempt:]:
             reset_peak(device)
             try:
@@ -129,7 +130,7 @@ def run_trials(
     """
     spec = trials[0][0]
     device = pick_device(spec.device)
-    with cpu_threads(spec.threads):
+    with cpu_threads(spec.threads), precision_of(spec.precision):
         reset_peak(device)
         try:
             return list(_run(trials, spec.attack.together, device, progress, datetime.now(UTC)))

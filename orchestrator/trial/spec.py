@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 from torch import Tensor
 
 from attack_core.attacks.registry import AnyAttack
-from fl_core.base.types import ModelState, Truth
+from fl_core.base.device import Precision
+from fl_core.base.types import LATER, ModelState, Truth
 from fl_core.threat.model import ThreatModel
 from fl_core.threat.record import RoundRecord
 from orchestrator.io.identity import content_hash
@@ -23,7 +24,7 @@ class TrialSpec:
     """A trial as pure data; two trials are the same exactly if their specs are.
 
     `capture` is the capture's key, `victim` its position in the cell's list of victims. `seed` fixes the
-    attack's randomness. `threads` is part of it because it changes rounding.
+    attack's randomness. `threads` and `precision` are part of it because they change rounding.
     """
 
     cell: str
@@ -40,6 +41,7 @@ class TrialSpec:
     control: bool = False
     lpips: bool = False
     images: bool = False
+    precision: Precision = field(default="float32", metadata=LATER)
 
     @cached_property
     def trial_id(self) -> str:

@@ -1,4 +1,4 @@
-"""What a process does with the memory that it frees."""
+"""What a process does with the memory that it frees, and how it multiplies."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from fl_core.base.device import precision_of, set_precision
 
 PROGRAM = """
 import resource, sys
@@ -39,3 +42,24 @@ def test_freed_pages_are_used_again_and_numbers_stay() -> None:
     )
     assert int(kept[0]) * 10 < int(given[0])
     assert kept[1] == given[1]
+
+
+def cuda_products() -> list[str]:
+    return [torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision]  # type: ignore[attr-defined]
+
+
+def test_products_on_cuda_are_whole_unless_tf32_is_asked_for() -> None:
+    before = cuda_products()
+    assert before[0] == "tf32", "PyTorch's own default, which is why it is set"
+    with precision_of("float32"):
+        assert cuda_products() == ["ieee", "ieee"]
+        with precision_of("tf32"):
+            assert cuda_products() == ["tf32", "tf32"]
+        assert cuda_products() == ["ieee", "ieee"]
+    assert cuda_products() == before
+
+
+def test_a_process_keeps_its_precision() -> None:
+    with precision_of("tf32"):
+        set_precision("float32")
+        assert cuda_products() == ["ieee", "ieee"]

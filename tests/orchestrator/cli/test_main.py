@@ -301,6 +301,7 @@ def test_help_lists_every_command() -> None:
         *(([command, "nowhere"], 2) for command in ("report", "status", "watch", "retry")),
         *((words, 2) for words in (["compare", "a", "b"], ["merge", "a", "--out", "b"], ["show", "a", "1"])),
         (["sweep", "sweeps/quickstart.yaml", "--set", "seed"], 2),
+        (["suite", "benchmark", "--set", "seed"], 2),
         (["submit", "no.yaml", "--address", "http://localhost:8265", "--out", "/r"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),

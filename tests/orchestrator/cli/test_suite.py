@@ -156,3 +156,14 @@ def test_ready_sweeps_have_a_small_form(name: str, faces_root: Path, tmp_path: P
     done = gradsweep("sweep", file, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (rows(tmp_path / name)["status"] == "ok").all()
+
+
+def test_an_override_that_one_part_refuses_starts_none(faces_root: Path, tmp_path: Path) -> None:
+    """`base` has the parts showcase and ablation; the ablation's third attacker is not one of the showcase."""
+    out = tmp_path / "base"
+    done = gradsweep(
+        *("suite", "base", *SMALL, "--set", f"data.root={faces_root}", "--set", "attackers.2.name=third"),
+        OUT_DIR=str(out),
+    )
+    refused(done, "attackers.2")
+    assert not out.exists()

@@ -37,7 +37,7 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver import sweep as driver
 from orchestrator.driver.pace import Pace
 from orchestrator.driver.plan import make_plan, plan_table
-from orchestrator.driver.sweep import run_sweep
+from orchestrator.driver.sweep import resolve, run_sweep
 from orchestrator.report.report import write_report
 from orchestrator.results.schema import trials_schema
 from orchestrator.results.store import ResultStore
@@ -449,6 +449,10 @@ def test_gpu_seconds_need_a_gpu_and_rows_of_the_cpu_have_none(
 ) -> None:
     with pytest.raises(InputError, match=r"study\.gpu_seconds = 60\.0: this sweep runs on the cpu"):
         run(sweep(faces_root, study__gpu_seconds=60), tmp_path)
+    with pytest.raises(
+        InputError, match=r"execution\.precision = 'tf32': this sweep runs on cpu, and CUDA alone"
+    ):
+        resolve(sweep(faces_root, execution__precision="tf32"))
     assert (pd.read_parquet(plain / "trials")["gpu_seconds"] == 0).all()
 
 
