@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import engine_case
@@ -37,7 +38,8 @@ from result_line import line, missing
 from torch import Tensor
 from torch.nn import functional
 
-from attack_core.base.search import alone
+from attack_core.base.search import Search, alone, side_by_side
+from attack_core.base.types import Reconstruction
 from attack_core.fc.head import Prefix
 from attack_core.gradients.objectives import L2, Cosine
 from attack_core.inversion.continuation import Continuation
@@ -68,6 +70,8 @@ BATCH = 8
 """Images of the row `batch-8`."""
 BATCH_EVALUATIONS = 120
 """Evaluations an image there."""
+VICTIM_ITERATIONS = 30
+"""Iterations of the row `victims`."""
 PUBLIC = 256
 """Public images behind the mean one."""
 RATE = 0.01
@@ -117,11 +121,11 @@ class Setting:
         """The network."""
         return ModelConfig(kind=self.kind, image_size=bench.size or self.size)  # type: ignore[arg-type]
 
-    def observation(self, bench: Bench) -> Observation:
-        """The gradient of the truth, on the device."""
+    def observation(self, bench: Bench, *draw: int) -> Observation:
+        """The gradient of the truth, on the device; each `draw` has another truth."""
         config = self.config(bench)
         state = initial_state(config, generator("engine"))
-        truth = torch.rand((self.batch, *config.shape.size), generator=generator("truth")) * 2 - 1
+        truth = torch.rand((self.batch, *config.shape.size), generator=generator("truth", *draw)) * 2 - 1
         labels = torch.arange(self.batch) % config.outputs
         return Observation(
             signal="gradients",
@@ -246,6 +250,30 @@ def candidates(bench: Bench, name: str) -> list[Line]:
     seconds = bench.times({"together": packed.together, "alone": alone.together})
     each = [value / many for value in seconds["together"]]
     return [_ratio(f"{name}: one of {many} / alone", each, seconds["alone"], target=0.6, at_most=True)]
+
+
+def victims(bench: Bench, name: str) -> list[Line]:
+    """A row for each of two networks: matching on several victims in one program against one after the other."""
+    count, lines = 64 if bench.device.type == "cuda" else 6, []
+    attack = Matching(iterations=VICTIM_ITERATIONS, tv_weight=1e-4)
+    for kind, size in (("cnn64", 64), ("lenet", 32)):
+        seen = [Setting(kind, size, 1, L2()).observation(bench, draw) for draw in range(count)]
+        searches = [
+            partial(attack.search, each, build_model(each.model), generator("start")) for each in seen
+        ]
+
+        def together(searches: Sequence[Callable[[], Search[Reconstruction]]] = searches) -> Tensor:
+            return torch.stack(
+                [each.result().images for each in side_by_side([begin() for begin in searches])]
+            )
+
+        def in_turn(searches: Sequence[Callable[[], Search[Reconstruction]]] = searches) -> Tensor:
+            return torch.stack([alone(begin()).images for begin in searches])
+
+        seconds = bench.times({"together": together, "in turn": in_turn})
+        pair = seconds["together"], seconds["in turn"]
+        lines.append(_ratio(f"{name}: {count} of {kind} together / in turn", *pair, target=1.0, at_most=True))
+    return lines
 
 
 def evaluation(bench: Bench, name: str) -> list[Line]:
@@ -440,6 +468,7 @@ ROWS: dict[str, Callable[[Bench, str], list[Line]]] = {
     "lenet": iteration(Setting("lenet", 32, 1, L2()), 1.5),
     "resnet18": iteration(Setting("resnet18", 32, 1, L2()), 1.3),
     "candidates": candidates,
+    "victims": victims,
     "evaluation": evaluation,
     "celeba": quality,
     "batch-8": batch_of_eight,

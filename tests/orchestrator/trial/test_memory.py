@@ -26,7 +26,7 @@ from orchestrator.trial.spec import TrialSpec
 from tests.support.matched import attacked, observed
 from tests.support.small import sweep, tree
 
-# 64 restarts of cnn64 on 32-pixel images take about 485 MB, half of them 225 MB.
+# 64 restarts of cnn64 on 32-pixel images take 450 to 485 MB, half of them 225 MB, or 300 after the first try has broken the heap up.
 SCRIPT = """
 import json, os, resource, sys
 from pathlib import Path
@@ -44,7 +44,7 @@ def run(name, restarts):
 run("warm", 1)  # What is imported and started once counts into the base.
 status = Path("/proc/self/status").read_text()
 base = 1024 * int(status.split("VmSize:")[1].split()[0])
-for name, room in (("neither", 130), ("half", 350), ("both", None)):
+for name, room in (("neither", 130), ("half", 390), ("both", None)):
     # A process for each: what a library could not set up within a limit, it may never set up again.
     if (child := os.fork()) == 0:
         limit = resource.RLIM_INFINITY if room is None else base + room * 10**6
@@ -83,7 +83,7 @@ def test_a_trial_that_runs_out_of_memory_tries_once_more_with_half_the_restarts_
         pd.read_parquet(tmp_path / name / "trials") for name in ("both", "half", "neither")
     )
     assert (both["status"][0], both["packing"][0]) == ("ok", 64)
-    assert (half["status"][0], half["packing"][0]) == ("ok", 32)
+    assert (half["status"][0], half["packing"][0]) == ("ok", 32), half["error"][0]
     assert half["trial_id"][0] == both["trial_id"][0], "it is the same trial"
     for name in ("psnr", "psnr_oracle", "match_loss"):
         assert half[name][0] == pytest.approx(both[name][0], rel=1e-3)
