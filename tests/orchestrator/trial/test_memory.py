@@ -26,7 +26,7 @@ from orchestrator.trial.spec import TrialSpec
 from tests.support.matched import attacked, observed
 from tests.support.small import sweep, tree
 
-# 64 restarts of cnn64 on 32-pixel images take 450 to 485 MB, half of them 225 MB, or 300 after the first try has broken the heap up.
+# 64 restarts of cnn64 on 32-pixel images take 450 to 485 MB, half of them 225, or 300 in a heap that is broken up.
 SCRIPT = """
 import json, os, resource, sys
 from pathlib import Path
