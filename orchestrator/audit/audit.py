@@ -16,6 +16,7 @@ from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed
 from fl_core.base.types import Tensors
 from fl_core.federation.client import LocalTraining
+from fl_core.models.tensor_names import second_names
 from orchestrator.audit.against import Critical, Measured, chosen_families, gain_of, search
 from orchestrator.audit.attempt import Attempt, Sent, explaining
 from orchestrator.audit.explanation import EXPLANATION_LIMITS, Explanation
@@ -199,7 +200,7 @@ def _named(question: Question, network: Subject, say: Say) -> tuple[Subject, Sen
     """The network at the weights that the signal is of, and the signal by parameter name."""
     sent = question.sent
     if isinstance(sent, Update):
-        update, state = sent.at(network.state)
+        update, state = sent.at(network.state, second_names(network.model))
         for note in update.notes:
             say(note)
         return replace(network, state=state), replace(

@@ -16,6 +16,7 @@ from fl_core.base.rng import generator
 from fl_core.base.types import Signal
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
+from fl_core.models.tensor_names import second_names
 from fl_core.threat.facts import Fact, InTheClear
 from fl_core.threat.observation import Observation
 from orchestrator.library.chains import chain_of
@@ -131,7 +132,7 @@ def _observation(network: Subject, sent: Numbers | Update, known: Known) -> tupl
     notes: list[str] = []
     state, image, device = network.state, network.image, network.device
     if isinstance(sent, Update):
-        update, state = sent.at(state)
+        update, state = sent.at(state, second_names(network.model))
         found = checked(update.tensors, state, "the update")
         stored = update.stored
         notes += [*update.notes, *precision_notes(update)]

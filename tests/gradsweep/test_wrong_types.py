@@ -57,7 +57,10 @@ def test_a_wrong_type_names_class_field_value_and_what_would_be_right(kind: type
     [
         (lambda: D.Prune(ratio="x"), "Prune.ratio = 'x': must be a number."),
         (lambda: D.Prune(ratio=True), "Prune.ratio = True: must be a number."),
-        (lambda: D.Prune(scope="al"), "Prune.scope = 'al': must be one of 'all', 'tensor'. Did you mean 'all'?"),
+        (
+            lambda: D.Prune(scope="al"),
+            "Prune.scope = 'al': must be one of 'all', 'tensor'. Did you mean 'all'?",
+        ),
         (lambda: D.Quantise(bits=3.5), "Quantise.bits = 3.5: must be a whole number."),
         (lambda: D.DPUpdate(epsilon="8"), "DPUpdate.epsilon = '8': must be a number or None."),
         (lambda: gs.LocalTraining(lr="a"), "LocalTraining.lr = 'a': must be a number."),
