@@ -43,6 +43,10 @@ HANDLE_LIMITS = HandleLimits()
 class GradientHandle(Protocol):
     """One parameter's gradient for every candidate, seen through what objectives need of it."""
 
+    @property
+    def candidates(self) -> int:
+        """How many candidates there are, C."""
+
     def squared_norm(self, mask: Tensor | None = None) -> Tensor:
         """Squared L2 norm, (C,), of the numbers where `mask`, of the parameter's shape, is 1; of all without one."""
 
@@ -61,6 +65,11 @@ class DenseHandle:
     """A gradient held as a tensor (C, *parameter shape)."""
 
     gradient: Tensor
+
+    @property
+    def candidates(self) -> int:
+        """See `GradientHandle`."""
+        return len(self.gradient)
 
     def squared_norm(self, mask: Tensor | None = None) -> Tensor:
         """See `GradientHandle`."""
@@ -96,6 +105,11 @@ class GhostHandle:
 
     error: Tensor
     input: Tensor
+
+    @property
+    def candidates(self) -> int:
+        """See `GradientHandle`."""
+        return len(self.error)
 
     def squared_norm(self, mask: Tensor | None = None) -> Tensor:
         """See `GradientHandle`."""
@@ -142,6 +156,11 @@ class PatchHandle:
 
     factors: GhostHandle
     shape: torch.Size
+
+    @property
+    def candidates(self) -> int:
+        """See `GradientHandle`."""
+        return self.factors.candidates
 
     def squared_norm(self, mask: Tensor | None = None) -> Tensor:
         """See `GradientHandle`."""
