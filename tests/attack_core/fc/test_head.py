@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attack_core.fc.head import Head, Prefix, PixelMap, find_head
+from attack_core.fc.head import Head, PixelMap, Prefix, find_head
 from attack_core.inversion.continuation import Continuation
 from attack_core.inversion.refinement import Features, feature_mismatch
 from fl_core.base.errors import InputError
