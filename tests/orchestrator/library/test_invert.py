@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from attack_core.matching.matching import Matching
+from defenses.compression.compression import Prune
 from fl_core.base.errors import InputError
 from fl_core.federation.client import LocalTraining
 from orchestrator.library.images import ImageSpec
@@ -150,6 +151,8 @@ def test_dropout_and_batch_norm_in_train_mode_are_said() -> None:
         ({"image": (3, 8, 8)}, "image is tuple: must be gradsweep.ImageSpec"),
         ({"attack": 3}, "attack is int: must be a name"),
         ({"known": {"defenses": ["prune"]}}, "Known.defenses holds str: must be defenses of"),
+        ({"attack": Matching}, r"attack is the class Matching; an object of it is Matching\(...\)"),
+        ({"known": {"defenses": [Prune]}}, r"Known.defenses holds the class Prune; an object of it is Prune"),
         ({"attack": "auot"}, "Unknown attack 'auot'. Did you mean 'auto'"),
         ({"model": nn.Flatten()}, "has no parameters"),
         ({"model": 3}, "model is int: must be a torch.nn.Module"),
