@@ -8,6 +8,7 @@ from defenses.dp.central import DPCentral as DPCentral
 from defenses.dp.distributed import DPDistributed as DPDistributed
 from defenses.dp.local import DPUpdate as DPUpdate
 from defenses.dp.sgd import DPSGD as DPSGD
+from defenses.he.encrypted_noise import EncryptedNoise as EncryptedNoise
 from defenses.he.encryption import CKKS as CKKS
 from defenses.he.encryption import Paillier as Paillier
 from defenses.inputs.ats import ATS as ATS
@@ -18,3 +19,4 @@ from defenses.masking.masking import Masking as Masking
 from defenses.mechanism.base import Mechanism as Mechanism
 from defenses.mechanism.noise import ClipOnly as ClipOnly
 from defenses.mechanism.noise import NoiseOnly as NoiseOnly
+from defenses.secure.selective import Selective as Selective

@@ -23,6 +23,7 @@ from attack_core.certificates.inputs import certify_inputs
 from attack_core.certificates.local import certify_features
 from attack_core.evidence.cross_validation import Residuals
 from attack_core.evidence.likelihood_ratio import prior_instead, supported_or_prior
+from attack_core.fc.head import PixelMap
 from attack_core.fc.inversion import Estimate, input_estimate
 from attack_core.fc.layer_inputs import LayerInputs, Reading, magnitude
 from attack_core.fc.spear import Inseparable
@@ -169,10 +170,11 @@ class _Problem:
             note = f"the known noise hides the layer input: the answer is {self._prior_name}"
             hidden = self._result(_PRIOR, self._start().expand(count, -1, -1, -1), [note], outcome="prior")
             return self._fitted_if_better(hidden)
-        if read.head.pixels and read.complete:
-            images = read.shares.inputs.view(-1, *picture)
+        seen = self._pixel_map() if read.complete else None
+        if seen is not None:
+            images = seen.images(read.shares.inputs).view(-1, *picture)
             found = self._result("analytic: layer input", images, [read.note()])
-            return self._certified(found, certify_inputs(read, self.observation))
+            return self._certified(found, certify_inputs(read, self.observation, unit=seen.least))
         if read.order is not None:
             return self._along(read.order)
         notes, start = [read.note(), *self._joined], self._start().expand(count, -1, -1, -1)
@@ -200,6 +202,11 @@ class _Problem:
             else self._result("analytic: features", images, notes)
         )
         return self._checked_fit(found, start)
+
+    def _pixel_map(self) -> PixelMap | None:
+        """How the image enters the layer, where it does so pixel by pixel."""
+        head, shape = self.read.head, self.observation.model.shape
+        return None if head.random else PixelMap.of(self.model, self.observation.state, head.first, shape)
 
     @property
     def count(self) -> int:

@@ -88,6 +88,11 @@ class OwnAttack(OwnObject, Attack):
         if not isinstance(found, Reconstruction):
             self.require(False, f"returned {type(found).__name__}: must be a Reconstruction")
             return
+        for name in ("images", "labels", "candidates", "history"):
+            value = getattr(found, name)
+            self.require(
+                isinstance(value, Tensor), f"returned {name} as {type(value).__name__}: must be a tensor"
+            )
         images, candidates, size = found.images, found.candidates, observation.model.shape.size
         self._check_pictures("images", images, f"(images, {', '.join(map(str, size))})", size, 4)
         self._check_pictures(

@@ -95,8 +95,13 @@ def input_errors(
     )
 
 
-def certify_inputs(read: LayerInputs, observation: Observation) -> tuple[Certificate | None, ...]:
-    """One for each image of `read`, whose inputs are the pictures; None where `input_errors` has none."""
+def certify_inputs(
+    read: LayerInputs, observation: Observation, *, unit: float = 1.0
+) -> tuple[Certificate | None, ...]:
+    """One for each image of `read`, whose inputs are normalised pixels; None where `input_errors` has none.
+
+    `unit` is the least that a change of a pixel in [-1, 1] changes the input.
+    """
     count, unknowns = read.shares.inputs.shape
     errors = input_errors(read, observation)
     if errors is None:
@@ -114,7 +119,7 @@ def certify_inputs(read: LayerInputs, observation: Observation) -> tuple[Certifi
                 rank=unknowns,
                 condition=condition,
                 residual=residual,
-                psnr=least_psnr(distance, unknowns),
+                psnr=least_psnr(distance / unit, unknowns),
                 reach="everywhere",
             )
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,27 @@ from attack_core.gradients.operations import twice_differentiable
 from attack_core.gradients.tracing import couples_examples
 from attack_core.signal.signal_model import vib_of_images
 from fl_core.base.errors import InputError
+from fl_core.base.rng import generator
 from fl_core.base.shape import ImageShape
 from fl_core.base.types import ModelState, Tensors
 from fl_core.models.bottleneck import find_bottleneck
 from fl_core.models.forward import layer_inputs
 from fl_core.threat.observation import Observation
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadLimits:
+    """When a layer's input counts as the image's own pixels."""
+
+    same: float = 1e-5
+    """Inputs that differ by less, relatively, are the same up to float32's rounding of a few operations.
+
+    Normalisations leave some 1e-7 (not tuned: nothing lies between that and a layer that computes something else).
+    """
+
+
+HEAD_LIMITS = HeadLimits()
+"""The limits in force."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +114,48 @@ def find_head(model: nn.Module, state: ModelState, shape: ImageShape, *, through
         layers.insert(0, below)
     pixels = torch.equal(layers[0].input, images.flatten(1))
     return Head(tuple(call.name for call in layers), pixels, found is not None)
+
+
+@dataclass(frozen=True)
+class PixelMap:
+    """A layer's input (B, I) that is `factor` times the flattened image plus `offset`, each (I,): normalised pixels."""
+
+    factor: Tensor
+    offset: Tensor
+
+    def images(self, inputs: Tensor) -> Tensor:
+        """The flattened images (B, I) behind a layer's inputs."""
+        return (inputs - self.offset) / self.factor
+
+    @property
+    def least(self) -> float:
+        """The least that a change of a pixel changes the input."""
+        return float(self.factor.abs().min())
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        state: ModelState,
+        layer: str,
+        shape: ImageShape,
+        limits: HeadLimits = HEAD_LIMITS,
+    ) -> Self | None:
+        """How pixels in [-1, 1] enter `layer`, seen on five images; None where they do so in another way."""
+        device = next(iter(state.parameters.values())).device
+        ramp = torch.linspace(-1.0, 1.0, shape.numbers, device=device)
+        noise = torch.rand(shape.numbers, generator=generator("pixels of a layer")).to(device) * 2.0 - 1.0
+        shown = torch.stack([torch.zeros_like(ramp), torch.ones_like(ramp), ramp, -ramp, noise])
+        with torch.no_grad():
+            seen = Prefix(model, state, layer)(shown.view(-1, *shape.size))
+        if seen.shape != shown.shape:
+            return None
+        found = cls(seen[1] - seen[0], seen[0])
+        told = shown * found.factor + found.offset
+        fits = bool(
+            torch.isclose(seen, told, rtol=limits.same, atol=limits.same * float(seen.abs().max())).all()
+        )
+        return found if fits and found.least > limits.same * float(found.factor.abs().max()) else None
 
 
 def head_errors(weights: Tensors, head: Head, inputs: Tensor, labels: Tensor) -> Tensor:

@@ -43,6 +43,10 @@ HANDLE_LIMITS = HandleLimits()
 class GradientHandle(Protocol):
     """One parameter's gradient for every candidate, seen through what objectives need of it."""
 
+    @property
+    def candidates(self) -> int:
+        """How many candidates there are, C."""
+
     def squared_norm(self, mask: Tensor | None = None) -> Tensor:
         """Squared L2 norm, (C,), of the numbers where `mask`, of the parameter's shape, is 1; of all without one."""
 
@@ -64,6 +68,11 @@ class DenseHandle:
     """A gradient held as a tensor (C, *parameter shape)."""
 
     gradient: Tensor
+
+    @property
+    def candidates(self) -> int:
+        """See `GradientHandle`."""
+        return len(self.gradient)
 
     def squared_norm(self, mask: Tensor | None = None) -> Tensor:
         """See `GradientHandle`."""
@@ -103,6 +112,11 @@ class GhostHandle:
 
     error: Tensor
     input: Tensor
+
+    @property
+    def candidates(self) -> int:
+        """See `GradientHandle`."""
+        return len(self.error)
 
     def squared_norm(self, mask: Tensor | None = None) -> Tensor:
         """See `GradientHandle`."""
@@ -154,6 +168,11 @@ class PatchHandle:
 
     factors: GhostHandle
     shape: torch.Size
+
+    @property
+    def candidates(self) -> int:
+        """See `GradientHandle`."""
+        return self.factors.candidates
 
     def squared_norm(self, mask: Tensor | None = None) -> Tensor:
         """See `GradientHandle`."""

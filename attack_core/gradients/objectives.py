@@ -147,9 +147,15 @@ class OwnObjective(OwnObject):
     def loss(self, terms: Terms) -> Tensor:
         """See `L2.loss`."""
         found = self.ask("loss", terms)
-        fits = isinstance(found, Tensor) and found.dim() == 1 and found.dtype == torch.float32
+        count = terms.handles[0].candidates
+        fits = isinstance(found, Tensor) and found.shape == (count,) and found.dtype == torch.float32
+        is_now = (
+            f"{tuple(found.shape)} in {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+        )
         self.require(
-            fits, "must return one loss for each candidate from loss, a tensor (C,) of torch.float32"
+            fits,
+            f"returned {is_now} from loss: must be one loss for each of {count} candidates, a tensor ({count},) of "
+            "torch.float32; sum over dim 1, the parameters",
         )
         return found  # type: ignore[no-any-return]  # checked
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_core.base.decibels import FAR
+from fl_core.base.device import out_of_memory
 from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState, Tensors
 from fl_core.federation.client import Batch
@@ -25,23 +26,47 @@ MOST_EXAMPLES = 64
 def check_per_example(model: nn.Module) -> None:
     """Refuse a network in which one image's output depends on the others of its batch (`InputError`)."""
     for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and module.training:
+        if not isinstance(module, _BatchNorm):
+            continue
+        none_kept = module.running_mean is None
+        if none_kept or module.training:
+            setting = "track_running_stats = False" if none_kept else "batch_norm = 'train'"
+            remedy = "running statistics" if none_kept else "model.batch_norm: eval"
             raise InputError(
-                f"ModelConfig.batch_norm = 'train': layer {name} normalises by the batch, so that no example has a "
-                "gradient of its own to clip; per-example differential privacy needs 'eval'."
+                f"{setting}: layer {name} normalises by the batch, so that no example has a gradient of its own to "
+                f"clip; per-example differential privacy needs {remedy}, or GroupNorm."
             )
 
 
 def example_gradients(model: nn.Module, state: ModelState, batch: Batch) -> dict[str, Tensor]:
-    """The gradient (B, *shape) of each example's cross-entropy, by parameter name; `state` stays as it is."""
+    """The gradient (B, *shape) of each example's cross-entropy, by parameter name; `state` stays as it is.
+
+    All at once, or one after another where the network does something that cannot be done for all at once, such as a
+    choice that depends on values.
+    """
 
     def loss(parameters: Tensors, image: Tensor, label: Tensor) -> Tensor:
         logits = functional_call(model, {**parameters, **state.buffers}, (image[None],))
         return functional.cross_entropy(logits, label[None])
 
     parameters = {name: value.detach() for name, value in state.parameters.items()}
-    gradients: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, *batch)
+    try:
+        gradients: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, *batch)
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        single = [_one_gradient(loss, parameters, image, label) for image, label in zip(*batch, strict=True)]
+        gradients = {name: torch.stack([each[name] for each in single]) for name in parameters}
     return gradients
+
+
+def _one_gradient(
+    loss: Callable[[Tensors, Tensor, Tensor], Tensor], parameters: Tensors, image: Tensor, label: Tensor
+) -> dict[str, Tensor]:
+    with torch.enable_grad():
+        held = {name: value.detach().clone().requires_grad_(True) for name, value in parameters.items()}
+        found = torch.autograd.grad(loss(held, image, label), list(held.values()), materialize_grads=True)
+    return dict(zip(held, found, strict=True))
 
 
 def clipped_sum(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,7 +110,14 @@ class OwnDefense(OwnObject, Mechanism):
 
     def on_update(self, update: ClientUpdate, random: Random, plan: FederationConfig) -> ClientUpdate:
         """See `Mechanism.on_update`."""
+        before = {name: value._version for name, value in update.tensors.items()}
         found = self.ask("on_update", update, random, plan)
+        for name, version in before.items():
+            # Others read the same tensors.
+            self.require(
+                update.tensors[name]._version == version,
+                f"changed {name} in place in on_update: must make new tensors, such as `tensor + noise`",
+            )
         self._require(found, ClientUpdate, "on_update")
         self.check_tensors(found.tensors, update.tensors, "on_update")
         return found  # type: ignore[no-any-return]  # checked
@@ -146,6 +154,10 @@ class OwnDefense(OwnObject, Mechanism):
 
     def check_tensors(self, found: Any, like: Any, hook: str) -> None:
         """Raise `OwnCodeFailed` unless the tensors `found` have names, shapes, types and devices of those of `like`."""
+        self.require(
+            isinstance(found, Mapping),
+            f"returned {type(found).__name__} from {hook}: must be tensors by name",
+        )
         self.require(
             found.keys() == like.keys(),
             f"returned other tensors from {hook} than it was given: must be {', '.join(like)}",

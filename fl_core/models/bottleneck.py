@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -49,26 +50,53 @@ def divergence(statistics: Tensor) -> Tensor:
     return 0.5 * (mean.square() + deviation.square() - 1.0).sum(-1) - deviation.log().sum(-1)
 
 
-def narrow(model: nn.Module, size: int) -> nn.Module:
+@torch.no_grad()
+def last_linear(model: nn.Module, images: Tensor) -> str:
+    """The dotted name of the fully connected layer that is called last for `images`; empty where there is none.
+
+    It need not be the one that was made last. Modes stay as they are.
+    """
+    called: list[str] = []
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, inputs: called.append(name)  # noqa: ARG005 - a hook's signature
+
+    modes = {module: module.training for module in model.modules()}
+    with ExitStack() as undone:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear):
+                undone.callback(module.register_forward_pre_hook(note(name)).remove)
+        model.eval()(images)
+    for module, training in modes.items():
+        module.training = training
+    return called[-1] if called else ""
+
+
+def narrow(model: nn.Module, size: int, name: str | None = None) -> nn.Module:
     """`model` with a bottleneck of `size` numbers in front of its last fully connected layer; it is changed in place.
 
-    In a `Sequential` the bottleneck is the entry before the layer, called `bottleneck`; elsewhere the two take the
-    layer's place, as `bottleneck` and `last`. Raises `InputError` for a network without such a layer.
+    That is the layer `name`, or the one that was made last. In a `Sequential` the bottleneck is the entry before the
+    layer, called `bottleneck`; elsewhere the two take the layer's place, as `bottleneck` and `last`. Raises
+    `InputError` for a network without such a layer.
     """
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linear or not linear[-1]:
+    if name is None:
+        linear = [each for each, module in model.named_modules() if isinstance(module, nn.Linear)]
+        name = linear[-1] if linear else ""
+    if not name:
         raise InputError(
             "model.bottleneck: the network has no fully connected layer that a bottleneck could precede."
         )
-    parent, _, name = linear[-1].rpartition(".")
-    owner, last = model.get_submodule(parent), model.get_submodule(linear[-1])
+    parent, _, name = name.rpartition(".")
+    owner = model.get_submodule(parent)
+    last = owner.get_submodule(name)
     if not isinstance(last, nn.Linear):
         raise AssertionError("the last layer is linear")
     bottleneck = Bottleneck(last.in_features, size)
     if not isinstance(owner, nn.Sequential):
         setattr(owner, name, nn.Sequential(OrderedDict(bottleneck=bottleneck, last=last)))
         return model
-    entries = list(owner.named_children())
+    # Every entry, those too that are one module a second time.
+    entries = [(entry, module) for entry, module in owner._modules.items() if module is not None]
     for entry, _module in entries:
         delattr(owner, entry)
     for entry, module in entries:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState
-from fl_core.models.bottleneck import find_bottleneck, narrow
+from fl_core.models.bottleneck import find_bottleneck, last_linear, narrow
 from fl_core.models.config import ModelConfig
 from fl_core.models.own import own_network
 from fl_core.models.transformer import Tokens
@@ -60,8 +60,9 @@ def initial_state(config: ModelConfig, generator: torch.Generator) -> ModelState
     state = _own_state(config, generator) if own else _drawn(build_model(config), config, generator)
     if config.weights is None:
         return state
-    found = find_bottleneck(build_model(config))
-    return config.weights.fill(state, free=f"{found[0]}." if found else None)
+    model = build_model(config)
+    found = find_bottleneck(model)
+    return config.weights.fill(state, model, free=f"{found[0]}." if found else None)
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,9 @@ def _network(config: ModelConfig, seed: int) -> nn.Module:
             network = architecture(config)
     if config.bottleneck is None:
         return network
+    last = last_linear(network, config.shape.empty(1, "cpu").zero_()) if config.kind == "own" else None
     with torch.device("meta"):
-        return narrow(network, config.bottleneck)
+        return narrow(network, config.bottleneck, last)
 
 
 def _prepared(network: nn.Module, config: ModelConfig) -> nn.Module:

@@ -24,11 +24,9 @@ def own_network(config: ModelConfig, seed: int) -> nn.Module:
     factory = config.factory
     if factory is None:
         raise AssertionError("kind: own has a factory")
-    args = config.args or {}
-    _check_args(factory.place, factory.callable(_FACTORY), args)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        network = made_by(factory, args)
+        network = made_by(factory, config.args or {}, where="model.args")
     for name, value in [*network.named_parameters(), *network.named_buffers()]:
         if value.is_floating_point() and value.dtype != torch.float32:
             raise InputError(f"{factory.place}: {name} is {value.dtype}; must be torch.float32.")
@@ -44,9 +42,13 @@ def own_network(config: ModelConfig, seed: int) -> nn.Module:
     return network
 
 
-def made_by(factory: OwnCode, args: dict[str, Any]) -> nn.Module:
-    """What the user's code returns when it is called; raises `InputError` where it fails or returns no network."""
+def made_by(factory: OwnCode, args: dict[str, Any], *, where: str) -> nn.Module:
+    """What the user's code returns when it is called with `args`, which `where` names in messages.
+
+    Raises `InputError` for other arguments than it takes, and where it fails or returns no network.
+    """
     make = factory.callable(_FACTORY)
+    _check_args(factory.place, make, args, where)
     with factory.blamed(f"when it was called with {args}"):
         network = make(**args)
     if not isinstance(network, nn.Module):
@@ -54,7 +56,7 @@ def made_by(factory: OwnCode, args: dict[str, Any]) -> nn.Module:
     return network
 
 
-def _check_args(place: str, make: object, args: dict[str, object]) -> None:
+def _check_args(place: str, make: object, args: dict[str, Any], where: str) -> None:
     """Raise `InputError` for an argument that the function does not take, and for one that it lacks."""
     try:
         signature = inspect.signature(make)  # type: ignore[arg-type]  # a callable
@@ -64,11 +66,11 @@ def _check_args(place: str, make: object, args: dict[str, object]) -> None:
     open_ended = any(each.kind is each.VAR_KEYWORD for each in taken.values())
     for name in args:
         if name not in taken and not open_ended:
-            raise unknown_name(f"model.args of {place}:", name, taken)
+            raise unknown_name(f"{where} of {place}:", name, taken)
     try:
         signature.bind(**args)
     except TypeError as error:
-        raise InputError(f"{place}: {first_line(error)}; give it under model.args.") from error
+        raise InputError(f"{place}: {first_line(error)}; give it in {where}.") from error
 
 
 @torch.no_grad()

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
+import torch
+from torch import Tensor, nn
+
+from fl_core.base.errors import InputError
+
 WRAPPERS = {
     "module": "DataParallel or DistributedDataParallel",
     "_orig_mod": "torch.compile",
@@ -45,6 +50,42 @@ def named_as(
         found |= {name: tensors[name] for name in left}
         left = []
     return found, _sentence([*tensors, *wanted], prefix, left)
+
+
+def second_names(model: nn.Module) -> dict[str, str]:
+    """The names under which a network holds a tensor once more, such as tied weights, and the first name of each."""
+    first: dict[int, str] = {}
+    found = {}
+    for name, value in [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]:
+        if first.setdefault(id(value), name) != name:
+            found[name] = first[id(value)]
+    return found
+
+
+def untied(tensors: Mapping[str, Tensor], second: Mapping[str, str], where: str) -> dict[str, Tensor]:
+    """`tensors` with each tensor under its first name alone, whichever of its names (`second_names`) are there.
+
+    Raises `InputError`, which begins with `where`, for one whose values differ under two names.
+    """
+    found = dict(tensors)
+    for name, first in second.items():
+        if name not in found:
+            continue
+        value = found.pop(name)
+        kept = found.setdefault(first, value)
+        if kept.shape != value.shape or not torch.equal(kept, value):
+            raise InputError(
+                f"{where}: {name!r} and {first!r} are one tensor in the network, and differ here."
+            )
+    return found
+
+
+def unsaved(model: nn.Module) -> set[str]:
+    """The names of buffers that the network's state dict leaves out (`persistent=False`)."""
+    return {name for name, _ in model.named_buffers()} - model.state_dict().keys()
 
 
 def plain(name: str) -> str:

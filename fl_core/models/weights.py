@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fl_core.base.errors import InputError, hint, listed
 from fl_core.base.types import PLACE, Config, ModelState
 from fl_core.models.tensor_files import stored_tensors
-from fl_core.models.tensor_names import named_as
+from fl_core.models.tensor_names import named_as, second_names, unsaved, untied
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +38,25 @@ class WeightsFile(Config):
             raise InputError(f"model.weights: {path} has changed since the sweep began; restore it.")
         return stored_tensors(path, where="model.weights")
 
-    def fill(self, state: ModelState, *, free: str | None = None) -> ModelState:
-        """`state` with the file's values; names that begin with `free` may be missing.
+    def fill(self, state: ModelState, model: nn.Module, *, free: str | None = None) -> ModelState:
+        """`state` of `model` with the file's values; names that begin with `free` may be missing.
 
-        What a wrapper such as `DataParallel` put into every name is left out (`named_as`).
-        Raises `InputError` for names that are missing or left over, and for other shapes.
+        So may buffers that a state dict leaves out, and second names of tied weights. What a wrapper such as
+        `DataParallel` put into every name is left out (`named_as`). Raises `InputError` for names that are missing or
+        left over, and for other shapes.
         """
         wanted = {**state.parameters, **state.buffers}
-        found = _beside_bottleneck(_unwrapped(self.tensors(), state, free), wanted)
         where = f"model.weights: {Path(self.file).name}"
+        found = _beside_bottleneck(_unwrapped(self.tensors(), state, free), wanted)
+        found = untied(found, second_names(model), where)
+        left_out = unsaved(model)
         for name in wanted:
-            if name not in found and not (free and name.startswith(free)) and not _counts(name):
+            if (
+                name not in found
+                and not (free and name.startswith(free))
+                and not _counts(name)
+                and name not in left_out
+            ):
                 raise InputError(
                     f"{where} lacks {name!r}.{hint(name, found)} It holds {listed(sorted(found))}."
                 )

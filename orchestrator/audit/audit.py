@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.attacks.registry import AnyAttack
-from attack_core.base.types import Reconstruction
+from attack_core.base.types import AttackFailed, Reconstruction
 from defenses.chain import AnyDefense
 from defenses.mechanism.noise import NoiseOnly
 from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed
 from fl_core.base.types import Tensors
 from fl_core.federation.client import LocalTraining
+from fl_core.models.tensor_names import second_names
 from orchestrator.audit.against import Critical, Measured, chosen_families, gain_of, search
 from orchestrator.audit.attempt import Attempt, Sent, explaining
 from orchestrator.audit.explanation import EXPLANATION_LIMITS, Explanation
@@ -199,7 +200,7 @@ def _named(question: Question, network: Subject, say: Say) -> tuple[Subject, Sen
     """The network at the weights that the signal is of, and the signal by parameter name."""
     sent = question.sent
     if isinstance(sent, Update):
-        update, state = sent.at(network.state)
+        update, state = sent.at(network.state, second_names(network.model))
         for note in update.notes:
             say(note)
         return replace(network, state=state), replace(
@@ -361,14 +362,23 @@ def _measuring(
         sent_up = released(sent, [defense], seed=seed)
         weaker = with_tensors(sent, sent_up.tensors)
         case = case_at(network, weaker, attack=question.shortened, known=own)
-        answer = case.run(derive_seed("audit", question.seed))
+        try:
+            answer = case.run(derive_seed("audit", question.seed))
+        except AttackFailed:
+            answer = None  # Numbers that are not finite: the attacker is left with the mean public image.
         setting = _setting(network, weaker, own, case)
         calibration = calibrate(
             setting, question.public, clients=question.fewer, seed=question.seed, progress=counting(say)
         )
+        prior = calibration.prior
+        expected = (
+            Expected(psnr=prior, low=prior, high=prior, level=1.0, alike=None)
+            if answer is None
+            else Expected.mean(calibration.expected(_seen(answer, case)))
+        )
         return Measured(
             strength=strength,
-            expected=Expected.mean(calibration.expected(_seen(answer, case))),
+            expected=expected,
             mean=calibration.mean,
             gain=gain_of(calibration),
             bytes_up=sent_up.bytes_up or sum(4 * value.numel() for value in sent_up.tensors.values()),

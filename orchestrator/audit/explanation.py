@@ -96,8 +96,11 @@ def explained(
     fitting = [pair for pair in others if pair[0] <= min(limits.fits, limits.better * left)]
     if not fitting:
         return Explanation(left=left)
-    best, chosen = fitting[0]
-    near = [each for size, each in fitting[1:] if size <= best / limits.better]
+    # That one fact is wrong is likelier than that two are: these must leave much less.
+    alone = [pair for pair in fitting if len(_changed(given, pair[1])) == 1]
+    simple = bool(alone) and fitting[0][0] > limits.better * alone[0][0]
+    best, chosen = alone[0] if simple else fitting[0]
+    near = [each for size, each in fitting if each != chosen and size <= best / limits.better]
     return Explanation(
         left=left,
         facts=_changed(given, chosen),
@@ -187,11 +190,16 @@ class _Trial:
 def _others(
     trial: _Trial, given: Training, lr_known: bool, limits: ExplanationLimits
 ) -> Iterator[tuple[float, Training]]:
-    """Other facts that are tried, and what each leaves: one of them changed, or all images in each step."""
-    lengths = {given.steps} if lr_known else {given.steps, *range(1, limits.steps + 1)}
-    for steps in lengths:
-        # As far in all, so that more steps do not diverge.
-        start = replace(given, steps=steps, lr=given.lr * given.steps / steps)
+    """Other facts that are tried, and what each leaves: one of them changed, or all images in each step.
+
+    A learning rate may be wrong beside the number of steps.
+    """
+    reach = given.lr * trial.along(trial.moved(replace(given, momentum=0.0, steps=1)))[0]
+    for steps in {given.steps, *range(1, limits.steps + 1)}:
+        # As far in all as the update, so that neither a rate that was told too large nor more steps diverge.
+        start = replace(given, steps=steps, lr=reach / steps)
+        if not 0 < start.lr < math.inf:
+            continue
         fitted = trial.fitted(start, limits.corrections)
         yield trial.left(trial.moved(fitted)), fitted
     if not lr_known:

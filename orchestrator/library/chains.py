@@ -20,6 +20,10 @@ def chain_of(defenses: Sequence[AnyDefense], what: str, *, stages: Sequence[Stag
             f"{what} is {type(defenses).__name__}: must be a list, such as [gradsweep.defenses.Prune(ratio=0.99)]."
         )
     for defense in defenses:
+        if isinstance(defense, type):
+            raise InputError(
+                f"{what} holds the class {defense.__name__}; an object of it is {defense.__name__}(...)."
+            )
         if not isinstance(defense, Mechanism) or not hasattr(defense, "stage"):
             raise InputError(
                 f"{what} holds {type(defense).__name__}: must be defenses of gradsweep.defenses, such as "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fl_core.base.errors import InputError, first_line
 from fl_core.models.tensor_files import stored_tensors
-from fl_core.models.tensor_names import named_as
+from fl_core.models.tensor_names import named_as, second_names, untied
 from orchestrator.library.updates import Update, check_fact
 
 _FACTS = "gradsweep_facts"
@@ -70,6 +70,9 @@ def load_weights(path: str | Path, model: nn.Module) -> None:
         [name for name, _ in model.named_parameters()],
         [name for name, _ in model.named_buffers()],
     )
+    second = second_names(model)
+    named = untied(named, second, f"weights: {path}")
+    named |= {name: named[first] for name, first in second.items() if first in named}
     try:
         model.load_state_dict(named)
     except RuntimeError as error:

@@ -17,6 +17,7 @@ from fl_core.base.rng import generator
 from fl_core.base.types import Signal
 from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
+from fl_core.models.tensor_names import second_names
 from fl_core.threat.facts import Fact, InTheClear
 from fl_core.threat.observation import Observation
 from orchestrator.library.chains import chain_of
@@ -121,6 +122,8 @@ def named_attack(attack: str | AnyAttack) -> AnyAttack:
     """The attack of a name of `NAMED`, or `attack` itself; raises `InputError` for another name."""
     if isinstance(attack, Attack):
         return attack
+    if isinstance(attack, type):
+        raise InputError(f"attack is the class {attack.__name__}; an object of it is {attack.__name__}(...).")
     if not isinstance(attack, str):
         raise InputError(f"attack is {type(attack).__name__}: must be a name, or one of gradsweep.attacks.")
     if attack not in NAMED:
@@ -132,7 +135,7 @@ def _observation(network: Subject, sent: Numbers | Update, known: Known) -> tupl
     notes: list[str] = []
     state, image, device = network.state, network.image, network.device
     if isinstance(sent, Update):
-        update, state = sent.at(state)
+        update, state = sent.at(state, second_names(network.model))
         found = checked(update.tensors, state, "the update")
         stored = update.stored
         notes += [*update.notes, *precision_notes(update)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fl_core.base.errors import InputError, hint, listed
 from fl_core.base.types import ModelState, Tensors
-from fl_core.models.tensor_names import named_as
+from fl_core.models.tensor_names import named_as, untied
 
 Numbers = Mapping[str, "Tensor | np.ndarray | None"] | Sequence["Tensor | np.ndarray | None"]
 """A client's tensors by parameter name, or in the model's order; None for one that was not sent."""
@@ -64,11 +64,11 @@ class Update:
         """Whether the weights were stored in fewer bits than float32 has, which rounds the update."""
         return self.stored != torch.float32
 
-    def at(self, state: ModelState) -> tuple[Update, ModelState]:
+    def at(self, state: ModelState, second: Mapping[str, str] | None = None) -> tuple[Update, ModelState]:
         """The update of a network's parameters alone, and the state that it started from.
 
-        `state` is the network's own, which is taken where `before` is not known. Raises `InputError` where the update
-        is one of another network.
+        `state` is the network's own, which is taken where `before` is not known; `second` are its `second_names`.
+        Raises `InputError` where the update is one of another network.
         """
         names, notes = state.parameters, list(self.notes)
         tensors, note = named_as(self.tensors, names, state.buffers)
@@ -76,6 +76,10 @@ class Update:
         buffers, _ = named_as(self.buffers, (), state.buffers)
         if note:
             notes.append(note)
+        tensors, before = (
+            untied(each, second or {}, f"the {what}")
+            for each, what in ((tensors, "update"), (before, "weights before training"))
+        )
         missing = [name for name in names if name not in tensors]
         if missing:
             raise InputError(

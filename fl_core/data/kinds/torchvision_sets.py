@@ -19,6 +19,8 @@ from fl_core.data.kinds.assemble import assemble
 from fl_core.data.splits import SeededSplit
 
 _LABELS = ("targets", "labels", "_labels", "y")
+_UNCHECKED_PICKLES = ("LSUN", "LSUNClass")
+"""Sets whose index torchvision unpickles from the folder without a checksum. CIFAR's pickles are compared with one."""
 _SPLIT_NAMES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train",),
     "valid": ("val", "valid"),
@@ -71,7 +73,7 @@ def known_sets() -> tuple[str, ...]:
     sets = _datasets()
     for name in sets.__all__:
         made = getattr(sets, name)
-        if inspect.isclass(made) and "root" in _needs(made):
+        if inspect.isclass(made) and "root" in _needs(made) and name not in _UNCHECKED_PICKLES:
             given = {key for arguments, _ in _arguments(name) for key, _ in arguments}
             if {"root", *given}.issuperset(_needs(made)):
                 found.append(name)
@@ -83,6 +85,19 @@ def _needs(made: type) -> list[str]:
     parameters = inspect.signature(made).parameters.values()
     plain = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return [p.name for p in plain if p.default is p.empty]
+
+
+def _can_fetch(made: type) -> bool:
+    """Whether a constructor takes `download`, itself or as one of the keywords that it hands on to its base."""
+    for kind in made.__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        parameters = inspect.signature(kind).parameters
+        if "download" in parameters:
+            return True
+        if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+            return False
+    return False
 
 
 def open_torchvision(
@@ -161,7 +176,7 @@ def _open(name: str, root: Path, arguments: tuple[tuple[str, object], ...], *, d
     settings: dict[str, Any] = dict(arguments)
     if "root" in parameters:
         settings["root"] = root
-    if "download" in parameters:
+    if _can_fetch(made):
         settings["download"] = download
     elif download:
         raise InputError(
@@ -169,8 +184,12 @@ def _open(name: str, root: Path, arguments: tuple[tuple[str, object], ...], *, d
         )
     try:
         return made(**settings)
-    except (RuntimeError, OSError, ValueError, ImportError) as error:
-        can_fetch = "download" in parameters and not download
+    except ImportError as error:
+        raise InputError(
+            f"torchvision cannot read {name}: {first_line(error)}; install what it needs."
+        ) from error
+    except (RuntimeError, OSError, ValueError) as error:
+        can_fetch = _can_fetch(made) and not download
         remedy = "; set data.download: true to have torchvision fetch it" if can_fetch else ""
         raise InputError(f"{root}: torchvision finds no {name} ({first_line(error)}){remedy}.") from error
 
@@ -182,9 +201,12 @@ def _part(name: str, root: Path, arguments: tuple[tuple[str, object], ...]) -> A
 
 
 def _labels(name: str, opened: Any) -> list[int]:
-    """The labels of a part of a set, from what it lists; FakeData and others without a list are asked row by row."""
+    """The labels of a part of a set, from what it lists.
+
+    FakeData and others without a list of one label a picture are asked row by row.
+    """
     listed = next((getattr(opened, key) for key in _LABELS if hasattr(opened, key)), None)
-    if listed is None:
+    if listed is None or getattr(listed, "ndim", 1) > 1:
         listed = [opened[row][1] for row in range(len(opened))]
     labels = []
     for label in listed:

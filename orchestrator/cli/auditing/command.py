@@ -59,38 +59,39 @@ def audit(
     from orchestrator.audit.page import lines, write_page
     from orchestrator.calibration.pictures import read_folder
     from orchestrator.cli.auditing import inputs
+    from orchestrator.io.places import made_for
     from orchestrator.library.known import Known
 
-    console = terminal()
-    expanded(out).mkdir(parents=True, exist_ok=True)
-    spec = inputs.image_spec(image, mean, std)
-    network = inputs.network(model, model_args)
-    sent = inputs.sent(network, before=before, after=after, update=update, gradients=gradients)
     arguments = _arguments(locals())
-    question = Question(
-        model=network,
-        sent=sent,
-        image=spec,
-        classes=classes,
-        known=Known(
-            lr=lr,
-            momentum=momentum,
-            steps=steps,
-            batch_size=batch_size,
-            examples=examples,
-            defenses=inputs.defended(defended or ()),
-        ),
-        public=inputs.public(public, spec, clients),
-        truth=None if truth is None else read_folder(expanded(truth), spec, where="--truth").images,
-        against=tuple(name for entry in against or () for name in entry.replace(",", " ").split()),
-        attack=attack,
-        clients=clients,
-        effort=effort,
-        seed=seed,
-    )
-    answer = run_audit(question, lambda text: console.print(text, soft_wrap=True, markup=False))
-    command = shlex.join(["gradsweep", "audit", *arguments])
-    page = write_page(expanded(out), answer, title=f"{model}, {image}", command=command)
+    console = terminal()
+    with made_for(expanded(out)) as folder:
+        spec = inputs.image_spec(image, mean, std)
+        network = inputs.network(model, model_args)
+        sent = inputs.sent(network, before=before, after=after, update=update, gradients=gradients)
+        question = Question(
+            model=network,
+            sent=sent,
+            image=spec,
+            classes=classes,
+            known=Known(
+                lr=lr,
+                momentum=momentum,
+                steps=steps,
+                batch_size=batch_size,
+                examples=examples,
+                defenses=inputs.defended(defended or ()),
+            ),
+            public=inputs.public(public, spec, clients),
+            truth=None if truth is None else read_folder(expanded(truth), spec, where="--truth").images,
+            against=tuple(name for entry in against or () for name in entry.replace(",", " ").split()),
+            attack=attack,
+            clients=clients,
+            effort=effort,
+            seed=seed,
+        )
+        answer = run_audit(question, lambda text: console.print(text, soft_wrap=True, markup=False))
+        command = shlex.join(["gradsweep", "audit", *arguments])
+        page = write_page(folder, answer, title=f"{model}, {image}", command=command)
     for text in lines(answer):
         console.print(text, soft_wrap=True, markup=False)
     console.print(f"Page: {page}", soft_wrap=True, markup=False)

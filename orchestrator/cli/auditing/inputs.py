@@ -59,7 +59,7 @@ def network(spec: str, args: str | None) -> nn.Module:
         raise InputError(f"--model-args {args!r}: not valid JSON: {first_line(error)}.") from error
     if not isinstance(settings, dict):
         raise InputError(f"--model-args {args!r}: must be a mapping, such as '{{\"classes\": 10}}'.")
-    return made_by(code, settings).eval()
+    return made_by(code, settings, where="--model-args").eval()
 
 
 def sent(

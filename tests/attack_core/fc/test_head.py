@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attack_core.fc.head import Head, Prefix, find_head
+from attack_core.fc.head import Head, PixelMap, Prefix, find_head
 from attack_core.inversion.continuation import Continuation
 from attack_core.inversion.refinement import Features, feature_mismatch
 from fl_core.base.errors import InputError
@@ -168,6 +168,40 @@ def test_the_head_of_every_kind_of_network(name: str) -> None:
         assert find_head(model, state, shape, through=True) == Head(
             ("1", "3.encoder", "3.decoder", "4"), pixels=True, random=True
         )
+
+
+ENTRIES: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "as they are": (lambda x: x, True),
+    "normalised": (lambda x: (x / 2 + 0.5 - 0.49) / 0.25, True),
+    "each channel by itself": (lambda x: x * torch.tensor([2.0, -0.5, 4.0]).view(3, 1, 1) + 3.0, True),
+    "a channel left out": (lambda x: x * torch.tensor([1.0, 0.0, 1.0]).view(3, 1, 1), False),
+    "bent": (torch.sigmoid, False),
+    "bent a little": (lambda x: x + 1e-3 * x.square(), False),
+    "turned": (lambda x: x.flip(-1), False),
+    "its mean taken": (lambda x: x - x.mean(dim=(1, 2, 3), keepdim=True), False),
+    "smaller": (lambda x: x[..., ::2], False),
+}
+
+
+@pytest.mark.parametrize("kind", ENTRIES)
+def test_pixels_are_known_where_they_enter_one_by_one(kind: str) -> None:
+    class Enters(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.LazyLinear(3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.fc(ENTRIES[kind][0](images).flatten(1))  # type: ignore[no-any-return]
+
+    model = Enters()
+    model(torch.zeros(1, 3, 8, 8))
+    found = PixelMap.of(model, state_of(model), "fc", ImageShape.square(8))
+    assert (found is not None) == ENTRIES[kind][1]
+    if found is not None:
+        images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        back = found.images(ENTRIES[kind][0](images).flatten(1))
+        torch.testing.assert_close(back, images.flatten(1), rtol=1e-5, atol=1e-5)
+        assert kind != "as they are" or torch.equal(back, images.flatten(1))
 
 
 def test_layers_whose_gradients_do_not_tell_their_input_are_refused() -> None:

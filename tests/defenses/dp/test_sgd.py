@@ -16,7 +16,7 @@ import defenses.dp.per_example
 from defenses.chain import Chain
 from defenses.compression.compression import Prune
 from defenses.dp.local import DPUpdate
-from defenses.dp.per_example import clipped_sum, example_gradients
+from defenses.dp.per_example import check_per_example, clipped_sum, example_gradients
 from defenses.dp.sgd import DPSGD, participations
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.errors import InputError
@@ -69,6 +69,32 @@ def test_example_gradients_are_those_of_batches_of_one(kind: str) -> None:
         for name, value in alone.items():
             torch.testing.assert_close(together[name][i], value, rtol=1e-3, atol=1e-5)
             assert not together[name].requires_grad
+
+
+def test_a_network_that_chooses_by_values_has_example_gradients_one_after_another() -> None:
+    class Chooses(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.unused = nn.Linear(12, 3), nn.Parameter(torch.ones(2))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.fc(images.flatten(1))
+            return 2 * logits if images.sum().item() > 0 else logits
+
+    model = Chooses()
+    state = ModelState(parameters={name: value.detach() for name, value in model.named_parameters()})
+    images, labels = torch.stack([torch.ones(3, 2, 2), -torch.ones(3, 2, 2)]), torch.tensor([0, 2])
+    found = example_gradients(model, state, (images, labels))
+    for i in range(2):
+        alone = loss_gradient(model, state, (images[i : i + 1], labels[i : i + 1]))
+        torch.testing.assert_close(found["fc.weight"][i], alone["fc.weight"])
+    assert not found["unused"].any()
+
+
+def test_batch_norm_that_keeps_no_statistics_is_refused_by_name() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    with pytest.raises(InputError, match=r"track_running_stats = False: layer 1 normalises by the batch"):
+        check_per_example(model)
 
 
 def test_soft_labels_have_example_gradients_too() -> None:
@@ -256,9 +282,9 @@ def test_the_budget_counts_each_example_once_an_epoch_in_every_round() -> None:
 
 def test_batch_statistics_are_refused_by_name() -> None:
     config = ModelConfig(kind="resnet18", image_size=16, batch_norm="train")
-    with pytest.raises(InputError, match=r"ModelConfig\.batch_norm = 'train'"):
+    with pytest.raises(InputError, match=r"^batch_norm = 'train': layer "):
         DPSGD().on_model(config)
-    with pytest.raises(InputError, match="needs 'eval'"):
+    with pytest.raises(InputError, match=r"needs model\.batch_norm: eval, or GroupNorm"):
         rule(DPSGD(), plan())(
             build_model(config), trainable(initial_state(config, generator("m"))), batch_of(2)
         )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save_file, save_model
+from torch import nn
 
 from fl_core.base.errors import InputError
 from fl_core.base.own_code import OwnCode
@@ -43,6 +44,20 @@ def tied(classes=3):
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12), nn.Linear(12, classes))
     net[3].weight = net[1].weight
     return net
+
+class HeadFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+        self.body = nn.Linear(12, 4)
+        self.register_buffer("places", torch.arange(4.0), persistent=False)
+
+    def forward(self, x):
+        return self.head(self.body(x.flatten(1)).relu() + self.places)
+
+def one_relu():
+    relu = nn.ReLU()
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 6), relu, nn.Linear(6, 4), relu, nn.Linear(4, 3))
 
 def stochastic():
     rates = [rate.item() for rate in torch.linspace(0, 0.1, 2)]  # fails on the meta device
@@ -114,6 +129,54 @@ def test_a_bottleneck_goes_in_front_of_the_last_layer(tmp_path: Path) -> None:
         assert torch.equal(filled.parameters["fc.last.weight"], one.parameters["fc.weight"])
 
 
+def test_a_bottleneck_precedes_the_layer_that_is_called_last_not_the_one_that_was_made_last(
+    tmp_path: Path,
+) -> None:
+    names = initial_state(_config(tmp_path, "HeadFirst", bottleneck=2), generator(1)).parameters
+    assert "head.bottleneck.decoder.weight" in names
+    assert "body.weight" in names
+
+
+def test_a_module_that_stands_twice_in_a_sequence_stays_there_twice_beside_a_bottleneck(
+    tmp_path: Path,
+) -> None:
+    model = build_model(_config(tmp_path, "one_relu", bottleneck=2))
+    assert isinstance(model, nn.Sequential)
+    kinds = [type(module).__name__ for module in model]
+    assert kinds == ["Flatten", "Linear", "ReLU", "Linear", "ReLU", "Bottleneck", "Linear"]
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_weights_of_tied_layers_are_read_under_both_names_and_under_one(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "net.py").write_text(_SOURCE)
+    net = OwnCode.read("net.py:tied", tmp_path, where="model.factory").load()()
+    path = tmp_path / f"tied.{suffix}"
+    if suffix == "pt":
+        torch.save(net.state_dict(), path)
+    else:
+        save_model(net, str(path))
+    weights = WeightsFile.read(path.name, tmp_path, where="model.weights")
+    found = initial_state(_config(tmp_path, "tied", weights=weights), generator(1))
+    assert torch.equal(found.parameters["1.weight"], net[1].weight.detach())
+    held = net.state_dict() | {"3.weight": torch.zeros(12, 12)}
+    torch.save(held, tmp_path / "torn.pt")
+    weights = WeightsFile.read("torn.pt", tmp_path, where="model.weights")
+    with pytest.raises(
+        InputError, match=r"'3.weight' and '1.weight' are one tensor in the network, and differ"
+    ):
+        initial_state(_config(tmp_path, "tied", weights=weights), generator(1))
+
+
+def test_weights_need_no_buffer_that_a_state_dict_leaves_out(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(_SOURCE)
+    net = OwnCode.read("net.py:HeadFirst", tmp_path, where="model.factory").load()()
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    weights = WeightsFile.read("w.pt", tmp_path, where="model.weights")
+    found = initial_state(_config(tmp_path, "HeadFirst", weights=weights), generator(1))
+    assert torch.equal(found.parameters["head.weight"], net.head.weight.detach())
+    assert found.buffers["places"].tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
@@ -125,7 +188,7 @@ def test_a_bottleneck_goes_in_front_of_the_last_layer(tmp_path: Path) -> None:
         ("wrong", {}, "net.py:wrong failed on a picture of 3x2x2: RuntimeError"),
         ("make", {"classes": 4}, "has 3 outputs for 4 classes; make it return 4, by model.args"),
         ("make", {"args": {"clases": 4}}, "model.args of net.py:make: 'clases'. Did you mean 'classes'"),
-        ("needs", {}, "net.py:needs: missing a required argument: 'width'; give it under model.args"),
+        ("needs", {}, "net.py:needs: missing a required argument: 'width'; give it in model.args"),
         ("make", {"args": {"classes": -1}}, "net.py:make failed when it was called with"),
         ("empty", {"bottleneck": 3}, "without parameters"),
     ],

@@ -379,7 +379,10 @@ def test_the_command_writes_a_page(
     [
         (("--model", "nat.py:make"), "nat.py does not exist. Did you mean 'net.py'"),
         (("--model-args", "{"), "not valid JSON"),
-        (("--model-args", '{"clases": 4}'), "unexpected keyword argument 'clases'"),
+        (
+            ("--model-args", '{"clases": 4}'),
+            "Unknown --model-args of net.py:make: 'clases'. Did you mean 'classes'",
+        ),
         (("--image", "3by8"), "is no size"),
         (("--classes", "5"), "must be logits of shape (2, 5)"),
         (("--public", "nowhere"), "--public: nowhere is no folder"),
@@ -412,6 +415,7 @@ def test_bad_input_is_one_line_and_exit_2(
     assert done.returncode == 2, done.stdout
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_folders_by_class_give_labels(tmp_path: Path) -> None:

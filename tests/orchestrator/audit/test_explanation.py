@@ -82,6 +82,29 @@ def test_steps_and_learning_rate_are_told_apart_where_neither_is_known() -> None
     assert found.facts["lr"] == pytest.approx(0.5, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("told", "local", "steps"),
+    [
+        ({"lr": 0.5, "steps": 3}, {}, 1),
+        ({"lr": 5.0, "steps": 3}, {}, 1),
+        ({"lr": 0.01, "steps": 1}, {"epochs": 4}, 4),
+    ],
+)
+def test_a_wrong_learning_rate_hides_no_wrong_number_of_steps(
+    told: dict[str, Any], local: dict[str, Any], steps: int
+) -> None:
+    found = _explained(Known(examples=2, batch_size=2, **told), **local)
+    assert found is not None
+    assert found.facts["steps"] == steps
+    assert found.facts["lr"] == pytest.approx(0.1, rel=0.01)
+
+
+def test_a_wrong_learning_rate_alone_keeps_the_steps() -> None:
+    found = _explained(Known(examples=2, batch_size=2, lr=2.0, steps=3), epochs=3)
+    assert found is not None
+    assert found.facts == {"lr": pytest.approx(0.1, rel=0.01)}
+
+
 def test_other_images_explain_the_update_under_no_facts() -> None:
     found = _explained(Known(lr=0.1, examples=2, steps=1), true_images=False)
     assert found is not None

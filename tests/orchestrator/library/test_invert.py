@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from attack_core.matching.matching import Matching
+from defenses.compression.compression import Prune
 from fl_core.base.errors import InputError
 from fl_core.federation.client import LocalTraining
 from orchestrator.library.images import ImageSpec
@@ -68,7 +69,13 @@ def test_the_normalisation_is_the_callers(mean: tuple[float, ...]) -> None:
     spec = ImageSpec(height=8, width=8, mean=mean, std=std)
     normalised = (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     found = invert(model, gradient(model, normalised, torch.tensor([0])), image=spec, classes=CLASSES)
-    assert psnr(found.images, images) > 50
+    assert psnr(found.images, images) > 90
+    # The layer sees the pixels themselves, whatever they were normalised by: nothing is searched.
+    assert found.method == "analytic: layer input"
+    (certificate,) = found.certificates
+    assert certificate is not None
+    assert certificate.reach == "everywhere"
+    assert certificate.psnr <= psnr(found.images, images)
 
 
 def test_nothing_of_the_callers_changes() -> None:
@@ -144,6 +151,8 @@ def test_dropout_and_batch_norm_in_train_mode_are_said() -> None:
         ({"image": (3, 8, 8)}, "image is tuple: must be gradsweep.ImageSpec"),
         ({"attack": 3}, "attack is int: must be a name"),
         ({"known": {"defenses": ["prune"]}}, "Known.defenses holds str: must be defenses of"),
+        ({"attack": Matching}, r"attack is the class Matching; an object of it is Matching\(...\)"),
+        ({"known": {"defenses": [Prune]}}, r"Known.defenses holds the class Prune; an object of it is Prune"),
         ({"attack": "auot"}, "Unknown attack 'auot'. Did you mean 'auto'"),
         ({"model": nn.Flatten()}, "has no parameters"),
         ({"model": 3}, "model is int: must be a torch.nn.Module"),

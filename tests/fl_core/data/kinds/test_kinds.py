@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -287,6 +289,80 @@ def test_what_is_wrong_is_one_line(wrong: Callable[[Path], object], says: str, t
     ) as caught:
         wrong(tmp_path / "set")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_qmnist_hands_download_on_and_lists_more_than_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "QMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "test"):
+        images, labels = np.arange(4 * 28 * 28, dtype=np.uint8), np.zeros((4, 8), dtype=">i4")
+        labels[:, 0] = [3, 1, 0, 2]
+        head = struct.pack(">4i", 0x803, 4, 28, 28)
+        (raw / f"qmnist-{part}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+        (raw / f"qmnist-{part}-labels-idx2-int").write_bytes(
+            struct.pack(">3i", 0xC02, 4, 8) + labels.tobytes()
+        )
+    found = open_torchvision(tmp_path, name="QMNIST", shape=ImageShape(channels=1, height=28, width=28))
+    assert found.labels.tolist() == [3, 1, 0, 2] * 2
+    for name in ("QMNIST", "EMNIST"):
+        with pytest.raises(InputError, match=r"set data\.download: true"):
+            open_torchvision(tmp_path / "empty", name=name, shape=SQUARE)
+
+    def fetch(self: object) -> None:
+        raise RuntimeError("the network was asked")
+
+    monkeypatch.setattr("torchvision.datasets.QMNIST.download", fetch)
+    with pytest.raises(InputError, match="the network was asked"):
+        open_torchvision(tmp_path, name="QMNIST", shape=SQUARE, download=True)
+
+
+class _Opened:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.slow
+def test_no_pickle_of_a_torchvision_set_is_opened_before_its_checksum(tmp_path: Path) -> None:
+    base = tmp_path / "cifar-10-batches-py"
+    base.mkdir()
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]:
+        (base / name).write_bytes(pickle.dumps(_Opened(tmp_path / "opened")))
+    with pytest.raises(InputError, match="not found or corrupted"):
+        open_torchvision(tmp_path, name="CIFAR10", shape=SQUARE)
+    assert not (tmp_path / "opened").exists()
+    with pytest.raises(InputError, match="Unknown set of torchvision 'LSUN'"):
+        open_torchvision(tmp_path, name="LSUN", shape=SQUARE)
+
+
+@pytest.mark.slow
+def test_cifar_in_its_own_layout_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import CIFAR10
+
+    base = tmp_path / CIFAR10.base_folder
+    base.mkdir()
+    sums = {}
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        held = {"data": np.full((2, 3072), 9, dtype=np.uint8), "labels": [1, 7]}
+        (base / name).write_bytes(pickle.dumps(held))
+        sums[name] = hashlib.md5((base / name).read_bytes(), usedforsecurity=False).hexdigest()
+    meta = pickle.dumps({"label_names": [f"kind {i}" for i in range(10)]})
+    (base / "batches.meta").write_bytes(meta)
+    for part in ("train_list", "test_list"):
+        pairs = [[name, sums[name]] for name, _ in getattr(CIFAR10, part)]
+        monkeypatch.setattr(CIFAR10, part, pairs)
+    digest = hashlib.md5(meta, usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": digest})
+    found = open_torchvision(tmp_path, name="CIFAR10", shape=SQUARE)
+    assert (len(found), found.classes[1], found.labels.tolist()[:2]) == (12, "kind 1", [1, 7])
+    assert "torchvision's splits of CIFAR10" in found.split_by
 
 
 def test_what_cannot_be_fetched_is_not_said_to_be(tmp_path: Path) -> None:
