@@ -139,11 +139,11 @@ def test_an_own_objective_and_prior_are_the_same_as_ours(tmp_path: Path, seen: O
 @pytest.mark.parametrize(
     ("loss", "penalty", "message"),
     [
-        ("terms.distance()", "images.sum((1, 2, 3, 4))", r"returned \(1, 4\) in torch.float32 from loss"),
+        ("terms.distance()", "images.sum((1, 2, 3, 4))", r"returned \(1, \d+\) in torch.float32 from loss"),
         (
             "terms.distance().sum(0)",
             "images.sum((1, 2, 3, 4))",
-            r"returned \(4,\) .* must be one loss for each of 1 candidates, .* sum over dim 1, the parameters",
+            r"returned \([2-9]\d*,\) .* must be one loss for each of 1 candidates, .* sum over dim 1, the parameters",
         ),
         ("0.0", "images.sum((1, 2, 3, 4))", "returned float from loss"),
         ("terms.distance().sum(1).double()", "images.sum((1, 2, 3, 4))", r"returned \(1,\) in torch.float64"),
