@@ -23,6 +23,9 @@ from orchestrator.config.plain import build, to_plain
 
 _Node = dict[str, Any]
 
+_SETTINGS = "numbers, texts, truth values, Literals, tuples, lists and mappings of them, and dataclasses of such fields"
+"""What the fields of an own class may hold."""
+
 
 def anchor_own(tree: _Node, folder: Path) -> None:
     """Let every class that `tree` names by a file be one in `folder`, in place, where the file's path is relative."""
@@ -140,12 +143,10 @@ def _settled(code: OwnCode, role: str, settings: object, *, where: str) -> _Node
             plain: _Node = {name: value for name, value in to_plain(built).items() if name != "kind"}
             again = from_plain(kind, plain)
     except PydanticUserError as error:
-        raise InputError(f"{where}: a field is no setting: {first_line(error)}") from error
+        reason = first_line(error).partition(". Set")[0]
+        raise InputError(f"{where}: a field is no setting: it must be {_SETTINGS} ({reason}).") from error
     if any(getattr(again, name) != getattr(built, name) for name in plain):
-        raise InputError(
-            f"{where}: its fields must be numbers, texts, truth values, Literals, tuples, lists and mappings of them, "
-            "and dataclasses of such fields."
-        )
+        raise InputError(f"{where}: its fields must be {_SETTINGS}.")
     return plain
 
 
@@ -179,22 +180,52 @@ def _no_defense(kind: type[Any]) -> str | None:
         if name.startswith("on_") and not hasattr(Mechanism, name):
             hooks = [hook for hook in dir(Mechanism) if hook.startswith("on_") and hook != "on_sum"]
             return f"has {name}, which is no hook.{hint(name, hooks)} The hooks are {listed(hooks)}"
-    return None
+    return _other_arguments(kind, Mechanism)
 
 
 def _no_attack(kind: type[Any]) -> str | None:
     if not issubclass(kind, Attack):
         return "must derive from Attack (attack_core.base.types)"
     missing = sorted(kind.__abstractmethods__)
-    return f"must have {' and '.join(missing)}, as every Attack has" if missing else None
+    if missing:
+        return f"must have {' and '.join(missing)}, as every Attack has"
+    return _other_arguments(kind, Attack)
 
 
 def _without(method: str, arguments: str) -> Callable[[type[Any]], str | None]:
     def check(kind: type[Any]) -> str | None:
-        there = callable(getattr(kind, method, None))
-        return None if there else f"must have a method {method}(self, {arguments})"
+        wanted = f"{method}(self, {arguments})"
+        if not callable(getattr(kind, method, None)):
+            return f"must have a method {wanted}"
+        names = ["self", *arguments.split(", ")]
+        return None if _takes(kind, method, names, {}) else f"{method} must take what it is given: {wanted}"
 
     return check
+
+
+def _other_arguments(kind: type[Any], base: type[Any]) -> str | None:
+    """Which method of a class cannot be called as that of `base` is; None where all can."""
+    for method in (name for name, value in vars(base).items() if inspect.isfunction(value)):
+        special = method.startswith("__") and method != "__call__"
+        if special or getattr(kind, method) is getattr(base, method):
+            continue
+        parameters = inspect.signature(getattr(base, method)).parameters.values()
+        alone = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+        inner = [each.name for each in parameters if each.name not in alone]
+        if not _takes(kind, method, inner, dict.fromkeys(alone)):
+            named = [*inner, *(["*", *alone] if alone else [])]
+            return f"{method} must take what it is given: {method}({', '.join(named)})"
+    return None
+
+
+def _takes(kind: type[Any], method: str, names: list[str], named: dict[str, None]) -> bool:
+    try:
+        inspect.signature(getattr(kind, method)).bind(*names, **named)
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # Written in C, or wrapped so that nothing tells.
+    return True
 
 
 _CHECKS: dict[str, Callable[[type[Any]], str | None]] = {

@@ -122,10 +122,13 @@ def named_attack(attack: str | AnyAttack) -> AnyAttack:
     """The attack of a name of `NAMED`, or `attack` itself; raises `InputError` for another name."""
     if isinstance(attack, Attack):
         return attack
-    if isinstance(attack, type):
-        raise InputError(f"attack is the class {attack.__name__}; an object of it is {attack.__name__}(...).")
     if not isinstance(attack, str):
-        raise InputError(f"attack is {type(attack).__name__}: must be a name, or one of gradsweep.attacks.")
+        other: object = attack
+        if isinstance(other, type):
+            raise InputError(
+                f"attack is the class {other.__name__}; an object of it is {other.__name__}(...)."
+            )
+        raise InputError(f"attack is {type(other).__name__}: must be a name, or one of gradsweep.attacks.")
     if attack not in NAMED:
         raise unknown_name("attack", attack, NAMED)
     return NAMED[attack]

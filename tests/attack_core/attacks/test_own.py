@@ -77,6 +77,8 @@ def test_restarts_and_packing_are_the_classes_own(tmp_path: Path) -> None:
             "dtype=torch.float32",
             "returned labels of shape .*torch.float32: must be 1 whole",
         ),
+        ("dtype=torch.int64)", "dtype=torch.int64).tolist()", "returned labels as list: must be a tensor"),
+        ("images=images,", "images=images.numpy(),", "returned images as ndarray: must be a tensor"),
         ("return Reconstruction(", "return dict(", "returned dict: must be a Reconstruction"),
         ("images = torch.full", "images = torch.ful", r"AttributeError: .*\(a\.py, line \d+\)"),
     ],
@@ -137,8 +139,14 @@ def test_an_own_objective_and_prior_are_the_same_as_ours(tmp_path: Path, seen: O
 @pytest.mark.parametrize(
     ("loss", "penalty", "message"),
     [
-        ("terms.distance()", "images.sum((1, 2, 3, 4))", "must return one loss for each candidate"),
-        ("terms.distance().sum(1).double()", "images.sum((1, 2, 3, 4))", "of torch.float32"),
+        ("terms.distance()", "images.sum((1, 2, 3, 4))", r"returned \(1, \d+\) in torch.float32 from loss"),
+        (
+            "terms.distance().sum(0)",
+            "images.sum((1, 2, 3, 4))",
+            r"returned \([2-9]\d*,\) .* must be one loss for each of 1 candidates, .* sum over dim 1, the parameters",
+        ),
+        ("0.0", "images.sum((1, 2, 3, 4))", "returned float from loss"),
+        ("terms.distance().sum(1).double()", "images.sum((1, 2, 3, 4))", r"returned \(1,\) in torch.float64"),
         ("terms.distance().sum(1)", "images.sum()", "must return one penalty for each of 1 candidates"),
         ("terms.distanc().sum(1)", "images.sum()", r"m\.py:Mine failed in loss: AttributeError.*line 10\)"),
     ],

@@ -102,6 +102,11 @@ def test_a_chain_of_it_keeps_a_residual_and_tells_its_facts(tmp_path: Path) -> N
             "in torch.float64",
         ),
         ("replace(update, tensors={**update.tensors, 'a': 1})", "made a int in on_update"),
+        ("replace(update, tensors=[])", "returned list from on_update: must be tensors by name"),
+        (
+            "[each.add_(1) for each in update.tensors.values()] and update",
+            "changed a in place in on_update: must make new tensors",
+        ),
         ("1 / 0", r"d\.py:D failed in on_update: ZeroDivisionError: division by zero \(d\.py, line 17\)"),
     ],
 )
