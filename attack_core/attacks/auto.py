@@ -17,7 +17,7 @@ from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.convolution_inversion import ConvolutionInversion, DeepInputs, deep_inputs
 from attack_core.attacks.falls_back import FallsBack
 from attack_core.attacks.token_inversion import sends_nothing_down, solvable_embedding, solve_tokens
-from attack_core.base.types import Progress, Reconstruction
+from attack_core.base.types import PriorUse, Progress, Reconstruction
 from attack_core.evidence.likelihood_ratio import (
     explains_more,
     prior_answer,
@@ -114,6 +114,11 @@ class Auto(FallsBack):
     def cost(self, images: int) -> float:
         """See `Attack.cost`; that `analytic` runs is assumed."""
         return self.analytic.cost(images)
+
+    @property
+    def prior_use(self) -> PriorUse:
+        """See `Attack.prior_use`; it takes the place of smoothness in the inversion of features."""
+        return "needed" if super().prior_use == "needed" else "optional"
 
     def shortened(self, share: float) -> Self:
         """See `Attack.shortened`."""

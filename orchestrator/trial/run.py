@@ -203,7 +203,11 @@ def _attack(
     progress: Progress,
 ) -> _Attacked:
     observation = observe(
-        record, spec.threat, labels=data.truth.example_labels(), public_mean=data.mean_image
+        record,
+        spec.threat,
+        labels=data.truth.example_labels(),
+        public_mean=data.mean_image,
+        prior=data.prior,
     ).to(device)
     model = build_model(record.model)
     synchronise(device)

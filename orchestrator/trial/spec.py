@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 from torch import Tensor
 
 from attack_core.attacks.registry import AnyAttack
-from fl_core.base.types import ModelState, Truth
+from fl_core.base.types import LATER, ModelState, Truth
 from fl_core.threat.model import ThreatModel
+from fl_core.threat.observation import TrainedPrior
 from fl_core.threat.record import RoundRecord
 from orchestrator.io.identity import content_hash
 from orchestrator.trial.public import PublicAnswers
@@ -23,7 +24,8 @@ class TrialSpec:
     """A trial as pure data; two trials are the same exactly if their specs are.
 
     `capture` is the capture's key, `victim` its position in the cell's list of victims. `seed` fixes the
-    attack's randomness. `threads` is part of it because it changes rounding.
+    attack's randomness. `threads` is part of it because it changes rounding. `prior` is the identity of the attacker's
+    trained prior: what it was learned from, and what it came to.
     """
 
     cell: str
@@ -40,6 +42,7 @@ class TrialSpec:
     control: bool = False
     lpips: bool = False
     images: bool = False
+    prior: str | None = field(default=None, metadata=LATER)
 
     @cached_property
     def trial_id(self) -> str:
@@ -52,7 +55,8 @@ class TrialInput:
     """What a trial reads: the captured signal, and what its answer is scored with.
 
     `record` comes without weights, which many captures share: they are `state`. `mean_image` (3, S, S) is the mean
-    public image, `public` what else scores compare several images with. `later` are the weights of the other rounds
+    public image, `public` what else scores compare several images with. `prior` is the attacker's, where it has one.
+    `later` are the weights of the other rounds
     that were watched.
     """
 
@@ -62,6 +66,7 @@ class TrialInput:
     mean_image: Tensor | None = None
     public: PublicAnswers | None = None
     later: tuple[ModelState, ...] = ()
+    prior: TrainedPrior | None = None
 
     @property
     def whole_record(self) -> RoundRecord:

@@ -1,0 +1,163 @@
+"""Training of the patch mixture: expectation maximisation on random patches of public images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from attack_core.priors.colour_tv import colour_variation
+from attack_core.priors.patch_mixture import PatchMixture
+from fl_core.base.errors import InputError
+from fl_core.base.types import Config, InUnits, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchTraining(Config):
+    """A mixture of Gaussians over patches (Zoran and Weiss 2011), by expectation maximisation (Dempster et al. 1977).
+
+    `passes` over `patches` random patches, mirrored ones among them. The Gaussians have full covariances in so many
+    `directions`, the principal components of all patches.
+    """
+
+    patch: Annotated[int, InUnits("pixels")] = 6
+    """The side of a patch."""
+    components: Annotated[int, InUnits("components")] = 16
+    """How many Gaussians there are."""
+    directions: Annotated[int, InUnits("directions")] = 32
+    """In how many directions a Gaussian has a covariance of its own; it has one variance in the others."""
+    patches: Annotated[int, InUnits("patches")] = 30_000
+    """How many random patches are learned from."""
+    passes: Annotated[int, InUnits("passes")] = 8
+    """How often all patches are gone through."""
+
+    def __post_init__(self) -> None:
+        require(2 <= self.patch <= 8, self, "patch", "from 2 to 8: the smallest image has 8 pixels a side")
+        require(1 <= self.components <= 1000, self, "components", "from 1 to 1,000")
+        least = 10 * self.components
+        require(
+            least <= self.patches <= 10_000_000,
+            self,
+            "patches",
+            f"from 10 for each component, {least:,}, to 10,000,000",
+        )
+        require(1 <= self.directions <= 1000, self, "directions", "from 1 to 1,000")
+        require(1 <= self.passes <= 1000, self, "passes", "from 1 to 1,000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingLimits:
+    """What keeps the mixture definite, and how its units are found."""
+
+    floor: float = 1e-4
+    """Variance that is added to every number of a patch: the square of about one step of 8 bits. Not measured."""
+    spread: float = 0.3
+    """The first Gaussians' covariance over that of all patches. Not measured."""
+    noise: float = 0.1
+    """The standard deviation of the white noise that the units are found by, in [-1, 1]. Not measured."""
+    images: int = 64
+    """How many public images that is done on."""
+    together: int = 2000
+    """How many patches are evaluated at once."""
+
+
+TRAINING_LIMITS = TrainingLimits()
+"""The limits in force."""
+
+
+def train_patches(
+    images: Tensor,
+    settings: PatchTraining,
+    generator: torch.Generator,
+    limits: TrainingLimits = TRAINING_LIMITS,
+) -> PatchMixture:
+    """The mixture that images (N, C, H, W) in [-1, 1] teach; the same images and generator give the same one.
+
+    Raises `InputError` for images that are smaller than a patch.
+    """
+    if min(images.shape[-2:]) < settings.patch:
+        size = " x ".join(map(str, images.shape[-2:]))
+        raise InputError(
+            f"prior.patch = {settings.patch}: images of {size} pixels are smaller; take a smaller patch."
+        )
+    patches = random_patches(images, settings.patch, settings.patches, generator)
+    mixture = _first(patches, settings, generator, limits)
+    inside, outside = mixture.coordinates(patches)
+    for _ in range(settings.passes):
+        mixture = _improved(mixture, inside, outside, limits)
+    return replace(mixture, scale=_scale(mixture, images[: limits.images], generator, limits))
+
+
+def random_patches(images: Tensor, size: int, count: int, generator: torch.Generator) -> Tensor:
+    """So many patches (count, C * size^2) at random places of random images, half of them mirrored left to right."""
+    number, channels, height, width = images.shape
+    which = torch.randint(number, (count,), generator=generator)
+    down = torch.randint(height - size + 1, (count,), generator=generator)
+    across = torch.randint(width - size + 1, (count,), generator=generator)
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    steps = torch.arange(size)
+    rows = down[:, None] + steps
+    columns = across[:, None] + torch.where(mirrored[:, None], steps.flip(0), steps)
+    found = images[which[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return found.permute(0, 3, 1, 2).reshape(count, channels * size * size)
+
+
+def _first(
+    patches: Tensor, settings: PatchTraining, generator: torch.Generator, limits: TrainingLimits
+) -> PatchMixture:
+    """Equal Gaussians around random patches (M, D), in the principal components of all of them."""
+    count, numbers = patches.shape
+    centre = patches.mean(0)
+    variances, directions = torch.linalg.eigh(torch.cov(patches.T))
+    variances = variances.flip(0).clamp_min(0.0) * limits.spread + limits.floor
+    kept = min(settings.directions, numbers)
+    basis = directions.flip(1)[:, :kept].mT.contiguous()
+    chosen = patches[torch.randperm(count, generator=generator)[: settings.components]]
+    components = len(chosen)
+    rest = float(variances[kept:].mean()) if kept < numbers else 1.0
+    return PatchMixture(
+        centre=centre,
+        basis=basis,
+        log_weights=torch.full((components,), -math.log(components)),
+        means=(chosen - centre) @ basis.mT,
+        covariances=torch.diag(variances[:kept]).repeat(components, 1, 1),
+        rest=torch.full((components,), rest),
+        size=settings.patch,
+    )
+
+
+def _improved(mixture: PatchMixture, inside: Tensor, outside: Tensor, limits: TrainingLimits) -> PatchMixture:
+    """One pass: each patch's share in each Gaussian, and the Gaussians of these shares.
+
+    `inside` (M, R) and `outside` (M,) are the patches' `coordinates`.
+    """
+    parts = zip(inside.split(limits.together), outside.split(limits.together), strict=True)
+    shares = torch.cat([mixture.log_joint_of(*part).softmax(1) for part in parts])
+    # A Gaussian that no patch chooses hardly counts from then on.
+    weights = shares.sum(0).clamp_min(1e-6)
+    means = shares.T @ inside / weights[:, None]
+    covariances = torch.empty_like(mixture.covariances)
+    floor = limits.floor * torch.eye(inside.shape[1])
+    for number in range(len(weights)):
+        apart = (inside - means[number]) * shares[:, number, None].sqrt()
+        covariances[number] = apart.T @ apart / weights[number] + floor
+    others = max(len(mixture.centre) - inside.shape[1], 1)
+    return replace(
+        mixture,
+        log_weights=(weights / weights.sum()).log(),
+        means=means,
+        covariances=covariances,
+        rest=shares.T @ outside / (weights * others) + limits.floor,
+    )
+
+
+def _scale(
+    mixture: PatchMixture, images: Tensor, generator: torch.Generator, limits: TrainingLimits
+) -> float:
+    """See `PatchMixture.scale`."""
+    noisy = images + limits.noise * torch.randn(images.shape, generator=generator)
+    plain = (colour_variation(noisy) - colour_variation(images)).mean()
+    return float(plain / (mixture.penalty(noisy) - mixture.penalty(images)).mean())
