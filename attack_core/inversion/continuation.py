@@ -32,7 +32,7 @@ Mismatch = Callable[[Tensor], Tensor]
 EachMismatch = Callable[[Tensor, Sequence[int]], Tensor]
 """From images (n, 3, S, S) and which of the problems each is for to how badly each explains its own data, (n,)."""
 Penalty = Callable[[Tensor], Tensor]
-"""From images (n, 3, S, S) to how unlikely each is, (n,), in the units of `colour_variation`."""
+"""From images (n, 3, S, S) to how unlikely each is, (n,)."""
 Measure = Callable[[Tensor], DctPreconditioner]
 """From images (B, 3, S, S) to the coordinates that suit the data there."""
 

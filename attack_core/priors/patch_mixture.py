@@ -27,6 +27,12 @@ class PatchMixtureLimits:
 
     stride: int = 2
     """Pixels from one patch to the next: with 2, each pixel is in nine patches of 6; 1 takes four times as long."""
+    unit: float = 3000.0
+    """What the penalty is, for each natural unit of the negative log density of an average number of an image.
+
+    Under white errors whose relative size e is known, the posterior weighs a natural unit of an image of D numbers by
+    2 e / D. Cross-validation begins at weights of 2e-3 e (`ContinuationLimits`), so at three times that.
+    """
     numbers: int = 20_000_000
     """How many numbers may be held at once: more images are taken one after the other."""
 
@@ -41,9 +47,7 @@ class PatchMixture:
 
     `centre` (D,) is the mean patch and `basis` (R, D) has orthonormal rows, the leading directions. `log_weights` (K,),
     `means` (K, R) and `covariances` (K, R, R) are the mixture's in coordinates of the basis, around the mean patch;
-    `rest` (K,) is the variance in each of the D - R other directions, around it. `scale` turns its negative log
-    density into the units of the prior without training, `attack_core.priors.colour_tv.colour_variation`: white noise
-    raises both by as much on public images.
+    `rest` (K,) is the variance in each of the D - R other directions, around it.
     """
 
     centre: Tensor
@@ -53,7 +57,6 @@ class PatchMixture:
     covariances: Tensor
     rest: Tensor
     size: int
-    scale: float = 1.0
 
     @property
     def channels(self) -> int:
@@ -84,9 +87,10 @@ class PatchMixture:
         return constant - 0.5 * (whitened.square().sum(2) + outside[:, None] / self.rest)
 
     def penalty(self, images: Tensor) -> Tensor:
-        """`scale` times the negative log density of all patches, each counted by its share of pixels, (N,).
+        """The negative log density of each image's patches, each counted by its share of pixels, (N,).
 
-        Images are (N, C, H, W), in [-1, 1] or near, no side shorter than a patch.
+        It is in units of `PatchMixtureLimits`, by which an image's size does not matter. Images are (N, C, H, W), in
+        [-1, 1] or near, no side shorter than a patch.
         """
         limits = PATCH_MIXTURE_LIMITS
         each = self.means.numel() * math.prod(-(-side // limits.stride) for side in images.shape[-2:])
@@ -100,14 +104,15 @@ class PatchMixture:
         padded = functional.pad(images, (0, rest[1], 0, rest[0]), mode="replicate") if any(rest) else images
         patches = functional.unfold(padded, self.size, stride=stride).mT
         each = self.log_density(patches.flatten(0, 1)).view(len(images), -1).sum(1)
-        return -self.scale * (stride / self.size) ** 2 * each
+        share = (stride / self.size) ** 2 / math.prod(images.shape[1:])
+        return -PATCH_MIXTURE_LIMITS.unit * share * each
 
     def to(self, device: torch.device) -> Self:
         """The same on `device`."""
         return replace(self, **{name: value.to(device) for name, value in self.tensors().items()})
 
     def tensors(self) -> Tensors:
-        """What it consists of besides `size` and `scale`, by name."""
+        """What it consists of besides `size`, by name."""
         names = ("centre", "basis", "log_weights", "means", "covariances", "rest")
         return {name: getattr(self, name) for name in names}
 

@@ -222,7 +222,7 @@ class GroupConsistency(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Trained(Config):
-    """`weight` * what the attacker's trained prior charges for each image, in the units of `ColourVariation`.
+    """`weight` * what the attacker's trained prior charges for each image (`PatchMixture.penalty`).
 
     The attacker must have one: `attackers.prior` in a sweep file.
     """

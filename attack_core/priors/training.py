@@ -9,7 +9,6 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from attack_core.priors.colour_tv import colour_variation
 from attack_core.priors.patch_mixture import PatchMixture
 from fl_core.base.errors import InputError
 from fl_core.base.types import Config, InUnits, require
@@ -50,16 +49,12 @@ class PatchTraining(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingLimits:
-    """What keeps the mixture definite, and how its units are found."""
+    """What keeps the mixture definite, and where it starts."""
 
     floor: float = 1e-4
     """Variance that is added to every number of a patch: the square of about one step of 8 bits. Not measured."""
     spread: float = 0.3
     """The first Gaussians' covariance over that of all patches. Not measured."""
-    noise: float = 0.1
-    """The standard deviation of the white noise that the units are found by, in [-1, 1]. Not measured."""
-    images: int = 64
-    """How many public images that is done on."""
     together: int = 2000
     """How many patches are evaluated at once."""
 
@@ -88,7 +83,7 @@ def train_patches(
     inside, outside = mixture.coordinates(patches)
     for _ in range(settings.passes):
         mixture = _improved(mixture, inside, outside, limits)
-    return replace(mixture, scale=_scale(mixture, images[: limits.images], generator, limits))
+    return mixture
 
 
 def random_patches(images: Tensor, size: int, count: int, generator: torch.Generator) -> Tensor:
@@ -152,12 +147,3 @@ def _improved(mixture: PatchMixture, inside: Tensor, outside: Tensor, limits: Tr
         covariances=covariances,
         rest=shares.T @ outside / (weights * others) + limits.floor,
     )
-
-
-def _scale(
-    mixture: PatchMixture, images: Tensor, generator: torch.Generator, limits: TrainingLimits
-) -> float:
-    """See `PatchMixture.scale`."""
-    noisy = images + limits.noise * torch.randn(images.shape, generator=generator)
-    plain = (colour_variation(noisy) - colour_variation(images)).mean()
-    return float(plain / (mixture.penalty(noisy) - mixture.penalty(images)).mean())

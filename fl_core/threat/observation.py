@@ -34,7 +34,7 @@ class TrainedPrior(Protocol):
     """What an attacker has learned of images before any signal, from public ones alone."""
 
     def penalty(self, images: Tensor) -> Tensor:
-        """How unlikely each of the images (N, C, H, W) is, (N,), in the units of `colour_variation`."""
+        """How unlikely each of the images (N, C, H, W) is, (N,)."""
 
     def to(self, device: torch.device) -> Self:
         """The same on `device`."""

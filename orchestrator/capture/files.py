@@ -89,19 +89,14 @@ def load_state(path: Path, model: ModelConfig) -> ModelState:
 def save_prior(path: Path, prior: PatchMixture) -> None:
     """Write a trained prior."""
     _make_folder(path.parent)
-    numbers = {
-        "size": torch.tensor(prior.size),
-        "scale": torch.tensor(prior.scale, dtype=torch.float64),
-    }
-    _save(path, prior.tensors() | numbers)
+    _save(path, prior.tensors() | {"size": torch.tensor(prior.size)})
 
 
 def load_prior(path: Path) -> PatchMixture:
     """A trained prior; raises `Damaged` where the file is missing or does not hold what was written."""
     with _as_damage(path):
         tensors = _load(path)
-        size, scale = int(tensors.pop("size")), float(tensors.pop("scale"))
-        return PatchMixture(**tensors, size=size, scale=scale)
+        return PatchMixture(size=int(tensors.pop("size")), **tensors)
 
 
 def save_capture(path: Path, record: RoundRecord, truth: Truth, *, weights: str, version: int) -> None:

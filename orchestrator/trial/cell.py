@@ -190,7 +190,7 @@ class Cell:
             control=final and execution.controls,
             lpips=final and execution.lpips,
             images=execution.images == "all" or (final and execution.images == "test"),
-            prior=self.priors[attacker.name].identity if attacker.name in self.priors else None,
+            prior=self.priors[attacker.name].column if attacker.name in self.priors else None,
         )
 
     def _attack(self, attacker: AttackerConfig, params: Params, phase: Phase) -> AnyAttack:

@@ -102,7 +102,7 @@ def rows_of(
         "victim": spec.victim,
         "attack": attack["kind"],
         "attack_params": json.dumps(attack, sort_keys=True),
-        "prior": cell.priors[spec.attacker].column if spec.prior is not None else None,
+        "prior": spec.prior,
         "seed": spec.seed,
         "restarts": spec.attack.restarts,
         "packing": result.packing,

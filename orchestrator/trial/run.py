@@ -176,7 +176,7 @@ def _run(
         error=error,
         scores=scores_of(spec, data, attacked.found, attacked.prior) if attacked else (),
         method=attacked.found.method if attacked else None,
-        notes=_notes(attacked.found, record, device) if attacked else None,
+        notes=_notes(spec, attacked.found, record, device) if attacked else None,
         label_accuracy=label_accuracy(attacked.found.labels.cpu(), data.truth.example_labels())
         if attacked
         else None,
@@ -232,8 +232,14 @@ def _work(spec: TrialSpec, found: Reconstruction, data: TrialInput) -> float:
     return spec.attack.cost(len(data.truth.example_labels()))
 
 
-def _notes(found: Reconstruction, record: RoundRecord, device: torch.device) -> tuple[str, ...]:
-    """The attack's own, and what the signal, the device's settings and the images' size add to them."""
+def _notes(
+    spec: TrialSpec, found: Reconstruction, record: RoundRecord, device: torch.device
+) -> tuple[str, ...]:
+    """The attack's own, and what the prior, the signal, the device's settings and the images' size add to them."""
+    learned = None
+    if spec.prior is not None:
+        source, _, pictures = spec.prior.split()[0].rpartition(":")
+        learned = f"with a prior trained on {pictures} public pictures of {source}"
     not_finite = sum(update.not_finite for update in record.updates)
     clipped = clipped_to_zeros(not_finite) if not_finite else None
     tarnished = mps_fallback() if device.type == "mps" else None
@@ -242,5 +248,11 @@ def _notes(found: Reconstruction, record: RoundRecord, device: torch.device) -> 
     watched = 1 + len(record.later)
     alone = found.rounds < watched and found.outcome != "prior"
     unused = f"{watched} rounds were watched, but this answer uses the first alone" if alone else None
-    added = (clipped, tarnished, unused, small if min(shape.height, shape.width) < SSIM_WINDOW else None)
+    added = (
+        learned,
+        clipped,
+        tarnished,
+        unused,
+        small if min(shape.height, shape.width) < SSIM_WINDOW else None,
+    )
     return (*found.notes, *(note for note in added if note is not None))

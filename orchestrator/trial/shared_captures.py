@@ -77,9 +77,9 @@ class SharedCaptures:
         shared, learned = self._shared[key], cell.priors.get(spec.attacker)
         if learned is None:
             return shared
-        if learned.identity not in self._priors:
-            self._priors[learned.identity] = executor.share(learned.prior)
-        return dataclasses.replace(shared, prior=self._priors[learned.identity])
+        if learned.column not in self._priors:
+            self._priors[learned.column] = executor.share(learned.prior)
+        return dataclasses.replace(shared, prior=self._priors[learned.column])
 
     def tested(self, cell: Cell, spec: TrialSpec) -> None:
         """Let go of the capture of a test trial that has its rows; another may still run on it, or share it anew."""

@@ -24,8 +24,8 @@ class TrialSpec:
     """A trial as pure data; two trials are the same exactly if their specs are.
 
     `capture` is the capture's key, `victim` its position in the cell's list of victims. `seed` fixes the
-    attack's randomness. `threads` is part of it because it changes rounding. `prior` is the identity of the attacker's
-    trained prior: what it was learned from, and what it came to.
+    attack's randomness. `threads` is part of it because it changes rounding. `prior` is the attacker's trained prior:
+    data, number of pictures, and hashes of what it was learned from and of what it came to.
     """
 
     cell: str

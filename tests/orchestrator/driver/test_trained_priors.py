@@ -75,6 +75,11 @@ def test_rows_say_which_prior_each_attacker_had(finished: tuple[Path, pd.DataFra
     assert other.split()[0].endswith(":6")
     files = {path.stem for path in (out / "captures" / "priors").iterdir()}
     assert files == {text.split()[1].partition("-")[0] for text in (own, other)}
+    assert all("with a prior trained on 8 public pictures of celeba:" in text for text in notes(rows, "own"))
+    assert all(
+        "with a prior trained on 6 public pictures of folder:" in text for text in notes(rows, "other")
+    )
+    assert not any("prior trained" in text for text in notes(rows, "smooth"))
     # Each is scored beside its own answer to noise: what is gained over that is of the signal.
     assert rows["psnr_prior"].notna().all()
 
@@ -232,6 +237,10 @@ def test_a_prior_that_nothing_uses_and_one_that_is_missing_are_refused() -> None
 
 def test_attackers_without_a_prior_are_what_they_were() -> None:
     assert "prior" not in canonical(AttackerConfig())
+
+
+def notes(rows: pd.DataFrame, attacker: str) -> list[str]:
+    return list(rows[rows["attacker"] == attacker]["notes"])
 
 
 def alone(faces_root: Path) -> SweepConfig:
