@@ -1,10 +1,10 @@
 """A trained prior: how unlikely the patches of an image are under a mixture of Gaussians that public images taught.
 
-The expected patch log likelihood of Zoran and Weiss (2011): every patch of an image is charged by a mixture of
-Gaussians. Here they have full covariances in the leading directions of all patches, and one variance each in the
-others, as in probabilistic principal components (Tipping and Bishop 1999): that is several times as fast. The mixture
-is learned from public images alone (`attack_core.priors.training`), says nothing of where in the image a patch lies,
-and fits images of any size.
+The expected patch log likelihood of Zoran and Weiss (2011): every patch of an image, less its mean level, is charged
+by a mixture of Gaussians with mean 0. They differ in contrast and direction. Here they have full covariances in the
+leading directions of all patches, and one variance each in the others, as in probabilistic principal components
+(Tipping and Bishop 1999): that is several times as fast. The mixture is learned from public images alone
+(`attack_core.priors.training`), says nothing of where in the image a patch lies, and fits images of any size.
 """
 
 from __future__ import annotations
@@ -43,17 +43,15 @@ PATCH_MIXTURE_LIMITS = PatchMixtureLimits()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PatchMixture:
-    """K Gaussians over patches of `size` pixels a side and C channels, D = C * size^2 numbers, in [-1, 1].
+    """K Gaussians with mean 0 over the contrast of patches: C channels of `size` pixels a side, each less its mean.
 
-    `centre` (D,) is the mean patch and `basis` (R, D) has orthonormal rows, the leading directions. `log_weights` (K,),
-    `means` (K, R) and `covariances` (K, R, R) are the mixture's in coordinates of the basis, around the mean patch;
-    `rest` (K,) is the variance in each of the D - R other directions, around it.
+    A patch has D = C * size^2 numbers, its contrast D - C free ones. `basis` (R, D) has orthonormal rows, the leading
+    directions of contrast. `log_weights` (K,) and `covariances` (K, R, R) are the mixture's in coordinates of the
+    basis; `rest` (K,) is the variance in each of the D - C - R other directions. All levels are equally likely.
     """
 
-    centre: Tensor
     basis: Tensor
     log_weights: Tensor
-    means: Tensor
     covariances: Tensor
     rest: Tensor
     size: int
@@ -61,29 +59,28 @@ class PatchMixture:
     @property
     def channels(self) -> int:
         """How many channels its images have."""
-        return len(self.centre) // self.size**2
+        return self.basis.shape[1] // self.size**2
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a contrast is free in."""
+        return self.basis.shape[1] - self.channels
 
     def log_density(self, patches: Tensor) -> Tensor:
-        """Of each of the patches (M, D), natural logarithm, (M,)."""
-        return torch.logsumexp(self.log_joint(patches), 1)
-
-    def log_joint(self, patches: Tensor) -> Tensor:
-        """Logarithm of weight times density of each Gaussian, (M, K), for patches (M, D)."""
-        return self.log_joint_of(*self.coordinates(patches))
+        """Of the contrast of each of the patches (M, D), natural logarithm, (M,)."""
+        return torch.logsumexp(self.log_joint(*self.coordinates(patches)), 1)
 
     def coordinates(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """Coordinates (M, R) of patches (M, D) in the basis, and their squared distance (M,) from its span."""
-        apart = patches - self.centre
-        inside = apart @ self.basis.mT
-        if len(self.basis) == len(self.centre):
-            return inside, torch.zeros_like(inside[:, 0])
-        return inside, (apart.square().sum(1) - inside.square().sum(1)).clamp_min(0.0)
+        """Coordinates (M, R) of the contrast of patches (M, D), and its squared distance (M,) from the basis."""
+        channels = patches.unflatten(1, (self.channels, -1))
+        contrast = (channels - channels.mean(2, keepdim=True)).flatten(1)
+        inside = contrast @ self.basis.mT
+        return inside, (contrast.square().sum(1) - inside.square().sum(1)).clamp_min(0.0)
 
-    def log_joint_of(self, inside: Tensor, outside: Tensor) -> Tensor:
-        """`log_joint` of what `coordinates` gives."""
-        whitening, shift, constant = self._precomputed
-        components, numbers = self.means.shape
-        whitened = functional.linear(inside, whitening, -shift).view(len(inside), components, numbers)
+    def log_joint(self, inside: Tensor, outside: Tensor) -> Tensor:
+        """Logarithm of weight times density of each Gaussian, (M, K), at what `coordinates` gives."""
+        whitening, constant = self._precomputed
+        whitened = functional.linear(inside, whitening).view(len(inside), *self.covariances.shape[:2])
         return constant - 0.5 * (whitened.square().sum(2) + outside[:, None] / self.rest)
 
     def penalty(self, images: Tensor) -> Tensor:
@@ -93,7 +90,9 @@ class PatchMixture:
         [-1, 1] or near, no side shorter than a patch.
         """
         limits = PATCH_MIXTURE_LIMITS
-        each = self.means.numel() * math.prod(-(-side // limits.stride) for side in images.shape[-2:])
+        each = self.covariances[..., 0].numel() * math.prod(
+            -(-side // limits.stride) for side in images.shape[-2:]
+        )
         together = max(1, limits.numbers // each)
         return torch.cat([self._penalty(part) for part in images.split(together)])
 
@@ -113,19 +112,16 @@ class PatchMixture:
 
     def tensors(self) -> Tensors:
         """What it consists of besides `size`, by name."""
-        names = ("centre", "basis", "log_weights", "means", "covariances", "rest")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("basis", "log_weights", "covariances", "rest")}
 
     @cached_property
-    def _precomputed(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Whitening maps (K R, R), the whitened means (K R,), and the logarithms (K,) that depend on no patch."""
-        components, numbers = self.means.shape
+    def _precomputed(self) -> tuple[Tensor, Tensor]:
+        """Whitening maps (K R, R), and the logarithms (K,) that depend on no patch."""
         factors = torch.linalg.cholesky(self.covariances)
-        unit = torch.eye(numbers, dtype=factors.dtype, device=factors.device).expand_as(factors)
+        kept = factors.shape[1]
+        unit = torch.eye(kept, dtype=factors.dtype, device=factors.device).expand_as(factors)
         whitening = torch.linalg.solve_triangular(factors, unit, upper=False)
-        shift = (whitening @ self.means[:, :, None])[:, :, 0]
         volume = factors.diagonal(dim1=1, dim2=2).log().sum(1)
-        others = len(self.centre) - numbers
-        volume = volume + 0.5 * others * self.rest.log()
-        constant = self.log_weights - volume - 0.5 * len(self.centre) * math.log(2.0 * math.pi)
-        return whitening.reshape(components * numbers, numbers), shift.reshape(-1), constant
+        volume = volume + 0.5 * (self.numbers - kept) * self.rest.log()
+        constant = self.log_weights - volume - 0.5 * self.numbers * math.log(2.0 * math.pi)
+        return whitening.flatten(0, 1), constant

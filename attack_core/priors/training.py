@@ -24,13 +24,13 @@ class PatchTraining(Config):
 
     patch: Annotated[int, InUnits("pixels")] = 6
     """The side of a patch."""
-    components: Annotated[int, InUnits("components")] = 16
+    components: Annotated[int, InUnits("components")] = 48
     """How many Gaussians there are."""
-    directions: Annotated[int, InUnits("directions")] = 32
+    directions: Annotated[int, InUnits("directions")] = 60
     """In how many directions a Gaussian has a covariance of its own; it has one variance in the others."""
     patches: Annotated[int, InUnits("patches")] = 30_000
     """How many random patches are learned from."""
-    passes: Annotated[int, InUnits("passes")] = 8
+    passes: Annotated[int, InUnits("passes")] = 15
     """How often all patches are gone through."""
 
     def __post_init__(self) -> None:
@@ -53,8 +53,6 @@ class TrainingLimits:
 
     floor: float = 1e-4
     """Variance that is added to every number of a patch: the square of about one step of 8 bits. Not measured."""
-    spread: float = 0.3
-    """The first Gaussians' covariance over that of all patches. Not measured."""
     together: int = 2000
     """How many patches are evaluated at once."""
 
@@ -79,8 +77,7 @@ def train_patches(
             f"prior.patch = {settings.patch}: images of {size} pixels are smaller; take a smaller patch."
         )
     patches = random_patches(images, settings.patch, settings.patches, generator)
-    mixture = _first(patches, settings, generator, limits)
-    inside, outside = mixture.coordinates(patches)
+    mixture, inside, outside = _first(patches, images.shape[1], settings, generator, limits)
     for _ in range(settings.passes):
         mixture = _improved(mixture, inside, outside, limits)
     return mixture
@@ -101,27 +98,40 @@ def random_patches(images: Tensor, size: int, count: int, generator: torch.Gener
 
 
 def _first(
-    patches: Tensor, settings: PatchTraining, generator: torch.Generator, limits: TrainingLimits
-) -> PatchMixture:
-    """Equal Gaussians around random patches (M, D), in the principal components of all of them."""
+    patches: Tensor,
+    channels: int,
+    settings: PatchTraining,
+    generator: torch.Generator,
+    limits: TrainingLimits,
+) -> tuple[PatchMixture, Tensor, Tensor]:
+    """Equal Gaussians of the contrast and the direction of random patches, and all patches' `coordinates`."""
     count, numbers = patches.shape
-    centre = patches.mean(0)
-    variances, directions = torch.linalg.eigh(torch.cov(patches.T))
-    variances = variances.flip(0).clamp_min(0.0) * limits.spread + limits.floor
-    kept = min(settings.directions, numbers)
-    basis = directions.flip(1)[:, :kept].mT.contiguous()
-    chosen = patches[torch.randperm(count, generator=generator)[: settings.components]]
-    components = len(chosen)
-    rest = float(variances[kept:].mean()) if kept < numbers else 1.0
-    return PatchMixture(
-        centre=centre,
-        basis=basis,
-        log_weights=torch.full((components,), -math.log(components)),
-        means=(chosen - centre) @ basis.mT,
-        covariances=torch.diag(variances[:kept]).repeat(components, 1, 1),
-        rest=torch.full((components,), rest),
+    levels = patches.unflatten(1, (channels, -1))
+    contrast = (levels - levels.mean(2, keepdim=True)).flatten(1)
+    _, directions = torch.linalg.eigh(contrast.T @ contrast / count)
+    kept = min(settings.directions, numbers - channels)
+    mixture = PatchMixture(
+        basis=directions.flip(1)[:, :kept].mT.contiguous(),
+        log_weights=torch.zeros(1),
+        covariances=torch.eye(kept)[None],
+        rest=torch.ones(1),
         size=settings.patch,
     )
+    inside, outside = mixture.coordinates(patches)
+    chosen = torch.randperm(count, generator=generator)[: settings.components]
+    common = inside.T @ inside
+    others = max(mixture.numbers - kept, 1)
+    axes = inside[chosen]
+    energy = axes.square().sum(1) + outside[chosen]
+    whole = inside.square().sum() + outside.sum()
+    covariances = energy[:, None, None] * common / whole + axes[:, :, None] * axes[:, None, :]
+    mixture = replace(
+        mixture,
+        log_weights=torch.full((len(chosen),), -math.log(len(chosen))),
+        covariances=covariances + limits.floor * torch.eye(kept),
+        rest=energy * outside.sum() / (whole * others) + limits.floor,
+    )
+    return mixture, inside, outside
 
 
 def _improved(mixture: PatchMixture, inside: Tensor, outside: Tensor, limits: TrainingLimits) -> PatchMixture:
@@ -130,20 +140,17 @@ def _improved(mixture: PatchMixture, inside: Tensor, outside: Tensor, limits: Tr
     `inside` (M, R) and `outside` (M,) are the patches' `coordinates`.
     """
     parts = zip(inside.split(limits.together), outside.split(limits.together), strict=True)
-    shares = torch.cat([mixture.log_joint_of(*part).softmax(1) for part in parts])
+    shares = torch.cat([mixture.log_joint(*part).softmax(1) for part in parts])
     # A Gaussian that no patch chooses hardly counts from then on.
     weights = shares.sum(0).clamp_min(1e-6)
-    means = shares.T @ inside / weights[:, None]
     covariances = torch.empty_like(mixture.covariances)
-    floor = limits.floor * torch.eye(inside.shape[1])
+    kept = inside.shape[1]
     for number in range(len(weights)):
-        apart = (inside - means[number]) * shares[:, number, None].sqrt()
-        covariances[number] = apart.T @ apart / weights[number] + floor
-    others = max(len(mixture.centre) - inside.shape[1], 1)
+        shared = inside * shares[:, number, None].sqrt()
+        covariances[number] = shared.T @ shared / weights[number] + limits.floor * torch.eye(kept)
     return replace(
         mixture,
         log_weights=(weights / weights.sum()).log(),
-        means=means,
         covariances=covariances,
-        rest=shares.T @ outside / (weights * others) + limits.floor,
+        rest=shares.T @ outside / (weights * max(mixture.numbers - kept, 1)) + limits.floor,
     )

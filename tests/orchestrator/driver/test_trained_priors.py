@@ -126,7 +126,7 @@ def test_a_damaged_prior_is_trained_again_and_another_one_is_refused(
 
     def elsewhere(*arguments: Any) -> Any:
         found = train(*arguments)
-        return dataclasses.replace(found, means=found.means + 1e-6)
+        return dataclasses.replace(found, rest=found.rest * 1.0001)
 
     monkeypatch.setattr(priors_module, "train_patches", elsewhere)
     with pytest.raises(
