@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -108,7 +108,8 @@ class PatchMixture:
 
     def to(self, device: torch.device) -> Self:
         """The same on `device`."""
-        return replace(self, **{name: value.to(device) for name, value in self.tensors().items()})
+        moved: dict[str, Any] = {name: value.to(device) for name, value in self.tensors().items()}
+        return replace(self, **moved)
 
     def tensors(self) -> Tensors:
         """What it consists of besides `size`, by name."""
