@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,4 +157,4 @@ class Priors:
 
 def _training(wanted: PriorConfig) -> dict[str, Any]:
     """The settings of the training alone."""
-    return {name: getattr(wanted, name) for name in PatchTraining.__dataclass_fields__}
+    return {field.name: getattr(wanted, field.name) for field in dataclasses.fields(PatchTraining)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def config(faces_root: Path, other: dict[str, Any], **changes: Any) -> SweepConf
 
 @pytest.fixture(scope="module")
 def other_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return class_folders(tmp_path_factory.mktemp("other") / "set") | {"public": 6}
+    data = class_folders(tmp_path_factory.mktemp("other") / "set")
+    return data | {"public": 6, "split": {"train": 0.4, "valid": 0.2}}
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +68,8 @@ def finished(
 def test_rows_say_which_prior_each_attacker_had(finished: tuple[Path, pd.DataFrame]) -> None:
     out, rows = finished
     assert set(rows["status"]) == {"ok"}
+    assert rows[rows["attacker"] == "smooth"]["prior"].isna().all()
     by_attacker = {name: set(group["prior"]) for name, group in rows.groupby("attacker")}
-    assert by_attacker["smooth"] == {None}
     (own,), (other,) = by_attacker["own"], by_attacker["other"]
     assert own.startswith("celeba:")
     assert other.startswith("folder:")
@@ -169,16 +171,10 @@ def test_no_picture_that_a_client_holds_is_learned_from(
     assert seen == faces.split("test", settings.data.public)
 
     # Other data that hold copies of clients' pictures under other names, among others.
-    copies = tmp_path / "copies" / "test" / "faces"
-    copies.mkdir(parents=True)
     private = faces.split("train", settings.data.train)
     strangers = [index for index in faces.split("train") if index not in private]
-    for number, index in enumerate([*private[:3], *strangers[:2]]):
-        (copies / f"{number}.jpg").write_bytes(faces.source.content(index))
-    (copies.parents[1] / "train" / "faces").mkdir(parents=True)
-    (copies.parents[1] / "train" / "faces" / "0.jpg").write_bytes(faces.source.content(strangers[3]))
+    data = copied(tmp_path / "copies", faces, [*private[:3], *strangers[:2]], others=strangers[2:8])
     seen.clear()
-    data = DataConfig(kind="folder", root=str(tmp_path / "copies"), public=None)
     other = learned(tmp_path / "other", settings, faces, PriorConfig(**SMALL, data=data))
     assert len(seen) == 2
     assert other.source.endswith(":2")
@@ -188,15 +184,20 @@ def test_no_picture_that_a_client_holds_is_learned_from(
 def test_data_that_are_the_clients_own_are_refused(
     faces_root: Path, faces: ImageDataset, tmp_path: Path
 ) -> None:
-    settings = alone(faces_root)
-    for split, place in (("test", "0.jpg"), ("train", "1.jpg")):
-        folder = tmp_path / "copies" / split / "faces"
-        folder.mkdir(parents=True)
-        index = faces.split("train", settings.data.train)[0]
-        (folder / place).write_bytes(faces.source.content(index))
-    data = DataConfig(kind="folder", root=str(tmp_path / "copies"), public=None)
+    settings, train = alone(faces_root), faces.split("train")
+    data = copied(tmp_path / "copies", faces, train[:1], others=train[1:7])
     with pytest.raises(InputError, match=r"cells.none: all 1 public pictures of .* are clients' own"):
         learned(tmp_path, settings, faces, PriorConfig(**SMALL, data=data))
+
+
+def copied(root: Path, faces: ImageDataset, public: Sequence[int], *, others: Sequence[int]) -> DataConfig:
+    """Class folders whose public split holds copies of these pictures."""
+    for split, indices in (("test", public), ("train", others[:3]), ("valid", others[3:])):
+        for number, index in enumerate(indices):
+            place = root / split / f"class{number % 2}" / f"{number}.jpg"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(faces.source.content(index))
+    return DataConfig(kind="folder", root=str(root), public=None)
 
 
 def test_the_identity_is_of_pictures_settings_seed_and_content(
@@ -236,7 +237,7 @@ def test_a_prior_that_nothing_uses_and_one_that_is_missing_are_refused() -> None
 
 
 def test_attackers_without_a_prior_are_what_they_were() -> None:
-    assert "prior" not in canonical(AttackerConfig())
+    assert '"prior":' not in canonical(AttackerConfig())
 
 
 def notes(rows: pd.DataFrame, attacker: str) -> list[str]:
