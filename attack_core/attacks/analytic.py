@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from attack_core.attacks.falls_back import FallsBack
 from attack_core.base.certificate import Certificate
 from attack_core.base.evaluations import ONE_BACKWARD, Evaluations, reporter
-from attack_core.base.types import Outcome, Progress, Reconstruction
+from attack_core.base.types import Outcome, PriorUse, Progress, Reconstruction
 from attack_core.certificates.inputs import certify_inputs
 from attack_core.certificates.local import certify_features
 from attack_core.evidence.cross_validation import Residuals
@@ -35,6 +35,7 @@ from attack_core.inversion.continuation import (
     NOTHING_CARRIED,
     Continuation,
     Mismatch,
+    Penalty,
 )
 from attack_core.inversion.feature_fit import FeatureFit
 from attack_core.inversion.features import DRIFT_LIMITS, FeatureInverter, along_path, drift_errors
@@ -110,6 +111,11 @@ class Analytic(FallsBack):
     def cost(self, images: int) -> float:
         """See `Attack.cost`; that it need not fall back is assumed."""
         return self.inversion.evaluations * images * ONE_BACKWARD
+
+    @property
+    def prior_use(self) -> PriorUse:
+        """See `Attack.prior_use`; it takes the place of smoothness in the inversion of features."""
+        return "needed" if super().prior_use == "needed" else "optional"
 
     def shortened(self, share: float) -> Self:
         """See `Attack.shortened`; the rounds that take a batch apart stay, as they end by themselves."""
@@ -248,6 +254,7 @@ class _Problem:
             validation=self._validation(),
             rounds=self.rounds if len(self.rounds) > 1 else None,
             limits=NOTHING_CARRIED if self.refined else CONTINUATION_LIMITS,
+            prior=self._penalty,
         )
 
     def _along(self, order: Order) -> Reconstruction:
@@ -280,6 +287,7 @@ class _Problem:
             mismatch,
             images,
             stiffness=inverter.stiffness,
+            prior=self._penalty,
             report=reporter(self.seen, planned, self.progress, each=len(images)),
             limits=inverter.limits,
         )
@@ -310,8 +318,10 @@ class _Problem:
         fit = self.rounds.fit(self.model, read.shares.labels, self.generator)
         planned = attack.inversion.evaluations + attack.refinement.evaluations
         report = reporter(self.seen, planned, self.progress, each=1.0)
-        images = fit.minimise(attack.refinement, self._start(), report) if fit is not None else None
-        if fit is None or images is None:
+        if fit is None:
+            return found
+        images = fit.minimise(attack.refinement, self._start(), report, self._penalty)
+        if images is None:
             return found
         if not fit.is_better(images, found.images.to(images)):
             return replace(found, iterations=len(self.seen.mismatches), work=self.seen.work)
@@ -361,6 +371,12 @@ class _Problem:
         parameters = self.observation.state.parameters
         outputs = input_estimate(read.gradients[weight], read.gradients[bias], "weighted")
         return NextLayer(parameters[f"{first}.weight"], parameters[f"{first}.bias"], outputs)
+
+    @property
+    def _penalty(self) -> Penalty | None:
+        """What takes the place of smoothness, where the attacker has a trained prior."""
+        prior = self.observation.prior
+        return None if prior is None else prior.penalty
 
     @property
     def _joined(self) -> list[str]:

@@ -18,7 +18,7 @@ from attack_core.attacks.convolution_inversion import ConvolutionInversion, Deep
 from attack_core.attacks.falls_back import FallsBack
 from attack_core.attacks.token_inversion import sends_nothing_down, solvable_embedding, solve_tokens
 from attack_core.base.search import Search, alone
-from attack_core.base.types import Progress, Reconstruction
+from attack_core.base.types import PriorUse, Progress, Reconstruction
 from attack_core.evidence.likelihood_ratio import (
     explains_more,
     prior_answer,
@@ -115,6 +115,11 @@ class Auto(FallsBack):
     def cost(self, images: int) -> float:
         """See `Attack.cost`; that `analytic` runs is assumed."""
         return self.analytic.cost(images)
+
+    @property
+    def prior_use(self) -> PriorUse:
+        """See `Attack.prior_use`; it takes the place of smoothness in the inversion of features."""
+        return "needed" if super().prior_use == "needed" else "optional"
 
     def shortened(self, share: float) -> Self:
         """See `Attack.shortened`."""

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from attack_core.base.types import Attack, Progress, Reconstruction
+from attack_core.base.types import Attack, PriorUse, Progress, Reconstruction
 from attack_core.matching.matching import Matching
 from fl_core.threat.observation import Observation
 
@@ -31,6 +31,11 @@ class FallsBack(Attack):
     def together(self) -> int:
         """See `Attack.together`."""
         return self.fallback.together
+
+    @property
+    def prior_use(self) -> PriorUse:
+        """See `Attack.prior_use`: the loop's."""
+        return self.fallback.prior_use
 
     def packed(self, count: int) -> Self:
         """See `Attack.packed`."""

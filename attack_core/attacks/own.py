@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from attack_core.base.types import Attack, AttackFailed, Progress, Reconstruction
+from attack_core.base.types import Attack, AttackFailed, PriorUse, Progress, Reconstruction
 from fl_core.base.errors import InputError
 from fl_core.base.own_object import OwnObject
 from fl_core.threat.observation import NotObservable, Observation
@@ -55,6 +55,11 @@ class OwnAttack(OwnObject, Attack):
     def together(self) -> int:
         """See `Attack.together`; 1 as for `restarts`."""
         return self._count("together")
+
+    @property
+    def prior_use(self) -> PriorUse:
+        """See `Attack.prior_use`; the class may read `Observation.prior`."""
+        return "optional"
 
     def packed(self, count: int) -> Self:
         """See `Attack.packed`."""

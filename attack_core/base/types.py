@@ -29,6 +29,10 @@ Outcome = Literal["analytic", "matching", "prior", "other"]
 """
 
 
+PriorUse = Literal["unused", "optional", "needed"]
+"""What an attack does with a trained prior (`Observation.prior`): nothing, uses it where there is one, needs one."""
+
+
 class AttackFailed(Exception):
     """Every candidate of an attack ended in numbers that are not finite."""
 
@@ -119,6 +123,11 @@ class Attack(Config, ABC):
     def packed(self, count: int) -> Self:  # noqa: ARG002 - there is one
         """The same attack with `count` restarts evaluated together; figures agree to rounding."""
         return self
+
+    @property
+    def prior_use(self) -> PriorUse:
+        """What it does with a trained prior."""
+        return "unused"
 
     def shortened(self, share: float) -> Self:
         """The same attack with about this `share`, in (0, 1], of its iterations; `InputError` where it has none."""

@@ -31,6 +31,8 @@ Mismatch = Callable[[Tensor], Tensor]
 """From images (B, 3, S, S) to how badly they explain the data, relative to the data's own square, ()."""
 EachMismatch = Callable[[Tensor, Sequence[int]], Tensor]
 """From images (n, 3, S, S) and which of the problems each is for to how badly each explains its own data, (n,)."""
+Penalty = Callable[[Tensor], Tensor]
+"""From images (n, 3, S, S) to how unlikely each is, (n,)."""
 Measure = Callable[[Tensor], DctPreconditioner]
 """From images (B, 3, S, S) to the coordinates that suit the data there."""
 
@@ -113,7 +115,7 @@ split 67 to 77 dB with none and with 5, and on one of them 50 in the place of 67
 
 @dataclass(frozen=True, kw_only=True)
 class Continuation(Config):
-    """Minimise mismatch + weight * variation, with `colour_variation` of `chroma` and `edge` as the prior.
+    """Minimise mismatch + weight * prior, which is `colour_variation` of `chroma` and `edge`, or a trained one.
 
     About `evaluations` of mismatch and gradient in all (a line search ends what it began), spread evenly over
     `stages` whose weight falls geometrically from `prior_start` to `prior_end`. `memory` is how many pairs L-BFGS
@@ -156,17 +158,19 @@ class Continuation(Config):
         measure: Measure | None = None,
         stiffness: float = 1.0,
         error: float = 0.0,
+        prior: Penalty | None = None,
         report: Callable[[float], None] = lambda _: None,
         limits: ContinuationLimits = CONTINUATION_LIMITS,
     ) -> Tensor:
         """Images (B, 3, S, S) from `start`; `report` is told each evaluation's mismatch.
 
-        `stiffness` multiplies the prior's weights. `error` is the mismatch that the truth itself is expected to have:
-        above 0, the prior's weight starts as much higher, falls in as many more stages, and stops falling where the
-        error is reached. Raises `AttackFailed` where the mismatch stops being finite.
+        `prior` takes the place of `colour_variation`. `stiffness` multiplies the prior's weights. `error` is the
+        mismatch that the truth itself is expected to have: above 0, the prior's weight starts as much higher, falls in
+        as many more stages, and stops falling where the error is reached. Raises `AttackFailed` where the mismatch
+        stops being finite.
         """
         path = self._stages(start, measure, stiffness, error, report, limits)
-        return self._alone(path, mismatch)
+        return self._alone(path, mismatch, prior)
 
     def minimise_each(
         self,
@@ -176,6 +180,7 @@ class Continuation(Config):
         measures: Sequence[Measure],
         stiffness: float,
         errors: Sequence[float],
+        prior: Penalty | None = None,
         report: Callable[[float], None],
         limits: ContinuationLimits = CONTINUATION_LIMITS,
     ) -> Tensor:
@@ -192,20 +197,27 @@ class Continuation(Config):
         together = max(1, min(limits.together, int(limits.pair_bytes / pairs)))
         found: list[Tensor] = []
         for first in range(0, len(paths), together):
-            answer = partial(self._answer, mismatch, first)
+            answer = partial(self._answer, mismatch, prior, first)
             found += run(paths[first : first + together], answer)
         return torch.cat(found)
 
     def _answer(
-        self, mismatch: EachMismatch, first: int, images: Tensor, waiting: Sequence[int]
+        self,
+        mismatch: EachMismatch,
+        prior: Penalty | None,
+        first: int,
+        images: Tensor,
+        waiting: Sequence[int],
     ) -> list[Point]:
         """What the problems `first` + `waiting` find at their images, (n, C, H, W)."""
         problems = [first + number for number in waiting]
-        return look(lambda images: mismatch(images, problems), self._variation, images, len(problems))
+        penalty = prior or self._variation
+        return look(lambda images: mismatch(images, problems), penalty, images, len(problems))
 
-    def _alone(self, path: Search[Found], mismatch: Mismatch) -> Found:
+    def _alone(self, path: Search[Found], mismatch: Mismatch, prior: Penalty | None) -> Found:
         """The answer of a search that has no others beside it."""
-        (found,) = run([path], lambda images, _: look(mismatch, self._variation, images, 1))
+        penalty = prior or self._variation
+        (found,) = run([path], lambda images, _: look(mismatch, penalty, images, 1))
         return found
 
     def _variation(self, images: Tensor) -> Tensor:
@@ -243,6 +255,7 @@ class Continuation(Config):
         measure: Measure | None = None,
         stiffness: float = 1.0,
         error: float,
+        prior: Penalty | None = None,
         report: Callable[[float], None] = lambda _: None,
         limits: ContinuationLimits = CONTINUATION_LIMITS,
     ) -> Tensor:
@@ -265,7 +278,7 @@ class Continuation(Config):
             stage_alone = self._descend(
                 path[-1], coordinates, stiffness * weight, count, report, limits, nothing
             )
-            images = self._alone(stage_alone, mismatch).images
+            images = self._alone(stage_alone, mismatch, prior).images
             path.append(images)
             left.append(residuals(images))
             found.append(evidence(left[0], left[-1]))

@@ -24,6 +24,7 @@ from attack_core.inversion.continuation import (
     Continuation,
     ContinuationLimits,
     EachMismatch,
+    Penalty,
 )
 from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.inversion.refinement import Features, NextLayer, feature_mismatch
@@ -68,6 +69,7 @@ class FeatureInverter:
     `stiffness`, `report` and `limits` are `Continuation.minimise`'s, `unknown`, `ceiling` and `following` are those of
     `Features`. `validation` says for a single image with errors how far to go. `rounds` are those that `targets` are
     the mean of, where there are several; their weights then take the place of those that `prefix` is asked for.
+    `prior` is a trained one, where there is one.
     """
 
     model: nn.Module
@@ -83,6 +85,7 @@ class FeatureInverter:
     validation: Residuals | None = None
     rounds: Rounds | None = None
     limits: ContinuationLimits = CONTINUATION_LIMITS
+    prior: Penalty | None = None
 
     def invert(self, states: Sequence[ModelState], start: Tensor, errors: Sequence[float]) -> Tensor:
         """Images (B, 3, S, S) at their own weights, from `start` of that shape, at expected mismatches `errors`."""
@@ -100,6 +103,7 @@ class FeatureInverter:
                 ],
                 stiffness=self.stiffness,
                 errors=[errors[number] for number in same],
+                prior=self.prior,
                 report=self.report,
                 limits=self.limits,
             )
@@ -134,6 +138,7 @@ class FeatureInverter:
             measure=partial(DctPreconditioner.measured, prefix, generator=self.generator),
             stiffness=self.stiffness,
             error=error,
+            prior=self.prior,
             report=self.report,
             limits=self.limits,
         )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from attack_core.evidence.cross_validation import Residuals, evidence
 from attack_core.fc.relu_chain import graph_nodes
 from attack_core.gradients.objectives import L2, residuals_at, terms_of
-from attack_core.inversion.continuation import Continuation, Mismatch
+from attack_core.inversion.continuation import Continuation, Mismatch, Penalty
 from attack_core.signal.signal_model import (
     matched_numbers,
     mixes_labels,
@@ -136,15 +136,21 @@ class GradientFit:
         )
 
     def minimise(
-        self, descent: Continuation, start: Tensor, report: Callable[[float], None]
+        self,
+        descent: Continuation,
+        start: Tensor,
+        report: Callable[[float], None],
+        prior: Penalty | None = None,
     ) -> Tensor | None:
-        """The image (1, C, H, W) from `start` that explains the signal up to its error.
+        """The image (1, C, H, W) from `start` that explains the signal up to its error; `prior` is a trained one.
 
         None where the search finds no such image, where the numbers held out support none, or where an operation of
         the network has no second derivative.
         """
         try:
-            images = descent.follow(self.mismatch, start, self.left, error=self.error, report=report)
+            images = descent.follow(
+                self.mismatch, start, self.left, error=self.error, prior=prior, report=report
+            )
         except InputError:
             return None
         if images is start:

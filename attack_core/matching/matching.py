@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attack_core.base.search import Question, Search, alone, asked
-from attack_core.base.types import Attack, Progress, Reconstruction
+from attack_core.base.types import Attack, PriorUse, Progress, Reconstruction
 from attack_core.gradients.convolutions import channels_last
 from attack_core.gradients.handles import GradientHandle
 from attack_core.gradients.objectives import L2, LayerMode, Matched, Objective, choose, layer_weights
@@ -36,7 +36,16 @@ from attack_core.matching.candidates import (
 from attack_core.matching.features import FeatureTarget
 from attack_core.matching.optimizers import OptimizerName, Schedule, Sign, make_stepper, rate_factor, warmup
 from attack_core.priors.deep_prior import DeepPrior
-from attack_core.priors.priors import GroupConsistency, Prior, Scene, check_priors, total_variation
+from attack_core.priors.priors import (
+    GroupConsistency,
+    OwnPrior,
+    Prior,
+    Scene,
+    Trained,
+    check_priors,
+    check_trained,
+    total_variation,
+)
 from attack_core.signal.inits import Init, initial_images
 from attack_core.signal.labels import LabelStrategy, resolve_labels
 from attack_core.signal.signal_model import matched_numbers
@@ -252,6 +261,13 @@ class Matching(Attack):
         """See `Attack.together`."""
         return self.restarts if self.packing is None else min(self.packing, self.restarts)
 
+    @property
+    def prior_use(self) -> PriorUse:
+        """See `Attack.prior_use`; the prior `trained` needs one."""
+        trained = any(isinstance(prior, Trained) for prior in self.priors)
+        own = any(isinstance(prior, OwnPrior) for prior in self.priors)
+        return "needed" if trained else "optional" if own else "unused"
+
     def packed(self, count: int) -> Self:
         """See `Attack.packed`."""
         return replace(self, packing=count)
@@ -333,6 +349,7 @@ class Problem:
         labels = resolve_labels(attack.labels, observation, model, images, generator)
         weights = layer_weights(targets, attack.layer_weights)
         check_priors(attack.priors, model)
+        check_trained(attack.priors, observation.prior)
         chosen = choose(targets, indices=attack.layers, names=attack.layer_names)
         tv_weight, clamp = PRESETS[attack.preset] if attack.preset else (attack.tv_weight, attack.clamp)
         return cls(
@@ -409,7 +426,7 @@ class Problem:
 
     def penalty(self, images: Tensor, which: Tensor, restarts: Tensor | None) -> Tensor:
         """The priors' sum (A,) for candidates `which` (A,): images (A, B, 3, S, S); `restarts` as in `Scene`."""
-        scene = Scene(self.model, self.observation.state, restarts)
+        scene = Scene(self.model, self.observation.state, restarts, self.observation.prior)
         total = images.new_zeros(len(images))
         if self.varies:
             total = self.tv_weight[which] * total_variation(images)

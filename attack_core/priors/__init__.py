@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "colour_tv": ["colour_axes", "colour_variation"],
         "deep_prior": ["DeepPrior"],
+        "patch_mixture": ["PatchMixture"],
         "priors": [
             "BatchNormStatistics",
             "GroupConsistency",
@@ -15,9 +16,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "Prior",
             "Scene",
             "TotalVariation",
+            "Trained",
             "check_priors",
+            "check_trained",
             "cosine_matrix",
             "total_variation",
         ],
+        "training": ["PatchTraining", "train_patches"],
     },
 )

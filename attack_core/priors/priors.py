@@ -19,6 +19,7 @@ from attack_core.priors.colour_tv import colour_variation
 from fl_core.base.errors import InputError
 from fl_core.base.own_object import OwnObject
 from fl_core.base.types import Config, InUnits, ModelState, require
+from fl_core.threat.observation import TrainedPrior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +42,13 @@ class Scene:
     """What a prior may look at besides the images.
 
     `restarts` (R, B, 3, S, S) are the images of all restarts before this step, without a graph; only
-    `GroupConsistency` asks for them.
+    `GroupConsistency` asks for them. `trained` is what the attacker has learned from public images, where it has.
     """
 
     model: nn.Module
     state: ModelState
     restarts: Tensor | None = None
+    trained: TrainedPrior | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +221,28 @@ class GroupConsistency(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trained(Config):
+    """`weight` * what the attacker's trained prior charges for each image (`PatchMixture.penalty`).
+
+    The attacker must have one: `attackers.prior` in a sweep file.
+    """
+
+    kind: Literal["trained"] = "trained"
+    weight: float = 1e-5
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, self, "weight", "at least 0")
+
+    def penalty(self, images: Tensor, scene: Scene) -> Tensor:
+        """See `TotalVariation.penalty`; `scene.trained` must be there."""
+        if scene.trained is None:
+            raise ValueError("Trained needs a trained prior in the scene.")
+        each = scene.trained.penalty(images.flatten(0, 1))
+        total: Tensor = each.unflatten(0, (len(images), -1)).sum(1)
+        return self.weight * total
+
+
+@dataclass(frozen=True, kw_only=True)
 class OwnPrior(OwnObject):
     """The penalty of a class of the user's own, which a sweep file names; raises `OwnCodeFailed` where it fails.
 
@@ -245,6 +269,7 @@ Prior = (
     | PatchSparsity
     | BatchNormStatistics
     | GroupConsistency
+    | Trained
     | OwnPrior
 )
 
@@ -253,6 +278,14 @@ def check_priors(priors: tuple[Prior, ...], model: nn.Module) -> None:
     """Refuse BatchNorm statistics for a model that has none (`InputError`)."""
     if any(isinstance(prior, BatchNormStatistics) for prior in priors) and not has_batch_norm(model):
         raise InputError("The prior 'batch_norm' needs a model with BatchNorm layers, such as resnet18.")
+
+
+def check_trained(priors: tuple[Prior, ...], trained: TrainedPrior | None) -> None:
+    """Refuse the prior `trained` where the attacker has none (`InputError`)."""
+    if trained is None and any(isinstance(prior, Trained) for prior in priors):
+        raise InputError(
+            "The prior 'trained' needs an attacker that trains one: give it a prior, such as prior: {}."
+        )
 
 
 def total_variation(images: Tensor) -> Tensor:

@@ -30,7 +30,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "StepNoise",
         ],
         "model": ["ThreatModel", "View"],
-        "observation": ["NotObservable", "Observation", "observe", "published_noise_db", "truth_behind"],
+        "observation": [
+            "NotObservable",
+            "Observation",
+            "TrainedPrior",
+            "observe",
+            "published_noise_db",
+            "truth_behind",
+        ],
         "record": ["RoundRecord"],
     },
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -29,6 +30,16 @@ class NotObservable(Exception):
     """The threat model hides what an attack would need; the trial ends as `not_observable`."""
 
 
+class TrainedPrior(Protocol):
+    """What an attacker has learned of images before any signal, from public ones alone."""
+
+    def penalty(self, images: Tensor) -> Tensor:
+        """How unlikely each of the images (N, C, H, W) is, (N,)."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same on `device`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Observation:
     """The attacker's whole input.
@@ -37,7 +48,8 @@ class Observation:
     these clients, weighted by examples. `examples` is the number of images behind them, `steps` the
     local steps of one client, `lr` and `momentum` those of its optimizer. `labels` (N,) is there only where
     the threat model says that they are known. `public_mean` (3, S, S) in [-1, 1] is the mean of public images,
-    which anybody has; None where the setting offers none. `earlier` holds what an individual view saw of the
+    which anybody has; None where the setting offers none. `prior` is what the attacker has learned from public images,
+    where it has. `earlier` holds what an individual view saw of the
     same client before, oldest first, where its momentum persists; empty where it starts from zero. `later` holds what
     was seen of the same images in rounds after this one, oldest first, each at its own weights; see `rounds`.
     """
@@ -55,6 +67,7 @@ class Observation:
     facts: tuple[Fact, ...] = ()
     labels: Tensor | None = None
     public_mean: Tensor | None = None
+    prior: TrainedPrior | None = None
     earlier: tuple[EarlierUpdate, ...] = ()
     later: tuple[Observation, ...] = ()
 
@@ -71,6 +84,7 @@ class Observation:
             tensors={name: tensor.to(device) for name, tensor in self.tensors.items()},
             labels=None if self.labels is None else self.labels.to(device),
             public_mean=None if self.public_mean is None else self.public_mean.to(device),
+            prior=None if self.prior is None else self.prior.to(device),
             facts=tuple(fact.to(device) for fact in self.facts),
             earlier=tuple(
                 dataclasses.replace(update, tensors={k: v.to(device) for k, v in update.tensors.items()})
@@ -86,11 +100,12 @@ def observe(
     *,
     labels: Tensor | None = None,
     public_mean: Tensor | None = None,
+    prior: TrainedPrior | None = None,
 ) -> Observation:
     """What `threat` leaves of `record`.
 
     `labels` (N,) are the true ones; they pass only where the threat model says that they are known.
-    `public_mean` (3, S, S) passes always, earlier updates of a client only where updates are seen one by one.
+    `public_mean` (3, S, S) and `prior` pass always, earlier updates of a client only where updates are seen one by one.
     Where a part of every update goes in the clear, `individual` and `ciphertext` leave that part of the victim's, 0
     elsewhere. Raises `NotObservable` where the server sees ciphertexts alone, and where it would need a single update
     out of an opened sum.
@@ -126,8 +141,12 @@ def observe(
         facts=facts if threat.knows_defense else (),
         labels=labels if threat.labels == "known" else None,
         public_mean=public_mean,
+        prior=prior,
         earlier=record.earlier if view == "individual" else (),
-        later=tuple(observe(each, threat, labels=labels, public_mean=public_mean) for each in record.later),
+        later=tuple(
+            observe(each, threat, labels=labels, public_mean=public_mean, prior=prior)
+            for each in record.later
+        ),
     )
 
 

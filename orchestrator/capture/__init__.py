@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "datasets": ["check_data", "data_line", "open_data", "planned_data", "resolve_kind"],
+        "priors": ["Learned", "Priors"],
         "store": [
             "Capture",
             "CaptureSource",

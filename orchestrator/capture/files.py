@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from attack_core.priors.patch_mixture import PatchMixture
 from fl_core.base.errors import InputError
 from fl_core.base.types import ClientUpdate, EarlierUpdate, ModelState, OpenedSum, Tensors, Truth
 from fl_core.models.build import initial_state
@@ -83,6 +84,19 @@ def load_state(path: Path, model: ModelConfig) -> ModelState:
             parameters={name: tensors[f"parameter.{name}"] for name in like.parameters},
             buffers={name: tensors[f"buffer.{name}"] for name in like.buffers},
         )
+
+
+def save_prior(path: Path, prior: PatchMixture) -> None:
+    """Write a trained prior."""
+    _make_folder(path.parent)
+    _save(path, {**prior.tensors(), "size": torch.tensor(prior.size)})
+
+
+def load_prior(path: Path) -> PatchMixture:
+    """A trained prior; raises `Damaged` where the file is missing or does not hold what was written."""
+    with _as_damage(path):
+        tensors = _load(path)
+        return PatchMixture(size=int(tensors.pop("size")), **tensors)
 
 
 def save_capture(path: Path, record: RoundRecord, truth: Truth, *, weights: str, version: int) -> None:

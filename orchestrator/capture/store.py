@@ -192,9 +192,9 @@ class CaptureStore:
         )
 
     def drop(self) -> None:
-        """Remove all captures from disk, but not the weights; they are recomputed when they are needed again."""
+        """Remove all captures from disk, but not weights and trained priors; they are recomputed when needed again."""
         for path in self._folder.iterdir() if self._folder.is_dir() else ():
-            if path.name != "weights":
+            if path.name not in ("weights", "priors"):
                 _remove(path)
 
     def _trajectory(

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from attack_core.attacks.registry import AnyAttack
 from attack_core.matching.matching import Matching
+from attack_core.priors.training import PatchTraining
 from defenses.chain import AnyDefense, Chain
 from defenses.mechanism.own import OwnDefense
 from fl_core.base.device import Precision
@@ -164,6 +165,8 @@ class VictimsConfig(Config):
         require(self.test >= 1, self, "test", "at least 1")
 
 
+_NO_USE = "left out: this attack uses none; analytic, auto, and matching with 'trained' among its priors do"
+
 Objective = Literal["psnr", "work"]
 """What a study optimises: the mean PSNR on tuning victims, and the images that the attack differentiates twice."""
 
@@ -284,12 +287,24 @@ class FamilyConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PriorConfig(PatchTraining):
+    """A prior of images, which an attacker trains on public pictures before its attacks: a mixture over patches.
+
+    Pictures are the public ones of the cell's data, or with `data` those of other data: the same attack with a prior of
+    another domain is the control of what the prior is worth. A picture that a client of the cell holds is left out.
+    """
+
+    data: DataConfig | None = None
+    """Other data, whose first `public` pictures of the test split are learned from; null: the cell's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttackerConfig(Config):
     """An attack and which of its parameters Optuna searches, by dotted path; an empty search runs it as it is.
 
     With `families` Optuna chooses one of them first and then that family's parameters alone; they take the place
     of `attack` and `search`. `uses_facts: false` makes an attacker that ignores what the threat model lets it know of
-    the defense: the generic one beside the adaptive.
+    the defense: the generic one beside the adaptive. With `prior` it trains a prior of images first.
     """
 
     name: str = "generic"
@@ -304,12 +319,24 @@ class AttackerConfig(Config):
     """Who makes this attacker's suggestions; null: the study's `sampler`."""
     uses_facts: bool = True
     """Whether it uses what the threat model lets it know of the defense. Also: `adaptive`."""
+    prior: PriorConfig | None = field(default=None, metadata=LATER)
+    """A prior of images that it trains on public pictures first; null: none. `{}` for the default one."""
 
     def __post_init__(self) -> None:
         alone = not self.families or (self.attack == Matching() and not self.search)
         require(alone, self, "families", "without 'attack' and 'search' beside it: each family has its own")
         searched = self.sampler is None or self.searches
         require(searched, self, "sampler", "left out where nothing is searched")
+        attacks = [family.attack for family in self.families.values()] or [self.attack]
+        uses = {attack.prior_use for attack in attacks}
+        needed, unused = "needed" in uses, uses == {"unused"}
+        require(
+            self.prior is not None or not needed,
+            self,
+            "prior",
+            "given with the prior 'trained', such as prior: {}",
+        )
+        require(self.prior is None or not unused, self, "prior", _NO_USE)
         simple = all(name and all(ch.isalnum() or ch in "_-" for ch in name) for name in self.families)
         require(simple, self, "families", "named with letters, digits, _ and -")
 

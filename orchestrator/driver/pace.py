@@ -20,6 +20,7 @@ from fl_core.base.errors import InputError, NotSummable
 from fl_core.base.own_code import OwnCodeFailed
 from fl_core.data.dataset import ImageDataset
 from orchestrator.capture.datasets import planned_data
+from orchestrator.capture.priors import Priors
 from orchestrator.capture.store import CaptureStore
 from orchestrator.config.sweep import AttackerConfig, SweepConfig
 from orchestrator.io.identity import content_hash
@@ -144,7 +145,10 @@ def _pace(
         device = torch.device(settings.execution.device)
         store = CaptureStore(folder, device=device, progress=lambda _: None)
         with _Timer(settings) as weights:
-            cell = Cell.prepare(settings, dataset, store)
+            priors = Priors(folder, opened=planned_data, progress=lambda _: None)
+            cell = Cell.prepare(
+                settings, dataset, store, priors=priors.by_attacker(settings, dataset, attackers)
+            )
         victim = len(cell.victims) - 1
         trials = dict.fromkeys((attacker.name for attacker in attackers), 0.0)
         try:
@@ -165,6 +169,8 @@ def _pace(
             later=cell.source.weights.later,
         )
         for attacker in attackers:
+            learned = cell.priors.get(attacker.name)
+            data = replace(data, prior=None if learned is None else learned.prior)
             specs = [
                 cell.trial(attacker, phase="tune", suggestion=None, params=params, victim=victim)
                 for params in attacker.space.middles()

@@ -35,9 +35,11 @@ def check_plan(config: SweepConfig, cells: Sequence[str]) -> None:
     opened: dict[str, ImageDataset] = {}
     for settings in map(resolve, chosen):
         shape = settings.model.shape
+        own_data = [each.prior.data for each in settings.attackers if each.prior and each.prior.data]
+        for data in (settings.data, *own_data):
+            if (place := content_hash({"data": data, "shape": shape})) not in opened:
+                opened[place] = planned_data(data, shape)
         key = content_hash({"data": settings.data, "shape": shape})
-        if key not in opened:
-            opened[key] = planned_data(settings.data, shape)
         for seed in settings.replicates:
             own = dataclasses.replace(settings, seed=seed)
             check_cell(own, Chain(defenses=settings.cell.defense), opened[key])

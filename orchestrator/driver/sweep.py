@@ -19,13 +19,15 @@ import torch
 from fl_core.base.device import keep_freed_pages, pick_device, set_precision
 from fl_core.base.errors import InputError, NotSummable
 from fl_core.base.own_code import OwnCodeFailed
+from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset
 from orchestrator.capture.datasets import check_data, open_data, resolve_kind, with_classes
+from orchestrator.capture.priors import Learned, Priors
 from orchestrator.capture.store import CaptureStore
 from orchestrator.capture.used_data import DataCheck
 from orchestrator.config.parse import cell_settings
 from orchestrator.config.space import Params
-from orchestrator.config.sweep import AttackerConfig, SweepConfig
+from orchestrator.config.sweep import AttackerConfig, DataConfig, SweepConfig
 from orchestrator.driver.again import Again
 from orchestrator.driver.cached_trials import cached, entries_for, keep
 from orchestrator.driver.checks import check_sweep
@@ -108,8 +110,17 @@ def resolve(config: SweepConfig) -> SweepConfig:
     return dataclasses.replace(
         config,
         data=resolve_kind(config.data),
+        attackers=tuple(_with_definite_data(attacker) for attacker in config.attackers),
         execution=dataclasses.replace(config.execution, device=device),
     )
+
+
+def _with_definite_data(attacker: AttackerConfig) -> AttackerConfig:
+    """The attacker with the data of its prior made definite, where it has some of its own."""
+    prior = attacker.prior
+    if prior is None or prior.data is None:
+        return attacker
+    return dataclasses.replace(attacker, prior=dataclasses.replace(prior, data=resolve_kind(prior.data)))
 
 
 def run_sweep(
@@ -224,15 +235,22 @@ def _run(
             progress=reporter.message,
             simulator=partial(simulate, executor=executor, threads=config.execution.threads),
         )
+        priors = Priors(out / "captures", opened=datasets.opened, progress=reporter.message)
+
+        def learned(own: SweepConfig, dataset: ImageDataset) -> dict[str, Learned]:
+            noted = partial(store.priors_of, own.cell.name, seed=own.seed)
+            return priors.by_attacker(own, dataset, config.attackers, noted)
+
         with stop.window():
             prepared = [
                 Cell.prepare(
-                    dataclasses.replace(own, seed=seed),
+                    (at_seed := dataclasses.replace(own, seed=seed)),
                     dataset,
                     captures,
                     weights=store.weights_of(own.cell.name, seed, first=config.seed),
                     first=config.seed,
                     entries=entries_for(cache, own, check),
+                    priors=learned(at_seed, dataset),
                 )
                 for seed in config.replicates
                 for own, dataset in zip(chosen, sets, strict=True)
@@ -292,9 +310,13 @@ class _DataCache:
 
     def of(self, settings: SweepConfig) -> ImageDataset:
         """The data set of a cell with these settings."""
-        key = content_hash({"data": settings.data, "shape": settings.model.shape})
+        return self.opened(settings.data, settings.model.shape)
+
+    def opened(self, data: DataConfig, shape: ImageShape) -> ImageDataset:
+        """The data set with pictures of `shape`."""
+        key = content_hash({"data": data, "shape": shape})
         if key not in self._open:
-            self._open[key] = open_data(settings.data, settings.model.shape, progress=self._reporter.message)
+            self._open[key] = open_data(data, shape, progress=self._reporter.message)
         return self._open[key]
 
 

@@ -18,6 +18,7 @@ from attack_core.base.types import Progress
 from fl_core.base.device import cpu_threads
 from fl_core.base.errors import InputError
 from orchestrator.capture.datasets import check_data, open_data, with_classes
+from orchestrator.capture.priors import Priors
 from orchestrator.capture.store import CaptureStore
 from orchestrator.capture.used_data import DataCheck
 from orchestrator.config.parse import cell_settings
@@ -91,9 +92,10 @@ def replay_trial(
     config = noted_sweep(folder, data_root)
     with cpu_threads(config.execution.threads), tempfile.TemporaryDirectory() as scratch:
         captures = Path(scratch)
-        weights = folder / "captures" / "weights"
-        if weights.is_dir():
-            shutil.copytree(weights, captures / "weights")
+        for name in ("weights", "priors"):
+            made = folder / "captures" / name
+            if made.is_dir():
+                shutil.copytree(made, captures / name)
         now = _again(folder, config, before[0], captures, say, progress)
     return Replayed(
         before=tuple(before),
@@ -156,12 +158,17 @@ def _cell(folder: Path, config: SweepConfig, row: Row, captures: Path, say: Call
     dataset = check.admit(noted.name, open_data(own.data, own.model.shape, progress=say))
     seed = config.seed if row["sweep_seed"] is None else row["sweep_seed"]
     store = CaptureStore(captures, device=torch.device(own.execution.device), progress=say)
+    at_seed = dataclasses.replace(own, seed=seed)
+    priors = Priors(captures, opened=partial(open_data, progress=say), progress=say)
+    mine = [each for each in whole.attackers if each.name == row["attacker"]]
+    attacked = [row["prior"]] if row.get("prior") else []
     return Cell.prepare(
-        dataclasses.replace(own, seed=seed),
+        at_seed,
         dataset,
         store,
         weights=str(row["weights"]).rpartition(":")[2],
         first=config.seed,
+        priors=priors.by_attacker(at_seed, dataset, mine, lambda _: attacked),
     )
 
 

@@ -258,6 +258,13 @@ TRIALS: tuple[Column, ...] = (
         null_when="no scores",
     ),
     Column(
+        "prior",
+        "string",
+        "the attacker's trained prior: kind and fingerprint of the data whose public pictures it was learned from, how "
+        "many they were, and hashes of what it was learned from and of what it came to",
+        null_when="the attacker has none",
+    ),
+    Column(
         "seed",
         "int64",
         "seed of the attack's randomness; the same for one victim in every cell and attacker",

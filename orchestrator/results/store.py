@@ -118,6 +118,12 @@ class ResultStore:
         weights = next(found, None)
         return None if weights is None else str(weights).rpartition(":")[2]
 
+    def priors_of(self, cell: str, attacker: str, seed: int) -> set[str]:
+        """The trained priors that the attacker's finished trials in the cell at `seed` had, as the rows have them."""
+        first = (rows[0] for rows in self._rows.values())
+        mine = (row for row in first if (row.get("cell"), row.get("attacker")) == (cell, attacker))
+        return {str(row["prior"]) for row in mine if row.get("sweep_seed") == seed and row.get("prior")}
+
     def forget_suggestions(self) -> None:
         """Remove every recorded suggestion; for a folder whose first sweep finished nothing."""
         self._studies.clear()

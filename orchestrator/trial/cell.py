@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -23,6 +23,7 @@ from fl_core.federation.accuracy import count_correct
 from fl_core.federation.rounds import Federation
 from fl_core.models.build import check_batch
 from fl_core.threat.captures import Victim
+from orchestrator.capture.priors import Learned
 from orchestrator.capture.store import (
     CaptureSource,
     CaptureStore,
@@ -52,7 +53,8 @@ _LEAST = 1e-15
 class Cell:
     """A cell that is ready to run at one seed; `settings` are those of this cell and seed alone.
 
-    `first` is the seed of the sweep, which `settings` have too where the sweep is not repeated.
+    `first` is the seed of the sweep, which `settings` have too where the sweep is not repeated. `priors` are the
+    trained priors by attacker.
     """
 
     settings: SweepConfig
@@ -61,6 +63,7 @@ class Cell:
     source: CaptureSource
     first: int
     entries: Entries = field(default_factory=Entries)
+    priors: Mapping[str, Learned] = field(default_factory=dict)
 
     @classmethod
     def prepare(
@@ -72,12 +75,13 @@ class Cell:
         weights: str | None = None,
         first: int | None = None,
         entries: Entries | None = None,
+        priors: Mapping[str, Learned] | None = None,
     ) -> Cell:
         """Validate threat, labels and victims and fix the weights; nothing is captured yet.
 
         `settings` are the sweep's as this cell has them (`cell_settings`). `weights` is the hash of those that the
         cell's finished trials attacked, where there are any. `first` is the sweep's first seed; None: this one.
-        `entries` are what a cache has for the cell.
+        `entries` are what a cache has for the cell, `priors` the attackers' own.
         """
         chain = Chain(defenses=settings.cell.defense)
         check_cell(settings, chain, dataset)
@@ -85,7 +89,13 @@ class Cell:
         source = store.source(settings, chain, dataset, weights=weights, entries=entries)
         first = settings.seed if first is None else first
         return cls(
-            settings=settings, chain=chain, dataset=dataset, source=source, first=first, entries=entries
+            settings=settings,
+            chain=chain,
+            dataset=dataset,
+            source=source,
+            first=first,
+            entries=entries,
+            priors=priors or {},
         )
 
     def study(self, attacker: AttackerConfig) -> str:
@@ -181,6 +191,7 @@ class Cell:
             control=final and execution.controls,
             lpips=final and execution.lpips,
             images=execution.images == "all" or (final and execution.images == "test"),
+            prior=self.priors[attacker.name].column if attacker.name in self.priors else None,
         )
 
     def _attack(self, attacker: AttackerConfig, params: Params, phase: Phase) -> AnyAttack:

@@ -102,6 +102,7 @@ def rows_of(
         "victim": spec.victim,
         "attack": attack["kind"],
         "attack_params": json.dumps(attack, sort_keys=True),
+        "prior": spec.prior,
         "seed": spec.seed,
         "restarts": spec.attack.restarts,
         "packing": result.packing,

@@ -232,7 +232,7 @@ def _victim(
     try:
         data = replace(data, truth=truth_behind(record, spec.threat, data.truth))
         labels = data.truth.example_labels()
-        seen = observe(record, spec.threat, labels=labels, public_mean=data.mean_image)
+        seen = observe(record, spec.threat, labels=labels, public_mean=data.mean_image, prior=data.prior)
     except (NotObservable, InputError) as refused:
         return _Victim(spec, data, record, None, refused, trace)
     return _Victim(spec, data, record, seen.to(device), None, trace)
@@ -295,7 +295,7 @@ def _result(
         error=None if error is None else str(error),
         scores=scores_of(spec, data, found, prior) if found else (),
         method=found.method if found else None,
-        notes=_notes(found, record, device) if found else None,
+        notes=_notes(spec, found, record, device) if found else None,
         label_accuracy=label_accuracy(found.labels.cpu(), data.truth.example_labels()) if found else None,
         match_loss=found.loss if found else None,
         convergence=victim.trace.points,
@@ -319,8 +319,14 @@ def _work(spec: TrialSpec, found: Reconstruction, data: TrialInput) -> float:
     return spec.attack.cost(len(data.truth.example_labels()))
 
 
-def _notes(found: Reconstruction, record: RoundRecord, device: torch.device) -> tuple[str, ...]:
-    """The attack's own, and what the signal, the device's settings and the images' size add to them."""
+def _notes(
+    spec: TrialSpec, found: Reconstruction, record: RoundRecord, device: torch.device
+) -> tuple[str, ...]:
+    """The attack's own, and what the prior, the signal, the device's settings and the images' size add to them."""
+    learned = None
+    if spec.prior is not None:
+        source, _, pictures = spec.prior.split()[0].rpartition(":")
+        learned = f"with a prior trained on {pictures} public pictures of {source}"
     not_finite = sum(update.not_finite for update in record.updates)
     clipped = clipped_to_zeros(not_finite) if not_finite else None
     tarnished = mps_fallback() if device.type == "mps" else None
@@ -329,5 +335,11 @@ def _notes(found: Reconstruction, record: RoundRecord, device: torch.device) -> 
     watched = 1 + len(record.later)
     alone = found.rounds < watched and found.outcome != "prior"
     unused = f"{watched} rounds were watched, but this answer uses the first alone" if alone else None
-    added = (clipped, tarnished, unused, small if min(shape.height, shape.width) < SSIM_WINDOW else None)
+    added = (
+        learned,
+        clipped,
+        tarnished,
+        unused,
+        small if min(shape.height, shape.width) < SSIM_WINDOW else None,
+    )
     return (*found.notes, *(note for note in added if note is not None))

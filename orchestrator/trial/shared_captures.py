@@ -27,6 +27,7 @@ class SharedInput:
     mean_image: Any
     public: Any
     later: Any
+    prior: Any
     released: Released
 
     @property
@@ -57,6 +58,7 @@ class SharedCaptures:
         self._shared: dict[tuple[str, int], SharedInput] = {}
         self._states: dict[str, tuple[Any, Any]] = {}
         self._means: dict[str, Any] = {}
+        self._priors: dict[str, Any] = {}
 
     def of(self, cell: Cell, spec: TrialSpec, executor: Executor) -> SharedInput:
         """The input of a trial of the cell; makes the capture where there is none."""
@@ -78,9 +80,15 @@ class SharedCaptures:
                 mean_image=self._means[cell.config.name],
                 public=executor.share(cell.public_answers(spec.victim, len(capture.truth.ids))),
                 later=later,
+                prior=None,
                 released=Released.of(capture, victim),
             )
-        return self._shared[key]
+        shared, learned = self._shared[key], cell.priors.get(spec.attacker)
+        if learned is None:
+            return shared
+        if learned.column not in self._priors:
+            self._priors[learned.column] = executor.share(learned.prior)
+        return dataclasses.replace(shared, prior=self._priors[learned.column])
 
     def tested(self, cell: Cell, spec: TrialSpec) -> None:
         """Let go of the capture of a test trial that has its rows; another may still run on it, or share it anew."""

@@ -12,6 +12,7 @@ from attack_core.attacks.registry import AnyAttack
 from fl_core.base.device import Precision
 from fl_core.base.types import LATER, ModelState, Truth
 from fl_core.threat.model import ThreatModel
+from fl_core.threat.observation import TrainedPrior
 from fl_core.threat.record import RoundRecord
 from orchestrator.io.identity import content_hash
 from orchestrator.trial.public import PublicAnswers
@@ -24,7 +25,8 @@ class TrialSpec:
     """A trial as pure data; two trials are the same exactly if their specs are.
 
     `capture` is the capture's key, `victim` its position in the cell's list of victims. `seed` fixes the
-    attack's randomness. `threads` and `precision` are part of it because they change rounding.
+    attack's randomness. `threads` and `precision` are part of it because they change rounding. `prior` is the
+    attacker's trained prior: data, number of pictures, and hashes of what it was learned from and of what it came to.
     """
 
     cell: str
@@ -42,6 +44,7 @@ class TrialSpec:
     lpips: bool = False
     images: bool = False
     precision: Precision = field(default="float32", metadata=LATER)
+    prior: str | None = field(default=None, metadata=LATER)
 
     @cached_property
     def trial_id(self) -> str:
@@ -54,7 +57,8 @@ class TrialInput:
     """What a trial reads: the captured signal, and what its answer is scored with.
 
     `record` comes without weights, which many captures share: they are `state`. `mean_image` (3, S, S) is the mean
-    public image, `public` what else scores compare several images with. `later` are the weights of the other rounds
+    public image, `public` what else scores compare several images with. `prior` is the attacker's, where it has one.
+    `later` are the weights of the other rounds
     that were watched.
     """
 
@@ -64,6 +68,7 @@ class TrialInput:
     mean_image: Tensor | None = None
     public: PublicAnswers | None = None
     later: tuple[ModelState, ...] = ()
+    prior: TrainedPrior | None = None
 
     @property
     def whole_record(self) -> RoundRecord:
