@@ -74,6 +74,8 @@ class _Attacked:
     prior: Reconstruction | None
     seconds: float
     cpu_seconds: float
+    unseen: str | None
+    """What the threat model offers of the signal, and the client's defense keeps back."""
 
 
 def run_trial(
@@ -176,7 +178,7 @@ def _run(
         error=error,
         scores=scores_of(spec, data, attacked.found, attacked.prior) if attacked else (),
         method=attacked.found.method if attacked else None,
-        notes=_notes(attacked.found, record, device) if attacked else None,
+        notes=_notes(attacked, record, device) if attacked else None,
         label_accuracy=label_accuracy(attacked.found.labels.cpu(), data.truth.example_labels())
         if attacked
         else None,
@@ -218,7 +220,11 @@ def _attack(
             prior = spec.attack(noise, model, generator("attack", spec.seed))
         except (AttackFailed, InputError):
             prior = None  # The control stays null; the attack itself stands.
-    return _Attacked(found, prior, seconds, cpu_seconds)
+    kept_back = spec.threat.sees_statistics and not observation.statistics
+    unseen = (
+        "the change of BatchNorm's statistics is not seen: the defense keeps it back" if kept_back else None
+    )
+    return _Attacked(found, prior, seconds, cpu_seconds, unseen)
 
 
 def _work(spec: TrialSpec, found: Reconstruction, data: TrialInput) -> float:
@@ -228,8 +234,9 @@ def _work(spec: TrialSpec, found: Reconstruction, data: TrialInput) -> float:
     return spec.attack.cost(len(data.truth.example_labels()))
 
 
-def _notes(found: Reconstruction, record: RoundRecord, device: torch.device) -> tuple[str, ...]:
+def _notes(attacked: _Attacked, record: RoundRecord, device: torch.device) -> tuple[str, ...]:
     """The attack's own, and what the signal, the device's settings and the images' size add to them."""
+    found = attacked.found
     not_finite = sum(update.not_finite for update in record.updates)
     clipped = clipped_to_zeros(not_finite) if not_finite else None
     tarnished = mps_fallback() if device.type == "mps" else None
@@ -238,5 +245,6 @@ def _notes(found: Reconstruction, record: RoundRecord, device: torch.device) -> 
     watched = 1 + len(record.later)
     alone = found.rounds < watched and found.outcome != "prior"
     unused = f"{watched} rounds were watched, but this answer uses the first alone" if alone else None
-    added = (clipped, tarnished, unused, small if min(shape.height, shape.width) < SSIM_WINDOW else None)
+    windowless = small if min(shape.height, shape.width) < SSIM_WINDOW else None
+    added = (clipped, tarnished, unused, attacked.unseen, windowless)
     return (*found.notes, *(note for note in added if note is not None))
