@@ -132,29 +132,25 @@ def in_front(
     span = _span(call, rows, images, limits)
     if span is None:
         return None
-    kernel, outside, patch = exact(weight, _PURPOSE), _outside(call, span), span.shape[1]
-    module, shape = call.module, tuple(call.inputs)
-    stride, padding = cast("tuple[int, int]", module.stride), cast("tuple[int, int]", module.padding)
+    kernel, outside = exact(weight.flatten(1), _PURPOSE), _outside(call, span)
+    patch, shape = span.shape[1], tuple(call.inputs)
 
-    def outputs(inputs: Tensor) -> Tensor:
-        return functional.conv2d(inputs.view(1, *shape), kernel, None, stride, padding, module.dilation)[0]
-
-    def back(errors: Tensor) -> Tensor:
-        size = (1, *shape)
-        found = torch.nn.grad.conv2d_input(size, kernel, errors[None], stride, padding, module.dilation)
-        return found.flatten()
+    def outputs(pair: Tensor) -> Tensor:
+        return kernel @ call.patches(pair[:-patch].view(shape))
 
     answers = []
-    for target, mask in zip(exact(wanted, _PURPOSE), exact(on, _PURPOSE), strict=True):
+    both = (exact(each.flatten(2), _PURPOSE) for each in (wanted, on))
+    for target, mask in zip(*both, strict=True):
 
         def apply(pair: Tensor, mask: Tensor = mask) -> Tensor:
             found = outside(pair)
-            found[:-patch] += back(mask * outputs(pair[:-patch]))
+            found[:-patch] += call.folded(kernel.mT @ (mask * outputs(pair))).flatten()
             return found
 
-        right = torch.cat([back(mask * target), target.new_zeros(patch)])
+        known = mask * target
+        right = torch.cat([call.folded(kernel.mT @ known).flatten(), known.new_zeros(patch)])
         pair = solve_definite(apply, right, turns=limits.turns, converged=limits.converged)
-        missed = (mask * (outputs(pair[:-patch]) - target)).norm() / (mask * target).norm().clamp_min(TINY)
+        missed = (mask * outputs(pair) - known).norm() / known.norm().clamp_min(TINY)
         if float(missed) > limits.chained:
             return None
         answers.append(pair[:-patch])
