@@ -350,9 +350,10 @@ def case_lines(case: frontier.Case, methods: Sequence[Method]) -> list[dict[str,
         lines.append(mean_line(f"{case.name}: share", SHARE, judged.share(EXACT), target=case.target))
     elif case.goal == "mean":
         lines.append(mean_line(f"{case.name}: mean", "dB", judged.psnr, target=case.target))
-    elif others[0].run is not None:
-        gains = [mine - its for mine, its in zip(judged.psnr, others[0].psnr, strict=True)]
-        lines.append(mean_line(f"{case.name}: gain over {others[0].name}", "dB", gains, target=case.target))
+    else:
+        for other in (each for each in others if each.run is not None):
+            gains = [mine - its for mine, its in zip(judged.psnr, other.psnr, strict=True)]
+            lines.append(mean_line(f"{case.name}: gain over {other.name}", "dB", gains, target=case.target))
     return lines
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attack_core.gradients.batchnorm import SeenStatistics
 from fl_core.base.types import ModelState
 from fl_core.models.build import build_model
 from fl_core.models.config import ModelConfig
@@ -67,10 +68,27 @@ def attack_config(library: ModuleType, name: str, overrides: Sequence[str], iter
 
 
 def solid_model(model: ModelConfig, state: ModelState) -> nn.Module:
-    """The network with `state` inside, as breaching wants it; our own holds no values."""
+    """The network with `state` inside, as breaching wants it; our own holds no values.
+
+    In train mode, where the client's was, its running statistics stand still.
+    """
     network = build_model(model).to_empty(device="cpu")
     network.load_state_dict({**state.parameters, **state.buffers})
-    return network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.0
+    return network
+
+
+def seen_state(observation: Observation) -> ModelState:
+    """The network's state, with the batch's statistics as the running ones where they are seen."""
+    state = observation.state
+    seen = SeenStatistics.of(observation, build_model(observation.model))
+    if seen is None:
+        return state
+    means = {f"{name}.running_mean": value for name, value in seen.mean.items()}
+    variances = {f"{name}.running_var": value for name, value in seen.variance.items()}
+    return ModelState(parameters=state.parameters, buffers={**state.buffers, **means, **variances})
 
 
 def reconstruct(library: ModuleType, observation: Observation, config: Any, *, seed: int) -> PeerAnswer:
@@ -78,7 +96,7 @@ def reconstruct(library: ModuleType, observation: Observation, config: Any, *, s
 
     Raises whatever the library raises.
     """
-    network = solid_model(observation.model, observation.state)
+    network = solid_model(observation.model, seen_state(observation))
     evaluations, count = pass_counter()
     network.register_forward_hook(count)
     payload, shared = _exchange(observation, network)
@@ -132,8 +150,8 @@ def _exchange(observation: Observation, network: nn.Module) -> tuple[dict[str, A
     }
     payload = {
         "parameters": [value.detach() for value in network.parameters()],
-        # Buffers, even none, keep its copy of the model in eval mode.
-        "buffers": list(network.buffers()),
+        # Buffers, even none, keep its copy of the model in eval mode; without them it is in train mode.
+        "buffers": list(network.buffers()) if observation.model.batch_norm == "eval" else None,
         "metadata": OmegaConf.create(facts),
     }
     shared = {

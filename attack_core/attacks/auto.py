@@ -14,7 +14,13 @@ import torch
 from torch import nn
 
 from attack_core.attacks.analytic import Analytic
-from attack_core.attacks.convolution_inversion import ConvolutionInversion, DeepInputs, deep_inputs
+from attack_core.attacks.batch_inputs import BatchInputs, batch_inputs
+from attack_core.attacks.convolution_inversion import (
+    DEEP_LIMITS,
+    ConvolutionInversion,
+    DeepInputs,
+    deep_inputs,
+)
 from attack_core.attacks.falls_back import FallsBack
 from attack_core.attacks.token_inversion import sends_nothing_down, solvable_embedding, solve_tokens
 from attack_core.base.search import Search, alone
@@ -31,6 +37,7 @@ from attack_core.fc.cone import rectified_inputs
 from attack_core.fc.head import solvable_head
 from attack_core.fc.layer_inputs import magnitude
 from attack_core.fc.peeling import PEELING_LIMITS, can_peel
+from attack_core.gradients.batchnorm import SeenStatistics
 from attack_core.gradients.objectives import Signs
 from attack_core.gradients.targets import check_observation, gradient_estimate, sees_images_again
 from attack_core.input_inversion.inversion import invert_inputs
@@ -98,9 +105,10 @@ AUTO_LIMITS = AutoLimits()
 class Auto(FallsBack):
     """A transformer's equations, `convolutions` or `analytic` where the observation allows it, else `fallback`.
 
-    `convolutions` runs for one image with few features for its pixels, or behind a bottleneck. `fallback` takes the
-    place of `analytic.fallback`. For one image it also matches the known features, with `feature_weight`; it simulates
-    the local steps where the signal has several of one client and its own `local` is the plain one.
+    `convolutions` runs for one image with few features for its pixels, or behind a bottleneck, and for a batch whose
+    BatchNorm statistics are seen. `fallback` takes the place of `analytic.fallback`. For one image it also matches the
+    known features, with `feature_weight`, and where statistics are seen those too, with `statistics_weight`; it
+    simulates the local steps where the signal has several of one client and its own `local` is the plain one.
     """
 
     kind: Literal["auto"] = "auto"
@@ -108,9 +116,11 @@ class Auto(FallsBack):
     convolutions: ConvolutionInversion = field(default_factory=ConvolutionInversion, metadata=LATER)
     fallback: Matching = field(default_factory=soft_matching)
     feature_weight: float = 0.1
+    statistics_weight: float = field(default=0.1, metadata=LATER)
 
     def __post_init__(self) -> None:
         require(self.feature_weight >= 0, self, "feature_weight", "at least 0")
+        require(self.statistics_weight >= 0, self, "statistics_weight", "at least 0")
 
     def cost(self, images: int) -> float:
         """See `Attack.cost`; that `analytic` runs is assumed."""
@@ -165,6 +175,9 @@ class Auto(FallsBack):
         embedding = patch_embedding(observation, model) if nothing is None else None
         if embedding is not None:
             return solve_tokens(embedding, observation, model)
+        batch = batch_by_statistics(observation, model) if nothing is None else None
+        if batch is not None:
+            return self.convolutions.invert_batch(batch, observation, model, generator, progress)
         deep = deeper_than_features(observation, model) if nothing is None else None
         if deep is not None:
             found = self.convolutions.invert(deep, observation, model, generator, progress)
@@ -240,6 +253,9 @@ class Auto(FallsBack):
         local = Simulated() if several and plain and not drawn else self.fallback.local
         known = observation.examples == 1 and knows_features(observation, model)
         weight = self.feature_weight if known else self.fallback.feature_weight
+        seen = SeenStatistics.of(observation, model) is not None
+        statistics = self.statistics_weight if seen else self.fallback.statistics_weight
+        fallback = replace(self.fallback, statistics_weight=statistics)
         # What a known error, a draw, a mixture or withheld numbers leave open, the prior decides: the search starts
         # from it.
         open_ends = knows_errors(observation) or drawn or mixes_labels(observation)
@@ -249,8 +265,8 @@ class Auto(FallsBack):
         init: Init = "mean" if prior else self.fallback.init
         if sends_signs(observation):
             # Features are read off sizes, which signs have none of.
-            return replace(self.fallback, local=local, objective=Signs(), init=init, feature_weight=0.0)
-        return replace(self.fallback, local=local, feature_weight=weight, init=init)
+            return replace(fallback, local=local, objective=Signs(), init=init, feature_weight=0.0)
+        return replace(fallback, local=local, feature_weight=weight, init=init)
 
 
 def with_cost_of(found: Reconstruction, other: Reconstruction) -> Reconstruction:
@@ -263,6 +279,16 @@ def patch_embedding(observation: Observation, model: nn.Module) -> PatchEmbeddin
     """The network's patch embedding where it determines the image (`solvable_embedding`); None elsewhere."""
     try:
         return solvable_embedding(observation, model)
+    except InputError:
+        return None
+
+
+def batch_by_statistics(observation: Observation, model: nn.Module) -> BatchInputs | None:
+    """What convolutions saw of each image of a batch whose statistics are seen; None where that does not follow."""
+    if observation.examples == 1 or not observation.statistics:
+        return None
+    try:
+        return batch_inputs(observation, model, enough=DEEP_LIMITS.of_batch)
     except InputError:
         return None
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.attacks.analytic import known_before, relative_distance
+from attack_core.attacks.batch_inputs import BatchInputs, batch_inputs, labels_of
 from attack_core.attacks.falls_back import FallsBack
 from attack_core.base.evaluations import ONE_BACKWARD, Evaluations, reporter
 from attack_core.base.types import Progress, Reconstruction
@@ -35,6 +36,7 @@ from attack_core.matching.matching import Matching
 from attack_core.signal.labels import single_label
 from attack_core.signal.signal_model import knows_errors, matched_numbers, sends_signs, withholds
 from fl_core.base.errors import InputError
+from fl_core.base.types import LATER
 from fl_core.threat.observation import Observation
 
 
@@ -49,6 +51,12 @@ class DeepLimits:
 
     Measured at 1.4 and more only (docs/attacks.md), not in between.
     """
+    of_batch: float = 1.0
+    """The numbers, 0 or not, of a batch's inputs for each pixel's number, from which no layer behind is read.
+
+    What lies behind follows from them. Behind `resnet18`, a batch of four pictures of CIFAR-10's training split, they
+    gave 2 dB more by themselves than with three layers behind.
+    """
 
 
 DEEP_LIMITS = DeepLimits()
@@ -57,13 +65,20 @@ DEEP_LIMITS = DeepLimits()
 
 @dataclass(frozen=True, kw_only=True)
 class ConvolutionInversion(FallsBack):
-    """One image from convolutions' inputs; `fallback` runs where none is determined, and the notes say why."""
+    """One image from convolutions' inputs; `fallback` runs where none is determined, and the notes say why.
+
+    A batch where the change of BatchNorm's statistics is seen, image by image with the descent `batch`.
+    """
 
     kind: Literal["convolutions"] = "convolutions"
     inversion: Continuation = field(
         default_factory=partial(Continuation, evaluations=600, stages=8, prior_start=1e-4, prior_end=1e-8)
     )
     fallback: Matching = field(default_factory=Matching)
+    batch: Continuation = field(
+        default_factory=partial(Continuation, evaluations=600, stages=8, prior_start=1e-2, prior_end=1e-7),
+        metadata=LATER,
+    )
 
     def cost(self, images: int) -> float:
         """See `Attack.cost`; that it need not fall back is assumed."""
@@ -71,7 +86,11 @@ class ConvolutionInversion(FallsBack):
 
     def shortened(self, share: float) -> Self:
         """See `Attack.shortened`."""
-        return replace(super().shortened(share), inversion=self.inversion.shortened(share))
+        return replace(
+            super().shortened(share),
+            inversion=self.inversion.shortened(share),
+            batch=self.batch.shortened(share),
+        )
 
     def __call__(
         self,
@@ -88,6 +107,9 @@ class ConvolutionInversion(FallsBack):
         """
         check_observation(observation)
         try:
+            if observation.statistics and observation.examples > 1:
+                batch = batch_inputs(observation, model, enough=DEEP_LIMITS.of_batch)
+                return self.invert_batch(batch, observation, model, generator, progress)
             known = deep_inputs(observation, model)
         except InputError as reason:
             return self._matched_instead(reason, observation, model, generator, progress)
@@ -133,6 +155,59 @@ class ConvolutionInversion(FallsBack):
             notes=(f"{known.note}; the image explains them to a relative {magnitude(left)}",),
             work=seen.work,
             certificates=(certificate,),
+        )
+
+    def invert_batch(
+        self,
+        known: BatchInputs,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+        progress: Progress | None,
+    ) -> Reconstruction:
+        """The answer to a batch of which `batch_inputs` gave `known`: each image is searched by itself."""
+        joint, count = (
+            JointInputs.of(known.model, known.state, known.layers, known.values),
+            observation.examples,
+        )
+        start = known_before(observation, generator).to(joint.target).repeat(count, 1, 1, 1)
+        sizes, seen = joint.target.square().sum(1), Evaluations()
+        seeds = torch.randint(2**62, (count,), generator=generator).tolist()
+        images = self.batch.minimise_each(
+            lambda images, which: (
+                (joint.seen(images) - joint.target[list(which)]).square().sum(1) / sizes[list(which)]
+            ),
+            start,
+            measures=[
+                partial(
+                    DctPreconditioner.measured,
+                    joint.seen,
+                    generator=torch.Generator().manual_seed(seed),
+                )
+                for seed in seeds
+            ],
+            stiffness=1.0,
+            errors=[0.0] * count,
+            report=reporter(seen, count * self.batch.evaluations, progress),
+            limits=FEW_CARRIED,
+        ).clamp(-1.0, 1.0)
+        labels = labels_of(observation, known, images, generator)
+        gradients = gradient_estimate(observation)
+        matched = matched_numbers(observation, gradients, dict.fromkeys(gradients, 1.0))
+        loss = relative_distance(matched, model, observation.state, images, labels)
+        images = images.cpu()
+        return Reconstruction(
+            images=images,
+            labels=labels.cpu(),
+            loss=loss,
+            candidates=images[None],
+            history=torch.tensor(seen.mismatches)[:, None],
+            iterations=len(seen.mismatches),
+            failed=0,
+            method="convolutions: inputs of a batch",
+            outcome="analytic",
+            notes=(known.note,),
+            work=seen.work,
         )
 
 

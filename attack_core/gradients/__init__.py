@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "batchnorm": ["has_batch_norm", "statistics_distance"],
+        "batchnorm": ["BATCH_NORM_LIMITS", "SeenStatistics", "has_batch_norm", "statistics_distance"],
         "handles": ["GhostHandle", "GradientHandle", "gradient_handles", "stack_handles"],
         "local_steps": ["Batch", "LocalPath", "Shift", "factored_weights", "handles_at", "path_handles"],
         "objectives": [

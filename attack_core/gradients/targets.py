@@ -87,6 +87,7 @@ def check_observation(observation: Observation) -> None:
         for name, tensor in tensors.items():
             _check_finite(name, tensor, f"the {kind}")
     _check_tensors(observation.tensors, parameters, "the signal")
+    _check_statistics(observation)
     for update in observation.earlier:
         if update.steps < 1:
             raise InputError(
@@ -100,6 +101,20 @@ def check_observation(observation: Observation) -> None:
     if observation.public_mean is not None:
         _check_shape("public_mean", observation.public_mean, observation.model.shape.size, "the observation")
         _check_finite("public_mean", observation.public_mean, "the observation")
+
+
+def _check_statistics(observation: Observation) -> None:
+    """What is seen of BatchNorm's statistics has to be of buffers that the model has, and has to count batches."""
+    buffers, owner = observation.state.buffers, "the statistics' change"
+    for name, change in observation.statistics.items():
+        if name not in buffers:
+            raise InputError(f"{_sentence(owner)} holds tensor {name!r}, which the model lacks.")
+        _check_shape(name, change, tuple(buffers[name].shape), owner)
+        _check_finite(name, change, owner)
+        if name.endswith("num_batches_tracked") and not float(change) > 0:
+            raise InputError(
+                f"Tensor {name!r} of {owner} is {float(change):g}: must be the number of batches."
+            )
 
 
 def _check_tensors(tensors: Tensors, parameters: Tensors, owner: str) -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from attack_core.base.search import Question, Search, alone, asked
 from attack_core.base.types import Attack, PriorUse, Progress, Reconstruction
+from attack_core.gradients.batchnorm import SeenStatistics
 from attack_core.gradients.convolutions import channels_last
 from attack_core.gradients.handles import GradientHandle
 from attack_core.gradients.objectives import L2, LayerMode, Matched, Objective, choose, layer_weights
@@ -99,6 +100,9 @@ class Matching(Attack):
     `images` is how many images to reconstruct (None: as many as the signal holds). `local` says how images explain
     the weight delta of several local steps. `feature_weight` adds for one image the relative squared distance of its
     features to those that the gradients of the first fully connected layer determine (`attack_core.fc.inversion`).
+    `statistics_weight` adds the distance of the images' BatchNorm statistics to those that the client's batch had
+    (`attack_core.gradients.batchnorm.SeenStatistics`), where the threat model shows them; of several steps or clients
+    it is the averages that are compared.
     `packing` is how many restarts are evaluated together (None: all): fewer take less memory, and the figures
     agree to rounding.
 
@@ -140,6 +144,7 @@ class Matching(Attack):
     labels: LabelStrategy = "auto"
     images: Annotated[int | None, InUnits("images")] = None
     feature_weight: float = 0.0
+    statistics_weight: float = field(default=0.0, metadata=LATER)
     local: LocalModel = field(default_factory=Averaged)
 
     def __post_init__(self) -> None:
@@ -149,6 +154,7 @@ class Matching(Attack):
         require(self.clamp is None or self.clamp > 0, self, "clamp", "more than 0, or null for none")
         require(self.init_std > 0, self, "init_std", "more than 0")
         require(self.feature_weight >= 0, self, "feature_weight", "at least 0")
+        require(self.statistics_weight >= 0, self, "statistics_weight", "at least 0")
         require(self.images is None or 1 <= self.images <= MOST, self, "images", f"from 1 to {MOST:,}")
         require(all(rate > 0 for rate in self._each(self.lr)), self, "lr", "more than 0")
         require(all(weight >= 0 for weight in self._each(self.tv_weight)), self, "tv_weight", "at least 0")
@@ -301,6 +307,7 @@ def at_the_mean(attack: Matching) -> Matching:
         lr=0.1,
         tv_weight=0.0,
         priors=(),
+        statistics_weight=0.0,
     )
 
 
@@ -319,6 +326,8 @@ class Problem:
     labels: Tensor | None
     images: int
     features: FeatureTarget | None
+    statistics: SeenStatistics | None
+    statistics_weight: float
     later: tuple[Problem, ...] = ()
     """The same for each of the other rounds that were watched; the losses of all are added."""
 
@@ -368,6 +377,8 @@ class Problem:
             features=FeatureTarget.of(attack.feature_weight, observation, model, targets)
             if attack.feature_weight
             else None,
+            statistics=_seen_statistics(attack, observation, model),
+            statistics_weight=attack.statistics_weight,
         )
 
     @property
@@ -410,6 +421,9 @@ class Problem:
         loss = self.objective.loss(self.matched.terms(handles)) + self.local.tie(images, which)
         if self.features is not None:
             loss = loss + self.features.loss(handles)
+        if self.statistics is not None and self.statistics_weight:
+            missed = self.statistics.distance(self.model, self.observation.state, images)
+            loss = loss + self.statistics_weight * missed
         for each in self.later:
             loss = loss + each.losses(images, logits, which)
         return loss
@@ -426,13 +440,24 @@ class Problem:
 
     def penalty(self, images: Tensor, which: Tensor, restarts: Tensor | None) -> Tensor:
         """The priors' sum (A,) for candidates `which` (A,): images (A, B, 3, S, S); `restarts` as in `Scene`."""
-        scene = Scene(self.model, self.observation.state, restarts, self.observation.prior)
+        scene = Scene(self.model, self.observation.state, restarts, self.observation.prior, self.statistics)
         total = images.new_zeros(len(images))
         if self.varies:
             total = self.tv_weight[which] * total_variation(images)
         for prior in self.priors:
             total = total + prior.penalty(images, scene)
         return total
+
+
+def _seen_statistics(attack: Matching, observation: Observation, model: nn.Module) -> SeenStatistics | None:
+    """What BatchNorm had of the client's batches; raises `InputError` where it has to count and is not seen."""
+    seen = SeenStatistics.of(observation, model)
+    if seen is None and attack.statistics_weight:
+        raise InputError(
+            f"Matching.statistics_weight = {attack.statistics_weight:g}: the change of BatchNorm's statistics is not "
+            "seen; set it to 0, or threat.sees_statistics to true where clients send that change."
+        )
+    return seen
 
 
 def start(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 from torch.nn import functional
 
-from attack_core.gradients.batchnorm import has_batch_norm, statistics_distance
+from attack_core.gradients.batchnorm import SeenStatistics, has_batch_norm, statistics_distance
 from attack_core.priors.colour_tv import colour_variation
 from fl_core.base.errors import InputError
 from fl_core.base.own_object import OwnObject
@@ -43,12 +43,14 @@ class Scene:
 
     `restarts` (R, B, 3, S, S) are the images of all restarts before this step, without a graph; only
     `GroupConsistency` asks for them. `trained` is what the attacker has learned from public images, where it has.
+    `statistics` are those that BatchNorm had of the client's batches, where the attacker sees them.
     """
 
     model: nn.Module
     state: ModelState
     restarts: Tensor | None = None
     trained: TrainedPrior | None = None
+    statistics: SeenStatistics | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,10 +181,11 @@ class PatchSparsity(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchNormStatistics(Config):
-    """`weight` * distance of the images' BatchNorm statistics to the running ones: `statistics_distance`.
+    """`weight` * distance of the images' BatchNorm statistics to the batch's, where seen, or the running ones.
 
-    Yin et al. 2021, arXiv:2104.07586 (GradInversion). Says something where the running statistics were learned;
-    at random weights they are zeros and ones.
+    See `statistics_distance`. Yin et al. 2021, arXiv:2104.07586 (GradInversion), with the running ones, which say
+    something where they were learned; at random weights they are zeros and ones. Huang et al. 2021, arXiv:2112.00059,
+    with the batch's own, which `threat.sees_statistics` gives.
     """
 
     kind: Literal["batch_norm"] = "batch_norm"
@@ -193,7 +196,7 @@ class BatchNormStatistics(Config):
 
     def penalty(self, images: Tensor, scene: Scene) -> Tensor:
         """See `TotalVariation.penalty`."""
-        return self.weight * statistics_distance(scene.model, scene.state, images)
+        return self.weight * statistics_distance(scene.model, scene.state, images, scene.statistics)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from fl_core.base.errors import InputError
 from fl_core.base.types import ClientUpdate, Config, InUnits, ModelState, Tensors, require
-from fl_core.models.forward import predict
+from fl_core.models.forward import changes_statistics, predict
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, S, S) in [-1, 1] and labels: (B,) int64, or probabilities (B, classes)."""
@@ -137,10 +137,15 @@ def gradient_update(
     client: int,
     rule: GradientRule = batch_gradient,
 ) -> ClientUpdate:
-    """The signal `gradients`: one batch's gradient at `state`, by `rule`."""
+    """The signal `gradients`: one batch's gradient at `state`, by `rule`.
+
+    With it goes the change of the buffers where BatchNorm in train mode changes its running statistics.
+    """
+    working = trainable(state)
     update = ClientUpdate(
         client=client,
-        tensors=rule(model, trainable(state), batch),
+        tensors=rule(model, working, batch),
+        buffers=difference(working.buffers, state.buffers) if changes_statistics(model) else {},
         examples=len(batch[1]),
         steps=1,
         lr=local.lr,

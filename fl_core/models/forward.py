@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_core.base.types import ModelState
 
@@ -15,6 +16,14 @@ def predict(model: nn.Module, state: ModelState, images: Tensor) -> Tensor:
     """Logits (B, classes) of `images` (B, 3, S, S) under `state`; BatchNorm in train mode changes its buffers."""
     logits: Tensor = torch.func.functional_call(model, {**state.parameters, **state.buffers}, (images,))
     return logits
+
+
+def changes_statistics(model: nn.Module) -> bool:
+    """Whether a forward pass changes running statistics: whether a BatchNorm layer that keeps some is in train mode."""
+    return any(
+        isinstance(module, _BatchNorm) and module.training and module.track_running_stats
+        for module in model.modules()
+    )
 
 
 def layer_input(model: nn.Module, state: ModelState, layer: str, images: Tensor) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from fl_core.base.errors import InputError
-from fl_core.base.types import Config, InUnits, Protection, Signal, require
+from fl_core.base.types import LATER, Config, InUnits, Protection, Signal, require
+from fl_core.models.build import build_model
+from fl_core.models.config import ModelConfig
+from fl_core.models.forward import changes_statistics
 
 View = Literal["individual", "aggregate", "key_holder", "ciphertext", "public"]
 
@@ -23,7 +26,7 @@ class ThreatModel(Config):
     `individual` for the others. `public` is what everybody sees: the change of the global weights. `labels` says
     whether it knows the labels of the training images. `knows_defense` says whether it knows which defense is in
     force and with which parameters. `colluders` other clients of an aggregate give it their updates, which it takes
-    out.
+    out. `sees_statistics` says whether it sees how BatchNorm's running statistics changed, where clients send that.
     """
 
     view: View | None = None
@@ -34,6 +37,8 @@ class ThreatModel(Config):
     """Whether the attacker knows the defense and its parameters."""
     colluders: Annotated[int, InUnits("clients")] = 0
     """Other clients of an aggregate who give their updates to the attacker."""
+    sees_statistics: bool = field(default=False, metadata=LATER)
+    """Whether the attacker sees the change of BatchNorm's running statistics, which needs `batch_norm: train`."""
 
     def __post_init__(self) -> None:
         require(self.colluders >= 0, self, "colluders", "at least 0")
@@ -65,6 +70,20 @@ class ThreatModel(Config):
                 "agg_update is seen as aggregate, every other signal as individual."
             )
         return self.view
+
+    def check_statistics(self, model: ModelConfig) -> None:
+        """Raise `InputError` where `sees_statistics` is true and a client's training changes no statistics."""
+        if not self.sees_statistics or changes_statistics(build_model(model)):
+            return
+        if changes_statistics(build_model(replace(model, batch_norm="train"))):
+            raise InputError(
+                f"threat.sees_statistics = true: {model.label} with model.batch_norm = 'eval' changes no statistics; "
+                "set model.batch_norm to 'train', or threat.sees_statistics to false."
+            )
+        raise InputError(
+            f"threat.sees_statistics = true: {model.label} has no BatchNorm layer that keeps running statistics; "
+            "use a model that has, such as resnet18, or set threat.sees_statistics to false."
+        )
 
     def check_colluders(self, view: View, clients: int) -> None:
         """Raise `InputError` where not one of an aggregate's `clients` would be left."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import torch
@@ -24,6 +25,9 @@ from fl_core.models.config import Network
 from fl_core.threat.facts import Fact, InTheClear
 from fl_core.threat.model import SUMMED, ThreatModel, View
 from fl_core.threat.record import RoundRecord
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""What BatchNorm calls its buffers: two running statistics and the number of batches in them."""
 
 
 class NotObservable(Exception):
@@ -52,6 +56,8 @@ class Observation:
     where it has. `earlier` holds what an individual view saw of the
     same client before, oldest first, where its momentum persists; empty where it starts from zero. `later` holds what
     was seen of the same images in rounds after this one, oldest first, each at its own weights; see `rounds`.
+    `statistics` is the change of BatchNorm's running statistics and of its counts of batches, by buffer name, those of
+    `clients` > 1 averaged as the tensors are; {} where it is not seen.
     """
 
     signal: Signal
@@ -70,6 +76,7 @@ class Observation:
     prior: TrainedPrior | None = None
     earlier: tuple[EarlierUpdate, ...] = ()
     later: tuple[Observation, ...] = ()
+    statistics: Tensors = field(default_factory=dict)
 
     @property
     def rounds(self) -> tuple[Observation, ...]:
@@ -91,6 +98,7 @@ class Observation:
                 for update in self.earlier
             ),
             later=tuple(each.to(device) for each in self.later),
+            statistics={name: tensor.to(device) for name, tensor in self.statistics.items()},
         )
 
 
@@ -107,8 +115,9 @@ def observe(
     `labels` (N,) are the true ones; they pass only where the threat model says that they are known.
     `public_mean` (3, S, S) and `prior` pass always, earlier updates of a client only where updates are seen one by one.
     Where a part of every update goes in the clear, `individual` and `ciphertext` leave that part of the victim's, 0
-    elsewhere. Raises `NotObservable` where the server sees ciphertexts alone, and where it would need a single update
-    out of an opened sum.
+    elsewhere. The change of BatchNorm's statistics passes with `threat.sees_statistics`, where it is sent and not
+    encrypted. Raises `NotObservable` where the server sees ciphertexts alone, and where it would need a single
+    update out of an opened sum.
     """
     view = threat.view_of(record.signal, record.protection)
     plain = _in_the_clear(record) if _sees_plain_part(record, view) else None
@@ -122,7 +131,9 @@ def observe(
     first = seen[0]
     # What is left of a round's mean when all others are taken out is one client's local update.
     alone = record.signal == "agg_update" and len(seen) == 1 < len(record.updates)
-    tensors = _mean(record, view, len(seen)) if view in SUMMED else first.tensors
+    tensors = (
+        _mean(record, _whole_mean(record, view), _tensors, len(seen)) if view in SUMMED else first.tensors
+    )
     facts = _facts(record, view, len(seen))
     if plain is not None:
         tensors = {name: torch.where(plain.masks[name], value, 0.0) for name, value in tensors.items()}
@@ -147,6 +158,7 @@ def observe(
             observe(each, threat, labels=labels, public_mean=public_mean, prior=prior)
             for each in record.later
         ),
+        statistics=_statistics(record, view, len(seen)) if threat.sees_statistics and plain is None else {},
     )
 
 
@@ -204,9 +216,37 @@ def published_noise_db(record: RoundRecord) -> float | None:
     )
 
 
-def _mean(record: RoundRecord, view: View, left: int) -> Tensors:
-    """The mean of the first `left` updates, from that of all as `view` sees it and the known others."""
-    updates, shares, whole = record.updates, shares_of(record), _whole_mean(record, view)
+def released_statistics(update: ClientUpdate) -> Tensors:
+    """The change of BatchNorm's statistics in an update, by buffer name; {} where a defense lets none of it out.
+
+    What it lets out counts batches: training without any leaves nothing to tell.
+    """
+    found = {name: value for name, value in update.buffers.items() if name.split(".")[-1] in STATISTICS}
+    counts = [value for name, value in found.items() if name.endswith(STATISTICS[-1])]
+    return found if any(float(count) > 0 for count in counts) else {}
+
+
+def _statistics(record: RoundRecord, view: View, left: int) -> Tensors:
+    """The change of BatchNorm's statistics that `view` has of a round, of its first `left` updates."""
+    first = released_statistics(record.updates[0])
+    if view not in SUMMED or not first:
+        return first
+    opened = record.aggregate
+    whole = mean_change(record.updates, _reduction(record)).buffers if opened is None else opened.buffers
+    return _mean(record, {name: whole[name] for name in first}, _buffers, left)
+
+
+def _tensors(update: ClientUpdate) -> Tensors:
+    return update.tensors
+
+
+def _buffers(update: ClientUpdate) -> Tensors:
+    return update.buffers
+
+
+def _mean(record: RoundRecord, whole: Tensors, part: Callable[[ClientUpdate], Tensors], left: int) -> Tensors:
+    """The mean of the first `left` updates, from the `whole` mean of a part of all and the known others."""
+    updates, shares = record.updates, shares_of(record)
     rest = sum(shares[:left])
     if left == len(updates) and math.isclose(rest, 1.0, rel_tol=1e-9):
         return whole
@@ -214,7 +254,7 @@ def _mean(record: RoundRecord, view: View, left: int) -> Tensors:
     for name, value in whole.items():
         total = value.double()
         for update, share in zip(updates[left:], shares[left:], strict=True):
-            total = total - share * update.tensors[name].double()
+            total = total - share * part(update)[name].double()
         found[name] = (total / rest).to(value.dtype)
     return found
 
@@ -225,8 +265,12 @@ def _whole_mean(record: RoundRecord, view: View) -> Tensors:
         return record.published
     if record.aggregate is not None:
         return record.aggregate.tensors
-    reduction = FixedMean(planned=1.0 / record.shares[0]) if record.shares else FedAvg()
-    return mean_change(record.updates, reduction).tensors
+    return mean_change(record.updates, _reduction(record)).tensors
+
+
+def _reduction(record: RoundRecord) -> FedAvg:
+    """How the server adds a round's updates that it sees."""
+    return FixedMean(planned=1.0 / record.shares[0]) if record.shares else FedAvg()
 
 
 def _facts(record: RoundRecord, view: View, left: int) -> tuple[Fact, ...]:

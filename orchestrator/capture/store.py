@@ -19,6 +19,7 @@ from fl_core.federation.rounds import Federation
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
 from fl_core.federation.training import train
 from fl_core.models.build import check_batch, initial_state
+from fl_core.models.forward import changes_statistics
 from fl_core.threat.captures import (
     Victim,
     accompanied,
@@ -342,7 +343,7 @@ class CaptureSource:
         path = self.folder / key
         if (path / RECORD).is_file():
             try:
-                return self._read(key)
+                return self._with_statistics(self._read(key))
             except Damaged as error:
                 self.progress(str(error))
                 _remove(path)
@@ -401,7 +402,7 @@ class CaptureSource:
         """The capture in these files of a cache, which become the folder's; raises `Damaged` or `KeyError`."""
         adopt_capture(self.folder / key, files)
         try:
-            return self._read(key)
+            return self._with_statistics(self._read(key))
         except Damaged:
             _remove(self.folder / key)
             raise
@@ -423,6 +424,16 @@ class CaptureSource:
         )
         record = load_record(path, settings, weights=self.weights.hash, version=FORMAT)
         return Capture(key=key, record=record, truth=load_truth(path))
+
+    def _with_statistics(self, found: Capture) -> Capture:
+        """The capture itself; raises `Damaged` for a gradient from before buffers came with it, where they are seen."""
+        wanted = self.settings.threat.sees_statistics and found.record.signal == "gradients"
+        if wanted and not found.record.updates[0].buffers and changes_statistics(self.federation.network):
+            path = self.folder / found.key
+            raise Damaged.of(
+                path, "it is without the change of BatchNorm's statistics", "it is computed again"
+            )
+        return found
 
 
 def check_batches(settings: SweepConfig, federation: Federation, found: Sequence[Victim]) -> None:

@@ -29,7 +29,9 @@ def check_sweep(attackers: Sequence[AttackerConfig], cells: Sequence[SweepConfig
                 defense.facts(own.federation)
                 defense.privacy(own.federation)
         # No batch has more images; that some have fewer is known once the data are.
-        check_batch(Chain(defenses=own.cell.defense).on_model(own.model), own.federation.local.batch_size)
+        model = Chain(defenses=own.cell.defense).on_model(own.model)
+        check_batch(model, own.federation.local.batch_size)
+        own.threat.check_statistics(model)
     for attacker in attackers:
         if attacker.searches and cells:
             check_sampler(attacker.study(cells[0].study))

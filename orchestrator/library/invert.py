@@ -123,15 +123,16 @@ def named_attack(attack: str | AnyAttack) -> AnyAttack:
     if isinstance(attack, Attack):
         return attack
     if not isinstance(attack, str):
-        other: object = attack
-        if isinstance(other, type):
-            raise InputError(
-                f"attack is the class {other.__name__}; an object of it is {other.__name__}(...)."
-            )
-        raise InputError(f"attack is {type(other).__name__}: must be a name, or one of gradsweep.attacks.")
+        raise InputError(_no_attack(attack))
     if attack not in NAMED:
         raise unknown_name("attack", attack, NAMED)
     return NAMED[attack]
+
+
+def _no_attack(given: object) -> str:
+    if isinstance(given, type):
+        return f"attack is the class {given.__name__}; an object of it is {given.__name__}(...)."
+    return f"attack is {type(given).__name__}: must be a name, or one of gradsweep.attacks."
 
 
 def _observation(network: Subject, sent: Numbers | Update, known: Known) -> tuple[Observation, list[str]]:

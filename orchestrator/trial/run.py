@@ -286,7 +286,7 @@ def _result(
     started: datetime,
 ) -> TrialResult:
     """What a trial ended with; a control that failed is null, and the attack itself stands."""
-    spec, data, record = victim.spec, victim.data, victim.record
+    spec, data = victim.spec, victim.data
     found, error = (ended.found, ended.error) if ended else (None, victim.refused)
     status: Status = "ok" if found else "not_observable" if isinstance(error, NotObservable) else "failed"
     return TrialResult(
@@ -295,7 +295,7 @@ def _result(
         error=None if error is None else str(error),
         scores=scores_of(spec, data, found, prior) if found else (),
         method=found.method if found else None,
-        notes=_notes(spec, found, record, device) if found else None,
+        notes=_notes(victim, found, device) if found else None,
         label_accuracy=label_accuracy(found.labels.cpu(), data.truth.example_labels()) if found else None,
         match_loss=found.loss if found else None,
         convergence=victim.trace.points,
@@ -319,14 +319,17 @@ def _work(spec: TrialSpec, found: Reconstruction, data: TrialInput) -> float:
     return spec.attack.cost(len(data.truth.example_labels()))
 
 
-def _notes(
-    spec: TrialSpec, found: Reconstruction, record: RoundRecord, device: torch.device
-) -> tuple[str, ...]:
+def _notes(victim: _Victim, found: Reconstruction, device: torch.device) -> tuple[str, ...]:
     """The attack's own, and what the prior, the signal, the device's settings and the images' size add to them."""
+    spec, record, seen = victim.spec, victim.record, victim.observation
     learned = None
     if spec.prior is not None:
         source, _, pictures = spec.prior.split()[0].rpartition(":")
         learned = f"with a prior trained on {pictures} public pictures of {source}"
+    kept_back = spec.threat.sees_statistics and seen is not None and not seen.statistics
+    unseen = (
+        "the change of BatchNorm's statistics is not seen: the defense keeps it back" if kept_back else None
+    )
     not_finite = sum(update.not_finite for update in record.updates)
     clipped = clipped_to_zeros(not_finite) if not_finite else None
     tarnished = mps_fallback() if device.type == "mps" else None
@@ -335,11 +338,6 @@ def _notes(
     watched = 1 + len(record.later)
     alone = found.rounds < watched and found.outcome != "prior"
     unused = f"{watched} rounds were watched, but this answer uses the first alone" if alone else None
-    added = (
-        learned,
-        clipped,
-        tarnished,
-        unused,
-        small if min(shape.height, shape.width) < SSIM_WINDOW else None,
-    )
+    windowless = small if min(shape.height, shape.width) < SSIM_WINDOW else None
+    added = (learned, clipped, tarnished, unused, unseen, windowless)
     return (*found.notes, *(note for note in added if note is not None))
