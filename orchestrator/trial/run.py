@@ -201,6 +201,7 @@ def _run(
     victims = [
         _victim(spec, data, packing, device, None if i else progress) for i, (spec, data) in enumerate(trials)
     ]
+    synchronise(device)
     begin, cpu = time.perf_counter(), time.process_time()
     found = _attack(victims, [victim.observation for victim in victims], [each.trace for each in victims])
     synchronise(device)

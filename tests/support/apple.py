@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # The first optimizer imports it, and it looks at functions that are patched here.
 import torchgen
 from ruamel.yaml import YAML
 from torch import Tensor

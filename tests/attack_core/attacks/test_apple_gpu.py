@@ -513,7 +513,7 @@ def test_no_memory_ends_the_trial_and_a_mistake_ends_the_sweep(
         def attack(*_: Any, **__: Any) -> Any:
             raise error
 
-        monkeypatch.setattr(Matching, "__call__", attack)
+        monkeypatch.setattr(Matching, "search", attack)
         return Matching()
 
     short = RuntimeError("MPS backend out of memory (MPS allocated: 9 GB, max allowed: 9 GB). Tried ...")

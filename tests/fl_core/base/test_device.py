@@ -49,8 +49,10 @@ def cuda_products() -> list[str]:
 
 
 def test_products_on_cuda_are_whole_unless_tf32_is_asked_for() -> None:
+    program = "import torch; print(torch.backends.cudnn.conv.fp32_precision)"
+    fresh = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert fresh.stdout.strip() == "tf32", "PyTorch's own default, which is why it is set"
     before = cuda_products()
-    assert before[0] == "tf32", "PyTorch's own default, which is why it is set"
     with precision_of("float32"):
         assert cuda_products() == ["ieee", "ieee"]
         with precision_of("tf32"):
