@@ -180,6 +180,11 @@ def test_a_person_reads_the_class_and_its_settings(tmp_path: Path) -> None:
         ),
         ("attackers.0.families={a: {attack: 'nowhere.py:A'}}", "nowhere.py does not exist"),
         ("cells.1.defense.0.kind=math:pi", "is float: must be a class"),
+        ("cells.1.defense.0.kind=code/my_defense.py:Blurr", "Did you mean 'Blur'? Known: Blur."),
+        (
+            'cells.1.defense={kind: "code/my_defense.py:Blur"}',
+            r'defense = {"kind": "my_defense.py:Blur".*must be a list',
+        ),
         ("cells.1.defense.0.kind=math:nothing", "Unknown name in math 'nothing'"),
         ("attackers.0.attack.kind=no_such_module:Mine", "Module 'no_such_module' is not installed"),
     ],
