@@ -61,6 +61,8 @@ def _signature(name: str, found: object) -> str:
         return name
     assert callable(found)
     arguments = re.sub(r"^\((?:self|cls)(?:, )?", "(", str(inspect.signature(found)), count=1)
+    # Functions have an address, and limits a dozen numbers that are no part of a call.
+    arguments = re.sub(r"= (?:<function .*? at 0x[0-9a-f]+>|\w+Limits\([^()]*\))", "= ...", arguments)
     return name + re.sub(r"(: |-> )'([^']*)'", r"\1\2", arguments)
 
 

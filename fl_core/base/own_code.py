@@ -88,7 +88,11 @@ class OwnCode(Config):
         try:
             return getattr(module, self.name)
         except AttributeError:
-            known = [name for name in vars(module) if not name.startswith("_")]
+            held = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+            made = [
+                name for name, value in held.items() if getattr(value, "__module__", "") == module.__name__
+            ]
+            known = made or list(held)
             raise unknown_name(f"name in {self.module}", self.name, known) from None
 
     @contextmanager

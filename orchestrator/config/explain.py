@@ -205,7 +205,15 @@ def _literals(annotation: _Annotation) -> tuple[Any, ...]:
     return get_args(annotation) if _origin(annotation) is Literal else ()
 
 
+def _named(value: object) -> object:
+    """A value with the names of own classes in the place of their text."""
+    code = value.get("code") if isinstance(value, dict) and value.get("kind") == OWN else None
+    if not isinstance(value, dict) or not isinstance(code, dict):
+        return value
+    return {"kind": f"{code.get('module')}:{code.get('name')}", **(value.get("settings") or {})}
+
+
 def _shown(value: object) -> str:
-    """` = value`, cut short."""
-    text = json.dumps(value, default=str)
+    """` = value`, cut short; own code by its name, as a person wrote it."""
+    text = json.dumps(_named(value), default=str)
     return f" = {text[:80]}{'...' if len(text) > 80 else ''}"
