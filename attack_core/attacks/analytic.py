@@ -79,7 +79,8 @@ class Analytic(FallsBack):
     weights moved between the images. Then the weights of each local step follow in turn with the images, `passes`
     times. Where taking apart fails, `fallback` runs on the same observation and the notes say why. Of one image several
     rounds under known noise are read together (`attack_core.inversion.rounds`); else the first round is taken. `decode`
-    takes the last convolution's input in the place of the features, where its gradient tells it exactly.
+    takes the last convolution's input in the place of the features, where its gradient tells it exactly. `certify`
+    looks for certificates of images that were searched, which may take longer than the search.
     """
 
     kind: Literal["analytic"] = "analytic"
@@ -91,7 +92,8 @@ class Analytic(FallsBack):
     tolerance: float = 1e-3
     drift_tolerance: float = 0.1
     passes: Annotated[int, InUnits("passes")] = 3
-    decode: bool = field(default=True, metadata=LATER)
+    decode: bool = field(default=False, metadata=LATER)
+    certify: bool = field(default=True, metadata=LATER)
     fallback: Matching = field(default_factory=Matching)
 
     def __post_init__(self) -> None:
@@ -351,9 +353,9 @@ class _Problem:
             return found
         judge = FeatureFit(observation=self.observation, model=self.model, read=self.read)
         images = found.images.to(prior.device)
-        found = self._certified(
-            found, certify_features(self.read, self.observation, self.model, images, decoded)
-        )
+        if self.attack.certify:
+            certificates = certify_features(self.read, self.observation, self.model, images, decoded)
+            found = self._certified(found, certificates)
         mismatch = judge.mismatch(images)
         if mismatch <= judge.limits.unexplained:
             return found
