@@ -15,12 +15,14 @@ from typing import Annotated, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from attack_core.attacks.decoded_features import decoded_features
 from attack_core.attacks.falls_back import FallsBack
 from attack_core.base.certificate import Certificate
 from attack_core.base.evaluations import ONE_BACKWARD, Evaluations, reporter
 from attack_core.base.types import Outcome, PriorUse, Progress, Reconstruction
 from attack_core.certificates.inputs import certify_inputs
 from attack_core.certificates.local import certify_features
+from attack_core.convolutions.masks import DecodedInput
 from attack_core.evidence.cross_validation import Residuals
 from attack_core.evidence.likelihood_ratio import prior_instead, supported_or_prior
 from attack_core.fc.head import PixelMap
@@ -45,7 +47,7 @@ from attack_core.matching.matching import Matching
 from attack_core.signal.inits import initial_images
 from attack_core.signal.signal_model import is_sparse, matched_numbers, sent_numbers
 from fl_core.base.numbers import TINY
-from fl_core.base.types import InUnits, ModelState, Tensors, require
+from fl_core.base.types import LATER, InUnits, ModelState, Tensors, require
 from fl_core.threat.observation import Observation
 
 _PRIOR = "analytic: prior alone"
@@ -78,7 +80,9 @@ class Analytic(FallsBack):
     taken apart in at most `rounds` rounds, to a relative residual of `tolerance`, or of `drift_tolerance` where the
     weights moved between the images. Then the weights of each local step follow in turn with the images, `passes`
     times. Where taking apart fails, `fallback` runs on the same observation and the notes say why. Of one image several
-    rounds under known noise are read together (`attack_core.inversion.rounds`); else the first round is taken.
+    rounds under known noise are read together (`attack_core.inversion.rounds`); else the first round is taken. `decode`
+    takes the last convolution's input in the place of the features, where its gradient tells it exactly. `certify`
+    looks for certificates of images that were searched, which may take longer than the search.
     """
 
     kind: Literal["analytic"] = "analytic"
@@ -90,6 +94,8 @@ class Analytic(FallsBack):
     tolerance: float = 1e-3
     drift_tolerance: float = 0.1
     passes: Annotated[int, InUnits("passes")] = 3
+    decode: bool = field(default=False, metadata=LATER)
+    certify: bool = field(default=True, metadata=LATER)
     fallback: Matching = field(default_factory=Matching)
 
     def __post_init__(self) -> None:
@@ -199,6 +205,9 @@ class _Problem:
             )
             drift = drift_errors(inverter, self.observation, start, DRIFT_LIMITS.unknown)
             errors = [max(pair) for pair in zip(errors, drift, strict=True)]
+        decoded = decoded_features(read, self.observation, self.model, start) if self.attack.decode else None
+        if decoded is not None and self.attack.refine != "always":
+            return self._from_decoded(decoded, inverter, start, notes)
         images = inverter.invert([state] * count, start, errors)
         if read.error:
             return self._judged(images, start, notes)
@@ -255,6 +264,27 @@ class _Problem:
             rounds=self.rounds if len(self.rounds) > 1 else None,
             limits=NOTHING_CARRIED if self.refined else CONTINUATION_LIMITS,
             prior=self._penalty,
+        )
+
+    def _from_decoded(
+        self, decoded: DecodedInput, inverter: FeatureInverter, start: Tensor, notes: list[str]
+    ) -> Reconstruction:
+        """The images whose input to the last convolution is the one that was decoded."""
+        targets = decoded.values.flatten(1)
+        inverter = replace(
+            inverter,
+            layer=decoded.layer,
+            targets=targets,
+            stiffness=max(1.0, self.pixels / targets.shape[1]) ** 2,
+            limits=CONTINUATION_LIMITS,
+        )
+        images = inverter.invert([self.observation.state] * self.count, start, [0.0] * self.count)
+        note = (
+            f"the input of convolution {decoded.layer}, {targets.shape[1]} numbers, from its weight's gradient and the "
+            "errors behind its ReLU"
+        )
+        return self._checked_fit(
+            self._result("analytic: features", images, [*notes, note]), start, decoded=decoded
         )
 
     def _along(self, order: Order) -> Reconstruction:
@@ -331,14 +361,18 @@ class _Problem:
         ]
         return self._result("analytic: whole gradient", images, notes)
 
-    def _checked_fit(self, found: Reconstruction, prior: Tensor) -> Reconstruction:
+    def _checked_fit(
+        self, found: Reconstruction, prior: Tensor, decoded: DecodedInput | None = None
+    ) -> Reconstruction:
         """`found` with a note where it leaves exact features unexplained; `prior` where it is worth no more."""
         exact = self.read.complete and self.read.shares.residual <= self.attack.tolerance
         if not exact or self.observation.steps > 1:
             return found
         judge = FeatureFit(observation=self.observation, model=self.model, read=self.read)
         images = found.images.to(prior.device)
-        found = self._certified(found, certify_features(self.read, self.observation, self.model, images))
+        if self.attack.certify:
+            certificates = certify_features(self.read, self.observation, self.model, images, decoded)
+            found = self._certified(found, certificates)
         mismatch = judge.mismatch(images)
         if mismatch <= judge.limits.unexplained:
             return found

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from attack_core.base.certificate import Certificate, least_psnr, undetermined
 from attack_core.certificates.inputs import input_errors
 from attack_core.certificates.linearised import Linearised, Seen
+from attack_core.convolutions.masks import DecodedInput
 from attack_core.fc.head import Prefix
 from attack_core.fc.layer_inputs import LayerInputs
 from fl_core.base.errors import InputError
@@ -98,9 +99,13 @@ def certify_locally(
 
 
 def certify_features(
-    read: LayerInputs, observation: Observation, model: nn.Module, images: Tensor
+    read: LayerInputs,
+    observation: Observation,
+    model: nn.Module,
+    images: Tensor,
+    decoded: DecodedInput | None = None,
 ) -> tuple[Certificate | None, ...]:
-    """One for each of the `images` (B, C, H, W) that `read` has features of, by these alone.
+    """One for each of the `images` (B, C, H, W) that `read` has features of, by these alone, or by what was `decoded`.
 
     Others may follow and have none. None too where `input_errors` has none.
     """
@@ -109,7 +114,10 @@ def certify_features(
     if errors is None:
         return (None,) * len(inputs)
     off = errors.distances.to(inputs) / torch.linalg.vector_norm(inputs, dim=1)
-    prefix = Prefix(model, observation.state, read.head.first)
+    layer = read.head.first
+    if decoded is not None:
+        layer, inputs, off = decoded.layer, decoded.values.flatten(1), off.clamp_min(decoded.error)
+    prefix = Prefix(model, observation.state, layer)
     return tuple(
         certify_locally(prefix, target[None], image[None], error=float(error))
         for image, target, error in zip(images, inputs, off, strict=False)

@@ -1,4 +1,4 @@
-"""Convolutions' inputs by linear algebra, from the row space of the gradients of their weights."""
+"""Convolutions' inputs by linear algebra, from the gradients of their weights."""
 
 import lazy_loader
 
@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "calls": ["ConvolutionCall", "convolution_calls"],
+        "masks": ["MASK_LIMITS", "DecodedInput", "MaskLimits", "decoded_input"],
         "patch_space": ["PATCH_LIMITS", "ConvolutionInput", "convolution_inputs", "input_from_rows"],
     },
 )

@@ -1,0 +1,37 @@
+"""What the last convolution sees of images whose features are known exactly: more numbers, better told apart.
+
+Features behind several convolutions, ReLUs and poolings leave fine structure all but open. The last convolution's input
+has more numbers, one layer less in front of it, and is as exact (`attack_core.convolutions.masks`).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from attack_core.convolutions.calls import convolution_calls
+from attack_core.convolutions.masks import DecodedInput, decoded_input
+from attack_core.fc.layer_inputs import LayerInputs
+from attack_core.gradients.tracing import couples_examples
+from attack_core.signal.signal_model import knows_errors, sends_signs, withholds
+from fl_core.threat.observation import Observation
+
+
+def decoded_features(
+    read: LayerInputs, observation: Observation, model: nn.Module, images: Tensor
+) -> DecodedInput | None:
+    """The last convolution's input for all images of `read`, looked for from `images` (B, C, S, S).
+
+    None where it does not follow: several steps, images that stayed together, known errors, numbers that were withheld,
+    BatchNorm in train mode, and what `decoded_input` names.
+    """
+    alone = read.complete and read.shares.others is None and observation.steps == 1
+    plain = not (read.head.pixels or read.head.random or couples_examples(model))
+    if not (alone and plain) or knows_errors(observation) or sends_signs(observation):
+        return None
+    calls = convolution_calls(model, observation.state, observation.model.shape)
+    if not calls or withholds(observation, f"{calls[-1].name}.weight"):
+        return None
+    name, first = calls[-1].name, read.head.first
+    errors = read.shares.errors @ observation.state.parameters[f"{first}.weight"]
+    gradient = read.gradients[f"{name}.weight"]
+    return decoded_input(calls[-1], model, observation.state, gradient, (first, errors.detach()), images)
