@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "build": ["build_model", "check_batch", "initial_state"],
         "config": ["ModelConfig", "ModelName", "TransformerConfig"],
-        "forward": ["layer_input", "predict"],
+        "forward": ["changes_statistics", "layer_input", "predict"],
         "tensor_files": ["stored_tensors"],
         "tensor_names": ["named_as"],
         "weights": ["WeightsFile"],

@@ -165,7 +165,7 @@ def test_nothing_passes_unless_the_threat_model_says_so(faces: ImageDataset) -> 
 
 def test_what_becomes_of_the_statistics_under_defenses(faces: ImageDataset) -> None:
     plain = observed(faces, signal="one_step_update").statistics
-    for defense in (ClipOnly(max_norm=1e-3), NoiseOnly(sigma=1.0), Prune(fraction=0.9)):
+    for defense in (ClipOnly(max_norm=1e-3), NoiseOnly(sigma=1.0), Prune(ratio=0.9)):
         sent = observed(faces, defense, signal="one_step_update").statistics
         assert sent.keys() == plain.keys()
         assert all(torch.equal(value, plain[name]) for name, value in sent.items())
