@@ -144,11 +144,12 @@ def _pace(
         folder = Path(name)
         device = torch.device(settings.execution.device)
         store = CaptureStore(folder, device=device, progress=lambda _: None)
+        with _Timer(settings) as learned:
+            found = Priors(folder, opened=planned_data, progress=lambda _: None)
+            priors = found.by_attacker(settings, dataset, settings.attackers)
         with _Timer(settings) as weights:
-            priors = Priors(folder, opened=planned_data, progress=lambda _: None)
-            cell = Cell.prepare(
-                settings, dataset, store, priors=priors.by_attacker(settings, dataset, attackers)
-            )
+            cell = Cell.prepare(settings, dataset, store, priors=priors)
+        before = learned.seconds + weights.seconds * rounds
         victim = len(cell.victims) - 1
         trials = dict.fromkeys((attacker.name for attacker in attackers), 0.0)
         try:
@@ -156,9 +157,7 @@ def _pace(
                 capture = cell.source.get(cell.victims[victim])
         except (NotSummable, OwnCodeFailed):
             # Its trials end with a line of their own, as soon as they begin.
-            return Pace(
-                weights=weights.seconds * rounds, capture=captured.seconds, capture_bytes=0, trials=trials
-            )
+            return Pace(weights=before, capture=captured.seconds, capture_bytes=0, trials=trials)
         size = sum(file.stat().st_size for file in (folder / capture.key).iterdir())
         data = TrialInput(
             state=cell.source.weights.state,
@@ -169,14 +168,14 @@ def _pace(
             later=cell.source.weights.later,
         )
         for attacker in attackers:
-            learned = cell.priors.get(attacker.name)
-            data = replace(data, prior=None if learned is None else learned.prior)
+            own = cell.priors.get(attacker.name)
+            data = replace(data, prior=None if own is None else own.prior)
             specs = [
                 cell.trial(attacker, phase="tune", suggestion=None, params=params, victim=victim)
                 for params in attacker.space.middles()
             ]
             trials[attacker.name] = fmean(_trial_seconds(spec, data, how, _Timer(settings)) for spec in specs)
-    return Pace(weights=weights.seconds * rounds, capture=captured.seconds, capture_bytes=size, trials=trials)
+    return Pace(weights=before, capture=captured.seconds, capture_bytes=size, trials=trials)
 
 
 def _trial_seconds(spec: TrialSpec, data: TrialInput, how: Calibration, timer: _Timer) -> float:
