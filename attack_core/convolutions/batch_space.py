@@ -176,7 +176,8 @@ def _span(call: ConvolutionCall, rows: Tensor, images: int, limits: BatchLimits)
     _, sizes, directions = torch.linalg.svd(gradient, full_matrices=False)
     if not float(sizes[count]) <= limits.gap * float(sizes[count - 1]):
         return None
-    return directions[:count].contiguous()
+    basis: Tensor = directions[:count].contiguous()
+    return basis
 
 
 def _outside(call: ConvolutionCall, span: Tensor) -> Operator:

@@ -227,7 +227,7 @@ class _Decoding:
         factor = exact(weighted.mT @ weighted, _PURPOSE)
         factor.diagonal().add_(torch.finfo(torch.float32).eps * float(factor.diagonal().mean()))
         rows = left.view(len(weights), channels, -1).transpose(1, 2).reshape(-1, channels)
-        step = torch.linalg.solve(factor, exact(weighted.mT @ (rows * each), _PURPOSE)).to(left)
+        step: Tensor = torch.linalg.solve(factor, exact(weighted.mT @ (rows * each), _PURPOSE)).to(left)
         return step.view(-1, height, width, channels).movedim(-1, 1)
 
     def _left(self, system: Tensor, inputs: Tensor) -> Tensor:
