@@ -1,6 +1,6 @@
 """What rounded products cost an attacker: TF32 and bfloat16 as a GPU rounds them, emulated on the CPU.
 
-python benchmarks/precision.py --folder DIR [--victims N]
+python benchmarks/precision.py --folder DIR [--victims N] [--attacks NAME ...]
 
 DIR is a folder of classes such as CIFAR-10's; its test split gives the victims, in order. The factors of every
 convolution and matrix product of an attack are rounded to 10 bits of mantissa (TF32) or 7 (bfloat16), to the nearest;
@@ -83,7 +83,8 @@ def measure(options: argparse.Namespace) -> None:
     dataset = open_folder(options.folder, shape=ImageShape.square(32))
     model = build_model(config)
     victims = list(victims_of(case, dataset, 0, options.victims, 0))
-    for name, attack in ATTACKS.items():
+    for name in options.attacks:
+        attack = ATTACKS[name]
         reached: dict[str, list[float]] = {}
         for precision, bits in BITS.items():
             for number, victim in enumerate(victims):
@@ -113,6 +114,7 @@ def main() -> int:
     )
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--victims", type=int, default=16)
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     try:
