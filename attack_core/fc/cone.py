@@ -124,6 +124,8 @@ def separate_rectified(
     columns, rows = rank_factors(both, count, gap)
     scale = torch.linalg.norm(rows, dim=1, keepdim=True)
     space = (rows / scale).mT
+    if not bool(torch.isfinite(space).all()):
+        raise Inseparable(f"its gradient has fewer than {count} directions, one for each image")
     last, inside = space[-1], space[:-1]
     live = inside[inside.norm(dim=1) > TINY**0.5 * inside.norm(dim=1).max()]
     corners: list[Tensor] = []

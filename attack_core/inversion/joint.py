@@ -15,9 +15,10 @@ from fl_core.base.types import ModelState
 
 @dataclass(frozen=True)
 class JointInputs:
-    """What several layers see of an image: `seen` gives images' inputs (B, I), `target` (1, I) is what is known.
+    """What several layers see of an image: `seen` gives images' inputs (B, I), `target` is what is known.
 
-    Each layer's part is divided by its target's norm and by the root of their number, so that the target's norm is 1.
+    Of one image `target` is (1, I), of a batch (B, I). Each layer's part is divided by its target's norm and by the
+    root of their number, so that the whole target's norm is 1.
     """
 
     prefix: Prefix
@@ -28,10 +29,10 @@ class JointInputs:
     def of(
         cls, model: nn.Module, state: ModelState, layers: Sequence[str], values: Sequence[Tensor]
     ) -> JointInputs:
-        """Of `layers` with known inputs `values` (1, ...)."""
+        """Of `layers` with known inputs `values` (B, ...)."""
         flat = [value.flatten(1) for value in values]
         scales = [
-            torch.full_like(value, len(flat) ** 0.5 * max(float(torch.linalg.vector_norm(value)), TINY))
+            torch.full_like(value[:1], len(flat) ** 0.5 * max(float(torch.linalg.vector_norm(value)), TINY))
             for value in flat
         ]
         whole = torch.cat(scales, 1)

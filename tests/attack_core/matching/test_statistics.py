@@ -16,8 +16,8 @@ from fl_core.base.rng import generator
 from fl_core.data.dataset import ImageDataset
 from fl_core.models.build import build_model
 from fl_core.models.forward import predict
-from tests.fl_core.threat.test_statistics import NORMS, batches_of, observed
 from tests.support.matched import attacked
+from tests.support.normalised import NORMS, batches_of, observed
 
 
 def test_the_distance_is_nothing_at_the_truth_and_something_elsewhere(faces: ImageDataset) -> None:
@@ -90,10 +90,21 @@ def test_statistics_that_contradict_the_model_are_refused(faces: ImageDataset) -
             attacked(replace(seen, statistics=wrong), iterations=1)
 
 
-def test_auto_takes_what_is_seen(faces: ImageDataset) -> None:
+def test_auto_reads_inputs_where_the_statistics_tell_them_and_matches_elsewhere(
+    faces: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen, model = observed(faces), build_model(NORMS)
     plain = Matching(iterations=3, lr=0.05)
     auto = Auto(fallback=plain, statistics_weight=0.2)
+    found = auto(seen, model, generator("attack"))
+    assert found.outcome == "analytic"
+    assert found.notes[0].startswith("the statistics of the batch and the row spaces of gradients tell")
+    assert found.labels.shape == (seen.examples,)
+
+    def undetermined(*_: object, **__: object) -> None:
+        raise InputError("not determined")
+
+    monkeypatch.setattr("attack_core.attacks.auto.batch_inputs", undetermined)
     found = auto(seen, model, generator("attack"))
     matched = replace(plain, statistics_weight=0.2)(seen, model, generator("attack"))
     assert torch.equal(found.images, matched.images)

@@ -17,29 +17,15 @@ from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver.plan import check_plan
 from orchestrator.report.report import write_report
 from tests.support.command import gradsweep, refused
+from tests.support.pictures import class_folders, smooth_picture
 from tests.support.small import run_quietly
 
 CLASSES = 3
 
 
-def smooth(index: int, height: int, width: int, channels: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A picture with coarse structure alone, as photographs have most of it."""
-    coarse = np.random.default_rng(index).integers(0, 256, (4, 4, channels), dtype=np.uint8)
-    image = Image.fromarray(coarse[..., 0] if channels == 1 else coarse)
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-
-
-def class_folders(root: Path) -> dict[str, Any]:
-    for index in range(60):
-        folder = root / f"class{index % CLASSES}"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(smooth(index, 40, 32, 3)).save(folder / f"{index}.png")
-    return {"kind": "folder", "root": str(root)}
-
-
 def grey_arrays(root: Path) -> dict[str, Any]:
     root.mkdir()
-    images = np.stack([smooth(index, 28, 28, 1) for index in range(60)])
+    images = np.stack([smooth_picture(index, 28, 28, 1) for index in range(60)])
     np.savez(root / "digits.npz", images=images, labels=np.arange(60) % CLASSES)
     return {"kind": "arrays", "root": str(root / "digits.npz"), "split": {"train": 0.6, "valid": 0.2}}
 
@@ -124,7 +110,7 @@ def test_another_picture_in_the_place_of_one_is_refused(tmp_path: Path) -> None:
     own = config(class_folders(tmp_path / "set"), {"kind": "mlp", "image_size": 16})
     run_quietly(own, tmp_path / "out")
     for path in (tmp_path / "set").rglob("*.png"):
-        Image.fromarray(smooth(1000, 40, 32, 3)).save(path)
+        Image.fromarray(smooth_picture(1000, 40, 32, 3)).save(path)
     with pytest.raises(InputError, match="holds a sweep on other pictures"):
         run_quietly(own, tmp_path / "out")
 

@@ -26,7 +26,7 @@ from orchestrator.driver.sweep import run_sweep
 from orchestrator.io.identity import canonical
 from orchestrator.living.replay import replay_trial
 from orchestrator.runtime.progress import Silent
-from tests.orchestrator.driver.test_own_data import class_folders
+from tests.support.pictures import class_folders
 from tests.support.ray_cluster import ray_cluster
 from tests.support.small import comparable, run_quietly, sweep
 
