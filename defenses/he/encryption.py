@@ -123,7 +123,6 @@ class Paillier(Encrypted):
     lane_bits: Literal[32, 64] = 32
 
     def __post_init__(self) -> None:
-        require(self.key_bits in (512, 2048), self, "key_bits", "2048, or 512, which is insecure")
         require(self.precision >= 1, self, "precision", "at least 1 step a unit")
         require(self.lane_bits in (32, 64), self, "lane_bits", "32 or 64")
 

@@ -226,7 +226,7 @@ def test_encryption_is_a_real_scheme_behind_the_noise(flags: str, chain: tuple[C
         ("--he-bits 512", "--he-bits 512 goes with --use-he"),
         ("--he-precision 10", "goes with --use-he"),
         ("--use-he --he-scheme ckks --he-bits 512", "--he-bits 512 goes with --he-scheme paillier"),
-        ("--use-he --he-bits 511", "Paillier.key_bits = 511: must be 2048, or 512, which is insecure"),
+        ("--use-he --he-bits 511", "Paillier.key_bits = 511: must be one of 512, 2048"),
         ("--use-layers first", "--use-layers 'first'"),
         ("--layer-weights early_linea", "Did you mean 'early_linear'"),
         ("--data-subset 3", "must be at least 5"),
