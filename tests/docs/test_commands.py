@@ -84,6 +84,8 @@ def write_update(pictures: Path, folder: Path) -> None:
     save_update(folder / "FILE", before, after, lr=0.01)
 
 
+# A block may run several sweeps; it took two minutes alone, and five beside two other test runs.
+@pytest.mark.timeout(1200)
 @pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
 def test_commands_run(place: Path, block: Block) -> None:
