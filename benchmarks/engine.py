@@ -46,7 +46,9 @@ from attack_core.inversion.continuation import Continuation
 from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.inversion.refinement import Features, feature_mismatch
 from attack_core.matching.candidates import Candidates
-from attack_core.matching.matching import Matching, Problem, Recorder, start
+from attack_core.matching.evaluation import Recorder
+from attack_core.matching.matching import Matching, problem_of, start
+from attack_core.matching.problem import Problem
 from fl_core.base.device import peak_mb, pick_device, reset_peak, synchronise
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
@@ -155,7 +157,7 @@ class Loop:
         observation = setting.observation(bench)
         attack = Matching(restarts=candidates, objective=setting.objective, tv_weight=0.0)
         model = build_model(observation.model)
-        problem = Problem.of(attack, observation, model, generator("labels"))
+        problem = problem_of(attack, observation, model, generator("labels"))
         return cls(problem, start(attack, problem, observation, generator("start")))
 
     def together(self) -> Tensor:

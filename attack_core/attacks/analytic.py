@@ -46,7 +46,7 @@ from attack_core.inversion.rounds import Rounds, read_together
 from attack_core.matching.matching import Matching
 from attack_core.signal.inits import initial_images
 from attack_core.signal.signal_model import is_sparse, matched_numbers, sent_numbers
-from fl_core.base.numbers import TINY
+from fl_core.base.decibels import TINY
 from fl_core.base.types import LATER, InUnits, ModelState, Tensors, require
 from fl_core.threat.observation import Observation
 

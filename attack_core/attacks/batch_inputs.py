@@ -31,7 +31,7 @@ from attack_core.gradients.batchnorm import SeenStatistics
 from attack_core.gradients.targets import gradient_estimate
 from attack_core.gradients.tracing import couples_examples
 from attack_core.signal.labels import resolve_labels
-from attack_core.signal.signal_model import knows_errors, sends_signs, withholds
+from attack_core.signal.signal_model import exact_gradients
 from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState, Tensors
 from fl_core.models.forward import layer_inputs
@@ -127,14 +127,7 @@ def batch_inputs(observation: Observation, model: nn.Module, *, enough: float) -
         raise InputError("the statistics of the batch are not seen")
     if observation.steps > 1 or observation.clients > 1 or seen.batches > 1:
         raise InputError("the statistics of several batches are seen as a mean alone")
-    if knows_errors(observation) or sends_signs(observation):
-        raise InputError("the signal's numbers are off, and a row space has to be exact")
-    images = observation.examples
-    gradients = {
-        name: value
-        for name, value in gradient_estimate(observation).items()
-        if not withholds(observation, name)
-    }
+    gradients, images = exact_gradients(observation), observation.examples
     network, state = seen.settled(model, observation.state, images, observation.model.shape)
     # The algebra is small, and some accelerators have no float64.
     cpu = torch.device("cpu")

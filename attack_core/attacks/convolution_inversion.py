@@ -34,8 +34,9 @@ from attack_core.inversion.joint import JointInputs
 from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.matching.matching import Matching
 from attack_core.signal.labels import single_label
-from attack_core.signal.signal_model import knows_errors, matched_numbers, sends_signs, withholds
+from attack_core.signal.signal_model import exact_gradients, matched_numbers
 from fl_core.base.errors import InputError
+from fl_core.base.rng import drawn_generators
 from fl_core.base.types import LATER
 from fl_core.threat.observation import Observation
 
@@ -134,28 +135,19 @@ class ConvolutionInversion(FallsBack):
             report=reporter(seen, self.inversion.evaluations, progress),
             limits=FEW_CARRIED,
         ).clamp(-1.0, 1.0)
-        labels = single_label(observation)
-        gradients = gradient_estimate(observation)
-        matched = matched_numbers(observation, gradients, dict.fromkeys(gradients, 1.0))
         with torch.no_grad():
             left = float(joint.mismatch(images))
         certificate = certify_locally(joint.seen, joint.target, images, error=known.error)
-        loss = relative_distance(matched, model, observation.state, images, labels)
-        images = images.cpu()
-        return Reconstruction(
-            images=images,
-            labels=labels.cpu(),
-            loss=loss,
-            candidates=images[None],
-            history=torch.tensor(seen.mismatches)[:, None],
-            iterations=len(seen.mismatches),
-            failed=0,
+        found = _answer(
+            observation,
+            model,
+            images,
+            single_label(observation),
+            seen,
             method="convolutions: inputs",
-            outcome="analytic",
-            notes=(f"{known.note}; the image explains them to a relative {magnitude(left)}",),
-            work=seen.work,
-            certificates=(certificate,),
+            note=f"{known.note}; the image explains them to a relative {magnitude(left)}",
         )
+        return replace(found, certificates=(certificate,))
 
     def invert_batch(
         self,
@@ -166,25 +158,15 @@ class ConvolutionInversion(FallsBack):
         progress: Progress | None,
     ) -> Reconstruction:
         """The answer to a batch of which `batch_inputs` gave `known`: each image is searched by itself."""
-        joint, count = (
-            JointInputs.of(known.model, known.state, known.layers, known.values),
-            observation.examples,
-        )
+        joint = JointInputs.of(known.model, known.state, known.layers, known.values)
+        seen, count = Evaluations(), observation.examples
         start = known_before(observation, generator).to(joint.target).repeat(count, 1, 1, 1)
-        sizes, seen = joint.target.square().sum(1), Evaluations()
-        seeds = torch.randint(2**62, (count,), generator=generator).tolist()
         images = self.batch.minimise_each(
-            lambda images, which: (
-                (joint.seen(images) - joint.target[list(which)]).square().sum(1) / sizes[list(which)]
-            ),
+            joint.missed_each,
             start,
             measures=[
-                partial(
-                    DctPreconditioner.measured,
-                    joint.seen,
-                    generator=torch.Generator().manual_seed(seed),
-                )
-                for seed in seeds
+                partial(DctPreconditioner.measured, joint.seen, generator=own)
+                for own in drawn_generators(generator, count)
             ],
             stiffness=1.0,
             errors=[0.0] * count,
@@ -192,23 +174,38 @@ class ConvolutionInversion(FallsBack):
             limits=FEW_CARRIED,
         ).clamp(-1.0, 1.0)
         labels = labels_of(observation, known, images, generator)
-        gradients = gradient_estimate(observation)
-        matched = matched_numbers(observation, gradients, dict.fromkeys(gradients, 1.0))
-        loss = relative_distance(matched, model, observation.state, images, labels)
-        images = images.cpu()
-        return Reconstruction(
-            images=images,
-            labels=labels.cpu(),
-            loss=loss,
-            candidates=images[None],
-            history=torch.tensor(seen.mismatches)[:, None],
-            iterations=len(seen.mismatches),
-            failed=0,
-            method="convolutions: inputs of a batch",
-            outcome="analytic",
-            notes=(known.note,),
-            work=seen.work,
-        )
+        method = "convolutions: inputs of a batch"
+        return _answer(observation, model, images, labels, seen, method=method, note=known.note)
+
+
+def _answer(
+    observation: Observation,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    seen: Evaluations,
+    *,
+    method: str,
+    note: str,
+) -> Reconstruction:
+    """The images (B, 3, S, S) that a descent found, with how far their gradient is from the observed one."""
+    gradients = gradient_estimate(observation)
+    matched = matched_numbers(observation, gradients, dict.fromkeys(gradients, 1.0))
+    loss = relative_distance(matched, model, observation.state, images, labels)
+    images = images.cpu()
+    return Reconstruction(
+        images=images,
+        labels=labels.cpu(),
+        loss=loss,
+        candidates=images[None],
+        history=torch.tensor(seen.mismatches)[:, None],
+        iterations=len(seen.mismatches),
+        failed=0,
+        method=method,
+        outcome="analytic",
+        notes=(note,),
+        work=seen.work,
+    )
 
 
 @dataclass(frozen=True)
@@ -234,15 +231,9 @@ def deep_inputs(observation: Observation, model: nn.Module, limits: DeepLimits =
         raise InputError(f"convolutions of {observation.examples} images see mixtures of them")
     if observation.steps > 1:
         raise InputError(f"the weights moved in {observation.steps} steps")
-    if knows_errors(observation) or sends_signs(observation):
-        raise InputError("the signal's numbers are off, and a row space has to be exact")
+    gradients = exact_gradients(observation)
     if couples_examples(model):
         raise InputError("BatchNorm in train mode mixes the images of a batch")
-    gradients = {
-        name: value
-        for name, value in gradient_estimate(observation).items()
-        if not withholds(observation, name)
-    }
     calls = convolution_calls(model, observation.state, observation.model.shape)
     pixels = observation.model.shape.numbers
     read = convolution_inputs(calls, gradients, enough=limits.enough * pixels)

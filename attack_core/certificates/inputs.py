@@ -20,8 +20,8 @@ from attack_core.base.certificate import Certificate, least_psnr, undetermined
 from attack_core.fc.head import head_errors
 from attack_core.fc.layer_inputs import LayerInputs
 from attack_core.signal.signal_model import mixes_labels
+from fl_core.base.decibels import TINY
 from fl_core.base.device import exact
-from fl_core.base.numbers import TINY
 from fl_core.threat.observation import Observation
 
 _PURPOSE = "certifying layer inputs"

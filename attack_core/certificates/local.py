@@ -20,8 +20,8 @@ from attack_core.certificates.linearised import Linearised, Seen
 from attack_core.convolutions.masks import DecodedInput
 from attack_core.fc.head import Prefix
 from attack_core.fc.layer_inputs import LayerInputs
+from fl_core.base.decibels import TINY
 from fl_core.base.errors import InputError
-from fl_core.base.numbers import TINY
 from fl_core.threat.observation import Observation
 
 

@@ -22,8 +22,8 @@ from torch.nn import functional
 
 from attack_core.base.conjugate_gradients import Operator, solve_definite
 from attack_core.convolutions.calls import ConvolutionCall
+from fl_core.base.decibels import TINY
 from fl_core.base.device import exact
-from fl_core.base.numbers import TINY
 from fl_core.base.types import ModelState, Tensors
 
 _PURPOSE = "solving for a batch's inputs of a convolution"

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attack_core.convolutions.calls import ConvolutionCall
+from fl_core.base.decibels import TINY
 from fl_core.base.device import exact
-from fl_core.base.numbers import TINY
 from fl_core.base.types import ModelState
 from fl_core.models.forward import layer_inputs
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from attack_core.base.conjugate_gradients import Operator, solve_definite
 from attack_core.convolutions.calls import ConvolutionCall
+from fl_core.base.decibels import TINY
 from fl_core.base.device import exact
-from fl_core.base.numbers import TINY
 from fl_core.base.types import Tensors
 
 _PURPOSE = "solving for a convolution's input"

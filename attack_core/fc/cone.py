@@ -28,8 +28,8 @@ from attack_core.fc.head import Head, Prefix
 from attack_core.fc.peeling import rank_factors
 from attack_core.fc.sparse_directions import least_said
 from attack_core.fc.spear import SPEAR_LIMITS, Inseparable, Separation
+from fl_core.base.decibels import TINY
 from fl_core.base.device import exact
-from fl_core.base.numbers import TINY
 from fl_core.base.rng import generator
 from fl_core.base.shape import ImageShape
 from fl_core.base.types import ModelState

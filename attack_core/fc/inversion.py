@@ -21,8 +21,8 @@ from attack_core.fc.cone import separate_rectified
 from attack_core.fc.head import Head
 from attack_core.fc.peeling import can_peel, peel
 from attack_core.fc.spear import Inseparable, separate_batch
+from fl_core.base.decibels import TINY
 from fl_core.base.device import exact
-from fl_core.base.numbers import TINY
 from fl_core.base.rng import generator
 from fl_core.base.types import Tensors
 

@@ -29,8 +29,8 @@ from attack_core.signal.signal_model import (
     sees_a_part,
     withholds,
 )
+from fl_core.base.decibels import TINY
 from fl_core.base.errors import InputError
-from fl_core.base.numbers import TINY
 from fl_core.base.types import Tensors
 from fl_core.threat.observation import Observation
 

@@ -24,8 +24,8 @@ from torch.nn import functional
 from attack_core.fc.head import Head
 from attack_core.fc.sparse_directions import least_said, sparse_directions, units_off
 from attack_core.fc.spear import SPEAR_LIMITS, Inseparable
+from fl_core.base.decibels import TINY
 from fl_core.base.device import exact
-from fl_core.base.numbers import TINY
 from fl_core.base.types import Tensors
 
 _PURPOSE = "taking a batch's gradient apart"

@@ -15,8 +15,8 @@ from torch.nn import functional
 from attack_core.fc.head import Head, head_errors, passed_through
 from attack_core.fc.inversion import completed_input
 from attack_core.fc.spear import Inseparable
+from fl_core.base.decibels import TINY
 from fl_core.base.device import exact
-from fl_core.base.numbers import TINY
 from fl_core.base.types import Tensors
 
 

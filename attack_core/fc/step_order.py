@@ -25,7 +25,7 @@ from attack_core.gradients.targets import (
     weights_along,
 )
 from attack_core.signal.signal_model import mixes_labels
-from fl_core.base.numbers import TINY
+from fl_core.base.decibels import TINY
 from fl_core.base.types import ModelState, Tensors
 from fl_core.federation.client import LocalTraining, Trained, difference, gradient_of, train_locally
 from fl_core.threat.observation import Observation

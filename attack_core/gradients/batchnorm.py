@@ -80,7 +80,6 @@ class SeenStatistics:
         Each image by itself has there, to rounding, the activations that it had in the batch.
         """
         device = next(iter(state.parameters.values())).device
-        counts: dict[str, int] = {}
         with _inputs(model) as seen:
             predict(model, state.with_own_buffers(), torch.zeros((images, *shape.size), device=device))
             counts = {name: inputs.numel() // inputs.shape[1] for name, inputs in seen.items()}
@@ -99,11 +98,10 @@ class SeenStatistics:
         The mean over layers and channels of squared differences: of means in units of the seen deviation, and of
         variances in units of the seen variance. So no layer counts for more than another by its size.
         """
-        found = [
-            value for value in _of_candidates(model, state, images, unbiased=True) if value[0] in self.mean
-        ]
         parts = []
-        for name, mean, variance in found:
+        for name, mean, variance in _of_candidates(model, state, images, unbiased=True):
+            if name not in self.mean:
+                continue
             unit = self.variance[name].clamp_min(BATCH_NORM_LIMITS.least_variance)
             off = (mean - self.mean[name]).square() / unit
             parts.append((off + ((variance - self.variance[name]) / unit).square()).mean(1))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fl_core.base.numbers import TINY
+from fl_core.base.decibels import TINY
 from fl_core.data.augmentation.transforms import (
     Transform,
     draws_of,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fl_core.base.numbers import TINY
+from fl_core.base.decibels import TINY
 from fl_core.data.augmentation.mixing import mixing_matrix
 
 

@@ -18,13 +18,14 @@ from typing import Annotated, Self
 import torch
 from torch import Tensor
 
+from attack_core.base.search import Found
 from attack_core.base.types import AttackFailed
 from attack_core.evidence.cross_validation import Residuals, chosen, evidence
 from attack_core.inversion.lbfgs import Pairs, Value, search
 from attack_core.inversion.preconditioner import DctPreconditioner
-from attack_core.inversion.together import Found, Point, Search, look, run
+from attack_core.inversion.together import Descent, Point, look, run
 from attack_core.priors.colour_tv import colour_variation
-from fl_core.base.numbers import TINY
+from fl_core.base.decibels import TINY
 from fl_core.base.types import Config, InUnits, require
 
 Mismatch = Callable[[Tensor], Tensor]
@@ -214,7 +215,7 @@ class Continuation(Config):
         penalty = prior or self._variation
         return look(lambda images: mismatch(images, problems), penalty, images, len(problems))
 
-    def _alone(self, path: Search[Found], mismatch: Mismatch, prior: Penalty | None) -> Found:
+    def _alone(self, path: Descent[Found], mismatch: Mismatch, prior: Penalty | None) -> Found:
         """The answer of a search that has no others beside it."""
         penalty = prior or self._variation
         (found,) = run([path], lambda images, _: look(mismatch, penalty, images, 1))
@@ -232,7 +233,7 @@ class Continuation(Config):
         error: float,
         report: Callable[[float], None],
         limits: ContinuationLimits,
-    ) -> Search[Tensor]:
+    ) -> Descent[Tensor]:
         """The search of `minimise`."""
         weights = [stiffness * weight for weight in self._weights(error, limits)]
         images = start.detach()
@@ -305,11 +306,11 @@ class Continuation(Config):
         report: Callable[[float], None],
         limits: ContinuationLimits,
         moves: deque[Move],
-    ) -> Search[_Reached]:
+    ) -> Descent[_Reached]:
         """One stage, as a part of a search. `moves` are the last of stages before; this one's are added."""
         axes = _Axes(coordinates, start)
 
-        def evaluate(moved: Tensor) -> Search[Value[Point]]:
+        def evaluate(moved: Tensor) -> Descent[Value[Point]]:
             point = yield start + axes.images(moved)
             total = limits.scale * (point.match + weight * point.variation)
             if math.isfinite(total):

@@ -29,6 +29,7 @@ from attack_core.inversion.continuation import (
 from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.inversion.refinement import Features, NextLayer, feature_mismatch
 from attack_core.inversion.rounds import Rounds
+from fl_core.base.rng import drawn_generators
 from fl_core.base.types import ModelState
 from fl_core.threat.observation import Observation
 
@@ -122,8 +123,7 @@ class FeatureInverter:
         """A generator for each of so many images, so that what one draws depends on no other."""
         if count == 1:
             return [self.generator]
-        seeds = torch.randint(2**62, (count,), generator=self.generator).tolist()
-        return [torch.Generator().manual_seed(seed) for seed in seeds]
+        return drawn_generators(self.generator, count)
 
     def _validated(
         self, residuals: Residuals, states: Sequence[ModelState], start: Tensor, errors: Sequence[float]

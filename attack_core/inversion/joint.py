@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.fc.head import Prefix
-from fl_core.base.numbers import TINY
+from fl_core.base.decibels import TINY
 from fl_core.base.types import ModelState
 
 
@@ -41,6 +41,11 @@ class JointInputs:
     def seen(self, images: Tensor) -> Tensor:
         """The layers' inputs (B, I) for `images` (B, 3, S, S), in the target's units."""
         return self.prefix(images) / self.scales
+
+    def missed_each(self, images: Tensor, which: Sequence[int]) -> Tensor:
+        """Of the batch's images `which` (A,), each one's relative squared distance (A,): images (A, 3, S, S)."""
+        targets = self.target[list(which)]
+        return (self.seen(images) - targets).square().sum(1) / targets.square().sum(1)
 
     def mismatch(self, images: Tensor) -> Tensor:
         """The mean over layers of the relative squared distance, summed over images (B, 3, S, S), ()."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.fc.head import Head, Prefix
-from fl_core.base.numbers import TINY
+from fl_core.base.decibels import TINY
 from fl_core.base.types import ModelState, Tensors
 
 

@@ -1,18 +1,19 @@
-"""Searches that run side by side: each asks for the loss at images of its own, and one batch answers all that wait.
+"""Descents that run side by side: each asks for the loss at images of its own, and one batch answers all that wait.
 
-A search is a generator. It yields images and is sent back what is found there; what it returns is its answer. So each
-has its own steps and its own end, and finds alone what it finds among others, but for rounding.
+A descent is a generator. It yields images and is sent back what is found there; what it returns is its answer. Asking
+and waiting are those of `attack_core.base.search`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from attack_core.base.search import Found, Question, Search, asked, side_by_side
 from attack_core.gradients.refusals import second_derivatives
 
 
@@ -27,29 +28,52 @@ class Point:
     prior: Tensor
 
 
-Found = TypeVar("Found")
-Search = Generator[Tensor, Point, Found]
+Descent = Generator[Tensor, Point, Found]
 """Yields images (B, C, H, W) of one shape, is sent what is there, and returns its answer."""
+Answer = Callable[[Tensor, Sequence[int]], Sequence[Point]]
+"""What is at the images of all that wait, one after the other (n B, C, H, W); and which descents those are."""
 
 
-def run(
-    searches: Sequence[Search[Found]], answer: Callable[[Tensor, Sequence[int]], Sequence[Point]]
-) -> list[Found]:
-    """What each search returns.
+@dataclass(frozen=True, eq=False)
+class _Look(Question[Point]):
+    """Asks what is at the `images` of descent `number`; all descents of a run go together."""
 
-    `answer` gets the images of all that wait, one after the other (n B, C, H, W), and which searches those are.
-    """
-    asked = {number: next(search) for number, search in enumerate(searches)}
-    found: dict[int, Found] = {}
-    while asked:
-        points = answer(torch.cat(list(asked.values())), list(asked))
-        waiting, asked = list(asked), {}
-        for number, point in zip(waiting, points, strict=True):
-            try:
-                asked[number] = searches[number].send(point)
-            except StopIteration as ended:
-                found[number] = ended.value
-    return [found[number] for number in range(len(searches))]
+    answer: Answer
+    number: int
+    images: Tensor
+
+    @property
+    def kin(self) -> Hashable:
+        """See `Question.kin`."""
+        return "images"
+
+    @property
+    def ground(self) -> object:
+        """See `Question.ground`."""
+        return self.answer
+
+    @classmethod
+    def answers(cls, questions: Sequence[Self]) -> Sequence[Point]:
+        """See `Question.answers`."""
+        images = torch.cat([question.images for question in questions])
+        return questions[0].answer(images, [question.number for question in questions])
+
+
+def run(descents: Sequence[Descent[Found]], answer: Answer) -> list[Found]:
+    """What each descent returns; raises what one of them, or `answer`, raises."""
+    searches = [_looking(descent, number, answer) for number, descent in enumerate(descents)]
+    return [ended.result() for ended in side_by_side(searches)]
+
+
+def _looking(descent: Descent[Found], number: int, answer: Answer) -> Search[Found]:
+    """A descent as a search."""
+    try:
+        images = next(descent)
+        while True:
+            images = descent.send((yield from asked(_Look(answer, number, images))))
+    except StopIteration as ended:
+        found: Found = ended.value
+        return found
 
 
 def look(

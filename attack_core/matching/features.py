@@ -16,8 +16,8 @@ from attack_core.fc.inversion import completed_input, input_estimate
 from attack_core.fc.spear import Inseparable
 from attack_core.gradients.handles import GhostHandle, GradientHandle
 from attack_core.signal.signal_model import layer_numbers, masked, sent_numbers
+from fl_core.base.decibels import TINY
 from fl_core.base.errors import InputError
-from fl_core.base.numbers import TINY
 from fl_core.base.types import Tensors
 from fl_core.threat.observation import Observation
 

@@ -7,24 +7,20 @@ labels. The published attacks of this kind are settings of it: `attack_core.atta
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from attack_core.base.search import Question, Search, alone, asked
+from attack_core.base.search import Search, alone
 from attack_core.base.types import Attack, PriorUse, Progress, Reconstruction
 from attack_core.gradients.batchnorm import SeenStatistics
 from attack_core.gradients.convolutions import channels_last
-from attack_core.gradients.handles import GradientHandle
-from attack_core.gradients.objectives import L2, LayerMode, Matched, Objective, choose, layer_weights
-from attack_core.gradients.refusals import second_derivatives
+from attack_core.gradients.objectives import L2, LayerMode, Objective, choose, layer_weights
 from attack_core.gradients.targets import check_observation
-from attack_core.local_sgd.simulation import Averaged, Count, LocalModel, LocalProblem, merge_copies
+from attack_core.local_sgd.simulation import Averaged, Count, LocalModel, merge_copies
 from attack_core.matching.candidates import (
     Candidates,
     Canvas,
@@ -32,27 +28,25 @@ from attack_core.matching.candidates import (
     Parametrisation,
     Pixels,
     RestartHalving,
-    Scores,
 )
+from attack_core.matching.evaluation import Recorder
 from attack_core.matching.features import FeatureTarget
 from attack_core.matching.optimizers import OptimizerName, Schedule, Sign, make_stepper, rate_factor, warmup
+from attack_core.matching.problem import Problem
 from attack_core.priors.deep_prior import DeepPrior
 from attack_core.priors.priors import (
     GroupConsistency,
     OwnPrior,
     Prior,
-    Scene,
     Trained,
     check_priors,
     check_trained,
-    total_variation,
 )
 from attack_core.signal.inits import Init, initial_images
 from attack_core.signal.labels import LabelStrategy, resolve_labels
 from attack_core.signal.signal_model import matched_numbers
 from fl_core.base.errors import InputError
-from fl_core.base.types import LATER, InUnits, ModelState, require
-from fl_core.models.config import Network
+from fl_core.base.types import LATER, InUnits, require
 from fl_core.threat.observation import Observation
 
 MOST = 10_000_000
@@ -201,7 +195,7 @@ class Matching(Attack):
         progress: Progress | None = None,
     ) -> Search[Reconstruction]:
         """See `Attack.search`: gradients of first-order optimizers are evaluated together with those of others."""
-        problem = Problem.of(self, observation, model, generator)
+        problem = problem_of(self, observation, model, generator)
         candidates = start(self, problem, observation, generator)
         stepper = make_stepper(self.optimizer, candidates.parameters(), self._each(self.lr), self.sign)
         history = torch.full((self.iterations, self.restarts), math.nan, device=candidates.device)
@@ -311,142 +305,54 @@ def at_the_mean(attack: Matching) -> Matching:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """What is minimised: fixed while the loop runs."""
+def problem_of(
+    attack: Matching, observation: Observation, model: nn.Module, generator: torch.Generator
+) -> Problem:
+    """The problem that `attack` poses on `observation`; `generator` serves the inference of labels."""
+    check_observation(observation)
+    attack.check_images(observation.examples)
+    first, *later = (_of_round(attack, each, model, generator) for each in observation.rounds)
+    # The labels that the first round shows.
+    return replace(first, later=tuple(replace(each, labels=first.labels) for each in later))
 
-    model: nn.Module
-    observation: Observation
-    local: LocalProblem
-    matched: Matched
-    objective: Objective
-    tv_weight: Tensor
-    priors: tuple[Prior, ...]
-    clamp: float | None
-    labels: Tensor | None
-    images: int
-    features: FeatureTarget | None
-    statistics: SeenStatistics | None
-    statistics_weight: float
-    later: tuple[Problem, ...] = ()
-    """The same for each of the other rounds that were watched; the losses of all are added."""
 
-    @classmethod
-    def of(
-        cls, attack: Matching, observation: Observation, model: nn.Module, generator: torch.Generator
-    ) -> Problem:
-        """The problem that `attack` poses on `observation`; `generator` serves the inference of labels."""
-        check_observation(observation)
-        attack.check_images(observation.examples)
-        first, *later = (cls._of_round(attack, each, model, generator) for each in observation.rounds)
-        # The labels that the first round shows.
-        return replace(first, later=tuple(replace(each, labels=first.labels) for each in later))
-
-    @classmethod
-    def _of_round(
-        cls, attack: Matching, observation: Observation, model: nn.Module, generator: torch.Generator
-    ) -> Problem:
-        observation = replace(
-            observation,
-            tensors=channels_last(observation.tensors),
-            state=replace(observation.state, parameters=channels_last(observation.state.parameters)),
-        )
-        images = attack.images or observation.examples
-        local = attack.local.prepare(observation, model, Count(attack.restarts, images))
-        targets = local.targets
-        device = next(iter(targets.values())).device
-        labels = resolve_labels(attack.labels, observation, model, images, generator)
-        weights = layer_weights(targets, attack.layer_weights)
-        check_priors(attack.priors, model)
-        check_trained(attack.priors, observation.prior)
-        chosen = choose(targets, indices=attack.layers, names=attack.layer_names)
-        tv_weight, clamp = PRESETS[attack.preset] if attack.preset else (attack.tv_weight, attack.clamp)
-        return cls(
-            model=model,
-            observation=observation,
-            local=local,
-            matched=matched_numbers(observation, targets, {name: weights[name] for name in chosen}).factored(
-                observation.examples
-            ),
-            objective=attack.objective,
-            tv_weight=torch.tensor(attack._each(tv_weight), dtype=torch.float32, device=device),
-            priors=attack.priors,
-            clamp=clamp,
-            labels=None if labels is None else labels.to(device).repeat(local.copies),
-            images=images * local.copies,
-            features=FeatureTarget.of(attack.feature_weight, observation, model, targets)
-            if attack.feature_weight
-            else None,
-            statistics=_seen_statistics(attack, observation, model),
-            statistics_weight=attack.statistics_weight,
-        )
-
-    @property
-    def compares_restarts(self) -> bool:
-        """Whether a prior asks for the images of all restarts."""
-        return any(isinstance(prior, GroupConsistency) for prior in self.priors)
-
-    @cached_property
-    def hard(self) -> Tensor:
-        """The fixed labels as probabilities (B, K), made once: the library reads them back from the device."""
-        if self.labels is None:
-            raise AssertionError("fixed labels or logits, one of them is there")
-        return functional.one_hot(self.labels, self.observation.model.outputs).to(torch.float32)
-
-    @cached_property
-    def varies(self) -> bool:
-        """Whether total variation counts for any candidate."""
-        return bool(self.tv_weight.any())
-
-    @cached_property
-    def point(self) -> Point | None:
-        """Where all gradients are taken; None where candidates have points of their own, or several rounds count."""
-        state = self.local.point
-        return None if state is None or self.later else Point(self.observation.model, state)
-
-    def losses(self, images: Tensor, logits: Tensor | None, which: list[int]) -> Tensor:
-        """Matching losses (A,) of candidates `which`: images (A, B, 3, S, S), logits (A, B, K)."""
-        return self.losses_of(
-            self.local.handles(images, self.probabilities(images, logits), which), images, logits, which
-        )
-
-    def losses_of(
-        self,
-        handles: Mapping[str, GradientHandle],
-        images: Tensor,
-        logits: Tensor | None,
-        which: list[int],
-    ) -> Tensor:
-        """The same from the `handles` that `local` gives of these images in the first round."""
-        loss = self.objective.loss(self.matched.terms(handles)) + self.local.tie(images, which)
-        if self.features is not None:
-            loss = loss + self.features.loss(handles)
-        if self.statistics is not None and self.statistics_weight:
-            missed = self.statistics.distance(self.model, self.observation.state, images)
-            loss = loss + self.statistics_weight * missed
-        for each in self.later:
-            loss = loss + each.losses(images, logits, which)
-        return loss
-
-    def leaves(self, candidate: int) -> list[Tensor]:
-        """What is optimised beside a candidate's images, in all rounds."""
-        return [leaf for each in (self, *self.later) for leaf in each.local.leaves(candidate)]
-
-    def probabilities(self, images: Tensor, logits: Tensor | None) -> Tensor:
-        """What each image's label is taken for, (A, B, K)."""
-        if logits is not None:
-            return logits.softmax(dim=-1)
-        return self.hard.expand(len(images), -1, -1)
-
-    def penalty(self, images: Tensor, which: Tensor, restarts: Tensor | None) -> Tensor:
-        """The priors' sum (A,) for candidates `which` (A,): images (A, B, 3, S, S); `restarts` as in `Scene`."""
-        scene = Scene(self.model, self.observation.state, restarts, self.observation.prior, self.statistics)
-        total = images.new_zeros(len(images))
-        if self.varies:
-            total = self.tv_weight[which] * total_variation(images)
-        for prior in self.priors:
-            total = total + prior.penalty(images, scene)
-        return total
+def _of_round(
+    attack: Matching, observation: Observation, model: nn.Module, generator: torch.Generator
+) -> Problem:
+    observation = replace(
+        observation,
+        tensors=channels_last(observation.tensors),
+        state=replace(observation.state, parameters=channels_last(observation.state.parameters)),
+    )
+    images = attack.images or observation.examples
+    local = attack.local.prepare(observation, model, Count(attack.restarts, images))
+    targets = local.targets
+    device = next(iter(targets.values())).device
+    labels = resolve_labels(attack.labels, observation, model, images, generator)
+    weights = layer_weights(targets, attack.layer_weights)
+    check_priors(attack.priors, model)
+    check_trained(attack.priors, observation.prior)
+    chosen = choose(targets, indices=attack.layers, names=attack.layer_names)
+    tv_weight, clamp = PRESETS[attack.preset] if attack.preset else (attack.tv_weight, attack.clamp)
+    return Problem(
+        model=model,
+        observation=observation,
+        local=local,
+        matched=matched_numbers(observation, targets, {name: weights[name] for name in chosen}).factored(
+            observation.examples
+        ),
+        objective=attack.objective,
+        tv_weight=torch.tensor(attack._each(tv_weight), dtype=torch.float32, device=device),
+        priors=attack.priors,
+        clamp=clamp,
+        labels=None if labels is None else labels.to(device).repeat(local.copies),
+        images=images * local.copies,
+        features=FeatureTarget.of(attack.feature_weight, observation, model, targets)
+        if attack.feature_weight
+        else None,
+        statistics=_seen_statistics(attack, observation, model),
+        statistics_weight=attack.statistics_weight,
+    )
 
 
 def _seen_statistics(attack: Matching, observation: Observation, model: nn.Module) -> SeenStatistics | None:
@@ -483,151 +389,3 @@ def start(
     logits = torch.randn((attack.restarts, count, observation.model.outputs), generator=generator)
     soft = [logit.to(device).requires_grad_(True) for logit in logits]
     return Candidates(canvases, soft, keep_last=attack._annealed, extra=extra)
-
-
-@dataclass(frozen=True, eq=False)
-class Point:
-    """A network at its weights; points of equal numbers are equal."""
-
-    model: Network
-    state: ModelState
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Point):
-            return NotImplemented
-        return self.model == other.model and self.state.same_numbers(other.state)
-
-
-@dataclass(frozen=True)
-class Slopes:
-    """Matching losses (A,), and gradients: by images (A, B, 3, S, S), by logits (A, B, K), by `leaves` in order."""
-
-    losses: Tensor
-    images: Tensor
-    logits: Tensor | None
-    leaves: tuple[Tensor, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation(Question[Slopes]):
-    """Asks for the `Slopes` of a problem's candidates `which`; those of other problems on one point go together."""
-
-    problem: Problem
-    images: Tensor
-    logits: Tensor | None
-    which: list[int]
-
-    @property
-    def kin(self) -> Hashable | None:
-        """See `Question.kin`."""
-        if self.problem.point is None:
-            return None
-        return self.images.shape[1:], self.logits is not None
-
-    @property
-    def ground(self) -> object:
-        """See `Question.ground`."""
-        return self.problem.point
-
-    @classmethod
-    def answers(cls, questions: Sequence[Self]) -> list[Slopes]:
-        """See `Question.answers`: one pass of all candidates, and each problem's losses from its part of that."""
-        counts = [len(question.images) for question in questions]
-        images = torch.cat([question.images for question in questions]).requires_grad_(True)
-        soft = [question.logits for question in questions if question.logits is not None]
-        logits = torch.cat(soft).requires_grad_(True) if soft else None
-        leaves = [
-            leaf for question in questions for i in question.which for leaf in question.problem.leaves(i)
-        ]
-        with torch.enable_grad(), second_derivatives():
-            parts: Any = (
-                images.split(counts),
-                [None] * len(counts) if logits is None else logits.split(counts),
-            )
-            found = torch.cat(cls._losses(questions, list(zip(*parts, strict=True))))
-            inputs = [images, *([] if logits is None else [logits]), *leaves]
-            slopes = (
-                torch.autograd.grad(found.sum(), inputs, materialize_grads=True)
-                if found.requires_grad
-                else [torch.zeros_like(each) for each in inputs]
-            )
-        by_logits = [None] * len(counts) if logits is None else slopes[1].split(counts)
-        # Problems with leaves of their own are evaluated alone.
-        by_leaves = tuple(slopes[1 if logits is None else 2 :])
-        each = zip(found.detach().split(counts), slopes[0].split(counts), by_logits, strict=True)
-        return [Slopes(*own, by_leaves) for own in each]
-
-    @staticmethod
-    def _losses(
-        questions: Sequence[Evaluation], parts: Sequence[tuple[Tensor, Tensor | None]]
-    ) -> list[Tensor]:
-        """Each question's losses (A,), of its part of the images and logits."""
-        first, *others = questions
-        if not others:
-            return [first.problem.losses(*parts[0], first.which)]
-        pairs = list(zip(questions, parts, strict=True))
-        probabilities = torch.cat([question.problem.probabilities(*part) for question, part in pairs])
-        images = torch.cat([part[0] for part in parts])
-        # Where they join, a pass depends on neither the problem nor on which candidates these are.
-        handles = first.problem.local.handles(images, probabilities, list(range(len(images))))
-        counts = [len(part[0]) for part in parts]
-        split = {name: handle.split(counts) for name, handle in handles.items()}
-        return [
-            question.problem.losses_of({name: own[i] for name, own in split.items()}, *part, question.which)
-            for i, (question, part) in enumerate(pairs)
-        ]
-
-
-class Recorder:
-    """Evaluates candidates for a stepper and keeps each one's first scores, those of the point before the step.
-
-    At most `packing` candidates are evaluated together. `images` counts the images of all evaluations.
-    """
-
-    def __init__(self, problem: Problem, candidates: Candidates, prior_factor: float, packing: int) -> None:
-        self.first: list[Scores] = []
-        self.images = 0
-        self._problem, self._candidates, self._prior_factor = problem, candidates, prior_factor
-        self._packing, self._seen = packing, set[int]()
-        self._restarts = candidates.finite() if problem.compares_restarts else None
-
-    def __call__(self, which: list[int]) -> Search[Tensor]:
-        """See `attack_core.matching.optimizers.Evaluate`."""
-        self.images += len(which) * self._problem.images
-        totals = []
-        for pack in [which[i : i + self._packing] for i in range(0, len(which), self._packing)]:
-            scores = yield from self._together(pack)
-            totals.append(scores.total)
-            if self._seen.isdisjoint(pack):
-                self.first.append(scores)
-                self._seen.update(pack)
-        return torch.cat(totals)
-
-    def _together(self, which: list[int]) -> Search[Scores]:
-        canvases, logits = self._candidates.canvases, self._candidates.logits
-        with torch.enable_grad():
-            images = torch.stack([canvases[i].image() for i in which])
-            soft = None if logits is None else torch.stack([logits[i] for i in which])
-        kept = None if soft is None else soft.detach()
-        slopes = yield from asked(Evaluation(self._problem, images.detach(), kept, which))
-        index = self._candidates.index(which)
-        with torch.enable_grad():
-            penalty = self._prior_factor * self._problem.penalty(images, index, self._restarts)
-        self._hand_out(which, images, soft, penalty, slopes)
-        return Scores(index, slopes.losses + penalty.detach(), slopes.losses, images.detach(), kept)
-
-    def _hand_out(
-        self, which: list[int], images: Tensor, soft: Tensor | None, penalty: Tensor, slopes: Slopes
-    ) -> None:
-        """Leave in each leaf's `grad` its part of the slopes, by what the candidates make of their leaves."""
-        outputs, weights = [images], [slopes.images]
-        if soft is not None and slopes.logits is not None:
-            outputs, weights = [*outputs, soft], [*weights, slopes.logits]
-        if penalty.requires_grad:
-            outputs, weights = [*outputs, penalty], [*weights, torch.ones_like(penalty)]
-        leaves = [leaf for i in which for leaf in self._candidates.own_leaves(i)]
-        with second_derivatives():
-            gradients = torch.autograd.grad(outputs, leaves, weights)
-        others = [leaf for i in which for leaf in self._problem.leaves(i)]
-        for leaf, gradient in zip([*leaves, *others], [*gradients, *slopes.leaves], strict=True):
-            leaf.grad = gradient

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch.linalg import vector_norm
 
-from fl_core.base.numbers import TINY
+from fl_core.base.decibels import TINY
 from fl_core.threat.observation import Observation
 
 

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fl_core.base.decibels import TINY
 from fl_core.base.errors import InputError
-from fl_core.base.numbers import TINY
 
 Init = Literal["normal", "uniform", "fourier", "pattern-2", "pattern-4", "pattern-8", "mean"]
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from attack_core.gradients.objectives import Matched
-from attack_core.gradients.targets import travelled
+from attack_core.gradients.targets import gradient_estimate, travelled
+from fl_core.base.errors import InputError
 from fl_core.base.types import Tensors
 from fl_core.threat.facts import Fact, RandomCode
 from fl_core.threat.observation import Observation
@@ -136,6 +137,20 @@ def precisions(observation: Observation, gradients: Tensors) -> dict[str, float]
 def knows_errors(observation: Observation) -> bool:
     """Whether a fact says that the signal's numbers are off."""
     return any(fact.likelihood != "exact" for fact in observation.facts)
+
+
+def exact_gradients(observation: Observation) -> dict[str, Tensor]:
+    """`gradient_estimate` without the parameters of which numbers were withheld, for what needs exact row spaces.
+
+    Raises `InputError` where the numbers are known to be off.
+    """
+    if knows_errors(observation) or sends_signs(observation):
+        raise InputError("the signal's numbers are off, and a row space has to be exact")
+    return {
+        name: value
+        for name, value in gradient_estimate(observation).items()
+        if not withholds(observation, name)
+    }
 
 
 def signal_energy(observation: Observation, gradients: Tensors) -> float:

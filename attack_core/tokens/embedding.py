@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from attack_core.gradients.refusals import check_logits
 from attack_core.gradients.tracing import couples_examples
+from fl_core.base.decibels import TINY
 from fl_core.base.errors import InputError
-from fl_core.base.numbers import TINY
 from fl_core.base.shape import ImageShape
 from fl_core.base.types import ModelState
 from fl_core.models.forward import predict

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from defenses.mechanism.base import Mechanism, Stage
+from fl_core.base.decibels import TINY
 from fl_core.base.errors import InputError
-from fl_core.base.numbers import TINY
 from fl_core.base.rng import Random, normal
 from fl_core.base.types import InUnits, ModelState, require
 from fl_core.federation.client import Batch, GradientRule

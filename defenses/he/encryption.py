@@ -124,7 +124,6 @@ class Paillier(Encrypted):
 
     def __post_init__(self) -> None:
         require(self.precision >= 1, self, "precision", "at least 1 step a unit")
-        require(self.lane_bits in (32, 64), self, "lane_bits", "32 or 64")
 
     def check_library(self) -> None:
         """See `Mechanism.check_library`: phe and gmpy2, an extra."""

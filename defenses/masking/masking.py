@@ -38,7 +38,6 @@ class Masking(SumProtection):
     def __post_init__(self) -> None:
         require(0.5 < self.threshold <= 1, self, "threshold", "more than a half and at most 1")
         require(self.precision >= 1, self, "precision", "at least 1 step a unit")
-        require(self.word_bits in (32, 64), self, "word_bits", "32 or 64")
         require(0 <= self.dropout < 0.5, self, "dropout", "at least 0 and less than a half")
 
     @property

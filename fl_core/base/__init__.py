@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "decibels": ["FAR", "energy", "scaled"],
+        "decibels": ["TINY", "FAR", "energy", "scaled"],
         "device": [
             "DEVICES",
             "mps_fallback",
@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "out_of_memory",
             "peak_mb",
             "pick_device",
+            "prepare_process",
             "reset_peak",
             "synchronise",
         ],
@@ -28,10 +29,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "unknown_name",
         ],
         "libraries": ["library"],
-        "numbers": ["TINY"],
         "own_code": ["OwnCode", "OwnCodeFailed"],
         "own_object": ["OwnObject"],
-        "rng": ["Random", "derive_seed", "generator", "normal", "stream", "uniform"],
+        "rng": ["Random", "derive_seed", "drawn_generators", "generator", "normal", "stream", "uniform"],
         "shape": ["ImageShape"],
         "types": [
             "ClientUpdate",

@@ -6,6 +6,8 @@ import math
 
 from torch import Tensor
 
+TINY = 1e-30
+"""What a divisor is at least where it may be 0: any other number of float32 that means something is larger."""
 FAR = 100
 """Numbers are scaled by powers of two up to this one, which is exact, so that float32 holds their squares."""
 

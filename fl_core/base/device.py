@@ -53,6 +53,13 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def prepare_process(threads: int) -> None:
+    """What every process that trains or attacks sets: CPU threads, float32 on CUDA, freed memory kept."""
+    torch.set_num_threads(threads)
+    set_precision("float32")
+    keep_freed_pages()
+
+
 def keep_freed_pages() -> bool:
     """From now on this process keeps the memory that it frees, for its next tensors; True where that could be set.
 

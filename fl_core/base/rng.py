@@ -37,6 +37,12 @@ def generator(*parts: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(*parts))
 
 
+def drawn_generators(source: torch.Generator, count: int) -> list[torch.Generator]:
+    """So many CPU generators, seeded by what `source` draws: what one of them draws depends on no other."""
+    seeds = torch.randint(2**62, (count,), generator=source).tolist()
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
 def derive_key(*parts: str | int) -> int:
     """128 bits that depend on every one of `parts` and on their order (SHA-256)."""
     return int.from_bytes(_digest(parts)[:16], "big")

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from attack_core.base.types import Reconstruction
-from fl_core.base.decibels import energy
-from fl_core.base.numbers import TINY
+from fl_core.base.decibels import TINY, energy
 from fl_core.base.types import Tensors
 from fl_core.federation.client import LocalTraining, difference, train_locally
 from orchestrator.library.invert import Case

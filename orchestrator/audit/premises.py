@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fl_core.base.decibels import energy
-from fl_core.base.numbers import TINY
+from fl_core.base.decibels import TINY, energy
 from fl_core.base.types import ModelState, Tensors
 from orchestrator.audit.explanation import EXPLANATION_LIMITS, Explanation, explained_at, lr_of_one_step
 from orchestrator.inference.optimizer import Optimizer

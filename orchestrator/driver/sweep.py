@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fl_core.base.device import keep_freed_pages, pick_device, set_precision
+from fl_core.base.device import pick_device, prepare_process
 from fl_core.base.errors import InputError, NotSummable
 from fl_core.base.own_code import OwnCodeFailed
 from fl_core.base.shape import ImageShape
@@ -198,9 +198,7 @@ def _run(
     check_sweep(config.attackers, chosen)
     config, chosen = resolve(config), [resolve(own) for own in chosen]
     # Captures are computed here and rounding follows the threads: not this machine's cores, but the config's.
-    torch.set_num_threads(config.execution.threads)
-    set_precision("float32")
-    keep_freed_pages()
+    prepare_process(config.execution.threads)
     spaces = [attacker.space.every() for attacker in config.attackers]
     refuse_links(out)
     with ResultStore(out, trials_schema(spaces)) as store, ExitStack() as started:
@@ -560,8 +558,8 @@ class Driver:
             for each in company.specs:
                 self._wait(Company(study, (each,)), urgent=True)
             return
-        tries = packings(spec.attack)[: self._attempts[spec.trial_id] + 1]
-        if isinstance(done.error, MemoryError) and tries != packings(spec.attack):
+        narrower = self._attempts[spec.trial_id] + 1 < len(packings(spec.attack))
+        if isinstance(done.error, MemoryError) and narrower:
             self._attempts[spec.trial_id] += 1
             self._wait(company, urgent=True)
             return

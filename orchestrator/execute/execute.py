@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import ray
-import torch
 from ray.exceptions import (
     GetTimeoutError,
     LocalRayletDiedError,
@@ -33,7 +32,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fl_core.base.device import keep_freed_pages, set_precision
+from fl_core.base.device import prepare_process
 from fl_core.base.errors import InputError, unknown_name
 from orchestrator.execute.lifelines import PATIENCE_SECONDS, Lifelines, connected
 from orchestrator.execute.ray_folder import scratch_folder
@@ -143,9 +142,7 @@ class _Worker:
     def __init__(self, threads: int, preload: Preload) -> None:  # noqa: ARG002 - its arrival imports its modules
         # Ray sets it from the actor's CPUs, but not where the node's environment names another number.
         os.environ["OMP_NUM_THREADS"] = str(threads)
-        torch.set_num_threads(threads)
-        set_precision("float32")
-        keep_freed_pages()
+        prepare_process(threads)
 
     def ready(self) -> None:
         """Answered once the process runs."""

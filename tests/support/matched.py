@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from attack_core.matching.evaluation import Evaluation
 from attack_core.matching.matching import Matching
 from attack_core.metrics.metrics import assign, psnr
 from fl_core.base.rng import generator
@@ -48,6 +50,19 @@ def attacked(observation: Observation, **options: Any) -> Any:
     settings: dict[str, Any] = {"iterations": 60, "schedule": "cosine", "tv_weight": 0.0}
     attack = Matching(**(settings | options))
     return attack(observation, build_model(observation.model), generator("attack"))
+
+
+def counted_questions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by how many attacks each answer was for, from now on."""
+    found: list[int] = []
+    answers = Evaluation.answers.__func__  # type: ignore[attr-defined]
+
+    def counted(cls: type[Evaluation], questions: list[Evaluation]) -> Any:
+        found.append(len(questions))
+        return answers(cls, questions)
+
+    monkeypatch.setattr(Evaluation, "answers", classmethod(counted))
+    return found
 
 
 def score(images: Tensor, truth: Tensor) -> float:

@@ -14,7 +14,7 @@ from attack_core.fc.inversion import Leading, estimate_error, stacked_input
 from attack_core.gradients.objectives import L2
 from attack_core.gradients.targets import check_observation
 from attack_core.inversion.continuation import Continuation
-from attack_core.matching.matching import Matching, Problem
+from attack_core.matching.matching import Matching, problem_of
 from attack_core.metrics.controls import norm_matched_noise
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
@@ -97,8 +97,8 @@ def test_matching_adds_the_losses_of_all_rounds(faces: ImageDataset) -> None:
     observation, truth = watched(faces, "cnn64", rounds=3, sigma=0.001)
     model, attack = build_model(observation.model), Matching(objective=L2(), labels="auto")
     images = truth.images[None].requires_grad_(True)
-    whole = Problem.of(attack, observation, model, generator("a")).losses(images, None, [0])
-    single = [Problem.of(attack, each, model, generator("a")) for each in observation.rounds]
+    whole = problem_of(attack, observation, model, generator("a")).losses(images, None, [0])
+    single = [problem_of(attack, each, model, generator("a")) for each in observation.rounds]
     labels = single[0].labels
     parts = [replace(each, labels=labels).losses(images, None, [0]) for each in single]
     assert float(whole.detach()) == pytest.approx(sum(float(part.detach()) for part in parts), rel=1e-5)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attack_core.inversion.continuation import CONTINUATION_LIMITS, Continuation, ContinuationLimits
 from attack_core.inversion.preconditioner import DctPreconditioner
-from attack_core.inversion.together import Point, Search, run
+from attack_core.inversion.together import Descent, Point, run
 from fl_core.base.rng import generator
 
 SIZE = 6
@@ -98,7 +98,7 @@ def test_a_search_gives_up_where_no_image_explains_more_than_nothing_does(
 def test_answers_go_to_those_that_asked() -> None:
     """Each search asks for its number so many times, and answers with the sum of what it was sent."""
 
-    def counting(number: int) -> Search[Tensor]:
+    def counting(number: int) -> Descent[Tensor]:
         total = torch.zeros(1)
         for _ in range(number + 1):
             point = yield torch.full((1,), float(number))

@@ -181,11 +181,11 @@ def test_early_stop_ends_a_stalled_candidate(faces: ImageDataset) -> None:
     ("preset", "bound"), [("default", 2.0), ("soft", 3.0), ("tight", 1.5), ("none", None)]
 )
 def test_presets_bound_the_pixels(faces: ImageDataset, preset: str, bound: float | None) -> None:
-    from attack_core.matching.matching import Problem, start
+    from attack_core.matching.matching import problem_of, start
 
     observation, _ = observed(faces)
     attack = Matching(preset=preset, iterations=1)  # type: ignore[arg-type]
-    problem = Problem.of(attack, observation, build_model(observation.model), generator(0))
+    problem = problem_of(attack, observation, build_model(observation.model), generator(0))
     assert problem.clamp == bound
     candidates = start(attack, problem, observation, generator(0))
     with torch.no_grad():

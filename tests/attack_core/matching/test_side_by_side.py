@@ -14,7 +14,7 @@ from attack_core.base.types import Attack, AttackFailed, Reconstruction
 from attack_core.gradients.objectives import Both, Cosine
 from attack_core.local_sgd.simulation import Simulated
 from attack_core.matching.candidates import EarlyStop
-from attack_core.matching.matching import Evaluation, Matching
+from attack_core.matching.matching import Matching
 from attack_core.metrics.controls import norm_matched_noise
 from attack_core.priors.priors import Wavelet
 from fl_core.base.rng import generator
@@ -22,7 +22,7 @@ from fl_core.data.dataset import ImageDataset
 from fl_core.models.build import build_model
 from fl_core.models.config import ModelConfig
 from fl_core.threat.observation import Observation
-from tests.support.matched import observed
+from tests.support.matched import counted_questions, observed
 
 CNN = ModelConfig(kind="cnn64", image_size=16)
 PLAIN = Matching(iterations=12, lr=0.1, tv_weight=1e-4)
@@ -40,16 +40,7 @@ def searches(attack: Attack, seen: list[Observation]) -> list[Search[Reconstruct
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many candidates' questions each answer was for."""
-    found: list[int] = []
-    answers = Evaluation.answers.__func__  # type: ignore[attr-defined]
-
-    def counted(cls: type[Evaluation], questions: list[Evaluation]) -> Any:
-        found.append(len(questions))
-        return answers(cls, questions)
-
-    monkeypatch.setattr(Evaluation, "answers", classmethod(counted))
-    return found
+    return counted_questions(monkeypatch)
 
 
 def assert_alike(one: Reconstruction, other: Reconstruction) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.gradients.batchnorm import statistics_distance
-from attack_core.matching.matching import Matching, Problem
+from attack_core.matching.matching import Matching, problem_of
 from attack_core.priors.priors import (
     BatchNormStatistics,
     GroupConsistency,
@@ -161,7 +161,7 @@ def test_priors_add_up_and_tv_weight_is_the_short_form(faces: ImageDataset) -> N
     model, images = build_model(observation.model), noise(2, 1, 3, 16, 16)
 
     def penalty(**options: Any) -> Tensor:
-        problem = Problem.of(Matching(restarts=2, **options), observation, model, generator(0))
+        problem = problem_of(Matching(restarts=2, **options), observation, model, generator(0))
         return problem.penalty(images, torch.tensor([0, 1]), images)
 
     short = penalty(tv_weight=(0.1, 0.2))

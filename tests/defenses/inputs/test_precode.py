@@ -17,7 +17,7 @@ from attack_core.fc.head import observed_head
 from attack_core.gradients.targets import gradient_estimate
 from attack_core.inversion.continuation import Continuation
 from attack_core.local_sgd.vib_noise import solved_noise
-from attack_core.matching.matching import Matching, Problem
+from attack_core.matching.matching import Matching, problem_of
 from attack_core.matching.presets import soft_matching
 from defenses.chain import AnyDefense, Chain
 from defenses.compression.compression import Prune
@@ -153,7 +153,7 @@ def test_the_attacker_reads_the_draw_off_the_gradients(faces: ImageDataset) -> N
     losses = []
     for observation in (told, untold):
         attack = Matching(tv_weight=0.0)
-        problem = Problem.of(attack, observation, model, generator("attack"))
+        problem = problem_of(attack, observation, model, generator("attack"))
         image = truth.images[None].clone().requires_grad_(True)
         losses.append(float(problem.losses(image, None, [0]).detach()) / float(problem.matched.squares.sum()))
     assert losses[0] < 1e-5 < 1e-2 < losses[1]

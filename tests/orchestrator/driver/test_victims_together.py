@@ -11,9 +11,9 @@ import pytest
 
 import orchestrator.driver.sweep as driver_module
 import orchestrator.trial.run as trial_module
-from attack_core.matching.matching import Evaluation
 from fl_core.base.errors import InputError
 from orchestrator.config.sweep import ExecutionConfig
+from tests.support.matched import counted_questions
 from tests.support.small import comparable, run, sweep
 
 
@@ -59,14 +59,7 @@ def test_each_suggestion_and_the_test_have_programs_of_their_victims(
         return real(trials, **options)
 
     monkeypatch.setattr(trial_module, "run_trials", counted)
-    asked: list[int] = []
-    answers = Evaluation.answers.__func__  # type: ignore[attr-defined]
-
-    def noted(cls: type[Evaluation], questions: list[Evaluation]) -> Any:
-        asked.append(len(questions))
-        return answers(cls, questions)
-
-    monkeypatch.setattr(Evaluation, "answers", classmethod(noted))
+    asked = counted_questions(monkeypatch)
     outcome = run(together(faces_root, count), tmp_path)
     # Two cells: five suggestions on two victims, then three test victims; one that is left over runs by itself.
     assert (outcome.trials, outcome.failed) == (2 * 13, 0)
