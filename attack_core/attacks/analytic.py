@@ -94,7 +94,7 @@ class Analytic(FallsBack):
     tolerance: float = 1e-3
     drift_tolerance: float = 0.1
     passes: Annotated[int, InUnits("passes")] = 3
-    decode: bool = field(default=False, metadata=LATER)
+    decode: bool = field(default=True, metadata=LATER)
     certify: bool = field(default=True, metadata=LATER)
     fallback: Matching = field(default_factory=Matching)
 
@@ -130,6 +130,10 @@ class Analytic(FallsBack):
             inversion=self.inversion.shortened(share),
             refinement=self.refinement.shortened(share),
         )
+
+    def uncertified(self) -> Self:
+        """See `Attack.uncertified`."""
+        return replace(self, certify=False)
 
     def __call__(
         self,
@@ -370,12 +374,12 @@ class _Problem:
             return found
         judge = FeatureFit(observation=self.observation, model=self.model, read=self.read)
         images = found.images.to(prior.device)
-        if self.attack.certify:
-            certificates = certify_features(self.read, self.observation, self.model, images, decoded)
-            found = self._certified(found, certificates)
         mismatch = judge.mismatch(images)
         if mismatch <= judge.limits.unexplained:
-            return found
+            if not self.attack.certify:
+                return found
+            certificates = certify_features(self.read, self.observation, self.model, images, decoded)
+            return self._certified(found, certificates)
         note = f"the answer does not explain the features: relative mismatch {magnitude(mismatch)}"
         found = replace(found, notes=(*found.notes, note))
         if not judge.no_better_than_prior(images, prior):

@@ -139,6 +139,12 @@ class Auto(FallsBack):
             convolutions=self.convolutions.shortened(share),
         )
 
+    def uncertified(self) -> Self:
+        """See `Attack.uncertified`."""
+        return replace(
+            self, analytic=self.analytic.uncertified(), convolutions=self.convolutions.uncertified()
+        )
+
     def __call__(
         self,
         observation: Observation,

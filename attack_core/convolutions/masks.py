@@ -165,7 +165,7 @@ class _Decoding:
     def solve(self, start: Tensor) -> DecodedInput | None:
         """From inputs (B, C, H, W) that are nearly right, or far off, to the exact ones; None where it fails."""
         limits, rows = self.limits, self.gradient.flatten(1)
-        size = max(float(rows.norm()), TINY)
+        size = max(float(torch.linalg.vector_norm(rows)), TINY)
         live = (rows.abs().amax(1) > 0).to(rows)
         errors = self.errors.flatten(2).transpose(0, 1).flatten(1)
         # What a ReLU and a pooling pass is nowhere negative.
@@ -180,12 +180,12 @@ class _Decoding:
             for _ in range(limits.solutions):
                 inputs = (inputs + self._step(system, weights, left)).clamp_min(floor)
                 left = self._left(system, inputs)
-                share = float(left.norm()) / size
+                share = float(torch.linalg.vector_norm(left)) / size
                 if share <= limits.exact:
                     return self._answer(inputs, system, share * size)
                 self._turn_bits(on, left, errors, self._patches(inputs), outputs, live > 0)
                 system = self._system(errors * on)
-                each = left.norm(dim=1)
+                each = torch.linalg.vector_norm(left, dim=1)
                 weights = live / (each + limits.evenness * each[live > 0].median()).clamp_min(TINY)
             if not share <= limits.progress * before:
                 return None
@@ -241,7 +241,7 @@ class _Decoding:
         """With the error that what is `left` may make of the inputs."""
         system = exact(system, _PURPOSE)
         least = float(torch.linalg.eigvalsh(system.mT @ system)[0].clamp_min(0.0).sqrt())
-        size = max(float(inputs.norm()), TINY)
+        size = max(float(torch.linalg.vector_norm(inputs)), TINY)
         return DecodedInput(self.call.name, inputs, left / max(least, TINY) / size)
 
     def _system(self, errors: Tensor) -> Tensor:

@@ -121,7 +121,8 @@ def separate_rectified(
     if moved:
         limits = replace(limits, zero=limits.zero_moved, other=limits.other_moved)
         gap = limits.gap_moved
-    columns, rows = rank_factors(both, count, gap)
+    factors = rank_factors(both, count, gap)
+    columns, rows = factors.columns, factors.rows
     scale = torch.linalg.norm(rows, dim=1, keepdim=True)
     space = (rows / scale).mT
     if not bool(torch.isfinite(space).all()):

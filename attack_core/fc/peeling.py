@@ -201,11 +201,12 @@ def _images(
     left: _Remainder, count: int, generator: torch.Generator, limits: PeelingLimits
 ) -> Iterator[_Image]:
     """Images that the network confirms, each perhaps more than once; `count` are left."""
-    columns, rows = rank_factors(left.first, count)
-    outputs = rank_factors(left.second.mT, count)[0]
+    first = rank_factors(left.first, count)
+    columns, rows = first.columns, first.rows
+    outputs = rank_factors(left.second.mT, count).columns
     weight, bias = left.layers[0]
     pushed = torch.cat([weight, bias[:, None]], dim=1) @ rows.mT
-    for direction in sparse_directions(columns, generator):
+    for direction in sparse_directions(columns, generator, first.noise):
         error = columns @ direction
         off = units_off(error)
         on = ~off
@@ -261,8 +262,20 @@ def _classes(bias: Tensor, count: int) -> Tensor:
     return torch.tensor(found, dtype=torch.int64)
 
 
-def rank_factors(matrix: Tensor, rank: int, gap: float = SPEAR_LIMITS.rank_gap) -> tuple[Tensor, Tensor]:
-    """Orthonormal columns (O, rank) and rows (rank, I) whose product is `matrix`; refuses another numerical rank.
+@dataclass(frozen=True)
+class RankFactors:
+    """A matrix (O, I) as orthonormal `columns` (O, R) times `rows` (R, I).
+
+    `noise` is the first singular value that was left out, as a share of the last one that was not.
+    """
+
+    columns: Tensor
+    rows: Tensor
+    noise: float
+
+
+def rank_factors(matrix: Tensor, rank: int, gap: float = SPEAR_LIMITS.rank_gap) -> RankFactors:
+    """The factors of `matrix` (O, I) at this `rank`; refuses another numerical rank.
 
     Of this rank is what has a `gap`, a factor, between the singular value of that number and the next.
     """
@@ -272,7 +285,8 @@ def rank_factors(matrix: Tensor, rank: int, gap: float = SPEAR_LIMITS.rank_gap) 
     squares, vectors = torch.linalg.eigh(small)
     spectrum = squares.flip(0).clamp_min(0.0).sqrt()
     vectors = vectors.flip(1)[:, :rank]
-    if rank < len(spectrum) and float(spectrum[rank - 1]) <= gap * float(spectrum[rank]):
+    last, left_out = float(spectrum[rank - 1]), float(spectrum[rank]) if rank < len(spectrum) else 0.0
+    if rank < len(spectrum) and last <= gap * left_out:
         raise Inseparable(f"its gradient does not have rank {rank}, one for each image, above its noise")
     columns = vectors if matrix.shape[0] <= matrix.shape[1] else matrix @ vectors / spectrum[:rank]
-    return columns, columns.mT @ matrix
+    return RankFactors(columns, columns.mT @ matrix, left_out / max(last, TINY))

@@ -9,7 +9,7 @@ sample of the analysis, so it needs far more units than images.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,8 +35,20 @@ class DirectionLimits:
     """The share of units that a direction is fitted to, turn by turn, the last one again; about half are off."""
     most_fits: int = 14
     """How often a direction is fitted at most. Six were too few for four of 16; not measured against others."""
+    zeros_an_image: int = 2
+    """To how many units that are on for some image a direction is fitted at least, for each image that is left."""
     exact: float = 1e-5
-    """A direction is exact where the units that it was first fitted to are off to this share of its largest number."""
+    """A direction is exact where the units that it was fitted to are off to this share of its largest number."""
+    above_noise: float = 3.0
+    """The same as a multiple of the noise that `columns` have, where that is more.
+
+    An image that was taken off leaves as much as it is wrong by: one of 104 dB left 3e-5 of the next two.
+    """
+    live: float = 1e-3
+    """A unit whose row is shorter than this share of the longest row is on for no image.
+
+    The fewer images are left, the more units there are of this kind: of three of 16 a sixth to a fifth.
+    """
     noise: float = 30.0
     """By which factor a unit that is on exceeds what rounding leaves of those that are off (their median)."""
 
@@ -46,13 +58,19 @@ DIRECTION_LIMITS = DirectionLimits()
 
 
 def sparse_directions(
-    columns: Tensor, generator: torch.Generator, limits: DirectionLimits = DIRECTION_LIMITS
+    columns: Tensor,
+    generator: torch.Generator,
+    noise: float = 0.0,
+    limits: DirectionLimits = DIRECTION_LIMITS,
 ) -> Tensor:
     """Unit directions q (N, B), N at most B, for which `columns` (O, B) q has many numbers near 0; float64.
 
-    `columns` are orthonormal. The sparsest come first, some may be one direction, and not each is an image's error.
+    `columns` are orthonormal, and wrong by `noise`, relatively. The sparsest come first, some may be one direction, and
+    not each is an image's error.
     """
     units, count = columns.shape
+    if count == 1:
+        return torch.ones((1, 1), dtype=columns.dtype, device=columns.device)
     scaled = columns * units**0.5
     mixing = _orthogonal(torch.randn((count, count), generator=generator, dtype=columns.dtype))
     for _ in range(limits.turns):
@@ -61,22 +79,31 @@ def sparse_directions(
     found = mixing.mT
     sizes = (found @ scaled.mT).abs().mean(1)
     order = sizes.argsort()
-    return trimmed(columns, found[order[sizes[order] < limits.sparse]], limits)
+    limits = replace(limits, exact=max(limits.exact, limits.above_noise * noise))
+    return _trimmed(columns, found[order[sizes[order] < limits.sparse]], limits)
 
 
-def trimmed(columns: Tensor, directions: Tensor, limits: DirectionLimits = DIRECTION_LIMITS) -> Tensor:
-    """Those of `directions` (N, B) that become exact when fitted to ever more of the units that they leave most off."""
-    rows = columns / columns.norm(dim=1, keepdim=True).clamp_min(torch.finfo(columns.dtype).tiny)
+def _trimmed(columns: Tensor, directions: Tensor, limits: DirectionLimits) -> Tensor:
+    """Those of `directions` (N, B) that become exact when fitted to ever more of the units that they leave most off.
+
+    A unit counts by the direction of its row alone. One that is on for no image is off for each, and says nothing.
+    """
+    size = columns.norm(dim=1)
+    live = size > limits.live * size.max()
+    rows = columns[live] / size[live, None]
+    dead, least = len(columns) - len(rows), limits.zeros_an_image * columns.shape[1]
     found = []
     for direction in directions:
         for turn in range(limits.most_fits):
-            many = int(limits.shares[min(turn, len(limits.shares) - 1)] * len(rows))
-            if many < columns.shape[1]:
-                return directions[:0]
-            direction = least_said(rows[(rows @ direction).abs().topk(many, largest=False).indices])
-            if _floor(columns @ direction, limits) < limits.exact:
-                off = units_off(columns @ direction, limits)
-                found.append(least_said(rows[off]))
+            share = limits.shares[min(turn, len(limits.shares) - 1)]
+            many = max(int(share * len(columns)) - dead, least)
+            if many >= len(rows):
+                break
+            fitted = (rows @ direction).abs().topk(many, largest=False).indices
+            direction = least_said(rows[fitted])
+            error = columns[live] @ direction
+            if float(error[fitted].abs().median() / error.abs().max()) < limits.exact:
+                found.append(least_said(rows[units_off(columns @ direction, limits)[live]]))
                 break
     return torch.stack(found) if found else directions[:0]
 

@@ -182,7 +182,7 @@ def _attacked(
     told = None if setting.known.labels is None else labels.tolist()
     known = replace(setting.known, examples=setting.examples, public=(mean + 1) / 2, labels=told)
     try:
-        return case_at(setting.network, sent, attack=setting.attack, known=known).run(seed)
+        return case_at(setting.network, sent, attack=setting.attack.uncertified(), known=known).run(seed)
     except AttackFailed:
         return None
 

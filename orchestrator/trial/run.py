@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from attack_core.attacks.registry import AnyAttack
 from attack_core.base.search import Ended, side_by_side
 from attack_core.base.types import AttackFailed, Progress, Reconstruction
 from attack_core.metrics.controls import norm_matched_noise
@@ -35,7 +36,7 @@ from fl_core.threat.record import RoundRecord
 from orchestrator.trial.convergence import Trace
 from orchestrator.trial.memory import free, packings, ran_out
 from orchestrator.trial.score import ImageScore, scores_of
-from orchestrator.trial.spec import TrialInput, TrialSpec
+from orchestrator.trial.spec import REPORTED, TrialInput, TrialSpec
 
 Status = Literal["ok", "failed", "not_observable"]
 
@@ -76,9 +77,13 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class _Victim:
-    """A trial that begins: its truth as far as the threat model shows it, and what the attacker sees or why nothing."""
+    """A trial that begins: its truth as far as the threat model shows it, and what the attacker sees or why nothing.
+
+    `attack` is the spec's, as it runs here.
+    """
 
     spec: TrialSpec
+    attack: AnyAttack
     data: TrialInput
     record: RoundRecord
     observation: Observation | None
@@ -227,16 +232,17 @@ def _victim(
     spec: TrialSpec, data: TrialInput, packing: int, device: torch.device, progress: Progress | None
 ) -> _Victim:
     """The trial with what its attacker sees on `device`, or why that is nothing."""
-    if packing != spec.attack.together:
-        spec = replace(spec, attack=spec.attack.packed(packing))
+    attack = spec.attack if packing == spec.attack.together else spec.attack.packed(packing)
+    if spec.phase not in REPORTED:
+        attack = attack.uncertified()
     record, trace = data.whole_record, Trace(progress)
     try:
         data = replace(data, truth=truth_behind(record, spec.threat, data.truth))
         labels = data.truth.example_labels()
         seen = observe(record, spec.threat, labels=labels, public_mean=data.mean_image, prior=data.prior)
     except (NotObservable, InputError) as refused:
-        return _Victim(spec, data, record, None, refused, trace)
-    return _Victim(spec, data, record, seen.to(device), None, trace)
+        return _Victim(spec, attack, data, record, None, refused, trace)
+    return _Victim(spec, attack, data, record, seen.to(device), None, trace)
 
 
 def _attack(
@@ -249,7 +255,7 @@ def _attack(
     Raises what is no failure of an attack and no fault of a signal.
     """
     searches = {
-        number: victim.spec.attack.search(
+        number: victim.attack.search(
             seen, build_model(victim.record.model), generator("attack", victim.spec.seed), progress=told
         )
         for number, (victim, seen, told) in enumerate(zip(victims, observations, progress, strict=True))

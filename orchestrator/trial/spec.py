@@ -18,6 +18,8 @@ from orchestrator.io.identity import content_hash
 from orchestrator.trial.public import PublicAnswers
 
 Phase = Literal["screen", "tune", "test", "grid", "control"]
+REPORTED: tuple[Phase, ...] = ("test", "grid")
+"""The phases whose answers are reported. Certificates, which may take longer than an attack, are for these alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

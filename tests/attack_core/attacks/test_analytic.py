@@ -313,9 +313,9 @@ def test_the_loss_is_the_relative_distance_of_gradients(faces: ImageDataset) -> 
 
 
 def test_single_images_are_attacked_without_float64(faces: ImageDataset) -> None:
-    """Batches and known noise need linear algebra, which runs in float64 on the CPU wherever the attack runs."""
+    """Batches, known noise and decoded inputs need linear algebra: in float64 on the CPU wherever the attack runs."""
     short = Continuation(evaluations=6)
-    attack = dataclasses.replace(QUICK, inversion=short, refinement=short)
+    attack = dataclasses.replace(QUICK, inversion=short, refinement=short, decode=False)
     for config in (CNN, LENET, MLP):
         observation, _ = observed(faces, config)
         with NoFloat64(few=256):

@@ -392,7 +392,8 @@ def test_defended_gradients_are_taken_and_attacked(
         for name, value in record.updates[0].tensors.items():
             torch.testing.assert_close(update.tensors[name].cpu(), value, atol=1e-5, rtol=1e-3)
     seen = observe(record, ThreatModel(), labels=truth.labels, public_mean=public_mean(faces))
-    for attack in (brief(Auto()), Matching(iterations=2, restarts=2)):
+    # A search that is cut short multiplies rounding: from decoded inputs 0.1 was seen under `ats`.
+    for attack in (brief(Auto(analytic=Analytic(decode=False))), Matching(iterations=2, restarts=2)):
         on_gpu(attack, seen, close=1e-3)
 
 

@@ -16,8 +16,8 @@ from fl_core.threat.observation import Observation
 from tests.support.analytic import observed
 from tests.support.matched import score
 
-FEATURES = Analytic(inversion=Continuation(evaluations=60), certify=False)
-DECODED = dataclasses.replace(FEATURES, decode=True)
+DECODED = Analytic(inversion=Continuation(evaluations=60), certify=False)
+FEATURES = dataclasses.replace(DECODED, decode=False)
 
 
 def notes(attack: Analytic, observation: Observation) -> str:

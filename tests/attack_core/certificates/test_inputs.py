@@ -23,8 +23,8 @@ from tests.support.matched import MLP
 ATTACK = Analytic(fallback=Matching(iterations=2))
 
 
-def attacked(observation: Observation) -> Reconstruction:
-    return ATTACK(observation, build_model(observation.model), generator("attack", 0))
+def attacked(observation: Observation, attack: Analytic = ATTACK) -> Reconstruction:
+    return attack(observation, build_model(observation.model), generator("attack", 0))
 
 
 def reached(found: Reconstruction, truth: Truth) -> list[tuple[float, float]]:
@@ -84,9 +84,26 @@ def test_known_noise_has_no_certificate_of_this_kind(faces: ImageDataset) -> Non
 
 def test_few_features_leave_an_image_open(faces: ImageDataset) -> None:
     observation, _ = observed(faces)
-    found = attacked(observation)
+    found = attacked(observation, replace(ATTACK, decode=False))
     assert found.method.startswith("analytic: features")
     (certificate,) = found.certificates
     assert certificate is not None
     assert certificate.verdict == "open"
     assert certificate.rank < observation.model.shape.numbers
+
+
+def test_the_input_of_the_last_convolution_determines_the_image(faces: ImageDataset) -> None:
+    observation, truth = observed(faces)
+    found = attacked(observation)
+    ((promised, reached_in_fact),) = reached(found, truth)
+    assert found.certificates[0] is not None
+    assert found.certificates[0].verdict == "exact"
+    assert found.certificates[0].rank == observation.model.shape.numbers
+    assert 40.0 <= promised <= reached_in_fact
+
+
+def test_who_asks_for_no_certificates_gets_none_that_cost_anything(faces: ImageDataset) -> None:
+    observation, _ = observed(faces)
+    assert attacked(observation, ATTACK.uncertified()).certificates == ()
+    pixels, _ = observed(faces, MLP)
+    assert attacked(pixels, ATTACK.uncertified()).certificates[0] is not None

@@ -59,6 +59,24 @@ def test_directions_with_exact_zeros_are_found_among_mixtures() -> None:
         assert torch.equal(units_off(errors[:, number]), sources[:, source] == 0)
 
 
+@pytest.mark.parametrize(("count", "noise"), [(3, 1e-8), (3, 3e-5), (2, 3e-5), (1, 3e-5)])
+def test_the_last_images_are_found_though_rounding_is_all_that_many_units_show(
+    count: int, noise: float
+) -> None:
+    # Of few images many units are off for all; their rows are what earlier images left, in no direction.
+    draw = torch.Generator().manual_seed(0)
+    sources = torch.randn((1000, count), generator=draw, dtype=torch.float64)
+    sources *= torch.rand((1000, count), generator=draw) < 0.45
+    mixed = sources @ torch.randn((count, count), generator=draw, dtype=torch.float64)
+    columns = torch.linalg.qr(mixed + noise * torch.randn(mixed.shape, generator=draw)).Q
+    found = columns @ sparse_directions(columns, generator("attack"), noise).mT
+    likeness = (found / found.norm(dim=0)).mT @ (sources / sources.norm(dim=0))
+    assert float((1 - likeness.abs().amax(0)).max()) < noise
+    for number, source in enumerate(likeness.abs().argmax(dim=1).tolist()):
+        off = sources[:, source] == 0
+        assert float((units_off(found[:, number]) == off).double().mean()) > 0.95
+
+
 def test_dense_mixtures_have_no_such_directions() -> None:
     dense = torch.randn((400, 8), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert len(sparse_directions(torch.linalg.qr(dense).Q, generator("attack"))) == 0

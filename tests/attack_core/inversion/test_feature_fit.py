@@ -109,6 +109,12 @@ def test_under_instahide_it_says_that_the_encoded_images_were_not_recovered(face
     auto = Auto(analytic=attack(60))
     observation, _ = seen(faces, InstaHide(images=2), batch=2, model=ModelConfig(kind="cnn64"))
     found = auto(observation, build_model(observation.model), generator("attack"))
+    assert observation.public_mean is not None
+    assert torch.equal(found.images, observation.public_mean.expand(len(found.images), -1, -1, -1))
+    assert any("neither encoded images nor drawn signs are found" in note for note in found.notes)
+    assert observation.model.image_size == CNN.image_size
+    # From the features alone not even the encoded images are.
+    auto = replace(auto, analytic=replace(auto.analytic, decode=False))
+    found = auto(observation, build_model(observation.model), generator("attack"))
     assert found.outcome == "prior"
     assert any(WORTHLESS in note for note in found.notes), found.notes
-    assert observation.model.image_size == CNN.image_size
