@@ -150,20 +150,27 @@ class Analytic(FallsBack):
         """
         check_observation(observation)
         try:
-            read = LayerInputs.of(self.reading, observation, model, generator)
+            problem = _Problem.of(self, observation, model, generator, progress)
         except Inseparable as reason:
             return self._matched_instead(reason, observation, model, generator, progress)
-        read, rounds = read_together(read, self.reading, observation)
-        problem = _Problem(
-            attack=self,
-            model=model,
-            observation=observation,
-            read=read,
-            rounds=rounds,
-            generator=generator,
-            progress=progress,
-        )
         return problem.solve()
+
+    def by_decoding(
+        self,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+        *,
+        progress: Progress | None = None,
+    ) -> Reconstruction | None:
+        """The answer where `decode` finds the last convolution's input; None where it finds none."""
+        if not self.decode:
+            return None
+        try:
+            problem = _Problem.of(self, observation, model, generator, progress)
+        except Inseparable:
+            return None
+        return problem.by_decoding(problem.start())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,12 +186,34 @@ class _Problem:
     progress: Progress | None
     seen: Evaluations = field(default_factory=Evaluations)
 
+    @classmethod
+    def of(
+        cls,
+        attack: Analytic,
+        observation: Observation,
+        model: nn.Module,
+        generator: torch.Generator,
+        progress: Progress | None,
+    ) -> Self:
+        """The layer inputs read; raises what `LayerInputs.of` raises."""
+        read = LayerInputs.of(attack.reading, observation, model, generator)
+        read, rounds = read_together(read, attack.reading, observation)
+        return cls(
+            attack=attack,
+            model=model,
+            observation=observation,
+            read=read,
+            rounds=rounds,
+            generator=generator,
+            progress=progress,
+        )
+
     def solve(self) -> Reconstruction:
         """Images from the layer inputs."""
         read, picture, count = self.read, self.observation.model.shape.size, self.count
         if math.isinf(read.error):
             note = f"the known noise hides the layer input: the answer is {self._prior_name}"
-            hidden = self._result(_PRIOR, self._start().expand(count, -1, -1, -1), [note], outcome="prior")
+            hidden = self._result(_PRIOR, self.start(), [note], outcome="prior")
             return self._fitted_if_better(hidden)
         seen = self._pixel_map() if read.complete else None
         if seen is not None:
@@ -193,7 +222,11 @@ class _Problem:
             return self._certified(found, certify_inputs(read, self.observation, unit=seen.least))
         if read.order is not None:
             return self._along(read.order)
-        notes, start = [read.note(), *self._joined], self._start().expand(count, -1, -1, -1)
+        start = self.start()
+        decoded = self.by_decoding(start)
+        if decoded is not None:
+            return decoded
+        notes = [read.note(), *self._joined]
         inverter = self._inverter(self.attack.inversion.evaluations)
         # Over the square of an estimate that the error is part of.
         errors = [read.error / (1.0 + read.error)] * count
@@ -209,9 +242,6 @@ class _Problem:
             )
             drift = drift_errors(inverter, self.observation, start, DRIFT_LIMITS.unknown)
             errors = [max(pair) for pair in zip(errors, drift, strict=True)]
-        decoded = decoded_features(read, self.observation, self.model, start) if self.attack.decode else None
-        if decoded is not None and self.attack.refine != "always":
-            return self._from_decoded(decoded, inverter, start, notes)
         images = inverter.invert([state] * count, start, errors)
         if read.error:
             return self._judged(images, start, notes)
@@ -270,16 +300,26 @@ class _Problem:
             prior=self._penalty,
         )
 
-    def _from_decoded(
-        self, decoded: DecodedInput, inverter: FeatureInverter, start: Tensor, notes: list[str]
-    ) -> Reconstruction:
-        """The images whose input to the last convolution is the one that was decoded."""
+    def by_decoding(self, start: Tensor) -> Reconstruction | None:
+        """The images whose input to the last convolution is the one that its gradient tells, searched from `start`.
+
+        None where it tells none.
+        """
+        if not self.attack.decode or self.attack.refine == "always":
+            return None
+        decoded = decoded_features(self.read, self.observation, self.model, start)
+        if decoded is None:
+            return None
         targets = decoded.values.flatten(1)
         inverter = replace(
-            inverter,
+            self._inverter(self.attack.inversion.evaluations),
             layer=decoded.layer,
             targets=targets,
             stiffness=max(1.0, self.pixels / targets.shape[1]) ** 2,
+            unknown=None,
+            ceiling=0.0,
+            following=None,
+            validation=None,
             limits=CONTINUATION_LIMITS,
         )
         images = inverter.invert([self.observation.state] * self.count, start, [0.0] * self.count)
@@ -288,7 +328,7 @@ class _Problem:
             "errors behind its ReLU"
         )
         return self._checked_fit(
-            self._result("analytic: features", images, [*notes, note]), start, decoded=decoded
+            self._result("analytic: features", images, [self.read.note(), note]), start, decoded=decoded
         )
 
     def _along(self, order: Order) -> Reconstruction:
@@ -368,11 +408,18 @@ class _Problem:
     def _checked_fit(
         self, found: Reconstruction, prior: Tensor, decoded: DecodedInput | None = None
     ) -> Reconstruction:
-        """`found` with a note where it leaves exact features unexplained; `prior` where it is worth no more."""
-        exact = self.read.complete and self.read.shares.residual <= self.attack.tolerance
-        if not exact or self.observation.steps > 1:
+        """`found` with a note where it leaves what is known exactly unexplained; `prior` where it is worth no more."""
+        read, layer, targets = self.read, self.read.head.first, self.read.shares.inputs
+        exact = (
+            read.complete and read.shares.residual <= self.attack.tolerance and self.observation.steps == 1
+        )
+        if decoded is not None:
+            layer, targets = decoded.layer, decoded.values.flatten(1)
+        elif not exact:
             return found
-        judge = FeatureFit(observation=self.observation, model=self.model, read=self.read)
+        judge = FeatureFit(
+            observation=self.observation, model=self.model, read=read, layer=layer, targets=targets
+        )
         images = found.images.to(prior.device)
         mismatch = judge.mismatch(images)
         if mismatch <= judge.limits.unexplained:
@@ -380,9 +427,11 @@ class _Problem:
                 return found
             certificates = certify_features(self.read, self.observation, self.model, images, decoded)
             return self._certified(found, certificates)
-        note = f"the answer does not explain the features: relative mismatch {magnitude(mismatch)}"
+        what = "features" if decoded is None else f"input of {layer}"
+        note = f"the answer does not explain the {what}: relative mismatch {magnitude(mismatch)}"
         found = replace(found, notes=(*found.notes, note))
-        if not judge.no_better_than_prior(images, prior):
+        # Where the features' own gradient is off, so may be that of the first layer, which judges.
+        if not exact or not judge.no_better_than_prior(images, prior):
             return found
         reason = (
             "what was trained on was not recovered: the answer explains the first layer's gradient hardly better "
@@ -424,6 +473,10 @@ class _Problem:
     @property
     def _prior_name(self) -> str:
         return "near grey" if self.observation.public_mean is None else "the mean public image"
+
+    def start(self) -> Tensor:
+        """Where the search for each image begins, (B, C, S, S)."""
+        return self._start().expand(self.count, -1, -1, -1)
 
     def _start(self) -> Tensor:
         return known_before(self.observation, self.generator).to(self.read.shares.inputs.device)

@@ -25,6 +25,7 @@ from attack_core.attacks.falls_back import FallsBack
 from attack_core.attacks.token_inversion import sends_nothing_down, solvable_embedding, solve_tokens
 from attack_core.base.search import Search, alone
 from attack_core.base.types import PriorUse, Progress, Reconstruction
+from attack_core.convolutions.calls import convolution_calls
 from attack_core.evidence.likelihood_ratio import (
     explains_more,
     prior_answer,
@@ -85,8 +86,8 @@ class AutoLimits:
     most_features: float = 1.5
     """Networks with fewer features than so many for each number of the picture are tried by `convolutions` first.
 
-    cnn64 at 32 pixels has 1.33: 60.7 dB and 2.5 CPU-seconds, where `analytic` has 50.5 and 3.6 (eight faces of CelebA's
-    training split). No convolution of it is determined at 64 pixels. Not measured above.
+    cnn64 at 32 pixels has 1.33: 60.7 dB and 2.5 CPU-seconds, where `analytic` has 50.5 and 3.6 from its features (eight
+    faces of CelebA's training split). Not measured above.
     """
     unexplained: float = 0.03
     """The relative squared distance from the gradient above which `convolutions` has failed, and `analytic` runs too.
@@ -105,10 +106,11 @@ AUTO_LIMITS = AutoLimits()
 class Auto(FallsBack):
     """A transformer's equations, `convolutions` or `analytic` where the observation allows it, else `fallback`.
 
-    `convolutions` runs for one image with few features for its pixels, or behind a bottleneck, and for a batch whose
-    BatchNorm statistics are seen. `fallback` takes the place of `analytic.fallback`. For one image it also matches the
-    known features, with `feature_weight`, and where statistics are seen those too, with `statistics_weight`; it
-    simulates the local steps where the signal has several of one client and its own `local` is the plain one.
+    `convolutions` runs for one image with few features for its pixels, or behind a bottleneck, unless it reads the last
+    one's input alone and `analytic` decodes that; and for a batch whose BatchNorm statistics are seen. `fallback` takes
+    the place of `analytic.fallback`. For one image it also matches the known features, with `feature_weight`, and where
+    statistics are seen those too, with `statistics_weight`; it simulates the local steps where the signal has several
+    of one client and its own `local` is the plain one.
     """
 
     kind: Literal["auto"] = "auto"
@@ -184,11 +186,17 @@ class Auto(FallsBack):
         batch = batch_by_statistics(observation, model) if nothing is None else None
         if batch is not None:
             return self.convolutions.invert_batch(batch, observation, model, generator, progress)
+        obstacle = obstacle_to_analytic(observation, model) if nothing is None else None
         deep = deeper_than_features(observation, model) if nothing is None else None
         if deep is not None:
+            last = convolution_calls(model, observation.state, observation.model.shape)[-1].name
+            # Where that is the last one alone, decoding tells the same, and images are searched under a weaker prior.
+            if obstacle is None and deep.layers == (last,):
+                decoded = self.analytic.by_decoding(observation, model, generator, progress=progress)
+                if decoded is not None:
+                    return decoded
             found = self.convolutions.invert(deep, observation, model, generator, progress)
             return self._or_features(found, observation, model, generator, progress)
-        obstacle = obstacle_to_analytic(observation, model) if nothing is None else None
         if obstacle is not None and too_weak(observation):
             nothing = "the known error drowns what the images could say"
         if nothing is not None:

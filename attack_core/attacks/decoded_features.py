@@ -24,14 +24,16 @@ def decoded_features(
     None where it does not follow: several steps, images that stayed together, known errors, numbers that were withheld,
     BatchNorm in train mode, and what `decoded_input` names.
     """
-    alone = read.complete and read.shares.others is None and observation.steps == 1
+    # Features that a defense cut are no matter: the errors behind the convolution are what the bias's gradient tells.
+    errors_known = read.error == 0 and not withholds(observation, f"{read.head.first}.bias")
+    alone = errors_known and read.shares.others is None and observation.steps == 1
     plain = not (read.head.pixels or read.head.random or couples_examples(model))
     if not (alone and plain) or knows_errors(observation) or sends_signs(observation):
         return None
     calls = convolution_calls(model, observation.state, observation.model.shape)
     if not calls or withholds(observation, f"{calls[-1].name}.weight"):
         return None
-    name, first = calls[-1].name, read.head.first
+    call, first = calls[-1], read.head.first
     errors = read.shares.errors @ observation.state.parameters[f"{first}.weight"]
-    gradient = read.gradients[f"{name}.weight"]
-    return decoded_input(calls[-1], model, observation.state, gradient, (first, errors.detach()), images)
+    gradient = read.gradients[f"{call.name}.weight"]
+    return decoded_input(call, model, observation.state, gradient, (first, errors.detach()), images)

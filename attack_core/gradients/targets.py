@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from attack_core.base.extremes import all_finite
 from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState, Tensors
 from fl_core.threat.observation import Observation
@@ -140,7 +141,7 @@ def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], owner: str) 
 
 
 def _check_finite(name: str, tensor: Tensor, owner: str) -> None:
-    if not bool(torch.isfinite(tensor).all()):
+    if not all_finite(tensor):
         raise InputError(f"Tensor {name!r} of {owner} holds values that are not finite.")
 
 

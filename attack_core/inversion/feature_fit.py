@@ -46,18 +46,20 @@ FEATURE_FIT_LIMITS = FeatureFitLimits()
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureFit:
-    """Judges images by what was `read` of them exactly."""
+    """Judges images by what was `read` of them exactly: the inputs `targets` (B, I) of `layer`."""
 
     observation: Observation
     model: nn.Module
     read: LayerInputs
+    layer: str
+    targets: Tensor
     limits: FeatureFitLimits = FEATURE_FIT_LIMITS
 
     @torch.no_grad()
     def mismatch(self, images: Tensor) -> float:
-        """The relative squared distance of the features of `images` (B, 3, S, S) from the known ones."""
-        prefix = Prefix(self.model, self.observation.state, self.read.head.first)
-        return float(Features(self.read.shares.inputs).missed(prefix(images)))
+        """The relative squared distance of what `layer` sees of `images` (B, 3, S, S) from what it saw."""
+        prefix = Prefix(self.model, self.observation.state, self.layer)
+        return float(Features(self.targets).missed(prefix(images)))
 
     def no_better_than_prior(self, images: Tensor, prior: Tensor) -> bool:
         """Whether `images` explain the first layer's gradient hardly better than `prior` does, both (B, 3, S, S).

@@ -94,7 +94,16 @@ def test_elsewhere_nothing_is_decoded(settings: dict[str, type[nn.Module]]) -> N
 
 
 def test_a_gradient_with_noise_that_nobody_tells_of_gives_nothing() -> None:
-    assert decoded(network(), change=1e-3)[0] is None
+    assert decoded(network(), change=1e-2)[0] is None
+
+
+@pytest.mark.parametrize("change", [1e-5, 1e-4])
+def test_what_rounding_leaves_of_a_gradient_costs_no_more_than_it_says(change: float) -> None:
+    found, truth, _ = decoded(network(), change=change)
+    assert found is not None
+    wrong = float((found.values - truth).norm() / truth.norm())
+    assert wrong < 30.0 * change
+    assert wrong <= found.error
 
 
 def test_draws_and_weights_are_left_as_they_were() -> None:
