@@ -245,6 +245,10 @@ class _Problem:
         images = inverter.invert([state] * count, start, errors)
         if read.error:
             return self._judged(images, start, notes)
+        # What could not be decoded from the start often can from here, where most of a ReLU's zeros are right.
+        decoded = self.by_decoding(images)
+        if decoded is not None:
+            return decoded
         found = (
             self._refine(inverter, images, notes)
             if self.refined
@@ -301,9 +305,9 @@ class _Problem:
         )
 
     def by_decoding(self, start: Tensor) -> Reconstruction | None:
-        """The images whose input to the last convolution is the one that its gradient tells, searched from `start`.
+        """The images whose input to the last convolution is the one that its gradient tells; None where it tells none.
 
-        None where it tells none.
+        Both are searched from `start` (B, C, S, S).
         """
         if not self.attack.decode or self.attack.refine == "always":
             return None
@@ -323,12 +327,13 @@ class _Problem:
             limits=CONTINUATION_LIMITS,
         )
         images = inverter.invert([self.observation.state] * self.count, start, [0.0] * self.count)
+        prior = self.start()
         note = (
             f"the input of convolution {decoded.layer}, {targets.shape[1]} numbers, from its weight's gradient and the "
             "errors behind its ReLU"
         )
         return self._checked_fit(
-            self._result("analytic: features", images, [self.read.note(), note]), start, decoded=decoded
+            self._result("analytic: features", images, [self.read.note(), note]), prior, decoded=decoded
         )
 
     def _along(self, order: Order) -> Reconstruction:

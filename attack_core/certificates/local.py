@@ -34,8 +34,8 @@ class LocalLimits:
     most_unknowns: int = 4096
     """Images of more numbers have no certificate of this kind.
 
-    cnn64 at 64 pixels, 12,288 numbers: the condition is 300 to 420, and after 400 steps, 3.3 CPU-seconds, the change was
-    found on 2 of 21 CelebA faces only. The search itself takes 3 CPU-seconds.
+    cnn64 at 64 pixels, 12,288 numbers: the condition is 300 to 420, and after 400 steps, 3.3 CPU-seconds, the change
+    was found on 2 of 21 CelebA faces only. The search itself takes 3 CPU-seconds.
     """
     found: float = 1e-2
     """The squared L2 distance at which the change is found again.
@@ -61,7 +61,8 @@ def certify_locally(
 ) -> Certificate | None:
     """Of one image (1, C, H, W) that was searched by what was read of it, `target` (1, I), to a relative `error`.
 
-    None for an image of too many numbers. `seen` is the map from image to what is read. Numbers that are 0 say nothing, as a ReLU hides by how much.
+    None for an image of too many numbers. `seen` is the map from image to what is read. Numbers that are 0 say nothing,
+    as a ReLU hides by how much.
     """
     unknowns = images.numel()
     with torch.no_grad():

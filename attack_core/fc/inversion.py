@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn import functional
 
-from attack_core.base.extremes import largest_size
 from attack_core.fc.cone import separate_rectified
 from attack_core.fc.head import Head
 from attack_core.fc.peeling import can_peel, peel
@@ -115,16 +114,16 @@ def input_estimate(weight: Tensor, bias: Tensor, estimate: Estimate, *, balance:
 
     Raises `Inseparable` where the bias gradient is zero (the layer is dead for this image) or the weight gradient is.
     """
-    if not float(largest_size(bias)) > 0:
+    if not float(_largest_size(bias)) > 0:
         raise Inseparable("the bias gradient is zero: no unit of the layer reacts to the image")
-    if not float(largest_size(weight)) > 0:
+    if not float(_largest_size(weight)) > 0:
         raise Inseparable("the weight gradient is zero: it tells nothing of the layer's input")
     if estimate == "ratio":
         row = int(bias.abs().argmax())
         return weight[row] / bias[row]
     if estimate == "weighted":
         # Divided first: a network that is sure of its answer has gradients whose squares float32 does not hold.
-        largest = largest_size(bias)
+        largest = _largest_size(bias)
         shares = bias / largest
         return weight.mT @ shares / largest / shares.square().sum()
     unit = torch.linalg.eigh(_gram(weight, balance * bias)).eigenvectors[:, -1].float().to(weight)
@@ -412,11 +411,17 @@ def _in_front(
     return Shares(mixture.inputs, mixture.errors, whole, mixture.residual)
 
 
+def _largest_size(tensor: Tensor) -> Tensor:
+    """The largest absolute value (), in one pass."""
+    least, most = torch.aminmax(tensor)
+    return torch.maximum(-least, most)
+
+
 def _left_by_one(
     error: Tensor, inputs: Tensor, weight: Tensor, limits: ReadingLimits = READING_LIMITS
 ) -> float:
     """What one image's error (O,) times its inputs (I,) leave of a gradient (O, I), relatively, in L2 norms."""
-    largest, rows = largest_size(weight), max(1, limits.together // weight.shape[1])
+    largest, rows = _largest_size(weight), max(1, limits.together // weight.shape[1])
     left, whole = list[Tensor](), list[Tensor]()
     for own, some in zip(error.split(rows), weight.split(rows), strict=True):
         scaled = some / largest
@@ -427,7 +432,7 @@ def _left_by_one(
 
 def _distance(found: Tensor, wanted: Tensor) -> float:
     """The L2 norm of the difference over that of `wanted`."""
-    largest = largest_size(wanted)
+    largest = _largest_size(wanted)
     return float(vector_norm((found - wanted) / largest) / vector_norm(wanted / largest))
 
 

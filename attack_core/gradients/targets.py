@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from attack_core.base.extremes import all_finite
 from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState, Tensors
 from fl_core.threat.observation import Observation
@@ -141,8 +140,15 @@ def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], owner: str) 
 
 
 def _check_finite(name: str, tensor: Tensor, owner: str) -> None:
-    if not all_finite(tensor):
+    if not _all_finite(tensor):
         raise InputError(f"Tensor {name!r} of {owner} holds values that are not finite.")
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    """By the extremes, which a NaN is: of large gradients in a tenth of the time of asking for each number."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return True
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
 def _check_labels(labels: Tensor, observation: Observation) -> None:
