@@ -68,7 +68,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(case=_VIT, images=500),
     *(Setting(case=_case("mlp"), images=30, noise=noise) for noise in (1e-4, 1e-3, 1e-2)),
     *(Setting(case=_VIT, images=30, noise=noise) for noise in (1e-6, 1e-5, 1e-4)),
-    Setting(case=_case("cnn64"), images=24),
+    Setting(case=_case("cnn64"), images=48),
+    *(Setting(case=_case("cnn64"), images=24, noise=noise) for noise in (1e-5, 1e-4)),
     Setting(case=_case("vgg11"), images=12),
     Setting(case=_case("mlp", 16, widths=(2048, 512)), images=160),
 )
