@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.attacks.decoded_features import decoded_features
-from attack_core.attacks.falls_back import FallsBack
+from attack_core.attacks.falls_back import FallsBack, with_cost_of
+from attack_core.attacks.remainder import remainder
 from attack_core.base.certificate import Certificate
 from attack_core.base.evaluations import ONE_BACKWARD, Evaluations, reporter
-from attack_core.base.types import Outcome, PriorUse, Progress, Reconstruction
+from attack_core.base.types import AttackFailed, Outcome, PriorUse, Progress, Reconstruction
 from attack_core.certificates.inputs import certify_inputs
 from attack_core.certificates.local import certify_features
 from attack_core.convolutions.masks import DecodedInput
@@ -153,7 +154,37 @@ class Analytic(FallsBack):
             problem = _Problem.of(self, observation, model, generator, progress)
         except Inseparable as reason:
             return self._matched_instead(reason, observation, model, generator, progress)
-        return problem.solve()
+        found = problem.solve()
+        return found if problem.read.shares.others is None else self._with_others(found, problem)
+
+    def _with_others(self, found: Reconstruction, problem: _Problem) -> Reconstruction:
+        """`found` with the images that did not come apart attacked by themselves, where that explains more of it.
+
+        What came apart is held fixed: the rest is a smaller batch, whose gradient is what it leaves.
+        """
+        apart, observation = problem.count, problem.observation
+        images, labels = found.images[:apart], found.labels[:apart]
+        rest = remainder(observation, problem.model, images, labels)
+        if rest is None:
+            return found
+        try:
+            other = self(rest, problem.model, problem.generator, progress=problem.progress)
+        except AttackFailed:
+            return found
+        images, labels = torch.cat([images, other.images]), torch.cat([labels, other.labels])
+        loss = problem.loss_of(images, labels)
+        if other.outcome == "prior" or not loss < found.loss:
+            return with_cost_of(found, other)
+        note = f"the other {len(other.images)} images by what these leave of the gradient"
+        whole = replace(
+            found,
+            images=images,
+            labels=labels,
+            loss=loss,
+            candidates=images[None],
+            notes=(problem.read.note(), note, *other.notes),
+        )
+        return with_cost_of(whole, other)
 
     def by_decoding(
         self,
@@ -486,6 +517,15 @@ class _Problem:
     def _start(self) -> Tensor:
         return known_before(self.observation, self.generator).to(self.read.shares.inputs.device)
 
+    def loss_of(self, images: Tensor, labels: Tensor) -> float:
+        """The relative squared distance from the signal of the gradient of `images` (B, C, S, S) with `labels` (B,)."""
+        gradients = self.read.gradients
+        device = self.read.shares.inputs.device
+        known = matched_numbers(self.observation, gradients, dict.fromkeys(gradients, 1.0))
+        return relative_distance(
+            known, self.model, self.observation.state, images.to(device), labels.to(device)
+        )
+
     def _result(
         self,
         method: str,
@@ -500,14 +540,10 @@ class _Problem:
             rest = self._start().expand(len(others), -1, -1, -1)
             images, labels = torch.cat([images, rest.to(images)]), torch.cat([labels, others])
             notes = [*notes, f"for the other {len(others)} images the answer is {self._prior_name}"]
-        if loss is None:
-            gradients = self.read.gradients
-            known = matched_numbers(self.observation, gradients, dict.fromkeys(gradients, 1.0))
-            loss = relative_distance(known, self.model, self.observation.state, images, labels)
         return Reconstruction(
             images=images.cpu(),
             labels=labels.cpu(),
-            loss=loss,
+            loss=self.loss_of(images, labels) if loss is None else loss,
             candidates=images.cpu()[None],
             history=torch.tensor(self.seen.mismatches or [0.0])[:, None],
             iterations=len(self.seen.mismatches),

@@ -21,7 +21,7 @@ from attack_core.attacks.convolution_inversion import (
     DeepInputs,
     deep_inputs,
 )
-from attack_core.attacks.falls_back import FallsBack
+from attack_core.attacks.falls_back import FallsBack, with_cost_of
 from attack_core.attacks.token_inversion import sends_nothing_down, solvable_embedding, solve_tokens
 from attack_core.base.search import Search, alone
 from attack_core.base.types import PriorUse, Progress, Reconstruction
@@ -281,12 +281,6 @@ class Auto(FallsBack):
             # Features are read off sizes, which signs have none of.
             return replace(fallback, local=local, objective=Signs(), init=init, feature_weight=0.0)
         return replace(fallback, local=local, feature_weight=weight, init=init)
-
-
-def with_cost_of(found: Reconstruction, other: Reconstruction) -> Reconstruction:
-    """The answer `found`, at the cost of both."""
-    work = None if found.work is None or other.work is None else found.work + other.work
-    return replace(found, iterations=found.iterations + other.iterations, work=work)
 
 
 def patch_embedding(observation: Observation, model: nn.Module) -> PatchEmbedding | None:

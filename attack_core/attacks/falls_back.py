@@ -73,3 +73,9 @@ class FallsBack(Attack):
     def _with(self, fallback: Matching) -> Self:
         changed: dict[str, Any] = {"fallback": fallback}
         return replace(self, **changed)
+
+
+def with_cost_of(found: Reconstruction, other: Reconstruction) -> Reconstruction:
+    """The answer `found`, at the cost of both."""
+    work = None if found.work is None or other.work is None else found.work + other.work
+    return replace(found, iterations=found.iterations + other.iterations, work=work)

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from attack_core.attacks.auto import Auto, obstacle_to_analytic
+from attack_core.attacks.remainder import remainder
 from attack_core.fc.head import solvable_head
-from attack_core.fc.peeling import PEELING_LIMITS, can_peel, peel
+from attack_core.fc.peeling import PEELING_LIMITS, Peeled, can_peel, peel
 from attack_core.fc.sparse_directions import sparse_directions, units_off
 from attack_core.fc.spear import Inseparable
+from attack_core.matching.matching import Matching
 from fl_core.base.rng import generator
 from fl_core.federation.client import loss_gradient
 from fl_core.models.build import build_model, initial_state
 from fl_core.models.config import ModelConfig
+from fl_core.threat.facts import Noise
 from fl_core.threat.observation import Observation
 from tests.support.matched import score
 
@@ -106,7 +109,8 @@ def test_auto_takes_more_than_sixteen_images_apart() -> None:
     assert torch.equal(found.labels.sort().values, labels.sort().values)
 
 
-def test_what_does_not_come_apart_is_the_prior_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def nine_of_twelve(monkeypatch: pytest.MonkeyPatch) -> tuple[Observation, Tensor]:
+    """A batch of which nine images come apart, and the others not; with its pictures."""
     observation, images, labels = batch_of(12)
     head = solvable_head(build_model(MLP), observation)
     whole = peel(observation.tensors, observation.state.parameters, head, 12, generator("attack"))
@@ -117,14 +121,58 @@ def test_what_does_not_come_apart_is_the_prior_and_said(monkeypatch: pytest.Monk
         logit_errors=whole.logit_errors[:9],
         others=labels[:3],
     )
-    monkeypatch.setattr("attack_core.fc.inversion.peel", lambda *_: part)
-    observation = replace(observation, public_mean=torch.full((3, 8, 8), 0.25))
+
+    def once(*arguments: object) -> Peeled:
+        if arguments[3] == 12:
+            return part
+        raise Inseparable("none of 3 images came apart")
+
+    monkeypatch.setattr("attack_core.fc.inversion.peel", once)
+    return replace(observation, public_mean=torch.full((3, 8, 8), 0.25)), images
+
+
+def test_what_does_not_come_apart_is_matched_to_what_the_others_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    observation, images = nine_of_twelve(monkeypatch)
+    attack = Auto(fallback=Matching(iterations=120, optimizer="adam", lr=0.1, schedule="cosine"))
+    found = attack(observation, build_model(MLP), generator("attack"))
+    assert len(found.images) == len(found.labels) == 12
+    near = torch.cdist(found.images.flatten(1), images.flatten(1))
+    assert float(near[:9].amin(1).max()) < 1e-3
+    left = [number for number in range(12) if number not in near[:9].argmin(1)]
+    grey = torch.full((3, 3, 8, 8), 0.25)
+    assert score(found.images[9:], images[left]) > score(grey, images[left]) + 3.0
+    assert found.notes[:2] == (
+        "9 of 12 images came apart at layer fc1",
+        "the other 3 images by what these leave of the gradient",
+    )
+
+
+def test_where_the_others_are_of_no_use_the_rest_is_the_prior_and_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    observation, images = nine_of_twelve(monkeypatch)
+    monkeypatch.setattr("attack_core.attacks.analytic.remainder", lambda *_: None)
     found = Auto()(observation, build_model(MLP), generator("attack"))
-    assert len(found.images) == 12
     assert float(torch.cdist(found.images[:9].flatten(1), images.flatten(1)).amin(1).max()) < 1e-3
     assert torch.equal(found.images[9:], torch.full((3, 3, 8, 8), 0.25))
     assert "9 of 12 images came apart at layer fc1" in found.notes
     assert "for the other 3 images the answer is the mean public image" in found.notes
+
+
+def test_a_remainder_is_the_gradient_of_the_other_images() -> None:
+    observation, images, labels = batch_of(5)
+    model = build_model(MLP)
+    rest = remainder(observation, model, images[:3], labels[:3])
+    assert rest is not None
+    assert (rest.examples, rest.batch_size) == (2, 2)
+    expected = loss_gradient(model, observation.state, (images[3:], labels[3:]))
+    for name, value in expected.items():
+        torch.testing.assert_close(rest.tensors[name], value, atol=1e-6, rtol=1e-4)
+    noisy = replace(observation, facts=(Noise(distribution="gaussian", sigma=1e-3),))
+    for other, count in ((observation, 5), (replace(observation, steps=2), 3), (noisy, 3)):
+        assert remainder(other, model, images[:count], labels[:count]) is None
 
 
 def test_a_layer_that_is_too_narrow_is_refused_and_predicted() -> None:
