@@ -194,11 +194,14 @@ class Analytic(FallsBack):
         *,
         progress: Progress | None = None,
     ) -> Reconstruction | None:
-        """The answer where `decode` finds the last convolution's input; None where it finds none."""
+        """The answer where `decode` finds the last convolution's input; None where it finds none.
+
+        The state of `generator` stays what it was.
+        """
         if not self.decode:
             return None
         try:
-            problem = _Problem.of(self, observation, model, generator, progress)
+            problem = _Problem.of(self, observation, model, generator.clone_state(), progress)
         except Inseparable:
             return None
         return problem.by_decoding(problem.start())

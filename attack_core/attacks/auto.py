@@ -197,6 +197,11 @@ class Auto(FallsBack):
                     return decoded
             found = self.convolutions.invert(deep, observation, model, generator, progress)
             return self._or_features(found, observation, model, generator, progress)
+        if nothing is None and obstacle is not None and observation.examples == 1:
+            # Features that are few, or that a defense cut, are no hindrance to what lies in front of them.
+            decoded = self.analytic.by_decoding(observation, model, generator, progress=progress)
+            if decoded is not None:
+                return decoded
         if obstacle is not None and too_weak(observation):
             nothing = "the known error drowns what the images could say"
         if nothing is not None:

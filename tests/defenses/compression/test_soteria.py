@@ -151,10 +151,21 @@ def test_an_attacker_that_knows_of_it_does_without_the_cut_features(
         model = build_model(told.model)
         few = obstacle_to_analytic(told, model)
         assert (few is None) == (ratio == 0.5)
-        attack = AUTO.analytic if few is None else AUTO.fallback
+        features = replace(AUTO.analytic, decode=False)
+        attack = features if few is None else AUTO.fallback
         found = attack(told, model, generator("attack", 0))
-        assert quality(found.images, truth) > attacked(untold, truth, AUTO.analytic) + 2.0
+        assert quality(found.images, truth) > attacked(untold, truth, features) + 2.0
         assert quality(found.images, truth) > of_mean(told, truth) + 2.0
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.9], ids=["half", "most"])
+def test_what_lies_in_front_of_the_cut_features_is_decoded_all_the_same(
+    faces: ImageDataset, ratio: float
+) -> None:
+    told, truth = seen(faces, Soteria(ratio=ratio))
+    found = AUTO.analytic.by_decoding(told, build_model(told.model), generator("attack", 0))
+    assert found is not None
+    assert quality(found.images, truth) > 40.0
 
 
 @pytest.mark.parametrize("told", [True, False])
