@@ -184,20 +184,26 @@ class _Decoding:
             on, weights = outputs > 0, live
             system = self._system(errors * on)
             left = self._left(system, inputs)
-            for _ in range(limits.solutions):
+            for more in reversed(range(limits.solutions)):
                 inputs = (inputs + self._step(system, weights, left)).clamp_min(floor)
                 left = self._left(system, inputs)
                 share = float(torch.linalg.vector_norm(left)) / size
                 if share <= limits.exact:
                     return self._answer(inputs, system, share * size)
-                self._turn_bits(on, left, errors, self._patches(inputs), outputs, live > 0)
-                system = self._system(errors * on)
-                left = self._left(system, inputs)
-                each = torch.linalg.vector_norm(left, dim=1)
-                weights = live / (each + limits.evenness * each[live > 0].median()).clamp_min(TINY)
+                if more:
+                    self._turn_bits(on, left, errors, self._patches(inputs), outputs, live > 0)
+                    system = self._system(errors * on)
+                    left = self._left(system, inputs)
+                    weights = self._evened(live, left)
             if not share <= limits.progress * before:
                 break
         return self._answer(inputs, system, share * size) if share <= limits.taken else None
+
+    def _evened(self, live: Tensor, left: Tensor) -> Tensor:
+        """How much channels count (O,), of which those that are not 0 in `live` (O,) leave `left` (O, C K)."""
+        each = torch.linalg.vector_norm(left, dim=1)
+        weights: Tensor = live / (each + self.limits.evenness * each[live > 0].median()).clamp_min(TINY)
+        return weights
 
     def _turn_bits(
         self, on: Tensor, left: Tensor, errors: Tensor, patches: Tensor, before: Tensor, live: Tensor

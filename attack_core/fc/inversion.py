@@ -265,7 +265,7 @@ def recover_shares(
     if count == 1:
         weight, bias = (gradients[f"{head.first}.{kind}"] for kind in ("weight", "bias"))
         inputs = input_estimate(weight, bias, estimate, balance=balance)[None]
-        residual = _left_by_one(bias, inputs[0], weight)
+        residual = _unexplained(bias[None], inputs, weight)
         return Shares(inputs, bias[None], gradients[f"{head.layers[-1]}.bias"][None], residual)
     middle = weights if after is None else {name: (weights[name] + after[name]) / 2 for name in weights}
     unlike = count > LARGE_BATCH.images or len(gradients[f"{head.layers[-1]}.bias"]) > 2
@@ -315,7 +315,7 @@ def recover_shares(
             handed_back, _switched_on(inputs), gradients[f"{lower}.weight"], layer
         )
     weight = gradients[f"{head.first}.weight"]
-    residual = _distance(errors.mT @ inputs, weight)
+    residual = _unexplained(errors, inputs, weight)
     if not residual <= tolerance:
         raise Inseparable(
             f"the errors followed down to {head.first} leave {residual:.1e} of its gradient unexplained"
@@ -363,14 +363,14 @@ def _followed_down(
     taken.
     """
     errors, inputs = _solved(handed_back * on, gradient)
-    best = (_distance(errors.mT @ inputs, gradient), errors, inputs)
+    best = (_unexplained(errors, inputs, gradient), errors, inputs)
     for _ in range(limits.most_patterns):
         again = functional.linear(inputs, *layer) > 0
         if torch.equal(again, on):
             break
         on = again
         errors, inputs = _solved(handed_back * on, gradient)
-        best = min(best, (_distance(errors.mT @ inputs, gradient), errors, inputs), key=lambda each: each[0])
+        best = min(best, (_unexplained(errors, inputs, gradient), errors, inputs), key=lambda each: each[0])
     return best[1], best[2]
 
 
@@ -417,23 +417,17 @@ def _largest_size(tensor: Tensor) -> Tensor:
     return torch.maximum(-least, most)
 
 
-def _left_by_one(
-    error: Tensor, inputs: Tensor, weight: Tensor, limits: ReadingLimits = READING_LIMITS
+def _unexplained(
+    errors: Tensor, inputs: Tensor, gradient: Tensor, limits: ReadingLimits = READING_LIMITS
 ) -> float:
-    """What one image's error (O,) times its inputs (I,) leave of a gradient (O, I), relatively, in L2 norms."""
-    largest, rows = _largest_size(weight), max(1, limits.together // weight.shape[1])
+    """What errors (B, O) times inputs (B, I) leave of a gradient (O, I), relatively, in L2 norms."""
+    largest, rows = _largest_size(gradient), max(1, limits.together // gradient.shape[1])
     left, whole = list[Tensor](), list[Tensor]()
-    for own, some in zip(error.split(rows), weight.split(rows), strict=True):
+    for own, some in zip((errors.mT / largest).split(rows), gradient.split(rows), strict=True):
         scaled = some / largest
         whole.append(vector_norm(scaled))
-        left.append(vector_norm(torch.addr(scaled, own / largest, inputs, alpha=-1.0)))
+        left.append(vector_norm(torch.addmm(scaled, own, inputs, alpha=-1.0)))
     return float(vector_norm(torch.stack(left)) / vector_norm(torch.stack(whole)))
-
-
-def _distance(found: Tensor, wanted: Tensor) -> float:
-    """The L2 norm of the difference over that of `wanted`."""
-    largest = _largest_size(wanted)
-    return float(vector_norm((found - wanted) / largest) / vector_norm(wanted / largest))
 
 
 def _switched_on(outputs: Tensor) -> Tensor:

@@ -90,7 +90,8 @@ def _trimmed(columns: Tensor, directions: Tensor, limits: DirectionLimits) -> Te
     """
     size = columns.norm(dim=1)
     live = size > limits.live * size.max()
-    rows = columns[live] / size[live, None]
+    seen = columns[live]
+    rows = seen / size[live, None]
     dead, least = len(columns) - len(rows), limits.zeros_an_image * columns.shape[1]
     found = []
     for direction in directions:
@@ -101,7 +102,7 @@ def _trimmed(columns: Tensor, directions: Tensor, limits: DirectionLimits) -> Te
                 break
             fitted = (rows @ direction).abs().topk(many, largest=False).indices
             direction = least_said(rows[fitted])
-            error = columns[live] @ direction
+            error = seen @ direction
             if float(error[fitted].abs().median() / error.abs().max()) < limits.exact:
                 found.append(least_said(rows[units_off(columns @ direction, limits)[live]]))
                 break
