@@ -22,7 +22,7 @@ from attack_core.attacks.convolution_inversion import (
     deep_inputs,
 )
 from attack_core.attacks.falls_back import FallsBack, with_cost_of
-from attack_core.attacks.token_inversion import sends_nothing_down, solvable_embedding, solve_tokens
+from attack_core.attacks.token_inversion import sends_nothing_down, solvable_tokens, solve_tokens
 from attack_core.base.search import Search, alone
 from attack_core.base.types import PriorUse, Progress, Reconstruction
 from attack_core.convolutions.calls import convolution_calls
@@ -57,7 +57,6 @@ from attack_core.signal.signal_model import (
     vib_of_images,
     withholds,
 )
-from attack_core.tokens.embedding import PatchEmbedding
 from fl_core.base.errors import InputError
 from fl_core.base.types import LATER, require
 from fl_core.threat.observation import Observation
@@ -180,9 +179,9 @@ class Auto(FallsBack):
         """The images that the client trained on, whatever a defense had made of those that it holds."""
         check_observation(observation)
         nothing = says_nothing(observation) or sends_nothing_down(observation, model)
-        embedding = patch_embedding(observation, model) if nothing is None else None
-        if embedding is not None:
-            return solve_tokens(embedding, observation, model)
+        solved = by_tokens(observation, model) if nothing is None else None
+        if solved is not None:
+            return solved
         batch = batch_by_statistics(observation, model) if nothing is None else None
         if batch is not None:
             return self.convolutions.invert_batch(batch, observation, model, generator, progress)
@@ -288,10 +287,10 @@ class Auto(FallsBack):
         return replace(fallback, local=local, feature_weight=weight, init=init)
 
 
-def patch_embedding(observation: Observation, model: nn.Module) -> PatchEmbedding | None:
-    """The network's patch embedding where it determines the image (`solvable_embedding`); None elsewhere."""
+def by_tokens(observation: Observation, model: nn.Module) -> Reconstruction | None:
+    """One image by a transformer's linear equations; None where they do not determine it (`solvable_tokens`)."""
     try:
-        return solvable_embedding(observation, model)
+        return solve_tokens(solvable_tokens(observation, model), observation, model)
     except InputError:
         return None
 

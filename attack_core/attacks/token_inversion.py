@@ -1,12 +1,15 @@
 """The attack on transformers: one image's patches by linear equations, without a search.
 
 The gradient of a learned position embedding is every token's error, and the patch embedding's gradient is linear in the
-patches (`attack_core.tokens.equations`). Both hold for a weight delta over any number of local steps on one image too,
-since each step adds its errors times the same patches.
+patches (`attack_core.tokens.equations`). Where clients do not train these two, the rows of the first attention's
+gradient span the tokens, each of which is a function of its patch (`attack_core.tokens.spanned`). Both hold for a
+weight delta over several local steps on one image too, since each step adds its errors times the same patches, or
+tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,7 +24,7 @@ from attack_core.fc.layer_inputs import magnitude
 from attack_core.gradients.objectives import squared_distance_of
 from attack_core.gradients.targets import check_observation, gradient_estimate
 from attack_core.matching.matching import Matching
-from attack_core.signal.labels import single_label
+from attack_core.signal.labels import label_of_image, sends_last_layer, single_label
 from attack_core.signal.signal_model import (
     deviations,
     matched_numbers,
@@ -30,8 +33,11 @@ from attack_core.signal.signal_model import (
     withholds,
 )
 from attack_core.tokens.embedding import PatchEmbedding, find_embedding
-from attack_core.tokens.equations import TokenEquations
+from attack_core.tokens.equations import Solution, TokenEquations
+from attack_core.tokens.spanned import solve_spanned
+from attack_core.tokens.spanning_layer import SpanningLayer, find_spanning
 from fl_core.base.errors import InputError
+from fl_core.base.types import Tensors
 from fl_core.federation.client import loss_gradient
 from fl_core.threat.observation import Observation
 
@@ -62,26 +68,37 @@ class TokenInversion(FallsBack):
         """
         check_observation(observation)
         try:
-            embedding = solvable_embedding(observation, model)
+            return solve_tokens(solvable_tokens(observation, model), observation, model)
         except InputError as reason:
             return self._matched_instead(reason, observation, model, generator, progress)
-        return solve_tokens(embedding, observation, model)
 
 
-def solvable_embedding(observation: Observation, model: nn.Module) -> PatchEmbedding:
-    """The network's patch embedding, where this observation determines the patches of it.
+def solvable_tokens(observation: Observation, model: nn.Module) -> PatchEmbedding | SpanningLayer:
+    """The network's patch embedding, or another layer, where this observation determines the patches of it.
 
-    Raises `InputError` where the network has none, and for several images, withheld numbers and signs.
+    Raises `InputError` where the network has neither, and for several images, withheld numbers and signs.
     """
     if observation.examples > 1:
         raise InputError(f"the errors of the tokens of {observation.examples} images are known as a sum only")
-    embedding = find_embedding(model, observation.state, observation.model.shape)
-    for name in (embedding.weight, embedding.positions):
+    shape = observation.model.shape
+    found: PatchEmbedding | SpanningLayer
+    try:
+        found = find_embedding(model, observation.state, shape)
+        read = [found.weight, found.positions]
+    except InputError as reason:
+        try:
+            found = find_spanning(model, observation.state, shape)
+        except InputError as other:
+            raise InputError(f"{str(reason).removesuffix('.')}; {other}") from other
+        if observation.steps > 1 and found.moves(model, observation.state, shape):
+            raise InputError(f"layers in front of {found.name!r} move from step to step") from reason
+        read = [found.weight]
+    for name in read:
         if withholds(observation, name):
             raise InputError(f"numbers of {name} were withheld")
     if sends_signs(observation) and not rounds_fairly(observation):
         raise InputError("signs of numbers tell nothing of their sizes")
-    return embedding
+    return found
 
 
 def sends_nothing_down(observation: Observation, model: nn.Module) -> str | None:
@@ -115,36 +132,35 @@ def _last_matrix(observation: Observation) -> list[Tensor]:
     return matrices[-1:]
 
 
-def solve_tokens(embedding: PatchEmbedding, observation: Observation, model: nn.Module) -> Reconstruction:
-    """The answer to an observation of which `solvable_embedding` gave `embedding`."""
+def solve_tokens(
+    found: PatchEmbedding | SpanningLayer, observation: Observation, model: nn.Module
+) -> Reconstruction:
+    """The answer to an observation of which `solvable_tokens` gave `found`.
+
+    Raises `InputError` where noise drowns the span of a layer's tokens.
+    """
     gradients = gradient_estimate(observation)
-    labels = single_label(observation)
-    weight, positions = gradients[embedding.weight], gradients[embedding.positions]
-    if not (bool(weight.any()) and bool(positions.any())):
-        return prior_answer(observation, labels, f"tokens: the gradient of {embedding.positions} is 0")
-    known = deviations(observation, gradients)
-    equations = TokenEquations(
-        embedding=embedding,
-        errors=embedding.errors_of(positions),
-        weight=weight.flatten(1),
-        error_sigma=known[embedding.positions],
-        weight_sigma=known[embedding.weight],
-    )
+    read = found.positions if isinstance(found, PatchEmbedding) else found.weight
+    if not (bool(gradients[read].any()) and bool(gradients[found.weight].any())):
+        labels = single_label(observation) if sends_last_layer(observation) else None
+        return prior_answer(observation, labels, f"tokens: the gradient of {read} is 0")
     mean = observation.public_mean
     if mean is None:
-        mean = torch.zeros(observation.model.shape.size, device=weight.device)
-    solved = equations.solve(mean)
-    images = solved.picture.to(weight.device)[None].clamp(-1.0, 1.0)
+        mean = torch.zeros(observation.model.shape.size, device=gradients[read].device)
+    known = deviations(observation, gradients)
+    solved, how = (
+        _by_errors(found, gradients, known, mean)
+        if isinstance(found, PatchEmbedding)
+        else _by_span(found, gradients, known, mean, observation, model)
+    )
+    images = solved.picture.to(gradients[read].device)[None].clamp(-1.0, 1.0)
+    labels = label_of_image(observation, model, images)
     matched = matched_numbers(observation, gradients, dict.fromkeys(gradients, 1.0))
     own = loss_gradient(model, observation.state, (images, labels))
     loss = relative(squared_distance_of(matched, own), matched)
     images = images.cpu()
-    noise = equations.error_sigma > 0 or equations.weight_sigma > 0
-    note = (
-        f"{embedding.tokens} patches from the gradients of {embedding.weight} and {embedding.positions}, "
-        f"of which {solved.determined} directions follow from the equations"
-        + (", known noise" if noise else f", residual below {magnitude(solved.residual)}")
-    )
+    noisy = known[read] > 0 or known[found.weight] > 0
+    note = how + (", known noise" if noisy else f", residual below {magnitude(solved.residual)}")
     return Reconstruction(
         images=images,
         labels=labels.cpu(),
@@ -158,4 +174,38 @@ def solve_tokens(embedding: PatchEmbedding, observation: Observation, model: nn.
         notes=(note,),
         work=0.0,
         certificates=(solved.certificate,),
+    )
+
+
+def _by_errors(
+    embedding: PatchEmbedding, gradients: Tensors, known: Mapping[str, float], mean: Tensor
+) -> tuple[Solution, str]:
+    """The solution by the gradients of embedding and positions, and how it was found."""
+    equations = TokenEquations(
+        embedding=embedding,
+        errors=embedding.errors_of(gradients[embedding.positions]),
+        weight=gradients[embedding.weight].flatten(1),
+        error_sigma=known[embedding.positions],
+        weight_sigma=known[embedding.weight],
+    )
+    solved = equations.solve(mean)
+    return solved, (
+        f"{embedding.tokens} patches from the gradients of {embedding.weight} and {embedding.positions}, "
+        f"of which {solved.determined} directions follow from the equations"
+    )
+
+
+def _by_span(
+    layer: SpanningLayer,
+    gradients: Tensors,
+    known: Mapping[str, float],
+    mean: Tensor,
+    observation: Observation,
+    model: nn.Module,
+) -> tuple[Solution, str]:
+    """The solution by the span of a layer's tokens, and how it was found."""
+    solved = solve_spanned(layer, model, observation.state, gradients, mean, sigma=known[layer.weight])
+    return solved, (
+        f"{layer.layout.tokens} patches from the rows of {layer.weight}'s gradient, which span {solved.determined} of "
+        f"{layer.tokens} tokens"
     )

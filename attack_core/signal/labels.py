@@ -6,6 +6,7 @@ with the mean probability p_k and the count n_k. Inferred labels are multisets, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from attack_core.gradients.targets import gradient_estimate, weights_along
 from attack_core.signal.inits import initial_images
 from attack_core.signal.signal_model import mixes_labels, scales_examples, vib_of_images
+from fl_core.base.decibels import TINY
 from fl_core.base.errors import InputError
-from fl_core.base.types import ModelState
+from fl_core.base.types import ModelState, Tensors
+from fl_core.federation.client import loss_gradient
 from fl_core.models.forward import predict
 from fl_core.threat.observation import Observation
 
@@ -37,6 +40,20 @@ STAND_INS = StandIns()
 """The stand-ins in force."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TriedLabels:
+    """How labels of a found image are tried."""
+
+    most: int = 32
+    """How many at most: each takes a forward and a backward pass. Not measured."""
+    step: float = 1e-3
+    """How far along the signal logits are compared, as a share of the weights' length. Not measured."""
+
+
+TRIED_LABELS = TriedLabels()
+"""The limits in force."""
+
+
 def resolve_labels(
     strategy: LabelStrategy,
     observation: Observation,
@@ -48,7 +65,8 @@ def resolve_labels(
 
     `auto` takes known labels where the threat model gives them, iDLG for one image unless the signal is
     `agg_update` or the mean of several clients, counts where all images of the signal are reconstructed and none
-    was scaled by itself, and optimises otherwise. Raises `InputError` where a strategy asks for what is not there.
+    was scaled by itself, and optimises otherwise, as where clients do not train the last layer. Raises
+    `InputError` where a strategy asks for what is not there.
     """
     if strategy == "auto":
         strategy = _choose(observation, images)
@@ -74,6 +92,8 @@ def _choose(observation: Observation, images: int) -> LabelStrategy:
         return "optimize"
     if observation.labels is not None and len(observation.labels) == images:
         return "known"
+    if not sends_last_layer(observation):
+        return "optimize"
     if images == 1 and observation.signal != "agg_update" and observation.clients == 1:
         # The code that a bottleneck hands on has negative numbers, so row sums say nothing; the bias does.
         return "idlg" if vib_of_images(observation) is None else "bias_corrected"
@@ -184,6 +204,47 @@ def _halfway(observation: Observation) -> ModelState:
     return state.detached()
 
 
+def sends_last_layer(observation: Observation) -> bool:
+    """Whether clients train the last fully connected layer: as shapes tell, no frozen one has a row for each class."""
+    classes = observation.model.outputs
+    return not any(value.dim() == 2 and len(value) == classes for value in observation.state.buffers.values())
+
+
+def label_of_image(
+    observation: Observation, model: nn.Module, image: Tensor, limits: TriedLabels = TRIED_LABELS
+) -> Tensor:
+    """The label (1,) with which `image` (1, C, H, W) explains the signal best.
+
+    The last bias's gradient tells it where clients train that layer (`single_label`). Elsewhere labels are tried, those
+    first whose logits a step against the signal would raise most.
+    """
+    if sends_last_layer(observation):
+        return single_label(observation)
+    targets = gradient_estimate(observation)
+    state = observation.state
+
+    lengths = [
+        math.sqrt(sum(float(value.square().sum()) for value in each.values()))
+        for each in (state.parameters, targets)
+    ]
+    step = limits.step * lengths[0] / max(lengths[1], TINY)
+    moved = {name: value + step * targets[name] for name, value in state.parameters.items()}
+    with torch.no_grad():
+        there = predict(model, ModelState(parameters=moved, buffers=state.buffers).with_own_buffers(), image)
+        raised = there - predict(model, state.with_own_buffers(), image)
+    tried = raised[0].argsort()[: limits.most]
+    alike = [_cosine(targets, loss_gradient(model, state, (image, label.reshape(1)))) for label in tried]
+    best = alike.index(max(alike))
+    return tried[best : best + 1]
+
+
+def _cosine(one: Tensors, other: Tensors) -> float:
+    """The cosine of the angle between two gradients; 0 where one of them is 0."""
+    pairs = ((one, other), (one, one), (other, other))
+    product, *squares = [sum(float((a[name] * b[name]).sum()) for name in one) for a, b in pairs]
+    return product / max(math.sqrt(squares[0] * squares[1]), TINY)
+
+
 def _last_layer(observation: Observation) -> tuple[Tensor, Tensor | None]:
     """The last fully connected layer's gradients: weight (K, H) and bias (K,), if it has one."""
     gradients = gradient_estimate(observation)
@@ -191,4 +252,6 @@ def _last_layer(observation: Observation) -> tuple[Tensor, Tensor | None]:
     matrices = [name for name, tensor in gradients.items() if tensor.dim() == 2 and len(tensor) == classes]
     if not matrices:
         raise InputError("Labels are inferred at a last fully connected layer, and this model has none.")
+    if not sends_last_layer(observation):
+        raise InputError("Labels are inferred at the last fully connected layer, which clients do not train.")
     return gradients[matrices[-1]], gradients.get(matrices[-1].removesuffix("weight") + "bias")

@@ -5,7 +5,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "embedding": ["PatchEmbedding", "find_embedding"],
+        "embedding": ["PatchEmbedding", "PatchLayout", "find_embedding", "find_layout"],
         "equations": ["TokenEquations"],
+        "spanned": ["solve_spanned"],
+        "spanning_layer": ["SpanningLayer", "find_spanning"],
     },
 )

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -45,31 +46,32 @@ EMBEDDING_CHECK = EmbeddingCheck()
 """The check in force."""
 
 
-@dataclass(frozen=True)
-class PatchEmbedding:
-    """The first layer of a transformer: T patches of I numbers each to tokens of D numbers, plus T positions.
+@dataclass(frozen=True, kw_only=True)
+class PatchLayout:
+    """How the first layer, `layer`, of a transformer cuts a picture into T patches of I numbers each.
 
-    `weight`, and `positions`, are names of parameters: the weight has D rows; of the positions, (..., R, D), those of
-    the patches begin at row `first`. Number i of patch t is scale[i] pixel + offset[i] for the pixel (counted through
-    the picture (C, H, W)) in `pixels` (T, I); `scale` and `offset` have shape (I,).
+    Number i of patch t is scale[i] pixel + offset[i] for the pixel (counted through the picture (C, H, W)) in `pixels`
+    (T, I); `scale` and `offset` have shape (I,).
     """
 
     layer: str
-    positions: str
-    first: int
     pixels: Tensor
     scale: Tensor
     offset: Tensor
 
     @property
     def weight(self) -> str:
-        """The name of the embedding's weight."""
+        """The name of the layer's weight."""
         return f"{self.layer}.weight"
 
     @property
     def tokens(self) -> int:
         """How many patches there are."""
         return len(self.pixels)
+
+    def on_cpu(self) -> Self:
+        """The same with its tensors on the CPU."""
+        return replace(self, pixels=self.pixels.cpu(), scale=self.scale.cpu(), offset=self.offset.cpu())
 
     def patches_of(self, picture: Tensor) -> Tensor:
         """Patches (T, I) of a picture (C, H, W), in pixels."""
@@ -80,6 +82,18 @@ class PatchEmbedding:
         found = background.reshape(-1).to(patches).clone()
         found[self.pixels.reshape(-1)] = patches.reshape(-1)
         return found.view(background.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchEmbedding(PatchLayout):
+    """A layout whose patches become tokens of D numbers, to which learned positions are added.
+
+    The weight has D rows; `positions` is the name of a parameter (..., R, D), of which the patches' begin at row
+    `first`.
+    """
+
+    positions: str
+    first: int
 
     def errors_of(self, gradient: Tensor) -> Tensor:
         """The errors (T, D) of the patches' tokens, from the positions' gradient."""
@@ -95,17 +109,25 @@ def find_embedding(
     """
     if couples_examples(model):
         raise InputError("BatchNorm in train mode mixes the images of a batch.")
+    layout = find_layout(model, state, shape, check)
+    for found in _checked(model, state, shape, layout, check):
+        return found
+    raise InputError(
+        f"Layer {layout.layer!r} sees patches of the picture, but the gradient of no parameter holds the errors of "
+        "their tokens: clients train no learned positions."
+    )
+
+
+def find_layout(
+    model: nn.Module, state: ModelState, shape: ImageShape, check: EmbeddingCheck = EMBEDDING_CHECK
+) -> PatchLayout:
+    """How `model` cuts its picture into patches; raises `InputError` where its first layer does not see patches."""
     layer, seen = _first_layer(model, state, _probes(shape, state))
     laid_out = _layout(seen, shape, check)
     if laid_out is None:
         raise InputError(f"Layer {layer!r}, the first to see the picture, does not see patches of it.")
     pixels, scale, offset = laid_out
-    for found in _checked(model, state, shape, PatchEmbedding(layer, "", 0, pixels, scale, offset), check):
-        return found
-    raise InputError(
-        f"Layer {layer!r} sees patches of the picture, but the gradient of no parameter holds the errors of their "
-        "tokens: there are no learned positions."
-    )
+    return PatchLayout(layer=layer, pixels=pixels, scale=scale, offset=offset)
 
 
 def _probes(shape: ImageShape, state: ModelState) -> Tensor:
@@ -193,7 +215,7 @@ def _random(shape: ImageShape) -> Tensor:
 
 
 def _checked(
-    model: nn.Module, state: ModelState, shape: ImageShape, found: PatchEmbedding, check: EmbeddingCheck
+    model: nn.Module, state: ModelState, shape: ImageShape, found: PatchLayout, check: EmbeddingCheck
 ) -> Iterator[PatchEmbedding]:
     """`found` with each parameter whose gradient holds the errors of its tokens on a random picture."""
     draw = torch.Generator().manual_seed(0)
@@ -231,7 +253,14 @@ def _checked(
             continue
         rows = gradient.numel() // gradient.shape[-1]
         for first in {rows - found.tokens, 0}:
-            candidate = PatchEmbedding(found.layer, name, first, found.pixels, found.scale, found.offset)
+            candidate = PatchEmbedding(
+                layer=found.layer,
+                pixels=found.pixels,
+                scale=found.scale,
+                offset=found.offset,
+                positions=name,
+                first=first,
+            )
             missed = torch.linalg.vector_norm(candidate.errors_of(gradient).mT @ inputs - weight)
             if float(missed) <= check.holds * float(torch.linalg.vector_norm(weight).clamp_min(TINY)):
                 yield candidate

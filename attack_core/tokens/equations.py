@@ -24,7 +24,7 @@ from torch import Tensor
 
 from attack_core.base.certificate import Certificate, least_psnr, undetermined
 from attack_core.base.conjugate_gradients import solve_definite
-from attack_core.tokens.embedding import PatchEmbedding
+from attack_core.tokens.embedding import PatchEmbedding, PatchLayout
 from fl_core.base.device import exact
 
 _PURPOSE = "solving for a transformer's patches"
@@ -56,6 +56,15 @@ class TokenLimits:
     converged: float = 1e-8
     """Conjugate gradients: the relative residual at which they end."""
 
+    @property
+    def most(self) -> float:
+        """The largest that `prior` makes of a picture of length 1: four neighbours, whose differences weigh on both."""
+        return 1.0 / self.variance + 4.0 / self.difference
+
+    def prior(self, picture: Tensor) -> Tensor:
+        """The slope of minus the log of the prior at `picture` (C, H, W), which is what is not the mean image."""
+        return picture / self.variance + roughness(picture) / (2.0 * self.difference)
+
 
 TOKEN_LIMITS = TokenLimits()
 """The limits in force."""
@@ -79,7 +88,7 @@ class TokenEquations:
         errors, weight = exact(self.errors, _PURPOSE), exact(self.weight, _PURPOSE)
         scale, offset = (exact(each, _PURPOSE) for each in (self.embedding.scale, self.embedding.offset))
         centre = exact(mean, _PURPOSE)
-        layout = _on_cpu(self.embedding)
+        layout = self.embedding.on_cpu()
         # In pixels, around the mean image: what is unknown then has mean 0.
         known = layout.patches_of(centre)
         observed = (weight - errors.mT @ (known * scale + offset)) / scale
@@ -178,28 +187,14 @@ def _without_noise(squares: Tensor, matrix: Tensor, noise: float) -> Tensor:
     return torch.where(above, noise * root.square() / (squares / noise), 0.0)
 
 
-def _on_cpu(embedding: PatchEmbedding) -> PatchEmbedding:
-    return PatchEmbedding(
-        embedding.layer,
-        embedding.positions,
-        embedding.first,
-        embedding.pixels.cpu(),
-        embedding.scale.cpu(),
-        embedding.offset.cpu(),
-    )
-
-
 def _posterior(
-    layout: PatchEmbedding, right: Tensor, precision: Tensor, said: Tensor, like: Tensor, limits: TokenLimits
+    layout: PatchLayout, right: Tensor, precision: Tensor, said: Tensor, like: Tensor, limits: TokenLimits
 ) -> Tensor:
     """The mean (T, I), in the coordinates of the rows of `right` (T, T), of what is not the mean image.
 
     The equations say `precision` (T,) times it is `said` (T, I), up to their noise; the prior weighs against that.
     """
-    flat = 1.0 / limits.variance
-    steep = 1.0 / (2.0 * limits.difference)
-    # Four neighbours a pixel, whose differences weigh on both.
-    most = flat + 8.0 * steep
+    most = limits.most
     settled = precision > limits.settled * most
     found = torch.where(settled[:, None], said / precision.clamp_min(1e-300)[:, None], 0.0)
     if bool(settled.all()):
@@ -209,7 +204,7 @@ def _posterior(
 
     def prior(of_patches: Tensor) -> Tensor:
         picture = layout.picture_of(of_patches, torch.zeros_like(like))
-        return layout.patches_of(flat * picture + steep * _roughness(picture))
+        return layout.patches_of(limits.prior(picture))
 
     wanted = said[open_] - rows @ prior(right[settled].mT @ found[settled])
     found[open_] = solve_definite(
@@ -222,7 +217,7 @@ def _posterior(
     return found
 
 
-def _roughness(picture: Tensor) -> Tensor:
+def roughness(picture: Tensor) -> Tensor:
     """The gradient of half the sum of squared differences of neighbouring pixels, (C, H, W)."""
     found = torch.zeros_like(picture)
     for axis in (1, 2):

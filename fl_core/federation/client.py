@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fl_core.base.errors import InputError
 from fl_core.base.types import ClientUpdate, Config, InUnits, ModelState, Tensors, require
+from fl_core.models.finetuning.trainable import without_frozen
 from fl_core.models.forward import changes_statistics, predict
 
 Batch = tuple[Tensor, Tensor]
@@ -145,7 +146,7 @@ def gradient_update(
     update = ClientUpdate(
         client=client,
         tensors=rule(model, working, batch),
-        buffers=difference(working.buffers, state.buffers) if changes_statistics(model) else {},
+        buffers=_changed(model, working, state) if changes_statistics(model) else {},
         examples=len(batch[1]),
         steps=1,
         lr=local.lr,
@@ -177,7 +178,7 @@ def weight_update(
     update = ClientUpdate(
         client=client,
         tensors=difference(trained.state.parameters, state.parameters),
-        buffers=difference(trained.state.buffers, state.buffers),
+        buffers=_changed(model, trained.state, state),
         examples=examples,
         steps=trained.steps,
         lr=local.lr,
@@ -191,6 +192,11 @@ def weight_update(
 def difference(after: Tensors, before: Tensors) -> dict[str, Tensor]:
     """`after` minus `before`, tensor by tensor."""
     return {name: after[name] - before[name] for name in after}
+
+
+def _changed(model: nn.Module, after: ModelState, before: ModelState) -> dict[str, Tensor]:
+    """By how much the buffers changed that are no frozen parameters."""
+    return difference(without_frozen(model, after.buffers), without_frozen(model, before.buffers))
 
 
 def trainable(state: ModelState) -> ModelState:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from fl_core.base.types import ClientUpdate, ModelState
 from fl_core.federation.aggregation import Change
@@ -13,6 +14,7 @@ from fl_core.federation.common import Agreeing
 from fl_core.federation.hooks import ClientDefense
 from fl_core.federation.rounds import Federation
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
+from fl_core.models.finetuning.trainable import without_frozen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ def train(clients: Simulator, state: ModelState, *, rounds: int, first: int = 0)
             # Not to be alive while the next one grows.
             del partial
         if not chunks[0].participants:
-            merged = reduction.add(merged, nobody(state))
+            merged = reduction.add(merged, nobody(federation.network, state))
         state = apply_change(state, reduction.finish(merged))
         del merged
         participants = chunks[0].participants
@@ -71,12 +73,14 @@ def run(
     return train(InProcess(ClientWork(federation=federation, defense=defense)), state, rounds=rounds)
 
 
-def nobody(state: ModelState) -> ClientUpdate:
-    """What a round adds up in which nobody takes part: zeros, in the shapes of `state`."""
+def nobody(model: nn.Module, state: ModelState) -> ClientUpdate:
+    """What a round adds up in which nobody takes part: zeros, in the shapes of what a client of `model` sends."""
     return ClientUpdate(
         client=-1,
         tensors={name: torch.zeros_like(value) for name, value in state.parameters.items()},
-        buffers={name: torch.zeros_like(value) for name, value in state.buffers.items()},
+        buffers={
+            name: torch.zeros_like(value) for name, value in without_frozen(model, state.buffers).items()
+        },
         examples=1,
         steps=1,
         lr=1.0,
@@ -85,10 +89,13 @@ def nobody(state: ModelState) -> ClientUpdate:
 
 
 def apply_change(state: ModelState, change: Change) -> ModelState:
-    """The state after a round's change; integer buffers take the rounded one."""
+    """The state after a round's change; integer buffers take the rounded one, and frozen parameters stay."""
     return ModelState(
         parameters={name: value + change.tensors[name] for name, value in state.parameters.items()},
-        buffers={name: _shifted(value, change.buffers[name]) for name, value in state.buffers.items()},
+        buffers={
+            name: _shifted(value, change.buffers[name]) if name in change.buffers else value
+            for name, value in state.buffers.items()
+        },
     )
 
 

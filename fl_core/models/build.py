@@ -14,6 +14,8 @@ from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState
 from fl_core.models.bottleneck import find_bottleneck, last_linear, narrow
 from fl_core.models.config import ModelConfig
+from fl_core.models.finetuning.low_rank import LowRankLinear, adapt, adapters
+from fl_core.models.finetuning.trainable import freeze, frozen_apart, trained_names
 from fl_core.models.own import own_network
 from fl_core.models.transformer import Tokens
 from fl_core.models.zoo import architecture
@@ -25,10 +27,12 @@ _POSITIONS = 0.02
 def build_model(config: ModelConfig) -> nn.Module:
     """The network without values: parameters live on the `meta` device until a `ModelState` is put in.
 
-    Its BatchNorm layers are in the mode that `config.batch_norm` asks for, all others in evaluation mode. Global random
-    state is untouched. Raises `InputError` where a network of the user's own cannot be built.
+    Its BatchNorm layers are in the mode that `config.batch_norm` asks for, all others in evaluation mode. Its
+    parameters are those that clients train; frozen ones are buffers. Global random state is untouched. Raises
+    `InputError` where a network of the user's own cannot be built, and for layers and parameters that it lacks.
     """
-    return _prepared(_network(config, seed=0), config)
+    model = _prepared(_network(config, seed=0), config)
+    return freeze(model, trained_names(model, config.trainable))
 
 
 def check_batch(config: ModelConfig, images: int) -> None:
@@ -54,15 +58,15 @@ def initial_state(config: ModelConfig, generator: torch.Generator) -> ModelState
     PyTorch's own defaults: uniform in +-1/sqrt(fan in) for convolutions and linear layers; He et al. (2015)
     normal, fan out, for the convolutions of `resnet18`, `resnet50` and `gn_resnet18`; uniform in +-0.5 for `lenet`, as
     in its paper, since sigmoids pass hardly any gradient at smaller weights. A network of the user's own has the values
-    that its code gives it. A bottleneck is drawn last, so that with one the other weights are what they are without.
+    that its code gives it. A bottleneck and adapters are drawn last, so that with them the other weights are what they
+    are without. A file of weights may lack them.
     """
     own = config.kind == "own"
-    state = _own_state(config, generator) if own else _drawn(build_model(config), config, generator)
-    if config.weights is None:
-        return state
-    model = build_model(config)
-    found = find_bottleneck(model)
-    return config.weights.fill(state, model, free=f"{found[0]}." if found else None)
+    whole = _prepared(_network(config, seed=0), config)
+    state = _own_state(config, generator) if own else _drawn(whole, config, generator)
+    if config.weights is not None:
+        state = config.weights.fill(state, whole, free=_added(whole))
+    return frozen_apart(state, build_model(config))
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,14 @@ def _network(config: ModelConfig, seed: int) -> nn.Module:
     else:
         with torch.device("meta"):
             network = architecture(config)
-    if config.bottleneck is None:
-        return network
-    last = last_linear(network, config.shape.empty(1, "cpu").zero_()) if config.kind == "own" else None
-    with torch.device("meta"):
-        return narrow(network, config.bottleneck, last)
+    if config.bottleneck is not None:
+        last = last_linear(network, config.shape.empty(1, "cpu").zero_()) if config.kind == "own" else None
+        with torch.device("meta"):
+            network = narrow(network, config.bottleneck, last)
+    if config.lora is not None:
+        with torch.device("meta"):
+            network = adapt(network, config.lora)
+    return network
 
 
 def _prepared(network: nn.Module, config: ModelConfig) -> nn.Module:
@@ -111,7 +118,9 @@ def _empty(network: nn.Module) -> None:
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if id(parameter) not in made:
-                made[id(parameter)] = nn.Parameter(parameter.detach().to("meta"))
+                made[id(parameter)] = nn.Parameter(
+                    parameter.detach().to("meta"), requires_grad=parameter.requires_grad
+                )
             setattr(module, name, made[id(parameter)])
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, buffer.to("meta"))
@@ -136,16 +145,22 @@ def _drawn(
     given: Mapping[str, Tensor] | None = None,
 ) -> ModelState:
     """Values for every parameter and buffer: those `given` by name, and drawn ones."""
-    given = given or {}
+    given = dict(given or {})
+    # An adapter begins as nothing (Hu et al. 2022).
+    given |= {
+        f"{layer}.up.weight": torch.zeros(model.get_parameter(f"{layer}.up.weight").shape)
+        for layer in adapters(model)
+    }
     parameters: dict[str, Tensor] = {}
     buffers: dict[str, Tensor] = {}
-    for prefix, module in sorted(model.named_modules(), key=lambda named: _in_bottleneck(named[0])):
+    added = _added(model)
+    for prefix, module in sorted(model.named_modules(), key=lambda named: f"{named[0]}.".startswith(added)):
         start = f"{prefix}." if prefix else ""
         own = dict(module.named_parameters(recurse=False))
         drawn = (
             {}
             if all(f"{start}{name}" in given for name in own)
-            else _values(module, prefix, config, generator)
+            else _values(module, config, generator, added=f"{prefix}.".startswith(added))
         )
         for name, parameter in own.items():
             value = given[f"{start}{name}"] if f"{start}{name}" in given else drawn[name]
@@ -160,14 +175,17 @@ def _drawn(
     return ModelState(parameters=ordered, buffers=buffers)
 
 
-def _in_bottleneck(name: str) -> bool:
-    return "bottleneck" in name.split(".")
+def _added(model: nn.Module) -> tuple[str, ...]:
+    """How the names of what the configuration put into the network begin: its bottleneck, and its adapters."""
+    found = find_bottleneck(model)
+    bottleneck = () if found is None else (f"{found[0]}.",)
+    return (*bottleneck, *(f"{layer}.{part}." for layer in adapters(model) for part in ("down", "up")))
 
 
 def _values(
-    module: nn.Module, prefix: str, config: ModelConfig, generator: torch.Generator
+    module: nn.Module, config: ModelConfig, generator: torch.Generator, *, added: bool
 ) -> dict[str, Tensor]:
-    """Drawn values by name."""
+    """Drawn values by name; `added` to the network are a bottleneck and adapters."""
     if isinstance(module, Tokens):
         return {
             name: torch.randn(value.shape, generator=generator) * _POSITIONS
@@ -176,15 +194,15 @@ def _values(
     if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
         ones = {"weight": torch.ones(module.weight.shape)}
         return ones | {"bias": torch.zeros(module.weight.shape)}
-    if not isinstance(module, nn.Conv2d | nn.Linear):
+    if not isinstance(module, nn.Conv2d | nn.Linear | LowRankLinear):
         return {}
     shape = module.weight.shape
     fan_in = math.prod(shape[1:])
     if config.kind in ("resnet18", "resnet50", "gn_resnet18") and isinstance(module, nn.Conv2d):
         fan_out = shape[0] * math.prod(shape[2:])
         return {"weight": torch.randn(shape, generator=generator) * math.sqrt(2.0 / fan_out)}
-    # A bottleneck has PyTorch's own default whatever the network.
-    wide = config.kind == "lenet" and not _in_bottleneck(prefix)
+    # A bottleneck and adapters have PyTorch's own default whatever the network.
+    wide = config.kind == "lenet" and not added
     bound = 0.5 if wide else 1.0 / math.sqrt(fan_in)
     values = {"weight": _uniform(shape, bound, generator)}
     if module.bias is not None:

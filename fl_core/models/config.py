@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Protocol
 from fl_core.base.own_code import OwnCode
 from fl_core.base.shape import ImageShape
 from fl_core.base.types import LATER, Config, InUnits, require
+from fl_core.models.finetuning.low_rank import LowRankConfig
 from fl_core.models.weights import WeightsFile
 
 ModelName = Literal[
@@ -96,6 +97,11 @@ class ModelConfig(Config):
     `image_size` is a side of square pictures, or `[height, width]`; `channels` is 3 for RGB (null says the same) or 1
     for grey pictures. The network gets pixels in [-1, 1]; with `mean` and `std`, one number for each channel, it gets
     (pixel - mean) / std of pixels in [0, 1]. `weights` is a file of starting weights.
+
+    `trainable` names the parameters that clients train and send. All others are frozen: they are part of the network
+    that everybody knows. `lora` puts adapters into linear layers; then clients train these alone, and what `trainable`
+    names besides. Parameters of an own network that do not require a gradient are frozen too, unless `trainable` names
+    them.
     """
 
     kind: ModelName = "cnn64"
@@ -124,6 +130,10 @@ class ModelConfig(Config):
     """What the factory is called with."""
     weights: WeightsFile | None = field(default=None, metadata=LATER)
     """A file of starting weights."""
+    trainable: tuple[str, ...] | None = field(default=None, metadata=LATER)
+    """Names of the parameters that clients train and send, or patterns such as `blocks.*.attention.*`; null: all."""
+    lora: LowRankConfig | None = field(default=None, metadata=LATER)
+    """Low-rank adapters, which clients train in the place of the layers that have them; null: none."""
 
     def __post_init__(self) -> None:
         if self.factory is not None and self.kind == "cnn64":
@@ -145,6 +155,8 @@ class ModelConfig(Config):
         require(narrow, self, "bottleneck", f"from 1 to {MOST_CLASSES}, or null for none")
         wide = self.widths is None or all(1 <= width <= MOST_WIDE for width in self.widths)
         require(wide, self, "widths", f"a list of numbers from 1 to {MOST_WIDE}")
+        some = self.trainable is None or bool(self.trainable)
+        require(some, self, "trainable", "a list of one name or pattern at least, or null for all")
         self._check_normalisation()
         if self.kind == "vit":
             patch, (height, width) = self.transformer.patch, self.shape.size[1:]

@@ -30,12 +30,6 @@ def own_network(config: ModelConfig, seed: int) -> nn.Module:
     for name, value in [*network.named_parameters(), *network.named_buffers()]:
         if value.is_floating_point() and value.dtype != torch.float32:
             raise InputError(f"{factory.place}: {name} is {value.dtype}; must be torch.float32.")
-    for name, parameter in network.named_parameters():
-        if not parameter.requires_grad:
-            raise InputError(
-                f"{factory.place}: {name} is frozen (requires_grad=False), but clients train every parameter; register "
-                "it as a buffer."
-            )
     if not any(True for _ in network.parameters()):
         raise InputError(f"{factory.place} returned a network without parameters, which has no gradients.")
     _check_logits(network, config)

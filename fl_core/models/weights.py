@@ -38,8 +38,8 @@ class WeightsFile(Config):
             raise InputError(f"model.weights: {path} has changed since the sweep began; restore it.")
         return stored_tensors(path, where="model.weights")
 
-    def fill(self, state: ModelState, model: nn.Module, *, free: str | None = None) -> ModelState:
-        """`state` of `model` with the file's values; names that begin with `free` may be missing.
+    def fill(self, state: ModelState, model: nn.Module, *, free: tuple[str, ...] = ()) -> ModelState:
+        """`state` of `model` with the file's values; names that begin with one of `free` may be missing.
 
         So may buffers that a state dict leaves out, and second names of tied weights. What a wrapper such as
         `DataParallel` put into every name is left out (`named_as`). Raises `InputError` for names that are missing or
@@ -51,12 +51,7 @@ class WeightsFile(Config):
         found = untied(found, second_names(model), where)
         left_out = unsaved(model)
         for name in wanted:
-            if (
-                name not in found
-                and not (free and name.startswith(free))
-                and not _counts(name)
-                and name not in left_out
-            ):
+            if name not in found and not name.startswith(free) and not _counts(name) and name not in left_out:
                 raise InputError(
                     f"{where} lacks {name!r}.{hint(name, found)} It holds {listed(sorted(found))}."
                 )
@@ -76,9 +71,9 @@ class WeightsFile(Config):
         )
 
 
-def _unwrapped(found: dict[str, Tensor], state: ModelState, free: str | None) -> dict[str, Tensor]:
+def _unwrapped(found: dict[str, Tensor], state: ModelState, free: tuple[str, ...]) -> dict[str, Tensor]:
     """`found` under the network's names, with or without a bottleneck, where a wrapper wrote others."""
-    needed = [name for name in state.parameters if not (free and name.startswith(free))]
+    needed = [name for name in state.parameters if not name.startswith(free)]
     for names in (needed, [name.replace(".last.", ".") for name in needed]):
         named, _ = named_as(found, names, state.buffers)
         if named.keys() != found.keys() and len(named) == len(found):

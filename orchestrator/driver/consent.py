@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from defenses.he.cost import estimate, local_cores
 from defenses.he.encryption import Paillier
+from fl_core.models.finetuning.trainable import without_frozen
 from orchestrator.trial.cell import Cell
 
 
@@ -22,8 +23,9 @@ def require_consent(cells: Sequence[Cell], *, allow_slow: bool) -> None:
             continue
         federation, weights = cell.settings.federation, cell.source.weights.state
         exchange = scheme.exchange(range(federation.per_round))
+        changing = without_frozen(cell.source.federation.network, weights.buffers)
         parameters, buffers = (
-            sum(tensor.numel() for tensor in each.values()) for each in (weights.parameters, weights.buffers)
+            sum(tensor.numel() for tensor in each.values()) for each in (weights.parameters, changing)
         )
         values = scheme.protected_numbers(parameters, buffers)
         sums = len(cell.victims) + federation.rounds * len(cell.utility())

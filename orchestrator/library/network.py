@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from fl_core.base.errors import InputError, first_line
+from fl_core.base.errors import InputError, first_line, listed
 from fl_core.base.types import ModelState
 from fl_core.models.build import Normalise
+from fl_core.models.finetuning.trainable import freeze, frozen_apart
 from orchestrator.library.images import ImageSpec
 
 
@@ -56,6 +57,14 @@ def subject(model: nn.Module, image: ImageSpec, classes: int) -> Subject:
         )
     notes = []
     own = _without_values(model)
+    trained = {name for name, value in model.named_parameters(remove_duplicate=False) if value.requires_grad}
+    if trained:
+        # Where nothing requires a gradient, the network was put up for evaluation.
+        state = frozen_apart(state, freeze(own, trained))
+    if len(state.parameters) < len(dict(model.named_parameters())):
+        notes.append(
+            f"clients train {listed(state.parameters)}; the others do not require a gradient, and are taken as frozen"
+        )
     for name, module in own.named_modules():
         if isinstance(module, _BatchNorm) and module.training:
             notes.append(

@@ -25,14 +25,14 @@ def torchvision(zero=True):
 
 class Mean(nn.Module):
     # Positions of shape (T, D) out of an embedding, no class token, and the mean of all tokens in front of the head.
-    def __init__(self, learned, normed):
+    def __init__(self, learned, normed, width):
         super().__init__()
-        self.patches = nn.Conv2d(3, 32, 4, stride=4, bias=False)
-        self.normed = nn.LayerNorm(32) if normed else nn.Identity()
-        self.positions = nn.Embedding(16, 32) if learned else None
-        self.register_buffer("fixed", torch.linspace(-1, 1, 16 * 32).view(16, 32))
-        self.block = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True, dropout=0.0)
-        self.head = nn.Linear(32, 2)
+        self.patches = nn.Conv2d(3, width, 4, stride=4, bias=False)
+        self.normed = nn.LayerNorm(width) if normed else nn.Identity()
+        self.positions = nn.Embedding(16, width) if learned else None
+        self.register_buffer("fixed", torch.arange(16.0 * width).square().sin().view(16, width))
+        self.block = nn.TransformerEncoderLayer(width, 2, 64, batch_first=True, dropout=0.0)
+        self.head = nn.Linear(width, 2)
 
     def forward(self, images):
         tokens = self.normed(self.patches(images).flatten(2).mT)
@@ -40,8 +40,8 @@ class Mean(nn.Module):
         return self.head(self.block(tokens).mean(1))
 
 
-def mean(learned=True, normed=False):
-    return Mean(learned, normed)
+def mean(learned=True, normed=False, width=32):
+    return Mean(learned, normed, width)
 """
 
 

@@ -69,7 +69,7 @@ def test_positions_that_do_not_hold_the_errors_of_the_embedding_are_refused(
     tmp_path: Path, args: dict[str, Any]
 ) -> None:
     # Fixed positions have no gradient; behind a norm the positions' gradient is not the embedding's error.
-    with pytest.raises(InputError, match="there are no learned positions"):
+    with pytest.raises(InputError, match="clients train no learned positions"):
         found_in(own(tmp_path, "mean", args=args))
 
 

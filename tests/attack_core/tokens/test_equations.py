@@ -16,7 +16,14 @@ TOKENS, NUMBERS = 16, 48
 def layout() -> PatchEmbedding:
     places = torch.arange(3 * SIDE * SIDE).view(3, 4, PATCH, 4, PATCH).permute(1, 3, 0, 2, 4)
     scale, offset = torch.linspace(0.5, 2.0, NUMBERS), torch.linspace(-1.0, 1.0, NUMBERS)
-    return PatchEmbedding("embedding", "positions", 1, places.reshape(TOKENS, NUMBERS), scale, offset)
+    return PatchEmbedding(
+        layer="embedding",
+        positions="positions",
+        first=1,
+        pixels=places.reshape(TOKENS, NUMBERS),
+        scale=scale,
+        offset=offset,
+    )
 
 
 def smooth() -> Tensor:

@@ -183,7 +183,7 @@ def test_weights_need_no_buffer_that_a_state_dict_leaves_out(tmp_path: Path) -> 
         ("number", {}, "net.py:number returned int: must be a torch.nn.Module"),
         ("empty", {}, "net.py:empty returned a network without parameters"),
         ("double", {}, "net.py:double: .* is torch.float64; must be torch.float32"),
-        ("frozen", {}, "shift is frozen"),
+        ("frozen", {}, "No parameter of the network requires a gradient"),
         ("pictures", {}, r"turns one picture into a tensor of shape \(1, 3, 2, 2\)"),
         ("wrong", {}, "net.py:wrong failed on a picture of 3x2x2: RuntimeError"),
         ("make", {"classes": 4}, "has 3 outputs for 4 classes; make it return 4, by model.args"),

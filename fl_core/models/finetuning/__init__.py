@@ -1,0 +1,11 @@
+"""Clients that train a part of their network: frozen parameters, and low-rank adapters (LoRA)."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "low_rank": ["LowRankConfig", "LowRankLinear", "adapt", "adapters"],
+        "trainable": ["freeze", "frozen_apart", "frozen_parameters", "trained_names", "without_frozen"],
+    },
+)

@@ -1,0 +1,84 @@
+"""Low-rank adaptation (LoRA, Hu et al. 2022, arXiv:2106.09685): linear layers stay, and a small product is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Annotated
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fl_core.base.errors import InputError, hint, listed
+from fl_core.base.types import Config, InUnits, require
+
+MOST_RANK = 4096
+"""A larger rank is a slip of the keyboard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRankConfig(Config):
+    """Adapters of linear layers: W x + b becomes W x + b + alpha / rank * up(down(x)).
+
+    `down` (rank, inputs) starts as PyTorch starts linear layers, uniform in +-1/sqrt(inputs), and `up` (outputs, rank)
+    at 0, so that the network begins as it was. Clients train the adapters, and what `model.trainable` names besides.
+    """
+
+    layers: tuple[str, ...]
+    """Names of linear layers, or patterns such as `blocks.*.attention.qkv`."""
+    rank: Annotated[int, InUnits("numbers")] = 8
+    """Numbers between `down` and `up`."""
+    alpha: float = 8.0
+    """The product counts alpha / rank times."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.layers), self, "layers", "a list of one name or pattern at least")
+        require(1 <= self.rank <= MOST_RANK, self, "rank", f"from 1 to {MOST_RANK}")
+        require(self.alpha > 0, self, "alpha", "above 0")
+
+
+class LowRankLinear(nn.Module):
+    """A linear layer, whose `weight` and `bias` keep their names, and its adapter; inputs (..., I) to (..., O)."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: nn.Linear, config: LowRankConfig) -> None:
+        super().__init__()
+        self.weight = layer.weight
+        self.register_parameter("bias", layer.bias)
+        self.down = nn.Linear(layer.in_features, config.rank, bias=False)
+        self.up = nn.Linear(config.rank, layer.out_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+        self.scale = config.alpha / config.rank
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """See the class."""
+        adapted: Tensor = self.up(self.down(inputs))
+        return functional.linear(inputs, self.weight, self.bias) + self.scale * adapted
+
+
+def adapt(model: nn.Module, config: LowRankConfig) -> nn.Module:
+    """`model` with adapters at the layers that `config` names; it is changed in place.
+
+    Raises `InputError` for a name that fits no linear layer.
+    """
+    linear = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
+    chosen = dict[str, nn.Linear]()
+    for pattern in config.layers:
+        found = {name: module for name, module in linear.items() if fnmatchcase(name, pattern)}
+        if not found:
+            raise InputError(
+                f"model.lora.layers: {pattern!r} fits no linear layer of the network.{hint(pattern, linear)} It has "
+                f"{listed(linear) if linear else 'none'}."
+            )
+        chosen |= found
+    for name, layer in chosen.items():
+        parent, _, own = name.rpartition(".")
+        setattr(model.get_submodule(parent), own, LowRankLinear(layer, config))
+    return model
+
+
+def adapters(model: nn.Module) -> list[str]:
+    """The dotted names of the adapted layers."""
+    return [name for name, module in model.named_modules() if isinstance(module, LowRankLinear)]
