@@ -313,7 +313,10 @@ class _Problem:
 
     @property
     def refined(self) -> bool:
-        """Whether the earlier layers' gradients follow."""
+        """Whether the earlier layers' gradients follow; there are none where clients train the head alone."""
+        head = tuple(f"{layer}." for layer in self.read.head.layers)
+        if all(name.startswith(head) for name in self.observation.state.parameters):
+            return False
         return self.attack.refine == "always" or (self.attack.refine == "auto" and self.scarce)
 
     def _inverter(self, evaluations: int) -> FeatureInverter:

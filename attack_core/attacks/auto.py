@@ -27,6 +27,8 @@ from attack_core.base.search import Search, alone
 from attack_core.base.types import PriorUse, Progress, Reconstruction
 from attack_core.convolutions.calls import convolution_calls
 from attack_core.evidence.likelihood_ratio import (
+    EVIDENCE_LIMITS,
+    EvidenceLimits,
     explains_more,
     prior_answer,
     prior_instead,
@@ -59,6 +61,7 @@ from attack_core.signal.signal_model import (
 )
 from fl_core.base.errors import InputError
 from fl_core.base.types import LATER, require
+from fl_core.models.finetuning.trainable import frozen_parameters
 from fl_core.threat.observation import Observation
 
 
@@ -178,7 +181,11 @@ class Auto(FallsBack):
     ) -> Search[Reconstruction]:
         """The images that the client trained on, whatever a defense had made of those that it holds."""
         check_observation(observation)
-        nothing = says_nothing(observation) or sends_nothing_down(observation, model)
+        nothing = (
+            says_nothing(observation)
+            or sends_nothing_down(observation, model)
+            or says_few_features(observation, model)
+        )
         solved = by_tokens(observation, model) if nothing is None else None
         if solved is not None:
             return solved
@@ -274,10 +281,11 @@ class Auto(FallsBack):
         seen = SeenStatistics.of(observation, model) is not None
         statistics = self.statistics_weight if seen else self.fallback.statistics_weight
         fallback = replace(self.fallback, statistics_weight=statistics)
-        # What a known error, a draw, a mixture or withheld numbers leave open, the prior decides: the search starts
-        # from it.
+        # What a known error, a draw, a mixture, withheld numbers or frozen parameters leave open, the prior decides:
+        # the search starts from it.
         open_ends = knows_errors(observation) or drawn or mixes_labels(observation)
-        lossy = open_ends or any(withholds(observation, name) for name in observation.state.parameters)
+        withheld = any(withholds(observation, name) for name in observation.state.parameters)
+        lossy = open_ends or withheld or bool(frozen_parameters(model))
         pixels = self.fallback.parametrisation == "pixels"
         prior = lossy and observation.public_mean is not None and pixels
         init: Init = "mean" if prior else self.fallback.init
@@ -285,6 +293,25 @@ class Auto(FallsBack):
             # Features are read off sizes, which signs have none of.
             return replace(fallback, local=local, objective=Signs(), init=init, feature_weight=0.0)
         return replace(fallback, local=local, feature_weight=weight, init=init)
+
+
+def says_few_features(
+    observation: Observation, model: nn.Module, limits: EvidenceLimits = EVIDENCE_LIMITS
+) -> str | None:
+    """Why the answer is the prior where clients train a fully connected end alone; None where it sees enough."""
+    if not frozen_parameters(model):
+        return None
+    try:
+        head = solvable_head(model, observation)
+    except InputError:
+        return None
+    own = tuple(f"{layer}." for layer in head.layers)
+    features = observation.state.parameters[f"{head.first}.weight"].shape[1]
+    pixels = observation.model.shape.numbers
+    alone = all(name.startswith(own) for name in observation.state.parameters)
+    if not alone or features >= limits.least_numbers * pixels:
+        return None
+    return f"clients train nothing in front of layer {head.first}, whose {features} features hardly limit {pixels} pixels"
 
 
 def by_tokens(observation: Observation, model: nn.Module) -> Reconstruction | None:

@@ -92,7 +92,10 @@ def find_head(model: nn.Module, state: ModelState, shape: ImageShape, *, through
     graph = Graph.of(model, state, images)
     last = graph.source(graph.logits.grad_fn, relu=False)
     if last is None:
-        raise InputError("The model's last layer is not fully connected, so nothing follows analytically.")
+        raise InputError(
+            "The model's last layer is not fully connected, or clients do not train it, so nothing follows "
+            "analytically."
+        )
     if last.module.bias is None:
         raise InputError(
             f"Layer {last.name!r}, the model's last, has no bias: the analytic attack reads what enters a layer off "

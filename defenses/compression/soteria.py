@@ -17,6 +17,8 @@ from fl_core.base.rng import Random, normal
 from fl_core.base.types import InUnits, ModelState, require
 from fl_core.federation.client import Batch, GradientRule
 from fl_core.federation.rounds import FederationConfig
+from fl_core.models.build import build_model
+from fl_core.models.config import ModelConfig
 from fl_core.models.forward import layer_input
 from fl_core.threat.facts import Fact, PrunedRepresentation
 
@@ -54,11 +56,23 @@ class Soteria(Mechanism):
         few = self.probes is None or self.probes >= 1
         require(few, self, "probes", "at least 1, or null for the exact norms")
 
+    def on_model(self, model: ModelConfig) -> ModelConfig:
+        """See `Mechanism.on_model`; raises `InputError` for a network of the zoo without a layer that it can defend."""
+        network = build_model(model)
+        layer = self._defended(network)
+        if model.kind != "own":
+            # Networks of the user's own need not run without values; theirs is checked when it runs.
+            nothing = ModelState(
+                parameters=dict(network.named_parameters()), buffers=dict(network.named_buffers())
+            )
+            representation(network, nothing, layer, model.shape.empty(2, "meta"))
+        return model
+
     def on_gradient(self, rule: GradientRule, random: Random, plan: FederationConfig) -> GradientRule:
         """Cut; see `Mechanism.on_gradient`. Raises `InputError` for a network without a fully connected layer."""
 
         def defended(model: nn.Module, state: ModelState, batch: Batch) -> dict[str, Tensor]:
-            layer = fully_connected(model)[0 if self.layer == "first" else -1]
+            layer = self._defended(model)
             slopes = self._slopes(model, state, layer, batch[0], random)
             gradients = rule(model, state, batch)
             name = f"{layer}.weight"
@@ -69,6 +83,9 @@ class Soteria(Mechanism):
     def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:
         """See `Mechanism.facts`."""
         return (PrunedRepresentation(layer=self.layer),)
+
+    def _defended(self, model: nn.Module) -> str:
+        return fully_connected(model)[0 if self.layer == "first" else -1]
 
     def _kept(self, slopes: Tensor) -> Tensor:
         """Which of the layer's inputs (I,) stay: all but those of the smallest slopes, of which the first go."""
@@ -90,16 +107,29 @@ class Soteria(Mechanism):
 
 
 def fully_connected(model: nn.Module) -> list[str]:
-    """The names of the network's fully connected layers, first to last; raises `InputError` where there is none."""
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    """The names of the fully connected layers that clients train, first to last.
+
+    Raises `InputError` where there is none.
+    """
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    names = [name for name, module in layers if "weight" in module._parameters]
     if not names:
-        raise InputError("Soteria defends a fully connected layer, and this network has none.")
+        raise InputError("Soteria defends a fully connected layer, and clients train none of this network's.")
     return names
 
 
 def representation(model: nn.Module, state: ModelState, layer: str, images: Tensor) -> Tensor:
-    """The inputs (B, I) of `layer` for `images` (B, 3, S, S), differentiable; `state` stays as it is."""
-    return layer_input(model, state.with_own_buffers(), layer, images)
+    """The inputs (B, I) of `layer` for `images` (B, 3, S, S), differentiable; `state` stays as it is.
+
+    Raises `InputError` for a layer that sees several vectors of each image, as in a transformer.
+    """
+    found = layer_input(model, state.with_own_buffers(), layer, images)
+    if found.dim() != 2:
+        raise InputError(
+            f"Soteria cuts inputs of a layer that sees one vector of each image; {layer!r} sees several. Use another "
+            "`layer`, first or last."
+        )
+    return found
 
 
 def jacobian_norms(of: Representation, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -56,7 +56,7 @@ class SharedCaptures:
         self._stop = stop
         self._left, self._keep = Counter(attacked), keep
         self._shared: dict[tuple[str, int], SharedInput] = {}
-        self._states: dict[str, tuple[Any, Any]] = {}
+        self._states: dict[tuple[str, frozenset[str]], tuple[Any, Any]] = {}
         self._means: dict[str, Any] = {}
         self._priors: dict[str, Any] = {}
 
@@ -68,11 +68,13 @@ class SharedCaptures:
             with self._stop.window():
                 capture = cell.source.get(victim)
             weights = cell.source.weights
-            if weights.hash not in self._states:
-                self._states[weights.hash] = executor.share(weights.state), executor.share(weights.later)
+            # The same numbers may be trained in one cell and frozen in another.
+            same = weights.hash, frozenset(weights.state.parameters)
+            if same not in self._states:
+                self._states[same] = executor.share(weights.state), executor.share(weights.later)
             if cell.config.name not in self._means:
                 self._means[cell.config.name] = executor.share(cell.public_mean)
-            state, later = self._states[weights.hash]
+            state, later = self._states[same]
             self._shared[key] = SharedInput(
                 state=state,
                 record=executor.share(_light(capture.record)),

@@ -126,3 +126,15 @@ def test_where_no_layer_spans_its_tokens_it_says_why(changes: dict[str, object],
     state = initial_state(config, generator("model"))
     with pytest.raises(InputError, match=message):
         find_spanning(build_model(config), state, ImageShape.square(16))
+
+
+def test_a_head_alone_leaves_the_prior_and_the_label(faces: ImageDataset) -> None:
+    config = replace(ATTENTION, vit=replace(SIZES, width=48), trainable=("head.*",))
+    observation, truth = observed(faces, config)
+    found = Auto()(observation, build_model(config), generator("attack"))
+    assert found.outcome == "prior"
+    assert (
+        "clients train nothing in front of layer head, whose 48 features hardly limit 768 pixels"
+        in found.notes[-1]
+    )
+    assert torch.equal(found.labels, truth.labels)

@@ -122,6 +122,16 @@ def test_what_it_tells_and_what_it_refuses() -> None:
         Chain(defenses=(ClipOnly(), Soteria()))
 
 
+def test_a_layer_of_tokens_is_refused_before_anything_runs() -> None:
+    vit = ModelConfig(kind="vit", image_size=16, classes=3)
+    with pytest.raises(InputError, match=r"'embedding' sees several\. Use another `layer`"):
+        Soteria().on_model(vit)
+    assert Soteria(layer="last").on_model(vit) == vit
+    frozen = replace(vit, trainable=("tokens.*",))
+    with pytest.raises(InputError, match="clients train none of this network's"):
+        Soteria(layer="last").on_model(frozen)
+
+
 def test_the_attacker_relies_on_columns_that_the_signal_shows_uncut(faces: ImageDataset) -> None:
     """One step of one client shows them; more steps, or noise, and none of the layer's weight is relied on."""
     shown, _ = seen(faces, Soteria(ratio=0.5))

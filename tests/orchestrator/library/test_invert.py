@@ -235,3 +235,22 @@ def test_an_update_without_a_rate_says_what_that_means() -> None:
 def test_a_mean_that_is_no_number_is_refused() -> None:
     with pytest.raises(InputError, match=r"ImageSpec.mean = \(nan,\): must be finite"):
         ImageSpec(channels=1, height=8, width=8, mean=(float("nan"),), std=(1.0,))
+
+
+def test_parameters_that_do_not_require_a_gradient_are_frozen() -> None:
+    model, images = network(), pictures(1)
+    first = next(iter(dict(model.named_parameters())))
+    model.get_parameter(first).requires_grad_(False)
+    sent = observe(model, images, torch.tensor([1]), image=SPEC, classes=CLASSES)
+    assert isinstance(sent, dict)
+    assert first not in sent
+    assert sent.keys() | {first} == dict(model.named_parameters()).keys()
+    attack = Matching(iterations=3)
+    found = invert(model, sent, image=SPEC, classes=CLASSES, attack=attack, known=Known(examples=1))
+    assert found.images.shape == images.shape
+    assert any("do not require a gradient, and are taken as frozen" in note for note in found.notes)
+    assert model.get_parameter(first).requires_grad is False
+    with pytest.raises(InputError, match=first):
+        invert(
+            model, gradient(network(), images, torch.tensor([1])), image=SPEC, classes=CLASSES, attack=attack
+        )
