@@ -6,7 +6,8 @@ python benchmarks/quickstart.py [--commit 5e8b774] [--runs N] [--small] [--worke
 The older commit is checked out into a temporary folder, which is removed afterwards. Both sides run the same sweep
 file, this one's, with the same faces, alternately, in processes of their own. Without --workers a side runs in one
 process, and its CPU seconds are shown by part; with it, on Ray with so many workers, and the wall time is what is
-compared. `--small` cuts the sweep to a fifth, for a machine that is busy; --set changes it as `gradsweep sweep` does.
+compared, beside the share of the time from the first trial's start to the last one's end in which workers had a job.
+`--small` cuts the sweep to a fifth, for a machine that is busy; --set changes it as `gradsweep sweep` does.
 
 Libraries that only the older commit needs are looked for in --their-path:
 python -m pip install --no-deps --target DIR piq
@@ -44,6 +45,10 @@ from fl_core.data.synthetic.faces import write_faces
 COMMIT = "5e8b774"
 TARGET = 0.5
 """Of the older commit's time that the quickstart may take."""
+BUSY = 0.95
+"""Of the time between the first trial and the last that workers have to be busy."""
+ACCURACY = "utility:"
+"""What the keys of jobs begin with that are no trials."""
 LOST_DB = 0.1
 """By how much a cell's mean PSNR may be lower."""
 FACES = 2000
@@ -63,12 +68,37 @@ class SideFailed(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """One side's run: wall and CPU seconds of all its processes, the latter by part, and mean PSNR by cell."""
+    """One side's run: wall and CPU seconds of all its processes, the latter by part, and mean PSNR by cell.
+
+    `busy` is the share of the workers' time that jobs took (`share_of_workers`).
+    """
 
     wall: float
     cpu: float
     parts: dict[str, float]
     psnr: dict[str, float]
+    busy: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job on a worker: its key, the worker's process, and when it began and ended there, in seconds."""
+
+    key: str
+    process: int
+    begun: float
+    ended: float
+
+
+def share_of_workers(jobs: Sequence[Job], workers: int) -> float:
+    """The share of so many workers' time that jobs took, from the first trial's start to the last one's end.
+
+    Accuracy runs are jobs too, but no trials. A worker that has nothing left to do at the end counts as idle.
+    """
+    trials = [job for job in jobs if not job.key.startswith(ACCURACY)]
+    first, last = min(job.begun for job in trials), max(job.ended for job in trials)
+    taken = sum(max(min(job.ended, last) - max(job.begun, first), 0.0) for job in jobs)
+    return taken / (workers * (last - first))
 
 
 @dataclass(frozen=True)
@@ -109,8 +139,10 @@ class Bench:
         wall = time.perf_counter() - begun
         if process.returncode:
             raise SideFailed(f"{root} ended with code {process.returncode}:\n{log.read_text()[-2000:]}")
-        parts = json.loads(report.read_text())["parts"]
-        return Run(wall, seen, parts if self.workers is None else {}, _mean_psnr(out / "trials"))
+        noted = json.loads(report.read_text())
+        parts = noted["parts"] if self.workers is None else {}
+        busy = share_of_workers([Job(*job) for job in noted["jobs"]], self.workers) if self.workers else None
+        return Run(wall, seen, parts, _mean_psnr(out / "trials"), busy)
 
 
 def _watched(process: subprocess.Popen[bytes]) -> float:
@@ -173,6 +205,11 @@ def lines_of(ours: Sequence[Run], theirs: Sequence[Run], *, by_wall: bool) -> li
                 f"{kind}: ours / theirs", statistics.median(ratios), "x", ratios, target=target, at_most=True
             ),
         ]
+    for name, side in (("ours", ours), ("theirs", theirs)):
+        shares = [run.busy for run in side if run.busy is not None]
+        if shares:
+            target = BUSY if name == "ours" else None
+            found.append(line(f"workers busy: {name}", statistics.median(shares), "x", shares, target=target))
     for part in ours[0].parts:
         for name, side in (("ours", ours), ("theirs", theirs)):
             values = [run.parts.get(part, 0.0) for run in side]

@@ -2,9 +2,9 @@
 
 python benchmarks/quickstart_case.py REPORT sweep FILE --out DIR ...    # with the checkout on PYTHONPATH
 
-What follows REPORT is a command line of `gradsweep`. The file REPORT gets one JSON object: {"wall", "cpu", "parts"}.
-With `--address serial` everything happens in this process; on Ray only the driver's own parts are seen. Needs nothing
-but names that old checkouts have too.
+What follows REPORT is a command line of `gradsweep`. The file REPORT gets one JSON object: {"wall", "cpu", "parts",
+"jobs"}. With `--address serial` everything happens in this process; on Ray only the driver's own parts are seen, and
+`jobs` says when each job began and ended on which worker. Needs nothing but names that old checkouts have too.
 """
 
 # ruff: noqa: E402 - the clock starts before anything else is imported
@@ -18,9 +18,11 @@ BEGUN = time.perf_counter()
 import functools
 import importlib
 import json
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,43 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
 """Each part's function: today's place, and the one before the packages had rooms."""
 CONTROL = (("orchestrator.trial.run", "norm_matched_noise"), ("orchestrator.trial", "norm_matched_noise"))
 """What an attack's control begins with; it ends with the attack."""
+
+SUBMIT = (
+    ("orchestrator.execute.execute:RayExecutor", "submit"),
+    ("orchestrator.execute:RayExecutor", "submit"),
+)
+"""What hands a job to a worker."""
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A job that adds a line to the file `path`: its key, its process, and when it began and ended there."""
+
+    work: Callable[..., Any]
+    key: str
+    path: Path
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """See the class; the clock is one for all processes of a machine."""
+        begun = time.monotonic()
+        try:
+            return self.work(*arguments, **options)
+        finally:
+            entry = [self.key, os.getpid(), begun, time.monotonic()]
+            with self.path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+
+
+def note_jobs(path: Path) -> None:
+    """Have every job on a worker noted in the file `path`; raises `LookupError` as `install` does."""
+    holder, name = _place(SUBMIT)
+    submit = getattr(holder, name)
+
+    @functools.wraps(submit)
+    def noted(self: Any, key: str, function: Callable[..., Any], *arguments: Any) -> None:
+        submit(self, key, Noted(function, key, path), *arguments)
+
+    setattr(holder, name, noted)
 
 
 class Clock:
@@ -118,6 +157,9 @@ def main() -> int:
     sys.argv = ["gradsweep", *sys.argv[2:]]
     clock = Clock()
     install(clock)
+    jobs = report.with_suffix(".jobs")
+    jobs.touch()
+    note_jobs(jobs)
     run = command_line()
     clock.parts["imports"] = time.process_time()
     try:
@@ -129,7 +171,13 @@ def main() -> int:
     # The driver: what `run_sweep` does itself. The rest is the report.
     clock.parts["driver"] = clock.parts.pop("sweep", 0.0)
     clock.parts["report"] = spent - sum(clock.parts.values())
-    found = {"wall": time.perf_counter() - BEGUN, "cpu": spent, "parts": dict(clock.parts)}
+    noted = [json.loads(entry) for entry in jobs.read_text().splitlines()]
+    found = {
+        "wall": time.perf_counter() - BEGUN,
+        "cpu": spent,
+        "parts": dict(clock.parts),
+        "jobs": noted,
+    }
     report.write_text(json.dumps(found))
     return 0
 

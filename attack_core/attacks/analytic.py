@@ -36,6 +36,7 @@ from attack_core.gradients.targets import check_observation, mean_progress, sees
 from attack_core.inversion.continuation import (
     CONTINUATION_LIMITS,
     NOTHING_CARRIED,
+    SETTLING,
     Continuation,
     Mismatch,
     Penalty,
@@ -257,6 +258,12 @@ class _Problem:
         if read.order is not None:
             return self._along(read.order)
         start = self.start()
+        if self._is_noise(start):
+            note = (
+                f"nearly half the energy of it lies below 0, where layer {read.head.first} sees nothing: it is noise, "
+                f"and the answer is {self._prior_name}"
+            )
+            return self._result(_PRIOR, start, [read.note(), note], outcome="prior")
         decoded = self.by_decoding(start)
         if decoded is not None:
             return decoded
@@ -289,6 +296,20 @@ class _Problem:
             else self._result("analytic: features", images, notes)
         )
         return self._checked_fit(found, start)
+
+    def _is_noise(self, start: Tensor) -> bool:
+        """Whether what was read of one image, with errors that nobody told, is noise and nothing else."""
+        read = self.read
+        if read.error or self.count > 1 or read.shares.others is not None:
+            return False
+        fit = FeatureFit(
+            observation=self.observation,
+            model=self.model,
+            read=read,
+            layer=read.head.first,
+            targets=read.shares.inputs,
+        )
+        return fit.noise_alone(start)
 
     def _pixel_map(self) -> PixelMap | None:
         """How the image enters the layer, where it does so pixel by pixel."""
@@ -361,7 +382,7 @@ class _Problem:
             ceiling=0.0,
             following=None,
             validation=None,
-            limits=CONTINUATION_LIMITS,
+            limits=SETTLING,
         )
         images = inverter.invert([self.observation.state] * self.count, start, [0.0] * self.count)
         prior = self.start()

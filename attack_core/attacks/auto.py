@@ -311,7 +311,8 @@ def says_few_features(
     alone = all(name.startswith(own) for name in observation.state.parameters)
     if not alone or features >= limits.least_numbers * pixels:
         return None
-    return f"clients train nothing in front of layer {head.first}, whose {features} features hardly limit {pixels} pixels"
+    alone_in_it = f"clients train nothing in front of layer {head.first}"
+    return f"{alone_in_it}, whose {features} features hardly limit {pixels} pixels"
 
 
 def by_tokens(observation: Observation, model: nn.Module) -> Reconstruction | None:

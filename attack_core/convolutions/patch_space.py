@@ -123,19 +123,21 @@ def input_from_rows(
 
     # Any two starts do; drawn anew for each layer, they leave the attack's own draws alone.
     generator = torch.Generator().manual_seed(0)
-    answers = []
-    for _ in range(2):
+
+    def answer() -> Tensor:
         start = torch.rand(tuple(call.inputs), generator=generator, dtype=torch.float64)
-        answers.append(_least(outside, start / start.norm(), limits))
-    cosine = float((answers[0] * answers[1]).sum())
-    apart = (answers[1] - answers[0] * cosine).norm()
-    if float(apart) > limits.unlike:
-        return None
-    values = answers[0]
+        return _least(outside, start / start.norm(), limits)
+
+    values = answer()
     # G = D^T X for patches X of the unit input, at an unknown scale of D; the errors D add up to `total`.
     summed = torch.linalg.lstsq(call.patches(values), gradient.mT).solution.sum(0)
     scale = float((summed * total).sum() / total.square().sum().clamp_min(TINY))
     if float((summed - scale * total).norm()) > limits.missed * float(summed.norm()):
+        return None
+    # Noise ends above: the other start is for what may be an input.
+    other = answer()
+    apart = (other - values * float((values * other).sum())).norm()
+    if float(apart) > limits.unlike:
         return None
     values = scale * values
     known = int((values.abs() > limits.zero * values.abs().max()).sum())

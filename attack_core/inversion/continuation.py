@@ -94,6 +94,16 @@ class ContinuationLimits:
     """See `still`. On noise in a gradient's place, which no image explains, a search ends after about 35 evaluations
     of 240, with a mismatch within 2% of what all of them reach (cnn64, 64 pixels, two CelebA faces). On those faces'
     gradients the mismatch starts at 0.5, below `far`."""
+    settling: int | None = None
+    """After so many steps a stage ends that they did not take any further (`settled`). None: every stage goes on.
+
+    A stage that ends leaves its evaluations to the next ones, and the last stage takes no more than it needs. Only for
+    data that are exact and determine the image: elsewhere a mismatch that stands still may fall again.
+    """
+    settled_between: float = 0.0
+    """The share of the mismatch that they have to take away before the last stage, else its weaker prior is next."""
+    settled_at_end: float = 0.0
+    """The same share in the last stage, where nothing follows."""
     patience: int = 2
     """Cross-validation: how many stages in turn may be no better than the best before them. Not measured."""
 
@@ -101,6 +111,13 @@ class ContinuationLimits:
         """Whether the last mismatches of a search, the newest last, say that it will explain nothing."""
         enough = len(seen) > self.still and seen[-1] > self.far
         return enough and seen[-1] > (1.0 - self.still_share) * seen[-1 - self.still]
+
+    def settled(self, seen: Sequence[float], *, last: bool) -> bool:
+        """Whether they say that a stage, the `last` one or not, has come to about what its prior allows."""
+        if self.settling is None or len(seen) <= self.settling:
+            return False
+        share = self.settled_at_end if last else self.settled_between
+        return seen[-1] > (1.0 - share) * seen[-1 - self.settling]
 
 
 CONTINUATION_LIMITS = ContinuationLimits()
@@ -112,6 +129,14 @@ more of chance: each unit that switches bends its loss anew."""
 FEW_CARRIED = ContinuationLimits(carried=5)
 """Those of inputs of deep convolutions. With 160 evaluations `convnet` has on five pictures of CIFAR-10's training
 split 67 to 77 dB with none and with 5, and on one of them 50 in the place of 67 with 20."""
+
+SETTLING = ContinuationLimits(settling=8, settled_between=0.2, settled_at_end=0.005)
+"""Those where a convolution's input is known exactly.
+
+Three synthetic faces of a series of their own and three CelebA pictures of the validation split, cnn64 at 64 pixels,
+240 evaluations: 190 are left of 244, and the mean is 62.94 dB in the place of 62.98 (each within 0.23). With 0.01 at
+the end 181 and 62.87 dB, with 0.3 and 0.02 167 and 62.70, with 0.5 and 0.02 160 and 62.21 (one face lost 3 dB).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,11 +263,16 @@ class Continuation(Config):
         weights = [stiffness * weight for weight in self._weights(error, limits)]
         images = start.detach()
         moves: deque[Move] = deque(maxlen=limits.carried)
+        left = self.evaluations // len(weights) * len(weights)
         for stage, weight in enumerate(weights):
             coordinates = measure(images) if measure is not None and stage > 0 else None
-            count = self.evaluations // len(weights)
-            reached = yield from self._descend(images, coordinates, weight, count, report, limits, moves)
+            stages = len(weights) - stage
+            count = left // stages
+            reached = yield from self._descend(
+                images, coordinates, weight, count, report, limits, moves, last=stages == 1
+            )
             images = reached.images
+            left -= count if limits.settling is None else min(reached.used, count)
             if reached.match < error or reached.hopeless:
                 break
         return images
@@ -306,8 +336,13 @@ class Continuation(Config):
         report: Callable[[float], None],
         limits: ContinuationLimits,
         moves: deque[Move],
+        *,
+        last: bool = False,
     ) -> Descent[_Reached]:
-        """One stage, as a part of a search. `moves` are the last of stages before; this one's are added."""
+        """One stage, the `last` one or not, as a part of a search.
+
+        `moves` are the last of stages before; this one's are added.
+        """
         axes = _Axes(coordinates, start)
 
         def evaluate(moved: Tensor) -> Descent[Value[Point]]:
@@ -326,7 +361,7 @@ class Continuation(Config):
         if math.isinf(value.loss):
             raise AttackFailed("The mismatch is not finite.")
         seen = deque([value.note.match], maxlen=limits.still + 1)
-        while used < evaluations and not limits.hopeless(seen):
+        while used < evaluations and not (limits.hopeless(seen) or limits.settled(seen, last=last)):
             direction = pairs.direction(value.gradient)
             if not float(direction @ value.gradient) < 0.0:
                 pairs, direction = Pairs(self.memory), -value.gradient
@@ -343,16 +378,17 @@ class Continuation(Config):
             moves.append(Move(new.images - old.images, new.data - old.data, new.prior - old.prior))
             moved, value = moved + step * direction, after
             seen.append(new.match)
-        return _Reached(value.note.images, value.note.match, limits.hopeless(seen))
+        return _Reached(value.note.images, value.note.match, limits.hopeless(seen), used)
 
 
 @dataclass(frozen=True)
 class _Reached:
-    """Where a stage ended: the images, their mismatch, and whether going on is `hopeless`."""
+    """Where a stage ended: the images, their mismatch, whether going on is `hopeless`, and the evaluations `used`."""
 
     images: Tensor
     match: float
     hopeless: bool
+    used: int
 
 
 @dataclass(frozen=True)

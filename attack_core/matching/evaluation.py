@@ -137,14 +137,15 @@ class Recorder:
         self, which: list[int], images: Tensor, soft: Tensor | None, penalty: Tensor, slopes: Slopes
     ) -> None:
         """Leave in each leaf's `grad` its part of the slopes, by what the candidates make of their leaves."""
-        outputs, weights = [images], [slopes.images]
+        # A sum, as the library takes a second to load what it checks seeds with.
+        terms = [(images * slopes.images).sum()]
         if soft is not None and slopes.logits is not None:
-            outputs, weights = [*outputs, soft], [*weights, slopes.logits]
+            terms.append((soft * slopes.logits).sum())
         if penalty.requires_grad:
-            outputs, weights = [*outputs, penalty], [*weights, torch.ones_like(penalty)]
+            terms.append(penalty.sum())
         leaves = [leaf for i in which for leaf in self._candidates.own_leaves(i)]
-        with second_derivatives():
-            gradients = torch.autograd.grad(outputs, leaves, weights)
+        with torch.enable_grad(), second_derivatives():
+            gradients = torch.autograd.grad(torch.stack(terms).sum(), leaves)
         others = [leaf for i in which for leaf in self._problem.leaves(i)]
         for leaf, gradient in zip([*leaves, *others], [*gradients, *slopes.leaves], strict=True):
             leaf.grad = gradient

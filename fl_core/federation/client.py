@@ -13,7 +13,7 @@ from torch.nn import functional
 from fl_core.base.errors import InputError
 from fl_core.base.types import ClientUpdate, Config, InUnits, ModelState, Tensors, require
 from fl_core.models.finetuning.trainable import without_frozen
-from fl_core.models.forward import changes_statistics, predict
+from fl_core.models.forward import changes_statistics, laid_out, predict
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, S, S) in [-1, 1] and labels: (B,) int64, or probabilities (B, classes)."""
@@ -116,8 +116,8 @@ def train_locally(
     optimizer = torch.optim.SGD(list(working.parameters.values()), lr=local.lr, momentum=local.momentum)
     for name, value in (velocity or {}).items():
         optimizer.state[working.parameters[name]]["momentum_buffer"] = value.clone()
-    for batch in batches:
-        for name, gradient in rule(model, working, batch).items():
+    for images, labels in batches:
+        for name, gradient in rule(model, working, (laid_out(model, images), labels)).items():
             working.parameters[name].grad = gradient
         optimizer.step()
         steps += 1
