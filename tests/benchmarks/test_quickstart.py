@@ -47,28 +47,65 @@ def test_the_target_is_on_the_time_that_is_compared_and_on_every_cell(
     assert lines["attack: theirs"]["value"] == 4.0
 
 
-@pytest.mark.slow
-def test_a_run_in_one_process_is_seen_by_part(tmp_path: Path) -> None:
-    """A tiny sweep through this checkout's own command line; parts add up to the whole."""
-    sweep = tmp_path / "tiny.yaml"
-    sweep.write_text(
-        "name: tiny\nseed: 1\ndata: {kind: synthetic, root: data, train: 24, valid: 8, public: 16, "
-        "synthetic_images: 64}\nmodel: {kind: cnn64, image_size: 16}\nfederation: {clients: 4, rounds: 1}\n"
-        "victims: {tuning: 0, test: 1}\nexecution: {device: cpu}\nattackers:\n  - name: matching\n"
-        "    attack: {kind: matching, iterations: 3}\n"
-    )
-    report = tmp_path / "report.json"
+def test_workers_are_busy_while_they_have_a_job_between_the_first_trial_and_the_last(
+    quickstart: ModuleType,
+) -> None:
+    """Two workers and ten seconds: one has trials for six of them, the other an accuracy run and a late trial."""
+    jobs = [
+        quickstart.Job("a", 1, 100.0, 104.0),
+        quickstart.Job("b", 1, 104.0, 106.0),
+        quickstart.Job("utility:x", 2, 95.0, 105.0),
+        quickstart.Job("c", 2, 106.0, 110.0),
+    ]
+    assert quickstart.share_of_workers(jobs, 2) == pytest.approx((4.0 + 2.0 + 5.0 + 4.0) / 20.0)
+
+
+@pytest.mark.parametrize(("busy", "ok"), [(0.96, True), (0.9, False)])
+def test_the_share_of_busy_workers_has_a_target(quickstart: ModuleType, busy: float, ok: bool) -> None:
+    ours, theirs = (quickstart.Run(wall=1.0, cpu=1.0, parts={}, psnr={}, busy=share) for share in (busy, 0.5))
+    lines = {entry["name"]: entry for entry in quickstart.lines_of([ours], [theirs], by_wall=True)}
+    assert (lines["workers busy: ours"]["target"], lines["workers busy: ours"]["ok"]) == (0.95, ok)
+    assert lines["workers busy: theirs"]["target"] is None
+
+
+TINY = (
+    "name: tiny\nseed: 1\ndata: {kind: synthetic, root: data, train: 24, valid: 8, public: 16, "
+    "synthetic_images: 64}\nmodel: {kind: cnn64, image_size: 16}\nfederation: {clients: 4, rounds: 1}\n"
+    "victims: {tuning: 0, test: 1}\nexecution: {device: cpu}\nattackers:\n  - name: matching\n"
+    "    attack: {kind: matching, iterations: 3}\n"
+)
+
+
+def reported(folder: Path, address: str) -> dict[str, Any]:
+    """What the case says of a tiny sweep through this checkout's own command line."""
+    sweep, report = folder / "tiny.yaml", folder / "report.json"
+    sweep.write_text(TINY)
     subprocess.run(
         [
             *(sys.executable, "-P", str(FOLDER / "quickstart_case.py"), str(report)),
-            *("sweep", str(sweep), "--out", str(tmp_path / "out"), "--address", "serial"),
+            *("sweep", str(sweep), "--out", str(folder / "out"), "--address", address),
         ],
         check=True,
-        cwd=tmp_path,
+        cwd=folder,
         env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
     )
-    found = json.loads(report.read_text())
+    found: dict[str, Any] = json.loads(report.read_text())
+    return found
+
+
+@pytest.mark.slow
+def test_jobs_on_workers_are_noted(tmp_path: Path) -> None:
+    (job,) = reported(tmp_path, "local")["jobs"]
+    _, process, begun, ended = job
+    assert process > 0
+    assert ended > begun
+
+
+@pytest.mark.slow
+def test_a_run_in_one_process_is_seen_by_part(tmp_path: Path) -> None:
+    """Its parts add up to the whole."""
+    found = reported(tmp_path, "serial")
     assert {"attack", "control", "scoring", "capture", "driver", "imports"} <= found["parts"].keys()
     assert all(seconds >= 0.0 for seconds in found["parts"].values())
     assert sum(found["parts"].values()) == pytest.approx(found["cpu"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -159,6 +159,40 @@ def test_a_hard_sign_moves_every_pixel_by_the_rate() -> None:
     alone(stepper.step([0], 1.0, evaluate))
     assert point.tolist() == pytest.approx([-0.1, 0.1, 0.0])
     assert still.tolist() == [0.0, 0.0, 0.0], "a candidate that has ended stays where it is"
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
+def test_steps_are_those_of_the_library_bit_for_bit(kind: Literal["adam", "adamw", "sgd"]) -> None:
+    starts = [torch.randn(4, 3, generator=generator("leaf", i)) for i in range(3)]
+    mine, theirs = ([start.clone().requires_grad_(True) for start in starts] for _ in range(2))
+    rates = [0.1, 0.03]
+    stepper = FirstOrder(kind, [mine[:2], mine[2:]], rates, "none")
+    groups = [{"params": theirs[:2], "lr": 0.0}, {"params": theirs[2:], "lr": 0.0}]
+    library: torch.optim.Optimizer
+    match kind:
+        case "adam":
+            library = torch.optim.Adam(groups)
+        case "adamw":
+            library = torch.optim.AdamW(groups, weight_decay=0.01)
+        case "sgd":
+            library = torch.optim.SGD(groups, momentum=0.9)
+
+    def slope(leaves: list[torch.Tensor]) -> None:
+        for leaf in leaves:
+            leaf.grad = leaf.detach() ** 3 + leaf.detach().sin()
+
+    def evaluate(which: list[int]) -> Search[torch.Tensor]:
+        yield from ()
+        slope(mine)
+        return torch.zeros(len(which))
+
+    for step in range(5):
+        alone(stepper.step([0, 1], 1.0 / (step + 1), evaluate))
+        slope(theirs)
+        for group, rate in zip(library.param_groups, rates, strict=True):
+            group["lr"] = rate * (1.0 / (step + 1))
+        library.step()
+    assert all(torch.equal(one, other) for one, other in zip(mine, theirs, strict=True))
 
 
 def test_step_schedule_by_hand() -> None:

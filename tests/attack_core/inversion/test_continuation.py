@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attack_core.base.types import AttackFailed
-from attack_core.inversion.continuation import Continuation, ContinuationLimits, Mismatch
+from attack_core.inversion.continuation import SETTLING, Continuation, ContinuationLimits, Mismatch
 from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.priors.colour_tv import colour_axes, colour_variation
 from fl_core.base.errors import InputError
@@ -167,6 +167,37 @@ def test_pairs_of_earlier_stages_save_evaluations(measured: bool) -> None:
         for carried in (40, 0)
     )
     assert float(mismatch(taken)) < 0.5 * float(mismatch(anew))
+
+
+def test_a_stage_that_has_settled_ends_and_the_answer_stays() -> None:
+    """Linear equations of a good condition are solved long before their evaluations are over."""
+    mismatch, _, solution = least_squares(3.0)
+    seen: dict[bool, list[float]] = {False: [], True: []}
+    found = [
+        Continuation(evaluations=240, prior_start=1e-4, prior_end=1e-5).minimise(
+            mismatch,
+            torch.zeros_like(solution),
+            report=seen[settling].append,
+            limits=SETTLING if settling else ContinuationLimits(),
+        )
+        for settling in (False, True)
+    ]
+    assert len(seen[True]) < 0.6 * len(seen[False])
+    assert float((found[1] - found[0]).abs().max()) < 1e-3
+    assert float(mismatch(found[1])) < 1.1 * float(mismatch(found[0])) + 1e-9
+
+
+def test_what_settles_a_stage_is_what_its_last_steps_took_away() -> None:
+    falling = [0.5**step for step in range(9)]
+    standing = [1.0 - 0.01 * step for step in range(9)]
+    assert not SETTLING.settled(falling, last=False)
+    assert SETTLING.settled(standing, last=False), "8% in eight steps: the next prior is the weaker one"
+    assert not SETTLING.settled(standing, last=True)
+    assert SETTLING.settled([1.0] * 9, last=True)
+    assert not SETTLING.settled([1.0] * 8, last=True), "too few to tell"
+    assert not ContinuationLimits().settled([1.0] * 9, last=True), (
+        "no stage ends so where nothing asks for it"
+    )
 
 
 def test_coordinates_and_gradients_are_each_others_transpose() -> None:

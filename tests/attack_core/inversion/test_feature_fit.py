@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto
 from attack_core.base.types import Reconstruction
+from attack_core.fc.head import Prefix
+from attack_core.fc.layer_inputs import LayerInputs
 from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.feature_fit import FeatureFit
+from attack_core.metrics.controls import norm_matched_noise
 from defenses.inputs.mixing import InstaHide
 from fl_core.base.rng import generator
 from fl_core.data.dataset import ImageDataset
@@ -106,6 +112,66 @@ def test_noise_that_nobody_told_of_is_not_judged_as_if_the_signal_were_exact(fac
     assert not any(UNEXPLAINED in note for note in found.notes)
     # The last convolution's gradient is exact: its input is decoded, and nothing judges by the noisy one.
     assert attacked(noisy, evaluations=25).outcome == "analytic"
+
+
+def test_noise_in_a_gradients_place_is_told_without_a_search(faces: ImageDataset) -> None:
+    """Half the energy of what is read of it lies below 0, where behind a ReLU nothing does."""
+    observation, _ = seen(faces)
+    found = attacked(norm_matched_noise(observation, generator("control")))
+    assert observation.public_mean is not None
+    assert torch.equal(found.images, observation.public_mean[None])
+    assert (found.outcome, found.iterations) == ("prior", 0)
+    assert "it is noise" in found.notes[-1]
+
+
+def fit_of(observation: Observation, targets: Callable[[Tensor], Tensor], linear: bool = False) -> FeatureFit:
+    """A judge of the `targets` that are made of what the mean image's features are; `linear` without any ReLU."""
+    model = build_model(observation.model)
+    read = LayerInputs.of(attack(30).reading, observation, model, generator("attack"))
+    assert observation.public_mean is not None
+    features = Prefix(model, observation.state, read.head.first)(observation.public_mean[None])
+    if linear:
+        layers = [(name, _open(layer)) for name, layer in model.named_children()]
+        model = nn.Sequential(OrderedDict(layers))
+    return FeatureFit(
+        observation=observation,
+        model=model,
+        read=read,
+        layer=read.head.first,
+        targets=targets(features.detach()),
+    )
+
+
+def _open(layer: nn.Module) -> nn.Module:
+    return nn.Identity() if isinstance(layer, nn.ReLU) else layer
+
+
+def drawn(features: Tensor) -> Tensor:
+    return 0.01 * torch.randn(features.shape, generator=generator("targets"))
+
+
+def below_where_nothing_is(features: Tensor) -> Tensor:
+    """The features themselves, and as much energy below 0 where they are 0."""
+    off = features == 0.0
+    return torch.where(off, -(features.square().sum() / off.sum()).sqrt(), features)
+
+
+@pytest.mark.parametrize(
+    ("targets", "linear", "told"),
+    [
+        (drawn, False, True),
+        (lambda features: drawn(features).abs(), False, False),
+        (below_where_nothing_is, False, False),
+        (drawn, True, False),
+    ],
+)
+def test_noise_is_half_below_zero_and_far_from_all_that_a_layer_sees(
+    faces: ImageDataset, targets: Callable[[Tensor], Tensor], linear: bool, told: bool
+) -> None:
+    """Where nothing rectifies, the same numbers may be what a layer sees."""
+    observation, _ = seen(faces)
+    assert observation.public_mean is not None
+    assert fit_of(observation, targets, linear).noise_alone(observation.public_mean[None]) is told
 
 
 def test_under_instahide_it_says_that_the_encoded_images_were_not_recovered(faces: ImageDataset) -> None:
