@@ -62,8 +62,7 @@ class DctPreconditioner:
         power = torch.zeros_like(image[0])
         for _ in range(limits.probes):
             noise = torch.randn(found.shape, generator=generator).to(found)
-            # A sum, as the library takes a second to load what it checks seeds with.
-            (back,) = torch.autograd.grad((found * noise).sum(), point, retain_graph=True)
+            (back,) = torch.autograd.grad(found, point, noise, retain_graph=True)
             power += plain.coefficients(back)[0].square()
         gain = _band_means(power).sqrt()
         if not bool(gain.any()):

@@ -137,15 +137,14 @@ class Recorder:
         self, which: list[int], images: Tensor, soft: Tensor | None, penalty: Tensor, slopes: Slopes
     ) -> None:
         """Leave in each leaf's `grad` its part of the slopes, by what the candidates make of their leaves."""
-        # A sum, as the library takes a second to load what it checks seeds with.
-        terms = [(images * slopes.images).sum()]
+        outputs, weights = [images], [slopes.images]
         if soft is not None and slopes.logits is not None:
-            terms.append((soft * slopes.logits).sum())
+            outputs, weights = [*outputs, soft], [*weights, slopes.logits]
         if penalty.requires_grad:
-            terms.append(penalty.sum())
+            outputs, weights = [*outputs, penalty], [*weights, torch.ones_like(penalty)]
         leaves = [leaf for i in which for leaf in self._candidates.own_leaves(i)]
-        with torch.enable_grad(), second_derivatives():
-            gradients = torch.autograd.grad(torch.stack(terms).sum(), leaves)
+        with second_derivatives():
+            gradients = torch.autograd.grad(outputs, leaves, weights)
         others = [leaf for i in which for leaf in self._problem.leaves(i)]
         for leaf, gradient in zip([*leaves, *others], [*gradients, *slopes.leaves], strict=True):
             leaf.grad = gradient

@@ -1,8 +1,4 @@
-"""One step for every candidate, each with its own learning rate and state.
-
-Adam, AdamW and SGD are written out, number by number what the library's are: its classes take more than a CPU-second to
-load a compiler that nothing here uses, in every process.
-"""
+"""One step for every candidate: library optimizers, each candidate with its own learning rate and state."""
 
 from __future__ import annotations
 
@@ -32,12 +28,6 @@ class OptimizerSettings:
     """AdamW's weight decay: the library's own value."""
     momentum: float = 0.9
     """SGD's momentum: the usual value."""
-    mean: float = 0.9
-    """Adam: the share of the gradients' mean that stays from step to step (Kingma and Ba 2015, arXiv:1412.6980)."""
-    square: float = 0.999
-    """Adam: the same of their squares' mean."""
-    least: float = 1e-8
-    """Adam: what is added to the squares' root."""
     first_loss: float = 1e6
     """What L-BFGS sees each candidate's loss begin with.
 
@@ -78,56 +68,38 @@ class FirstOrder:
         rates: Sequence[float],
         sign: Sign,
     ) -> None:
-        self._kind, self._sign, self._steps = kind, sign, 0
-        # Candidates of one rate are one group: on a GPU they are moved together.
-        self._groups = {
-            rate: [leaf for own, r in zip(parameters, rates, strict=True) if r == rate for leaf in own]
-            for rate in rates
-        }
-        self._means: dict[Tensor, Tensor] = {}
-        self._squares: dict[Tensor, Tensor] = {}
+        self._rates = list(dict.fromkeys(rates))
+        # Candidates of one rate are one group: on a GPU the library then moves them together.
+        groups = [
+            {
+                "params": [
+                    leaf for own, r in zip(parameters, rates, strict=True) if r == rate for leaf in own
+                ],
+                "lr": 0.0,
+            }
+            for rate in self._rates
+        ]
+        self._leaves, self._sign = [leaf for own in parameters for leaf in own], sign
+        self._optimizer: torch.optim.Optimizer
+        match kind:
+            case "adam":
+                self._optimizer = torch.optim.Adam(groups)
+            case "adamw":
+                self._optimizer = torch.optim.AdamW(groups, weight_decay=OPTIMIZER_SETTINGS.decay)
+            case "sgd":
+                self._optimizer = torch.optim.SGD(groups, momentum=OPTIMIZER_SETTINGS.momentum)
 
     def step(self, active: list[int], factor: float, evaluate: Evaluate) -> Search[None]:
         """See `Stepper.step`."""
-        # Candidates that have ended keep no gradient, and what has none is not moved.
-        for leaf in (leaf for leaves in self._groups.values() for leaf in leaves):
-            leaf.grad = None
+        # Candidates that have ended keep no gradient, and the optimizer skips what has none.
+        self._optimizer.zero_grad(set_to_none=True)
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
         yield from evaluate(active)
-        self._steps += 1
-        for rate, leaves in self._groups.items():
-            moving = [leaf for leaf in leaves if leaf.grad is not None]
-            gradients = [signed(leaf.grad, self._sign) for leaf in leaves if leaf.grad is not None]
-            if moving:
-                self._move(moving, gradients, rate * factor)
-
-    @torch.no_grad()
-    def _move(self, leaves: list[Tensor], gradients: list[Tensor], rate: float) -> None:
-        """Move the leaves once."""
-        settings = OPTIMIZER_SETTINGS
-        means = _kept(self._means, leaves)
-        if self._kind == "sgd":
-            torch._foreach_mul_(means, settings.momentum)
-            torch._foreach_add_(means, gradients)
-            torch._foreach_add_(leaves, means, alpha=-rate)
-            return
-        if self._kind == "adamw":
-            torch._foreach_mul_(leaves, 1.0 - rate * settings.decay)
-        squares = _kept(self._squares, leaves)
-        torch._foreach_lerp_(means, gradients, 1.0 - settings.mean)
-        torch._foreach_mul_(squares, settings.square)
-        torch._foreach_addcmul_(squares, gradients, gradients, 1.0 - settings.square)
-        sizes = torch._foreach_sqrt(squares)
-        torch._foreach_div_(sizes, math.sqrt(1.0 - settings.square**self._steps))
-        torch._foreach_add_(sizes, settings.least)
-        torch._foreach_addcdiv_(leaves, means, sizes, -rate / (1.0 - settings.mean**self._steps))
-
-
-def _kept(state: dict[Tensor, Tensor], leaves: list[Tensor]) -> list[Tensor]:
-    """What is kept for each of the leaves; zeros at first."""
-    for leaf in leaves:
-        if leaf not in state:
-            state[leaf] = torch.zeros_like(leaf)
-    return [state[leaf] for leaf in leaves]
+        for leaf in self._leaves:
+            if leaf.grad is not None:
+                leaf.grad = signed(leaf.grad, self._sign)
+        self._optimizer.step()
 
 
 def signed(gradient: Tensor, sign: Sign) -> Tensor:

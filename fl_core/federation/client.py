@@ -113,32 +113,20 @@ def train_locally(
     """
     steps = 0
     working = trainable(state)
-    kept = {name: value.clone() for name, value in (velocity or {}).items()}
+    optimizer = torch.optim.SGD(list(working.parameters.values()), lr=local.lr, momentum=local.momentum)
+    for name, value in (velocity or {}).items():
+        optimizer.state[working.parameters[name]]["momentum_buffer"] = value.clone()
     for images, labels in batches:
-        gradients = rule(model, working, (laid_out(model, images), labels))
-        with torch.no_grad():
-            _step(working, gradients, kept, local)
+        for name, gradient in rule(model, working, (laid_out(model, images), labels)).items():
+            working.parameters[name].grad = gradient
+        optimizer.step()
         steps += 1
-    left = kept if local.momentum > 0 and steps > 0 else {}
+    left = {
+        name: optimizer.state[parameter]["momentum_buffer"]
+        for name, parameter in working.parameters.items()
+        if local.momentum > 0 and steps > 0
+    }
     return Trained(state=working.detached(), steps=steps, velocity=left)
-
-
-def _step(state: ModelState, gradients: Tensors, velocity: dict[str, Tensor], local: LocalTraining) -> None:
-    """One step of SGD on the parameters of `state`, in place, as are the momentum buffers `velocity`.
-
-    Number by number the library's SGD, whose class takes more than a CPU-second to load a compiler that nothing uses.
-    """
-    steps = dict(gradients)
-    if local.momentum > 0:
-        moving = [name for name in steps if name in velocity]
-        buffers = [velocity[name] for name in moving]
-        if moving:
-            torch._foreach_mul_(buffers, local.momentum)
-            torch._foreach_add_(buffers, [steps[name] for name in moving])
-        velocity |= {name: value.clone() for name, value in steps.items() if name not in velocity}
-        steps = {name: velocity[name] for name in steps}
-    parameters = [state.parameters[name] for name in steps]
-    torch._foreach_add_(parameters, list(steps.values()), alpha=-local.lr)
 
 
 def gradient_update(
