@@ -102,7 +102,7 @@ CASES: tuple[Case, ...] = (
     ),
     *(
         Case(name=f"vit, batch {batch}", model=_zoo("vit", vit=_VIT), batch=batch, goal="mean", target=target)
-        for batch, target in ((1, 80.0), (4, None))
+        for batch, target in ((1, 80.0), (2, None), (4, None), (8, None))
     ),
     *(
         Case(

@@ -22,7 +22,13 @@ from attack_core.attacks.convolution_inversion import (
     deep_inputs,
 )
 from attack_core.attacks.falls_back import FallsBack, with_cost_of
-from attack_core.attacks.token_inversion import sends_nothing_down, solvable_tokens, solve_tokens
+from attack_core.attacks.token_inversion import (
+    TokenInversion,
+    batch_tokens,
+    sends_nothing_down,
+    solvable_tokens,
+    solve_tokens,
+)
 from attack_core.base.search import Search, alone
 from attack_core.base.types import PriorUse, Progress, Reconstruction
 from attack_core.convolutions.calls import convolution_calls
@@ -59,6 +65,7 @@ from attack_core.signal.signal_model import (
     vib_of_images,
     withholds,
 )
+from attack_core.tokens.batches import BatchTokens
 from fl_core.base.errors import InputError
 from fl_core.base.types import LATER, require
 from fl_core.models.finetuning.trainable import frozen_parameters
@@ -106,13 +113,14 @@ AUTO_LIMITS = AutoLimits()
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(FallsBack):
-    """A transformer's equations, `convolutions` or `analytic` where the observation allows it, else `fallback`.
+    """A transformer's equations or `tokens`, `convolutions`, or `analytic` where that is possible, else `fallback`.
 
     `convolutions` runs for one image with few features for its pixels, or behind a bottleneck, unless it reads the last
-    one's input alone and `analytic` decodes that; and for a batch whose BatchNorm statistics are seen. `fallback` takes
-    the place of `analytic.fallback`. For one image it also matches the known features, with `feature_weight`, and where
-    statistics are seen those too, with `statistics_weight`; it simulates the local steps where the signal has several
-    of one client and its own `local` is the plain one.
+    one's input alone and `analytic` decodes that; and for a batch whose BatchNorm statistics are seen. `tokens` runs
+    for a transformer's batch. `fallback` takes the place of theirs and of `analytic.fallback`. For one image it also
+    matches the known features, with `feature_weight`, and where statistics are seen those too, with
+    `statistics_weight`; it simulates the local steps where the signal has several of one client and its own `local` is
+    the plain one.
     """
 
     kind: Literal["auto"] = "auto"
@@ -121,6 +129,7 @@ class Auto(FallsBack):
     fallback: Matching = field(default_factory=soft_matching)
     feature_weight: float = 0.1
     statistics_weight: float = field(default=0.1, metadata=LATER)
+    tokens: TokenInversion = field(default_factory=TokenInversion, metadata=LATER)
 
     def __post_init__(self) -> None:
         require(self.feature_weight >= 0, self, "feature_weight", "at least 0")
@@ -141,6 +150,7 @@ class Auto(FallsBack):
             super().shortened(share),
             analytic=self.analytic.shortened(share),
             convolutions=self.convolutions.shortened(share),
+            tokens=self.tokens.shortened(share),
         )
 
     def uncertified(self) -> Self:
@@ -189,6 +199,9 @@ class Auto(FallsBack):
         solved = by_tokens(observation, model) if nothing is None else None
         if solved is not None:
             return solved
+        several = tokens_of_batch(observation, model) if nothing is None else None
+        if several is not None:
+            return self.tokens.invert_batch(*several, observation, model, generator, progress)
         batch = batch_by_statistics(observation, model) if nothing is None else None
         if batch is not None:
             return self.convolutions.invert_batch(batch, observation, model, generator, progress)
@@ -319,6 +332,16 @@ def by_tokens(observation: Observation, model: nn.Module) -> Reconstruction | No
     """One image by a transformer's linear equations; None where they do not determine it (`solvable_tokens`)."""
     try:
         return solve_tokens(solvable_tokens(observation, model), observation, model)
+    except InputError:
+        return None
+
+
+def tokens_of_batch(observation: Observation, model: nn.Module) -> tuple[BatchTokens, str] | None:
+    """What a transformer's tokens tell of the images of a batch (`batch_tokens`); None where it is not enough."""
+    if observation.examples == 1:
+        return None
+    try:
+        return batch_tokens(observation, model)
     except InputError:
         return None
 

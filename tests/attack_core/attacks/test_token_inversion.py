@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from attack_core.attacks.auto import Auto
-from attack_core.attacks.token_inversion import TokenInversion, sends_nothing_down
+from attack_core.attacks.token_inversion import TokenInversion, batch_tokens, sends_nothing_down
 from attack_core.matching.matching import Matching
+from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset
@@ -25,6 +26,8 @@ from tests.support.transformers import own
 
 VIT = ModelConfig(kind="vit", image_size=32, vit=TransformerConfig(patch=4, width=192, depth=6, heads=6))
 SMALL = ModelConfig(kind="vit", image_size=16, vit=TransformerConfig(width=32, depth=2, heads=2))
+WIDE = replace(SMALL, classes=10, vit=TransformerConfig(width=128, depth=2, heads=2))
+"""With more numbers in a token than two patches have."""
 SHORT = TokenInversion(fallback=Matching(iterations=2))
 
 
@@ -82,13 +85,39 @@ def test_noise_costs_less_than_it_would_least_squares(faces: ImageDataset, told:
     assert score(found.images, truth.images) > grey(truth.images) + 3.0
 
 
-def test_several_images_fall_back_and_say_why(faces: ImageDataset) -> None:
+def test_more_images_than_the_head_tells_apart_fall_back_and_say_why(faces: ImageDataset) -> None:
+    # Errors at two logits are one number each.
     observation, _ = observed(faces, SMALL, batch=2)
     found = SHORT(observation, build_model(SMALL), generator("attack"))
     assert found.outcome == "matching"
     assert found.notes[0] == (
-        "tokens: the errors of the tokens of 2 images are known as a sum only; fell back to matching"
+        "tokens: the gradient of head has 1 directions for 2 images; fell back to matching"
     )
+
+
+@pytest.mark.parametrize("attack", [TokenInversion().shortened(0.5), Auto().shortened(0.5)])
+def test_two_images_of_a_transformer_come_apart(faces: ImageDataset, attack: TokenInversion | Auto) -> None:
+    observation, truth = observed(faces, WIDE, batch=2)
+    found = attack(observation, build_model(WIDE), generator("attack"))
+    assert found.method == "tokens: errors of a batch"
+    assert found.notes[0].startswith("head and blocks.1.down tell 2 images apart, with labels and features")
+    assert sorted(found.labels.tolist()) == sorted(truth.labels.tolist())
+    assert score(found.images, truth.images) > grey(truth.images) + 10.0
+    assert found.loss < 0.1
+
+
+def test_batches_whose_errors_are_not_one_exact_sum_are_refused(faces: ImageDataset) -> None:
+    config = replace(SMALL, classes=10)
+    observation, _ = observed(faces, config, batch=2)
+    model = build_model(config)
+    refused = {
+        "a sum over several steps": replace(observation, signal="local_update", steps=2, batch_size=1),
+        "numbers are off": noisy(observation, 1e-5, told=True),
+        "100 images are known as a sum only": replace(observation, examples=100, batch_size=100),
+    }
+    for reason, each in refused.items():
+        with pytest.raises(InputError, match=reason):
+            batch_tokens(each, model)
 
 
 def test_a_head_of_zeros_is_said_and_not_attacked(faces: ImageDataset, tmp_path: Path) -> None:
