@@ -83,6 +83,6 @@ def test_a_case_of_the_suite_is_judged_by_its_target(tmp_path: Path) -> None:
 
 
 def test_an_unknown_case_is_refused_by_name() -> None:
-    done = benchmark("attacks", "--suite", "frontier", "--cases", "vit, batch 2")
+    done = benchmark("attacks", "--suite", "frontier", "--cases", "vit, batch 3")
     assert done.returncode == 2
     assert "vit, batch" in done.stderr
