@@ -20,7 +20,7 @@ from fl_core.base.decibels import TINY
 from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState, Tensors
 from fl_core.federation.client import loss_gradient
-from fl_core.models.forward import predict
+from fl_core.models.forward import layer_inputs, predict
 from fl_core.threat.observation import Observation
 
 LabelStrategy = Literal["auto", "idlg", "bias_corrected", "counts", "optimize", "known"]
@@ -64,12 +64,15 @@ def resolve_labels(
     """Fixed labels (B,) for `images` reconstructions, or None where they are to be optimised as soft labels.
 
     `auto` takes known labels where the threat model gives them, iDLG for one image unless the signal is
-    `agg_update` or the mean of several clients, counts where all images of the signal are reconstructed and none
+    `agg_update` or the mean of several clients (the bias alone where the last layer sees numbers below 0, as behind a
+    LayerNorm), counts where all images of the signal are reconstructed and none
     was scaled by itself, and optimises otherwise, as where clients do not train the last layer. Raises
     `InputError` where a strategy asks for what is not there.
     """
     if strategy == "auto":
         strategy = _choose(observation, images)
+        if strategy == "idlg" and _either_sign(observation, model):
+            strategy = "bias_corrected"
     match strategy:
         case "known":
             return _known(observation, images)
@@ -101,6 +104,24 @@ def _choose(observation: Observation, images: int) -> LabelStrategy:
         return "optimize"
     # Of some images among many the counts say only which label is the most frequent.
     return "counts" if images == observation.examples else "optimize"
+
+
+@torch.no_grad()
+def _either_sign(observation: Observation, model: nn.Module) -> bool:
+    """Whether the last layer has a bias and sees numbers below 0, behind which iDLG's row sums say nothing."""
+    weight, bias = _last_names(observation)
+    if bias not in observation.tensors:
+        return False
+    device = observation.state.parameters[weight].device
+    draw = torch.Generator().manual_seed(0)
+    pictures = torch.randn((2, *observation.model.shape.size), generator=draw) * STAND_INS.std
+    state = observation.state.with_own_buffers()
+    try:
+        inputs = layer_inputs(model, state, (weight.rpartition(".")[0],), pictures.to(device))[0]
+    except (AssertionError, AttributeError):
+        # The matrix is no layer's, or its layer is not called.
+        return False
+    return bool((inputs < 0).any())
 
 
 def _known(observation: Observation, images: int) -> Tensor:
@@ -247,11 +268,21 @@ def _cosine(one: Tensors, other: Tensors) -> float:
 
 def _last_layer(observation: Observation) -> tuple[Tensor, Tensor | None]:
     """The last fully connected layer's gradients: weight (K, H) and bias (K,), if it has one."""
+    weight, bias = _last_names(observation)
     gradients = gradient_estimate(observation)
+    return gradients[weight], gradients.get(bias)
+
+
+def _last_names(observation: Observation) -> tuple[str, str]:
+    """The names of the last fully connected layer's weight, as shapes tell, and of its bias, if it has one."""
     classes = observation.model.outputs
-    matrices = [name for name, tensor in gradients.items() if tensor.dim() == 2 and len(tensor) == classes]
+    matrices = [
+        name
+        for name, tensor in observation.state.parameters.items()
+        if tensor.dim() == 2 and len(tensor) == classes
+    ]
     if not matrices:
         raise InputError("Labels are inferred at a last fully connected layer, and this model has none.")
     if not sends_last_layer(observation):
         raise InputError("Labels are inferred at the last fully connected layer, which clients do not train.")
-    return gradients[matrices[-1]], gradients.get(matrices[-1].removesuffix("weight") + "bias")
+    return matrices[-1], matrices[-1].removesuffix("weight") + "bias"
