@@ -72,7 +72,8 @@ class LayerInputs:
     """What one observation says of the layer's inputs, in `shares`, from `gradients` (by parameter name).
 
     `order` is there where one client took several steps. `error` is the relative squared error that known noise alone
-    leaves; infinite where noise hides them.
+    leaves; infinite where noise hides them. `measured` says that it is the gradient's own noise, which need not be
+    told, and that all images were read in agreement with it.
     """
 
     gradients: Tensors
@@ -80,6 +81,7 @@ class LayerInputs:
     shares: Shares
     order: Order | None
     error: float
+    measured: bool = False
 
     @classmethod
     def of(

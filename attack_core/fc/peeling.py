@@ -126,7 +126,7 @@ def peel(
         inputs=torch.stack([image.inputs[:-1] for image in found]).to(like),
         errors=torch.stack([image.errors[0] * image.factor for image in found]).to(like),
         logit_errors=torch.stack([image.errors[-1] * image.factor for image in found]).to(like),
-        others=_classes(left.bias, count - len(found)).to(like.device),
+        others=classes_left(left.bias, count - len(found)).to(like.device),
         residual=float(
             torch.linalg.vector_norm(left.first)
             / torch.linalg.vector_norm(exact(like, _PURPOSE)).clamp_min(TINY)
@@ -249,7 +249,7 @@ def _confirmed(
     return _Image(inputs, own, hidden, 1.0 / float(inverse))
 
 
-def _classes(bias: Tensor, count: int) -> Tensor:
+def classes_left(bias: Tensor, count: int) -> Tensor:
     """The classes (count,) behind what is left of the last bias's gradient (K,): the most negative, then lifted.
 
     After Wainakh et al. 2022 (arXiv:2105.09369).

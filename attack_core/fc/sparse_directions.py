@@ -68,9 +68,17 @@ def sparse_directions(
     `columns` are orthonormal, and wrong by `noise`, relatively. The sparsest come first, some may be one direction, and
     not each is an image's error.
     """
-    units, count = columns.shape
-    if count == 1:
+    if columns.shape[1] == 1:
         return torch.ones((1, 1), dtype=columns.dtype, device=columns.device)
+    limits = replace(limits, exact=max(limits.exact, limits.above_noise * noise))
+    return _trimmed(columns, independent_directions(columns, generator, limits), limits)
+
+
+def independent_directions(
+    columns: Tensor, generator: torch.Generator, limits: DirectionLimits = DIRECTION_LIMITS
+) -> Tensor:
+    """Where the analysis alone expects such directions (N, B), the sparsest first; `columns` (O, B) are orthonormal."""
+    units, count = columns.shape
     scaled = columns * units**0.5
     mixing = _orthogonal(torch.randn((count, count), generator=generator, dtype=columns.dtype))
     for _ in range(limits.turns):
@@ -79,8 +87,7 @@ def sparse_directions(
     found = mixing.mT
     sizes = (found @ scaled.mT).abs().mean(1)
     order = sizes.argsort()
-    limits = replace(limits, exact=max(limits.exact, limits.above_noise * noise))
-    return _trimmed(columns, found[order[sizes[order] < limits.sparse]], limits)
+    return found[order[sizes[order] < limits.sparse]]
 
 
 def _trimmed(columns: Tensor, directions: Tensor, limits: DirectionLimits) -> Tensor:
