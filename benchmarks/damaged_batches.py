@@ -192,7 +192,7 @@ def measure(
     every = torch.cat(found)
     shares = {level: float((every >= level).float().mean()) for level in (FOUND, SEEN)}
     least = {"least": float(every.min()), "mean_image": float(torch.cat(controls).mean())}
-    lines = [line(f"{title}: PSNR", bounds.mean, "dB", means) | ends | least | {"notes": sorted(set(notes))}]
+    lines = [line(f"{title}: PSNR", statistics.fmean(means), "dB", means) | ends | least | {"notes": sorted(set(notes))}]
     lines += [line(f"{title}: images of {level:g} dB and more", shares[level], "of 1", []) for level in shares]
     lines.append(line(f"{title}: CPU a victim", statistics.median(seconds), "s", seconds))
     return lines

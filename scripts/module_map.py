@@ -19,7 +19,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("base", "gradients", "metrics"),
         ("signal", "priors", "input_inversion"),
         ("fc", "tokens", "convolutions", "evidence"),
-        ("inversion", "local_sgd"),
+        ("inversion", "local_sgd", "separation"),
         ("matching", "certificates"),
         ("attacks",),
     ),

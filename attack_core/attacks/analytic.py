@@ -46,8 +46,9 @@ from attack_core.inversion.features import DRIFT_LIMITS, FeatureInverter, along_
 from attack_core.inversion.refinement import NextLayer, equations_mismatch
 from attack_core.inversion.rounds import Rounds, read_together
 from attack_core.matching.matching import Matching
+from attack_core.separation.inputs import read_inputs
 from attack_core.signal.inits import initial_images
-from attack_core.signal.signal_model import is_sparse, matched_numbers, sent_numbers
+from attack_core.signal.signal_model import is_sparse, knows_errors, matched_numbers, sent_numbers
 from fl_core.base.decibels import TINY
 from fl_core.base.types import LATER, InUnits, ModelState, Tensors, require
 from fl_core.threat.observation import Observation
@@ -231,7 +232,7 @@ class _Problem:
         progress: Progress | None,
     ) -> Self:
         """The layer inputs read; raises what `LayerInputs.of` raises."""
-        read = LayerInputs.of(attack.reading, observation, model, generator)
+        read = read_inputs(attack.reading, observation, model, generator)
         read, rounds = read_together(read, attack.reading, observation)
         return cls(
             attack=attack,
@@ -250,10 +251,12 @@ class _Problem:
             note = f"the known noise hides the layer input: the answer is {self._prior_name}"
             hidden = self._result(_PRIOR, self.start(), [note], outcome="prior")
             return self._fitted_if_better(hidden)
-        seen = self._pixel_map() if read.complete else None
+        seen = self._pixel_map() if read.complete or read.measured else None
         if seen is not None:
             images = seen.images(read.shares.inputs).view(-1, *picture)
             found = self._result("analytic: layer input", images, [read.note()])
+            if read.measured:
+                return self._supported(found)
             return self._certified(found, certify_inputs(read, self.observation, unit=seen.least))
         if read.order is not None:
             return self._along(read.order)
@@ -446,6 +449,13 @@ class _Problem:
         else:
             answer = prior_instead(found, self.observation, reason) if torch.equal(images, start) else found
         return self._fitted_if_better(answer if answer is found else replace(answer, method=_PRIOR))
+
+    def _supported(self, found: Reconstruction) -> Reconstruction:
+        """What was found, or the prior where known errors explain as much of the signal."""
+        if not knows_errors(self.observation):
+            return found
+        reason = "the images explain the signal no better than a fit to the known noise would"
+        return supported_or_prior(found, self.observation, self.model, reason)
 
     def _fitted_if_better(self, found: Reconstruction) -> Reconstruction:
         """A fit to the whole gradient where numbers that it has not seen are for it, else `found`."""

@@ -54,6 +54,7 @@ from attack_core.local_sgd.simulation import Averaged, Simulated
 from attack_core.matching.features import FeatureTarget
 from attack_core.matching.matching import Matching, at_the_mean
 from attack_core.matching.presets import soft_matching
+from attack_core.separation.inputs import follows_from_damaged
 from attack_core.signal.inits import Init
 from attack_core.signal.labels import resolve_labels
 from attack_core.signal.signal_model import (
@@ -106,6 +107,8 @@ class AutoLimits:
     nothing in more than 100 CPU-seconds (docs/decisions, 0093).
     """
 
+
+_NO_BETTER = "auto: what matching found explains the signal no better than a fit to the known error would"
 
 AUTO_LIMITS = AutoLimits()
 """The limits in force."""
@@ -221,7 +224,7 @@ class Auto(FallsBack):
             decoded = self.analytic.by_decoding(observation, model, generator, progress=progress)
             if decoded is not None:
                 return decoded
-        if obstacle is not None and too_weak(observation):
+        if (obstacle is not None or observation.examples > 1) and too_weak(observation):
             nothing = "the known error drowns what the images could say"
         if nothing is not None:
             labels = resolve_labels("auto", observation, model, observation.examples, generator)
@@ -237,8 +240,7 @@ class Auto(FallsBack):
             return found
         if not knows_errors(observation):
             return self._weighed(found, fallback, observation, model, generator)
-        reason = "auto: what matching found explains the signal no better than a fit to the known error would"
-        return supported_or_prior(found, observation, model, reason)
+        return supported_or_prior(found, observation, model, _NO_BETTER)
 
     def _or_features(
         self,
@@ -277,6 +279,8 @@ class Auto(FallsBack):
         """
         if found.outcome != "matching" or not observation.facts or observation.public_mean is None:
             return found
+        if observation.examples > 1 and knows_errors(observation):
+            return supported_or_prior(found, observation, model, _NO_BETTER)
         of_mean = float(at_the_mean(fallback)(observation, model, generator).history[0, 0])
         if explains_more(found.loss, of_mean, observation):
             return found
@@ -410,6 +414,8 @@ def obstacle_to_analytic(
         return f"labels were mixed, which hides how the weights moved between {images} images"
     if head.random and observation.steps > 1:
         return f"the bottleneck's noise hides how the weights moved between {images} images"
+    if follows_from_damaged(observation, head):
+        return None  # Noise, numbers withheld and steps are no obstacle there.
     unmixed = rectified_inputs(model, observation.state, head, observation.model.shape)
     alone = unmixed and images < observation.model.outputs and features >= limits.most_features * pixels
     if not (head.rectified or alone):

@@ -118,10 +118,15 @@ class LayerInputs:
     def note(self) -> str:
         """In words what was read, and how well."""
         images = len(self.shares.inputs)
-        if self.shares.others is not None:
+        others = self.shares.others
+        if self.measured:
+            found = f"{images} images" if others is None else f"{images} of {images + len(others)} images"
             return (
-                f"{images} of {images + len(self.shares.others)} images came apart at layer {self.head.first}"
+                f"{found} came apart at layer {self.head.first} and agree with the gradient: relative error about "
+                f"{magnitude(self.error)} by what lies beyond its rank"
             )
+        if others is not None:
+            return f"{images} of {images + len(others)} images came apart at layer {self.head.first}"
         hidden = images > 1 and not self.head.random and len(self.head.layers) > 1
         layer = self.head.layers[-2] if hidden else self.head.first
         what = "the input" if images == 1 else f"the inputs of {images} images"

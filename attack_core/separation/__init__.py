@@ -4,5 +4,5 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submod_attrs={"inputs": ["follows_from_damaged", "separated_inputs"]},
+    submod_attrs={"inputs": ["follows_from_damaged", "read_inputs", "separated_inputs"]},
 )

@@ -7,6 +7,7 @@ far a wrong input changes its error by little, so a few turns end at the least s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -44,12 +45,13 @@ AGREEMENT_LIMITS = AgreementLimits()
 class Agreement:
     """Images with all that the gradient says of them.
 
-    `inputs` (N, I + 1), `labels` (N,), the first layer's `errors` (N, O), each input's expected `deviation` (N, I + 1)
-    or (N, 1), and how far each error is from the one seen, beyond noise (`misfits`, (N,)).
+    `inputs` (N, I + 1), `labels` (N,), `directions` (N, R) of their errors, the first layer's `errors` (N, O), each input's expected `deviation` (N, I + 1)
+    or (N, 1), and how far each error is from the one seen, beyond noise (`misfits`, (N,); 0 where nothing can be compared).
     """
 
     inputs: Tensor
     labels: Tensor
+    directions: Tensor
     errors: Tensor
     deviation: Tensor
     misfits: Tensor
@@ -59,10 +61,29 @@ class Agreement:
         return Agreement(
             self.inputs[kept],
             self.labels[kept],
+            self.directions[kept],
             self.errors[kept],
             self.deviation[kept],
             self.misfits[kept],
         )
+
+
+@dataclass(frozen=True)
+class _State:
+    """Between two turns: `inputs` (N, I + 1), what the layers behind see of them (`hidden`), each image's `factor`.
+
+    `errors` (N, O) and `deviation` are as in `Agreement`, `left` is what they left of the first layer's gradient with
+    the inputs before.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    directions: Tensor
+    hidden: list[Tensor]
+    factor: Tensor
+    errors: Tensor
+    deviation: Tensor
+    left: float
 
 
 @dataclass(frozen=True)
@@ -81,51 +102,94 @@ class Batch:
     training: Training
     scale: Scale = "known"
 
-    def agreed(self, inputs: Tensor, labels: Tensor, limits: AgreementLimits = AGREEMENT_LIMITS) -> Agreement:
-        """The images near `inputs` (N, I + 1) with `labels` (N,) that agree with the gradient best; N <= `count`."""
-        factor = torch.ones(len(inputs), 1, dtype=inputs.dtype)
+    def agreed(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        directions: Tensor,
+        limits: AgreementLimits = AGREEMENT_LIMITS,
+    ) -> Agreement:
+        """The images near `inputs` (N, I + 1) with `labels` (N,) that agree with the gradient best; N <= `count`.
+
+        `directions` (N, R) give their errors among the rows of `first`.
+        """
+        training = self.training
+        hidden = [each.relu() for each in outputs_of(self.layers, inputs[:, :-1])[:-1]]
+        ones = torch.ones_like(inputs[:, :1])
+        start = _State(inputs, labels, directions, hidden, ones, ones, ones, math.inf)
+        if len(inputs) < self.count:
+            return self._as_they_are(start)
+        found = self._settled(start, True, limits)
+        if training.again:
+            # Units that were on for some of the steps: what all steps together say of them is no yes or no.
+            alone = self._settled(found, False, limits)
+            found = min(found, alone, key=lambda each: each.left)
+        heard = self._said(found)[0]
+        usable = self.first.seen
+        size = found.errors[:, usable].square().sum(1).clamp_min(TINY)
+        missed = (heard.errors - found.errors)[:, usable].square().sum(1)
+        chance = heard.noise.expand_as(found.errors)[:, usable].square().sum(1)
+        misfits = ((missed - limits.chance * chance).clamp_min(0.0) / size).sqrt()
+        errors, deviation = found.errors * found.factor, found.deviation / found.factor
+        return Agreement(found.inputs, labels, directions, errors, deviation, misfits)
+
+    def _as_they_are(self, state: _State) -> Agreement:
+        """Some images of several steps: what the others do to the weights meanwhile is not known."""
+        said = self._said(state)[0]
+        misfits = state.inputs.new_zeros(len(state.labels))
+        deviation = said.noise / said.errors.square().mean(1, keepdim=True).sqrt()
+        return Agreement(state.inputs, state.labels, state.directions, said.errors, deviation, misfits)
+
+    def _settled(self, start: _State, heard: bool, limits: AgreementLimits) -> _State:
+        """The state where turns end; units are on by what the gradient says where it is `heard`."""
+        state = start
         for _ in range(limits.turns):
-            said = self._said(inputs, factor)
-            errors = self.training.errors(self.layers, inputs[:, :-1], labels, said)[0]
-            found, deviation = self._inputs_of(errors, inputs)
+            said = self._said(state) if heard else ()
+            counted = self.training.passed(self.layers, state.inputs[:, :-1], state.labels, said)
+            errors = counted.errors[0]
+            found, deviation = self._inputs_of(errors, state.inputs)
+            left = self._left(errors * state.factor, state.inputs) if self.training.again else 0.0
             last = found[:, -1:].clamp_min(TINY)
-            if self.scale == "own":
-                factor = last
-            elif self.scale == "common":
-                factor = last.median().expand_as(last)
-            ones = torch.ones_like(last)
-            found = torch.cat([(found / factor)[:, :-1], ones], dim=1)
-            change = float((found - inputs).norm() / found.norm())
-            inputs = found
+            factor = torch.ones_like(last)
+            if self.scale != "known":
+                factor = last if self.scale == "own" else last.median().expand_as(last)
+            found = torch.cat([(found / factor)[:, :-1], torch.ones_like(last)], dim=1)
+            change = float((found - state.inputs).norm() / found.norm())
+            hidden = counted.inputs[1:]
+            state = _State(found, state.labels, state.directions, hidden, factor, errors, deviation, left)
             if change < limits.settled:
                 break
-        said = self._said(inputs, factor)[0]
-        usable = self.first.seen
-        size = errors[:, usable].square().sum(1).clamp_min(TINY)
-        missed = (said.errors - errors)[:, usable].square().sum(1)
-        chance = said.noise.expand_as(errors)[:, usable].square().sum(1)
-        misfits = ((missed - limits.chance * chance).clamp_min(0.0) / size).sqrt()
-        return Agreement(inputs, labels, errors * factor, deviation / factor, misfits)
+        return state
 
-    def _said(self, inputs: Tensor, factor: Tensor) -> list[Said]:
-        """What each hidden layer's gradient says of the images' errors there, given what the layers see of them."""
+    def _left(self, errors: Tensor, inputs: Tensor) -> float:
+        """What `errors` (N, O) and `inputs` (N, I + 1) leave of the first layer's gradient, as a norm."""
+        layer = self.gradients[0]
+        left = layer.values - errors.mT @ inputs
+        return float((left if layer.mask is None else left * layer.mask).norm())
+
+    def _said(self, state: _State) -> list[Said]:
+        """What each hidden layer's gradient says of the images' errors there."""
+        inputs, factor = state.inputs, state.factor
         if len(inputs) < self.count:
-            return self._said_in_part(inputs, factor)
-        seen = [inputs, *(each.relu() for each in outputs_of(self.layers, inputs[:, :-1])[:-1])]
+            return self._said_in_part(state)
         found = []
-        for layer, entering, noise in zip(self.gradients, seen, self.noises, strict=False):
+        for layer, entering, noise in zip(self.gradients, [inputs, *state.hidden[:-1]], self.noises, strict=True):
             errors, unit = solved_with_errors(layer, entering.mT)
             found.append(Said(errors.mT / factor, (noise * unit).mT / factor))
         return found
 
-    def _said_in_part(self, inputs: Tensor, factor: Tensor) -> list[Said]:
-        """The same of the first layer alone, where other images of the batch are not known."""
-        rows = inputs @ self.first.basis
-        rest = torch.linalg.svd(rows, full_matrices=True).Vh[len(rows) :]
-        inverse = torch.linalg.pinv(torch.cat([rows, rest]))[:, : len(rows)]
-        errors = (self.first.rows @ inverse).mT
-        noise = (self.first.row_noise * inverse.norm(dim=0))[:, None]
-        return [Said(errors / factor, noise / factor)]
+    def _said_in_part(self, state: _State) -> list[Said]:
+        """The same of the first layer alone, where other images of the batch are not known.
+
+        An image's error is in the direction that it was found by, as long as the network makes it.
+        """
+        directions = state.directions
+        seen = self.first.seen
+        errors = (self.first.rows @ directions.mT).mT
+        caused = self.training.alone(self.layers, state.inputs[:, :-1], state.labels)
+        length = (caused * errors)[:, seen].sum(1) / errors[:, seen].square().sum(1).clamp_min(TINY)
+        noise = self.first.row_noise * directions.norm(dim=1) * length.abs()
+        return [Said(errors * length[:, None], noise[:, None])]
 
     def _inputs_of(self, errors: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The inputs (N, I + 1) that explain the first layer's gradient best with `errors`, and their deviation."""

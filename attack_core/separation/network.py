@@ -38,6 +38,11 @@ class NetworkLimits:
 
     nats: float = 4.0
     """By so much, in log-likelihood, one has to be likelier than the other; not measured against other values."""
+    whole: float = 0.5
+    """An error decides where it is nearer than a quarter of the unit's whole error to that or to 0.
+
+    Others are of units that were on for some of the steps alone. Not measured against other values.
+    """
 
 
 NETWORK_LIMITS = NetworkLimits()
@@ -54,10 +59,14 @@ def layers_of(weights: Tensors, head: Head) -> Weights:
 
 def outputs_of(layers: Weights, inputs: Tensor) -> list[Tensor]:
     """Each layer's output (B, O) before its ReLU, the logits last, from inputs (B, I)."""
-    found = list[Tensor]()
-    for weight, bias in layers:
-        inputs = functional.linear(inputs if not found else found[-1].relu(), weight, bias)
-        found.append(inputs)
+    return behind(layers, functional.linear(inputs, *layers[0]))
+
+
+def behind(layers: Weights, first: Tensor) -> list[Tensor]:
+    """The same from the first layer's output (B, O)."""
+    found = [first]
+    for weight, bias in layers[1:]:
+        found.append(functional.linear(found[-1].relu(), weight, bias))
     return found
 
 
@@ -80,9 +89,18 @@ def errors_of(
             seen = said[number]
             # How much likelier the data are if the unit is on than if it is off.
             gain = whole * (2.0 * seen.errors - whole) / (2.0 * seen.noise.square())
-            on = torch.where(gain.abs() > limits.nats, gain > 0, on)
+            sure = (gain.abs() > limits.nats) & ((2.0 * seen.errors - whole).abs() > limits.whole * whole.abs())
+            on = torch.where(sure, gain > 0, on)
         errors.insert(0, whole * on)
     return errors
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What images count in a signal: each layer's `errors` (B, O), and what it sees of them on average, `inputs`."""
+
+    errors: list[Tensor]
+    inputs: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -110,64 +128,77 @@ class Training:
         size = min(observation.batch_size, observation.examples)
         return cls(size, shares, size == observation.examples, observation.lr, m)
 
-    def errors(
-        self, layers: Weights, inputs: Tensor, labels: Tensor, said: Sequence[Said] = ()
-    ) -> list[Tensor]:
-        """Each layer's part of the images (B, I) with `labels` in the signal's mean gradient, as errors (B, O).
+    def alone(self, layers: Weights, inputs: Tensor, labels: Tensor) -> Tensor:
+        """The first layer's errors (B, O) that images (B, I) with `labels` (B,) have before the weights move."""
+        outputs = outputs_of(layers, inputs)
+        target = functional.one_hot(labels, outputs[-1].shape[1]).to(inputs)
+        share = 1.0 if self.again else sum(self.shares) / len(self.shares)
+        return errors_of(layers, outputs, (outputs[-1].softmax(1) - target) * (share / self.size))[0]
 
-        Images are given to steps by which of the weights explain best what is `said` of them. The weights move by the
-        images that are given, so that images that are missing are missing there too.
+    def passed(self, layers: Weights, inputs: Tensor, labels: Tensor, said: Sequence[Said] = ()) -> Trained:
+        """What all images of the signal, (B, I) with `labels` (B,), count in its mean gradient.
+
+        Images are given to steps by which of the weights explain best what is `said` of them.
         """
         target = functional.one_hot(labels, len(layers[-1][1])).to(inputs)
-        if len(self.shares) == 1:
-            outputs = outputs_of(layers, inputs)
-            return errors_of(layers, outputs, (outputs[-1].softmax(1) - target) / self.size, said)
-        total: list[Tensor] | None = None
+        first = functional.linear(inputs, *layers[0])
+        # By how much an image's error moves another's first output; the first layer's weights need not move for that.
+        near = self.lr * (inputs @ inputs.mT + 1.0)
         left = torch.ones(len(inputs), dtype=torch.bool)
-        velocity: Weights | None = None
+        total: Trained | None = None
+        velocity: list[tuple[Tensor, Tensor]] | None = None
         for share in self.shares:
-            outputs = outputs_of(layers, inputs)
-            logit_errors = (outputs[-1].softmax(1) - target) / self.size
-            weighed = [Said(each.errors / share, each.noise / share) for each in said]
-            # An image of all steps has the sum of its errors said of it, one of a single step has its own.
-            heard = [Said(each.errors, each.noise) for each in said] if self.again else weighed
-            errors = errors_of(layers, outputs, logit_errors, heard)
-            taken = left if self.again else self._taken(errors[0] * share, said, left)
+            outputs = behind(layers, first)
+            part = share if not self.again else 1.0
+            heard = [Said(each.errors / part, each.noise / part) for each in said]
+            errors = errors_of(layers, outputs, (outputs[-1].softmax(1) - target) / self.size, heard)
+            taken = left if self.again else self._taken(errors[0], heard, left)
             errors = [each * taken[:, None] for each in errors]
-            total = [
-                share * each if total is None else total[i] + share * each for i, each in enumerate(errors)
-            ]
+            weight = share if self.again else 1.0
+            seen = [inputs, *(each.relu() for each in outputs[:-1])]
+            counted = Trained(
+                [share * each for each in errors], [weight * taken[:, None] * each for each in seen]
+            )
+            total = counted if total is None else _sum(total, counted)
             left = left if self.again else left & ~taken
-            layers, velocity = self._stepped(layers, inputs, outputs, errors, velocity)
-        return total or []
+            first, layers, velocity = self._stepped(first, layers, near, seen, errors, velocity)
+        if total is None:
+            raise AssertionError("training has a step")
+        return total
 
     def _taken(self, errors: Tensor, said: Sequence[Said], left: Tensor) -> Tensor:
         """Which of the images that are `left` (B,) a step takes: those whose errors (B, O) it explains best."""
-        if int(left.sum()) <= self.size:
+        if int(left.sum()) <= self.size or not said:
             return left
-        misses = (errors - said[0].errors).norm(dim=1) / said[0].errors.norm(dim=1) if said else errors.norm(dim=1)
+        misses = (errors - said[0].errors).norm(dim=1) / said[0].errors.norm(dim=1)
         misses = torch.where(left, misses, torch.full_like(misses, torch.inf))
         chosen = misses.topk(self.size, largest=False).indices
         return torch.zeros_like(left).index_fill(0, chosen, True)
 
     def _stepped(
         self,
+        first: Tensor,
         layers: Weights,
-        inputs: Tensor,
-        outputs: Sequence[Tensor],
+        near: Tensor,
+        seen: Sequence[Tensor],
         errors: Sequence[Tensor],
-        velocity: Weights | None,
-    ) -> tuple[Weights, Weights]:
-        """The weights after a step of SGD, and its momentum."""
-        seen = [inputs, *(each.relu() for each in outputs[:-1])]
-        moved = [(error.mT @ each, error.sum(0)) for error, each in zip(errors, seen, strict=True)]
+        velocity: list[tuple[Tensor, Tensor]] | None,
+    ) -> tuple[Tensor, Weights, list[tuple[Tensor, Tensor]]]:
+        """The first layer's outputs and the other layers' weights after a step of SGD, and its momentum."""
+        moved = [(errors[0], errors[0].sum(0))]
+        moved += [(error.mT @ each, error.sum(0)) for error, each in zip(errors[1:], seen[1:], strict=True)]
         if velocity is not None:
-            moved = [
-                (new[0] + self.momentum * old[0], new[1] + self.momentum * old[1])
-                for new, old in zip(moved, velocity, strict=True)
-            ]
+            m = self.momentum
+            moved = [(a + m * c, b + m * d) for (a, b), (c, d) in zip(moved, velocity, strict=True)]
         after = [
             (weight - self.lr * step[0], bias - self.lr * step[1])
-            for (weight, bias), step in zip(layers, moved, strict=True)
+            for (weight, bias), step in zip(layers[1:], moved[1:], strict=True)
         ]
-        return after, moved
+        return first - near @ moved[0][0], [layers[0], *after], moved
+
+
+def _sum(one: Trained, other: Trained) -> Trained:
+    return Trained(
+        [a + b for a, b in zip(one.errors, other.errors, strict=True)],
+        [a + b for a, b in zip(one.inputs, other.inputs, strict=True)],
+    )
