@@ -145,7 +145,7 @@ def observed(
     if steps:
         size = count if damage.kind == "again" else -(-count // steps)
         local = LocalTraining(batch_size=size, momentum=0.0)
-        parts = [part for part in torch.arange(count).split(size)] * (steps if size == count else 1)
+        parts = list(torch.arange(count).split(size)) * (steps if size == count else 1)
         batches = ((images[part], labels[part]) for part in parts)
         update, _ = weight_update(model, state, batches, local, client=0, examples=count)
     else:
@@ -187,13 +187,20 @@ def measure(
     title = f"{network.name}, {damage.name}"
     means = [float(each.mean()) for each in found]
     bounds = mean_interval(np.asarray(means))
-    ends = {"low": bounds.low, "high": bounds.high}
-    ends = {end: None if math.isnan(value) else value for end, value in ends.items()}
+    bounded = {"low": bounds.low, "high": bounds.high}
+    ends = {end: None if math.isnan(value) else value for end, value in bounded.items()}
     every = torch.cat(found)
     shares = {level: float((every >= level).float().mean()) for level in (FOUND, SEEN)}
     least = {"least": float(every.min()), "mean_image": float(torch.cat(controls).mean())}
-    lines = [line(f"{title}: PSNR", statistics.fmean(means), "dB", means) | ends | least | {"notes": sorted(set(notes))}]
-    lines += [line(f"{title}: images of {level:g} dB and more", shares[level], "of 1", []) for level in shares]
+    lines = [
+        line(f"{title}: PSNR", statistics.fmean(means), "dB", means)
+        | ends
+        | least
+        | {"notes": sorted(set(notes))}
+    ]
+    lines += [
+        line(f"{title}: images of {level:g} dB and more", shares[level], "of 1", []) for level in shares
+    ]
     lines.append(line(f"{title}: CPU a victim", statistics.median(seconds), "s", seconds))
     return lines
 

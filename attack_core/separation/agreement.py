@@ -45,8 +45,9 @@ AGREEMENT_LIMITS = AgreementLimits()
 class Agreement:
     """Images with all that the gradient says of them.
 
-    `inputs` (N, I + 1), `labels` (N,), `directions` (N, R) of their errors, the first layer's `errors` (N, O), each input's expected `deviation` (N, I + 1)
-    or (N, 1), and how far each error is from the one seen, beyond noise (`misfits`, (N,); 0 where nothing can be compared).
+    `inputs` (N, I + 1), `labels` (N,), `directions` (N, R) of their errors, the first layer's `errors` (N, O), each
+    input's expected `deviation` (N, I + 1) or (N, 1), and how far each error is from the one seen, beyond noise
+    (`misfits`, (N,); 0 where nothing can be compared).
     """
 
     inputs: Tensor
@@ -143,8 +144,9 @@ class Batch:
     def _settled(self, start: _State, heard: bool, limits: AgreementLimits) -> _State:
         """The state where turns end; units are on by what the gradient says where it is `heard`."""
         state = start
-        for _ in range(limits.turns):
-            said = self._said(state) if heard else ()
+        for turn in range(limits.turns):
+            # How long errors are is known once the scale is.
+            said = self._said(state) if heard and (turn or self.scale == "known") else ()
             counted = self.training.passed(self.layers, state.inputs[:, :-1], state.labels, said)
             errors = counted.errors[0]
             found, deviation = self._inputs_of(errors, state.inputs)
@@ -173,7 +175,9 @@ class Batch:
         if len(inputs) < self.count:
             return self._said_in_part(state)
         found = []
-        for layer, entering, noise in zip(self.gradients, [inputs, *state.hidden[:-1]], self.noises, strict=True):
+        for layer, entering, noise in zip(
+            self.gradients, [inputs, *state.hidden[:-1]], self.noises, strict=True
+        ):
             errors, unit = solved_with_errors(layer, entering.mT)
             found.append(Said(errors.mT / factor, (noise * unit).mT / factor))
         return found

@@ -24,10 +24,10 @@ class FactorLimits:
     Fixed on batches of 4 to 64 CIFAR-10 pictures of the train split.
     """
 
-    above_noise: float = 0.3
-    """The least singular value of an image, as a multiple of what noise alone has as its largest.
+    above_noise: float = 1.05
+    """The largest singular value of a gradient that says anything, as a multiple of the largest of noise alone.
 
-    A batch of 64 whose weakest direction is at 0.34 comes apart in part; below nothing was seen to.
+    Of noise alone it is 1 (Marchenko and Pastur 1967). Weaker images of a batch are lost, stronger ones are found.
     """
     turns: int = 60
     """How often rows and columns are solved for from each other at most; not measured against others."""
@@ -83,11 +83,11 @@ def leading_factors(layer: Layer, rank: int, limits: FactorLimits = FACTOR_LIMIT
     if layer.mask is not None:
         return _completed(layer.values, layer.mask, rank, limits)
     basis, spectrum, noise = _subspace(layer.values, rank)
-    clearance = float(spectrum[-1]) / max(noise * (math.sqrt(shape[0]) + math.sqrt(shape[1])), TINY)
-    if not clearance > limits.above_noise:
-        raise Inseparable(f"noise hides the weakest of {rank} images")
+    largest = max(noise * (math.sqrt(shape[0]) + math.sqrt(shape[1])), TINY)
+    if not float(spectrum[0]) > limits.above_noise * largest:
+        raise Inseparable(f"noise hides all of {rank} images")
     seen = torch.ones(shape[0], dtype=torch.bool)
-    return Factors(layer.values @ basis, basis, noise, noise, seen, clearance)
+    return Factors(layer.values @ basis, basis, noise, noise, seen, float(spectrum[-1]) / largest)
 
 
 def _subspace(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:

@@ -1,4 +1,4 @@
-"""The pixels of a batch from a gradient of two fully connected layers that is noisy, rounded, pruned, or a mean of steps.
+"""The pixels of a batch behind two fully connected layers, from a gradient that is damaged or a mean of steps.
 
 Noise, told or not, is measured: it is what lies beyond the rank. Images are found approximately, one by one
 (`attack_core.separation.search`), and brought into agreement with the whole gradient together
@@ -7,7 +7,9 @@ Noise, told or not, is measured: it is what lies beyond the rank. Images are fou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +65,7 @@ DAMAGED_LIMITS = DamagedLimits()
 
 
 def follows_from_damaged(observation: Observation, head: Head) -> bool:
-    """Whether `separated_inputs` applies: several images of pixels, two hidden layers wide enough, and their steps told.
+    """Whether `separated_inputs` applies: several images of pixels and two hidden layers wide enough for them.
 
     Signs, mixed labels, labels behind a bottleneck, columns that a defense cut, numbers of several clients of which
     nobody knows which were sent, and several passes in smaller batches are left out.
@@ -93,9 +95,9 @@ def read_inputs(
     head = _damaged_head(observation, model)
     if head is None:
         return LayerInputs.of(reading, observation, model, generator)
-    routes = [
-        lambda: LayerInputs.of(reading, observation, model, generator),
-        lambda: separated_inputs(observation, model, generator),
+    routes: list[Callable[[], LayerInputs]] = [
+        partial(LayerInputs.of, reading, observation, model, generator),
+        partial(separated_inputs, observation, model, generator),
     ]
     if _is_damaged(observation, head):
         routes.reverse()
@@ -204,6 +206,7 @@ def _found(
     directions, labels = inputs.new_zeros((0, rank)), torch.zeros(0, dtype=torch.int64)
     known: Agreement | None = None
     fruitless = 0
+    best: Agreement | None = None
     while fruitless < limits.fruitless:
         before = len(inputs)
         # What was found roughly leaves some of itself; another start among all images has none of that.
@@ -216,18 +219,20 @@ def _found(
             labels = torch.cat([labels, torch.tensor([candidate.label])])
             if len(inputs) == batch.count:
                 break
-        import os
-        if os.environ.get('DBG'): print('  round: had',before,'now',len(inputs))
         if len(inputs) > before:
             known = batch.agreed(inputs, labels, directions)
             known = known.only(known.misfits <= AGREEMENT_LIMITS.misfit)
             inputs, labels, directions = known.inputs, known.labels, known.directions
             if len(inputs) == batch.count:
                 return known
-        fruitless = fruitless + 1 if len(inputs) <= before else 0
-    if known is None or not len(inputs):
+        # Images that agree with the gradient no more once all are there make room, but are no progress.
+        if known is not None and (best is None or len(known.labels) > len(best.labels)):
+            best, fruitless = known, 0
+        else:
+            fruitless += 1
+    if best is None or not len(best.labels):
         raise Inseparable(f"none of {batch.count} images came apart")
-    return known
+    return best
 
 
 def _residual(batch: Batch, found: Agreement) -> float:

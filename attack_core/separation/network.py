@@ -89,7 +89,9 @@ def errors_of(
             seen = said[number]
             # How much likelier the data are if the unit is on than if it is off.
             gain = whole * (2.0 * seen.errors - whole) / (2.0 * seen.noise.square())
-            sure = (gain.abs() > limits.nats) & ((2.0 * seen.errors - whole).abs() > limits.whole * whole.abs())
+            sure = (gain.abs() > limits.nats) & (
+                (2.0 * seen.errors - whole).abs() > limits.whole * whole.abs()
+            )
             on = torch.where(sure, gain > 0, on)
         errors.insert(0, whole * on)
     return errors

@@ -35,14 +35,23 @@ class SearchLimits:
     """The same once images were found, which are taken off as exactly as they were found."""
     sparse: float = 0.79
     """As `DirectionLimits.sparse`, where zeros are noisy: 0.80 is that of Gaussian numbers."""
-    off: float = 4.0
-    """A unit is off where its error is below so many standard deviations of the noise."""
+    off: float = 1.5
+    """A unit is off where its error is below so many standard deviations of the noise.
+
+    At 4, fifty of 1,082 units of an image were on by a little, and its output was lost among those.
+    """
+    on: float = 5.0
+    """A unit is on where its error is so many times that."""
+    agree: float = 0.85
+    """The share of the units that are off to which an output is fitted: others may be on by a little."""
+    fits: int = 8
+    """How often."""
     rounding: float = 3e-6
     """Or below this share of the largest error, which float32's rounding leaves."""
     least: float = 0.25
     """The share of units whose errors are surely zeros but for what other images leave, which were found roughly."""
-    above_least: float = 8.0
-    """Or below so many times the median of those: 2.5 standard deviations where half of all numbers are zeros."""
+    above_least: float = 5.0
+    """Or below so many times the median of those: 1.5 standard deviations where half of all numbers are zeros."""
     turns: int = 6
     """How often an image is solved for again from the units that it switches on itself."""
     sure: float = 0.05
@@ -151,13 +160,13 @@ class Search:
             limits.rounding * float(sizes.max()),
             limits.above_least * float(least),
         )
-        off, on = error.abs() <= zero, error.abs() > 2.0 * zero
+        off, on = error.abs() <= zero, error.abs() > limits.on * zero
         for _ in range(limits.turns):
             off, on = off & usable, on & usable
             if int(off.sum()) < self.outputs.rows.shape[1] or int(on.sum()) <= pushed.shape[1] + 1:
                 break
             # What is 0 where the image is off, of all outputs: its own.
-            output = self.outputs.rows @ least_said(self.outputs.rows[off])
+            output = self.outputs.rows @ _trimmed_least(self.outputs.rows[off], limits)
             # The weights are exact, so that all error is the output's: what hardly moves it is not mistaken for it.
             inputs = self.first.basis @ torch.linalg.lstsq(pushed[on], output[on][:, None]).solution[:, 0]
             inputs = inputs / inputs[-1]
@@ -184,3 +193,11 @@ class Search:
         cosines = functional.cosine_similarity(whole[:, usable], error[None, usable], dim=1).abs()
         label = int(cosines.argmax())
         return Candidate(inputs, direction, label, max(2.0 - 2.0 * float(cosines[label]), 0.0) ** 0.5)
+
+
+def _trimmed_least(rows: Tensor, limits: SearchLimits) -> Tensor:
+    """The unit vector that most of `rows` (N, R) say least of: least trimmed squares."""
+    found, many = least_said(rows), max(int(limits.agree * len(rows)), rows.shape[1])
+    for _ in range(limits.fits):
+        found = least_said(rows[(rows @ found).abs().topk(min(many, len(rows)), largest=False).indices])
+    return found
