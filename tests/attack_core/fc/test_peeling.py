@@ -127,7 +127,11 @@ def nine_of_twelve(monkeypatch: pytest.MonkeyPatch) -> tuple[Observation, Tensor
             return part
         raise Inseparable("none of 3 images came apart")
 
+    def never(*arguments: object) -> None:
+        raise Inseparable("none of 12 images came apart")
+
     monkeypatch.setattr("attack_core.fc.inversion.peel", once)
+    monkeypatch.setattr("attack_core.separation.inputs.separated_inputs", never)
     return replace(observation, public_mean=torch.full((3, 8, 8), 0.25)), images
 
 
