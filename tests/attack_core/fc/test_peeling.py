@@ -17,35 +17,14 @@ from attack_core.fc.spear import Inseparable
 from attack_core.matching.matching import Matching
 from fl_core.base.rng import generator
 from fl_core.federation.client import loss_gradient
-from fl_core.models.build import build_model, initial_state
+from fl_core.models.build import build_model
 from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import Noise
 from fl_core.threat.observation import Observation
+from tests.support.batches import batch_of
 from tests.support.matched import score
 
 MLP = ModelConfig(kind="mlp", image_size=8, classes=10, widths=(384, 64))
-
-
-def batch_of(count: int, config: ModelConfig = MLP) -> tuple[Observation, Tensor, Tensor]:
-    """Smooth random pictures of random classes, and the gradient of their mean loss."""
-    draw = generator("pictures")
-    coarse = torch.randn((count, 3, 4, 4), generator=draw)
-    images = torch.nn.functional.interpolate(coarse, 8, mode="bilinear").clamp(-1.0, 1.0)
-    labels = torch.randint(config.outputs, (count,), generator=draw)
-    state = initial_state(config, generator("model"))
-    observation = Observation(
-        signal="gradients",
-        model=config,
-        state=state,
-        tensors=loss_gradient(build_model(config), state, (images, labels)),
-        examples=count,
-        clients=1,
-        batch_size=count,
-        steps=1,
-        lr=0.1,
-        momentum=0.0,
-    )
-    return observation, images, labels
 
 
 def test_directions_with_exact_zeros_are_found_among_mixtures() -> None:
@@ -88,7 +67,7 @@ def test_dense_mixtures_have_no_such_directions() -> None:
 @pytest.mark.parametrize("factor", [1.0, 0.01])
 def test_every_image_of_a_batch_comes_apart_with_its_label(factor: float) -> None:
     # A clipped gradient is a shorter one; how short, the rank tells.
-    observation, images, labels = batch_of(12)
+    observation, images, labels = batch_of(12, MLP)
     gradients = {name: factor * value for name, value in observation.tensors.items()}
     head = solvable_head(build_model(MLP), observation)
     assert can_peel(head)
@@ -102,7 +81,7 @@ def test_every_image_of_a_batch_comes_apart_with_its_label(factor: float) -> Non
 
 
 def test_auto_takes_more_than_sixteen_images_apart() -> None:
-    observation, images, labels = batch_of(20)
+    observation, images, labels = batch_of(20, MLP)
     found = Auto()(observation, build_model(MLP), generator("attack"))
     assert found.outcome == "analytic"
     assert score(found.images, images) > 60.0
@@ -111,7 +90,7 @@ def test_auto_takes_more_than_sixteen_images_apart() -> None:
 
 def nine_of_twelve(monkeypatch: pytest.MonkeyPatch) -> tuple[Observation, Tensor]:
     """A batch of which nine images come apart, and the others not; with its pictures."""
-    observation, images, labels = batch_of(12)
+    observation, images, labels = batch_of(12, MLP)
     head = solvable_head(build_model(MLP), observation)
     whole = peel(observation.tensors, observation.state.parameters, head, 12, generator("attack"))
     part = replace(
@@ -166,7 +145,7 @@ def test_where_the_others_are_of_no_use_the_rest_is_the_prior_and_said(
 
 
 def test_a_remainder_is_the_gradient_of_the_other_images() -> None:
-    observation, images, labels = batch_of(5)
+    observation, images, labels = batch_of(5, MLP)
     model = build_model(MLP)
     rest = remainder(observation, model, images[:3], labels[:3])
     assert rest is not None
@@ -197,7 +176,7 @@ def test_a_layer_that_is_too_narrow_is_refused_and_predicted() -> None:
 
 
 def test_a_gradient_of_another_rank_is_refused() -> None:
-    observation, _, _ = batch_of(6)
+    observation, _, _ = batch_of(6, MLP)
     draw = generator("noise")
     noisy = {
         name: value + 1e-3 * torch.randn(value.shape, generator=draw)

@@ -21,7 +21,7 @@ from fl_core.models.build import build_model, initial_state
 from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import Clip, Noise, Sparsity
 from fl_core.threat.observation import Observation
-from tests.attack_core.fc.test_peeling import batch_of
+from tests.support.batches import batch_of
 from tests.support.matched import score
 
 MLP = ModelConfig(kind="mlp", image_size=8, classes=10, widths=(384, 96))
