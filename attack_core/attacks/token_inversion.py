@@ -30,6 +30,7 @@ from attack_core.fc.layer_inputs import magnitude
 from attack_core.gradients.objectives import squared_distance_of
 from attack_core.gradients.targets import check_observation, gradient_estimate
 from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.preconditioner import PixelScale
 from attack_core.matching.matching import Matching
 from attack_core.signal.inits import initial_images
 from attack_core.signal.labels import label_of_image, sends_last_layer, single_label
@@ -86,7 +87,7 @@ class TokenInversion(FallsBack):
     kind: Literal["tokens"] = "tokens"
     fallback: Matching = field(default_factory=Matching)
     batch: Continuation = field(
-        default_factory=partial(Continuation, evaluations=600, stages=4, prior_start=1e-5, prior_end=1e-8),
+        default_factory=partial(Continuation, evaluations=600, stages=6, prior_start=1e-5, prior_end=1e-8),
         metadata=LATER,
     )
 
@@ -140,6 +141,7 @@ class TokenInversion(FallsBack):
         images = self.batch.minimise(
             problem.mismatch,
             start.clamp(-1.0, 1.0),
+            measure=lambda images: PixelScale(problem.slopes(images, generator)),
             report=reporter(seen, self.batch.evaluations, progress, each=float(count)),
         ).clamp(-1.0, 1.0)
         gradients = gradient_estimate(observation)

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "features": ["FeatureInverter", "along_path", "drift_errors"],
         "gradient_fit": ["GradientFit", "is_smooth"],
         "joint": ["JointInputs"],
+        "preconditioner": ["Coordinates", "PixelScale"],
         "refinement": ["NextLayer", "equations_mismatch"],
     },
 )

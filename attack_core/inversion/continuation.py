@@ -22,7 +22,7 @@ from attack_core.base.search import Found
 from attack_core.base.types import AttackFailed
 from attack_core.evidence.cross_validation import Residuals, chosen, evidence
 from attack_core.inversion.lbfgs import Pairs, Value, search
-from attack_core.inversion.preconditioner import DctPreconditioner
+from attack_core.inversion.preconditioner import Coordinates
 from attack_core.inversion.together import Descent, Point, look, run
 from attack_core.priors.colour_tv import colour_variation
 from fl_core.base.decibels import TINY
@@ -34,7 +34,7 @@ EachMismatch = Callable[[Tensor, Sequence[int]], Tensor]
 """From images (n, 3, S, S) and which of the problems each is for to how badly each explains its own data, (n,)."""
 Penalty = Callable[[Tensor], Tensor]
 """From images (n, 3, S, S) to how unlikely each is, (n,)."""
-Measure = Callable[[Tensor], DctPreconditioner]
+Measure = Callable[[Tensor], Coordinates]
 """From images (B, 3, S, S) to the coordinates that suit the data there."""
 
 
@@ -330,7 +330,7 @@ class Continuation(Config):
     def _descend(
         self,
         start: Tensor,
-        coordinates: DctPreconditioner | None,
+        coordinates: Coordinates | None,
         weight: float,
         evaluations: int,
         report: Callable[[float], None],
@@ -404,7 +404,7 @@ class Move:
 class _Axes:
     """The unknowns of a stage as one vector (n,): pixels, or coordinates."""
 
-    coordinates: DctPreconditioner | None
+    coordinates: Coordinates | None
     like: Tensor
 
     def images(self, moved: Tensor) -> Tensor:

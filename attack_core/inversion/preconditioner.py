@@ -9,12 +9,49 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from attack_core.priors.colour_tv import colour_axes
 from attack_core.priors.priors import cosine_matrix
+
+
+class Coordinates(Protocol):
+    """Coordinates of images in which a descent moves; each method takes and gives (B, C, H, W)."""
+
+    def images(self, scaled: Tensor) -> Tensor:
+        """The images of coordinates."""
+        ...
+
+    def gradient(self, images: Tensor) -> Tensor:
+        """A loss's gradient by coordinates, from the one by the images."""
+        ...
+
+    def scaled(self, images: Tensor) -> Tensor:
+        """The coordinates of images: the inverse of `images`."""
+        ...
+
+
+@dataclass(frozen=True)
+class PixelScale:
+    """Pixels times `scale` (B, 1 or C, H, W): how strongly each moves what is seen."""
+
+    scale: Tensor
+
+    def images(self, scaled: Tensor) -> Tensor:
+        """See `Coordinates`."""
+        return scaled / self.scale
+
+    def gradient(self, images: Tensor) -> Tensor:
+        """See `Coordinates`."""
+        return images / self.scale
+
+    def scaled(self, images: Tensor) -> Tensor:
+        """See `Coordinates`."""
+        return images * self.scale
+
 
 Features = Callable[[Tensor], Tensor]
 """From images (B, C, H, W) to a layer's inputs (B, I)."""

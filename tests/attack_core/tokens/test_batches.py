@@ -128,3 +128,15 @@ def test_a_descent_direction_exists_and_the_state_is_left_alone() -> None:
     assert not any(value.requires_grad for value in known.state.parameters.values())
     other = replace(known, features=known.features + 1.0)
     assert float(other.mismatch(start).detach()) > float(before.detach())
+
+
+def test_strong_patches_have_gentle_slopes() -> None:
+    images = 0.2 * pictures()
+    # One patch of one picture has five times the contrast.
+    images[1, :, 4:8, 8:12] *= 5.0
+    slopes = problem(images).slopes(images, torch.Generator().manual_seed(0))
+    assert slopes.shape == images.shape
+    assert float(slopes.max()) == 1.0
+    strong = slopes[1, :, 4:8, 8:12]
+    assert float(strong.max()) == float(strong.min())
+    assert float(strong.mean()) < 0.6 * float(slopes[1].mean())
