@@ -10,8 +10,7 @@ hold where clients train the attention and nothing else.
 
 The errors of tokens are nearly alike at initial weights. So the last singular values that the tokens cause lie a few
 times above what float32 rounds, and a token's input is known up to what rounding, or known noise, turns of their
-directions. That counts as noise of the equations, against which a prior weighs: pictures are smooth. It fills in too
-what is open where a patch has more numbers than equations.
+directions. That counts as noise of the equations, against which a prior weighs: pictures are smooth.
 
 The algebra runs in float64 on the CPU.
 """

@@ -28,8 +28,6 @@ class SpanningCheck:
 
     alone: float = 1e-6
     """Tokens depend on one patch each where another patch moves them by less than this share of what their own does."""
-    spare: int = 8
-    """How many equations there are for each patch at least: inputs of the layer, less tokens."""
     linear: float = 1e-4
     """Tokens are linear in their patches up to this relative error; float32 leaves 1e-7 to 1e-6."""
     drawn: float = 0.4
@@ -74,7 +72,10 @@ class SpanningLayer:
 def find_spanning(
     model: nn.Module, state: ModelState, shape: ImageShape, check: SpanningCheck = SPANNING_CHECK
 ) -> SpanningLayer:
-    """The first trained layer whose rows span its tokens; raises `InputError` where there is none."""
+    """The first trained layer whose rows span its tokens; raises `InputError` where there is none.
+
+    Each patch has as many equations as the layer has inputs more than tokens; they have to be enough for its numbers.
+    """
     if couples_examples(model):
         raise InputError("BatchNorm in train mode mixes the images of a batch.")
     layout = find_layout(model, state, shape)
@@ -93,8 +94,13 @@ def find_spanning(
             why.append(f"the tokens that layer {name!r} sees depend on several patches each")
             continue
         count, inputs = tokens.shape[1], tokens.shape[2] + (bias is not None)
-        if min(inputs, len(state.parameters[weight])) < count + check.spare:
-            why.append(f"layer {name!r} has {tokens.shape[2]} inputs for {count} tokens, which span them all")
+        numbers = layout.pixels.shape[1]
+        if inputs < count + numbers or len(state.parameters[weight]) < count:
+            # What is open then is what pictures consist of: each patch may be any mixture of all.
+            why.append(
+                f"layer {name!r} has {tokens.shape[2]} inputs, fewer than {count} tokens and the {numbers} numbers of "
+                "a patch together"
+            )
             continue
         first = row - patch
         if not 0 <= first <= count - layout.tokens:

@@ -14,9 +14,9 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 
-def torchvision(zero=True):
+def torchvision(zero=True, width=32):
     net = VisionTransformer(
-        image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64, num_classes=2
+        image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=width, mlp_dim=64, num_classes=2
     )
     if not zero:
         nn.init.normal_(net.heads.head.weight, std=0.02)

@@ -105,7 +105,7 @@ def test_fixed_positions_and_no_norm_are_no_hindrance(faces: ImageDataset, tmp_p
 
 
 def test_torchvisions_attention_is_found(tmp_path: Path) -> None:
-    config = replace(own(tmp_path, "torchvision"), trainable=("*self_attention*",))
+    config = replace(own(tmp_path, "torchvision", args={"width": 80}), trainable=("*self_attention*",))
     state = initial_state(config, generator("model"))
     found = find_spanning(build_model(config), state, ImageShape.square(16))
     assert found.name == "encoder.layers.encoder_layer_0.self_attention"
@@ -118,7 +118,10 @@ def test_torchvisions_attention_is_found(tmp_path: Path) -> None:
     [
         ({"trainable": ("blocks.1.*",)}, "depend on several patches each"),
         ({"trainable": ("head.*",)}, "clients train no layer that sees the tokens of patches"),
-        ({"vit": replace(SIZES, width=18)}, "has 18 inputs for 17 tokens, which span them all"),
+        (
+            {"vit": replace(SIZES, width=60)},
+            "has 60 inputs, fewer than 17 tokens and the 48 numbers of a patch",
+        ),
     ],
 )
 def test_where_no_layer_spans_its_tokens_it_says_why(changes: dict[str, object], message: str) -> None:
