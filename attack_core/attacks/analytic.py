@@ -338,8 +338,7 @@ class _Problem:
     @property
     def refined(self) -> bool:
         """Whether the earlier layers' gradients follow; there are none where clients train the head alone."""
-        head = tuple(f"{layer}." for layer in self.read.head.layers)
-        if all(name.startswith(head) for name in self.observation.state.parameters):
+        if not self.read.head.in_front(self.observation.state.parameters):
             return False
         return self.attack.refine == "always" or (self.attack.refine == "auto" and self.scarce)
 

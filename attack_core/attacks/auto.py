@@ -108,10 +108,11 @@ class AutoLimits:
     """
 
 
-_NO_BETTER = "auto: what matching found explains the signal no better than a fit to the known error would"
-
 AUTO_LIMITS = AutoLimits()
 """The limits in force."""
+
+_NO_BETTER = "auto: what matching found explains the signal no better than a fit to the known error would"
+"""Why an answer is the prior after all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,14 +323,12 @@ def says_few_features(
         head = solvable_head(model, observation)
     except InputError:
         return None
-    own = tuple(f"{layer}." for layer in head.layers)
     features = observation.state.parameters[f"{head.first}.weight"].shape[1]
     pixels = observation.model.shape.numbers
-    alone = all(name.startswith(own) for name in observation.state.parameters)
-    if not alone or features >= limits.least_numbers * pixels:
+    if head.in_front(observation.state.parameters) or features >= limits.least_numbers * pixels:
         return None
-    alone_in_it = f"clients train nothing in front of layer {head.first}"
-    return f"{alone_in_it}, whose {features} features hardly limit {pixels} pixels"
+    alone = f"clients train nothing in front of layer {head.first}"
+    return f"{alone}, whose {features} features hardly limit {pixels} pixels"
 
 
 def by_tokens(observation: Observation, model: nn.Module) -> Reconstruction | None:

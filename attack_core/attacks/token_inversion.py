@@ -33,7 +33,7 @@ from attack_core.inversion.continuation import Continuation
 from attack_core.inversion.preconditioner import PixelScale
 from attack_core.matching.matching import Matching
 from attack_core.signal.inits import initial_images
-from attack_core.signal.labels import label_of_image, sends_last_layer, single_label
+from attack_core.signal.labels import label_of_image, last_matrix, sends_last_layer, single_label
 from attack_core.signal.signal_model import (
     deviations,
     exact_gradients,
@@ -245,22 +245,13 @@ def sends_nothing_down(observation: Observation, model: nn.Module) -> str | None
         return None
     if bool(observation.tensors[embedding.weight].any()):
         return None
+    last = last_matrix(observation)
     return (
         f"the gradient of {embedding.weight} is 0: the last layer's weights are 0, as torchvision starts transformers, "
         "so it hands no error back to the layers that see the picture; train first, or give the head other weights"
-        if not any(bool(value.any()) for value in _last_matrix(observation))
+        if last is None or not bool(observation.state.parameters[last].any())
         else f"the gradient of {embedding.weight} is 0: no error reaches the layers that see the picture"
     )
-
-
-def _last_matrix(observation: Observation) -> list[Tensor]:
-    """The weights that the logits come from, as far as shapes tell: the last matrix with a row for each class."""
-    matrices = [
-        value
-        for value in observation.state.parameters.values()
-        if value.dim() == 2 and len(value) == observation.model.outputs
-    ]
-    return matrices[-1:]
 
 
 def solve_tokens(

@@ -6,7 +6,7 @@ run the part of the network in front of them alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -64,6 +64,11 @@ class Head:
     def first(self) -> str:
         """The layer that sees the features."""
         return self.layers[0]
+
+    def in_front(self, names: Iterable[str]) -> list[str]:
+        """Those of parameters' `names` that are none of the head's."""
+        own = tuple(f"{layer}." for layer in self.layers)
+        return [name for name in names if not name.startswith(own)]
 
 
 def solvable_head(model: nn.Module, observation: Observation) -> Head:

@@ -91,11 +91,9 @@ def equations_mismatch(
 
     `known` inputs and `errors` (B, O) are those of the head's first layer.
     """
-    own = tuple(f"{layer}." for layer in head.layers)
     earlier = {
-        name: value.detach().clone().requires_grad_(True)
-        for name, value in state.parameters.items()
-        if not name.startswith(own)
+        name: state.parameters[name].detach().clone().requires_grad_(True)
+        for name in head.in_front(state.parameters)
     }
     moving = ModelState(parameters={**state.parameters, **earlier}, buffers=state.buffers)
     prefix = Prefix(model, moving, head.first)

@@ -150,7 +150,9 @@ class Batch:
             counted = self.training.passed(self.layers, state.inputs[:, :-1], state.labels, said)
             errors = counted.errors[0]
             found, deviation = self._inputs_of(errors, state.inputs)
-            left = self._left(errors * state.factor, state.inputs) if self.training.again else 0.0
+            left = (
+                float(self.left(errors * state.factor, state.inputs).norm()) if self.training.again else 0.0
+            )
             last = found[:, -1:].clamp_min(TINY)
             factor = torch.ones_like(last)
             if self.scale != "known":
@@ -163,11 +165,11 @@ class Batch:
                 break
         return state
 
-    def _left(self, errors: Tensor, inputs: Tensor) -> float:
-        """What `errors` (N, O) and `inputs` (N, I + 1) leave of the first layer's gradient, as a norm."""
+    def left(self, errors: Tensor, inputs: Tensor) -> Tensor:
+        """What `errors` (N, O) and `inputs` (N, I + 1) leave of the first layer's gradient (O, I + 1) that was sent."""
         layer = self.gradients[0]
         left = layer.values - errors.mT @ inputs
-        return float((left if layer.mask is None else left * layer.mask).norm())
+        return left if layer.mask is None else left * layer.mask
 
     def _said(self, state: _State) -> list[Said]:
         """What each hidden layer's gradient says of the images' errors there."""

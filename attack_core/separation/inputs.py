@@ -237,10 +237,8 @@ def _found(
 
 def _residual(batch: Batch, found: Agreement) -> float:
     """What the images leave of the first layer's weight gradient, relatively, of the numbers that were sent."""
-    layer = batch.gradients[0]
-    fitted = found.errors.mT @ found.inputs
-    left = layer.values - (fitted if layer.mask is None else fitted * layer.mask)
-    return float(left[:, :-1].norm() / layer.values[:, :-1].norm().clamp_min(TINY))
+    left, whole = batch.left(found.errors, found.inputs), batch.gradients[0].values
+    return float(left[:, :-1].norm() / whole[:, :-1].norm().clamp_min(TINY))
 
 
 def _error(found: Agreement) -> float:

@@ -65,9 +65,9 @@ def resolve_labels(
 
     `auto` takes known labels where the threat model gives them, iDLG for one image unless the signal is
     `agg_update` or the mean of several clients (the bias alone where the last layer sees numbers below 0, as behind a
-    LayerNorm), counts where all images of the signal are reconstructed and none
-    was scaled by itself, and optimises otherwise, as where clients do not train the last layer. Raises
-    `InputError` where a strategy asks for what is not there.
+    LayerNorm), counts where all images of the signal are reconstructed and none was scaled by itself, and optimises
+    otherwise, as where clients do not train the last layer. Raises `InputError` where a strategy asks for what is not
+    there.
     """
     if strategy == "auto":
         strategy = _choose(observation, images)
@@ -227,8 +227,19 @@ def _halfway(observation: Observation) -> ModelState:
 
 def sends_last_layer(observation: Observation) -> bool:
     """Whether clients train the last fully connected layer: as shapes tell, no frozen one has a row for each class."""
+    return not _for_each_class(observation.state.buffers, observation)
+
+
+def last_matrix(observation: Observation) -> str | None:
+    """The name of the weight that the logits come from, as far as shapes tell: the last with a row for each class."""
+    names = _for_each_class(observation.state.parameters, observation)
+    return names[-1] if names else None
+
+
+def _for_each_class(tensors: Tensors, observation: Observation) -> list[str]:
+    """The names of matrices that have a row for each class."""
     classes = observation.model.outputs
-    return not any(value.dim() == 2 and len(value) == classes for value in observation.state.buffers.values())
+    return [name for name, value in tensors.items() if value.dim() == 2 and len(value) == classes]
 
 
 def label_of_image(
@@ -275,14 +286,9 @@ def _last_layer(observation: Observation) -> tuple[Tensor, Tensor | None]:
 
 def _last_names(observation: Observation) -> tuple[str, str]:
     """The names of the last fully connected layer's weight, as shapes tell, and of its bias, if it has one."""
-    classes = observation.model.outputs
-    matrices = [
-        name
-        for name, tensor in observation.state.parameters.items()
-        if tensor.dim() == 2 and len(tensor) == classes
-    ]
-    if not matrices:
+    weight = last_matrix(observation)
+    if weight is None:
         raise InputError("Labels are inferred at a last fully connected layer, and this model has none.")
     if not sends_last_layer(observation):
         raise InputError("Labels are inferred at the last fully connected layer, which clients do not train.")
-    return matrices[-1], matrices[-1].removesuffix("weight") + "bias"
+    return weight, weight.removesuffix("weight") + "bias"

@@ -203,31 +203,32 @@ class _Tokens:
 
     def at(self, picture: Tensor) -> Tensor:
         """What the norm divides (T, D), of `picture` (C, H, W)."""
-        patches = picture.reshape(-1)[self.pixels]
-        return self._raw(self.constant + (patches[:, None] @ self.slopes)[:, 0])
+        return self._raw(self._before_norm(picture))
 
     def noise(self, span: _Span, picture: Tensor) -> Tensor:
         """The variance (T,) of one equation of each token, where `picture` (C, H, W) is nearly the right one."""
-        raw = self.at(picture)
-        length = self.lengths(picture)
-        inputs = raw / length[:, None] + self.shift
+        tokens = self._before_norm(picture)
+        length = self._lengths(tokens)
+        inputs = self._raw(tokens) / length[:, None] + self.shift
         if self.biased:
             inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1)
         return span.noise(inputs) * length.square()
 
-    def lengths(self, picture: Tensor) -> Tensor:
+    def _before_norm(self, picture: Tensor) -> Tensor:
+        patches = picture.reshape(-1)[self.pixels]
+        return self.constant + (patches[:, None] @ self.slopes)[:, 0]
+
+    def _lengths(self, tokens: Tensor) -> Tensor:
         """What the norm divides each token (T,) by."""
         if not self.normed:
-            return torch.ones(len(self.pixels), dtype=picture.dtype)
-        patches = picture.reshape(-1)[self.pixels]
-        token = self.constant + (patches[:, None] @ self.slopes)[:, 0]
-        token = token - token.mean(1, keepdim=True) if self.centred else token
-        return token.square().mean(1).sqrt().clamp_min(TINY)
+            return tokens.new_ones(len(tokens))
+        return self._centred(tokens).square().mean(1).sqrt().clamp_min(TINY)
 
     def _raw(self, tokens: Tensor) -> Tensor:
-        if not self.normed:
-            return tokens
-        return (tokens - tokens.mean(-1, keepdim=True) if self.centred else tokens) * self.scale
+        return self._centred(tokens) * self.scale if self.normed else tokens
+
+    def _centred(self, tokens: Tensor) -> Tensor:
+        return tokens - tokens.mean(-1, keepdim=True) if self.centred else tokens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,7 +95,13 @@ def find_spanning(
             continue
         count, inputs = tokens.shape[1], tokens.shape[2] + (bias is not None)
         numbers = layout.pixels.shape[1]
-        if inputs < count + numbers or len(state.parameters[weight]) < count:
+        outputs = len(state.parameters[weight])
+        if outputs <= count:
+            why.append(
+                f"layer {name!r} has {outputs} outputs for {count} tokens, whose errors hide each other"
+            )
+            continue
+        if inputs < count + numbers:
             # What is open then is what pictures consist of: each patch may be any mixture of all.
             why.append(
                 f"layer {name!r} has {tokens.shape[2]} inputs, fewer than {count} tokens and the {numbers} numbers of "

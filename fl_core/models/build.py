@@ -31,8 +31,7 @@ def build_model(config: ModelConfig) -> nn.Module:
     parameters are those that clients train; frozen ones are buffers. Global random state is untouched. Raises
     `InputError` where a network of the user's own cannot be built, and for layers and parameters that it lacks.
     """
-    model = _prepared(_network(config, seed=0), config)
-    return freeze(model, trained_names(model, config.trainable))
+    return _frozen(_prepared(_network(config, seed=0), config), config)
 
 
 def check_batch(config: ModelConfig, images: int) -> None:
@@ -66,7 +65,7 @@ def initial_state(config: ModelConfig, generator: torch.Generator) -> ModelState
     state = _own_state(config, generator) if own else _drawn(whole, config, generator)
     if config.weights is not None:
         state = config.weights.fill(state, whole, free=_added(whole))
-    return frozen_apart(state, build_model(config))
+    return frozen_apart(state, _frozen(whole, config))
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,11 @@ def _prepared(network: nn.Module, config: ModelConfig) -> nn.Module:
         if isinstance(module, _BatchNorm):
             module.train(config.batch_norm == "train")
     return network
+
+
+def _frozen(network: nn.Module, config: ModelConfig) -> nn.Module:
+    """The network, changed in place, whose parameters are those that clients train."""
+    return freeze(network, trained_names(network, config.trainable))
 
 
 def _empty(network: nn.Module) -> None:

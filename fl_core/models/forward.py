@@ -23,7 +23,7 @@ def laid_out(model: nn.Module, images: Tensor) -> Tensor:
 
     That is channels last for several images on a CPU and a plain sequence of layers that averages neighbours: the
     library's average pooling takes a fifth of the time there, and nothing else takes more. With maxima or BatchNorm the
-    other layout is the faster one (docs/decisions, XXXX), and a network of other code may count on it.
+    other layout is the faster one (docs/decisions, 0110), and a network of other code may count on it.
     """
     averages = isinstance(model, nn.Sequential) and any(isinstance(layer, nn.AvgPool2d) for layer in model)
     several = images.device.type == "cpu" and images.dim() == 4 and len(images) > 1

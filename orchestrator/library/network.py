@@ -13,7 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fl_core.base.errors import InputError, first_line, listed
 from fl_core.base.types import ModelState
 from fl_core.models.build import Normalise
-from fl_core.models.finetuning.trainable import freeze, frozen_apart
+from fl_core.models.finetuning.trainable import freeze, frozen_apart, requiring_gradient
 from orchestrator.library.images import ImageSpec
 
 
@@ -57,7 +57,7 @@ def subject(model: nn.Module, image: ImageSpec, classes: int) -> Subject:
         )
     notes = []
     own = _without_values(model)
-    trained = {name for name, value in model.named_parameters(remove_duplicate=False) if value.requires_grad}
+    trained = requiring_gradient(model)
     if trained:
         # Where nothing requires a gradient, the network was put up for evaluation.
         state = frozen_apart(state, freeze(own, trained))

@@ -40,6 +40,18 @@ class Mean(nn.Module):
         return self.head(self.block(tokens).mean(1))
 
 
+class Narrow(nn.Module):
+    # As many outputs of the first layer of tokens as there are tokens.
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 96, 4, stride=4)
+        self.register_buffer("fixed", torch.arange(16.0 * 96).square().sin().view(16, 96))
+        self.mixed, self.head = nn.Linear(96, 16), nn.Linear(16, 2)
+
+    def forward(self, images):
+        return self.head(self.mixed(self.patches(images).flatten(2).mT + self.fixed).tanh().mean(1))
+
+
 def mean(learned=True, normed=False, width=32):
     return Mean(learned, normed, width)
 """

@@ -6,6 +6,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "low_rank": ["LowRankConfig", "LowRankLinear", "adapt", "adapters"],
-        "trainable": ["freeze", "frozen_apart", "frozen_parameters", "trained_names", "without_frozen"],
+        "trainable": [
+            "freeze",
+            "frozen_apart",
+            "frozen_parameters",
+            "requiring_gradient",
+            "trained_names",
+            "without_frozen",
+        ],
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated
@@ -64,19 +65,24 @@ def adapt(model: nn.Module, config: LowRankConfig) -> nn.Module:
     Raises `InputError` for a name that fits no linear layer.
     """
     linear = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
-    chosen = dict[str, nn.Linear]()
-    for pattern in config.layers:
-        found = {name: module for name, module in linear.items() if fnmatchcase(name, pattern)}
-        if not found:
-            raise InputError(
-                f"model.lora.layers: {pattern!r} fits no linear layer of the network.{hint(pattern, linear)} It has "
-                f"{listed(linear) if linear else 'none'}."
-            )
-        chosen |= found
-    for name, layer in chosen.items():
+    for name in fitting(config.layers, linear, where="model.lora.layers", what="linear layer"):
         parent, _, own = name.rpartition(".")
-        setattr(model.get_submodule(parent), own, LowRankLinear(layer, config))
+        setattr(model.get_submodule(parent), own, LowRankLinear(linear[name], config))
     return model
+
+
+def fitting(patterns: Collection[str], names: Collection[str], *, where: str, what: str) -> list[str]:
+    """Those of `names` that one of the `patterns` fits, in their order.
+
+    Raises `InputError`, which begins with the setting `where`, for a pattern that fits none.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise InputError(
+                f"{where}: {pattern!r} fits no {what} of the network.{hint(pattern, names)} It has "
+                f"{listed(names) if names else 'none'}."
+            )
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def adapters(model: nn.Module) -> list[str]:

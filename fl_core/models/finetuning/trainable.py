@@ -7,14 +7,13 @@ are asked for: in the update, in the noise of a defense, in the bytes on the wir
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from torch import nn
 
-from fl_core.base.errors import InputError, hint, listed
+from fl_core.base.errors import InputError, listed
 from fl_core.base.types import ModelState
-from fl_core.models.finetuning.low_rank import adapters
+from fl_core.models.finetuning.low_rank import adapters, fitting
 
 _FROZEN = "_frozen_parameters"
 """The attribute of a network that holds its frozen parameters: each name, and the first name of the same tensor."""
@@ -31,22 +30,19 @@ def trained_names(model: nn.Module, patterns: Collection[str] | None) -> set[str
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     own = {f"{layer}.{part}.weight" for layer in adapters(model) for part in ("down", "up")}
     if patterns is None and not own:
-        own = {name for name, value in model.named_parameters(remove_duplicate=False) if value.requires_grad}
+        own = requiring_gradient(model)
         if not own:
             raise InputError(
                 "No parameter of the network requires a gradient, so clients train nothing; name what they train in "
                 f"model.trainable. It has {listed(names)}."
             )
         return own
-    for pattern in patterns or ():
-        found = {name for name in names if fnmatchcase(name, pattern)}
-        if not found:
-            raise InputError(
-                f"model.trainable: {pattern!r} fits no parameter of the network.{hint(pattern, names)} It has "
-                f"{listed(names)}."
-            )
-        own |= found
-    return own
+    return own.union(fitting(patterns or (), names, where="model.trainable", what="parameter"))
+
+
+def requiring_gradient(model: nn.Module) -> set[str]:
+    """The names of the parameters that require a gradient, every name of tied ones."""
+    return {name for name, value in model.named_parameters(remove_duplicate=False) if value.requires_grad}
 
 
 def freeze(model: nn.Module, trained: Collection[str]) -> nn.Module:

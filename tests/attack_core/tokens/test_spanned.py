@@ -131,6 +131,14 @@ def test_where_no_layer_spans_its_tokens_it_says_why(changes: dict[str, object],
         find_spanning(build_model(config), state, ImageShape.square(16))
 
 
+def test_as_many_outputs_as_tokens_tell_no_span(faces: ImageDataset, tmp_path: Path) -> None:
+    config = own(tmp_path, "Narrow")
+    observation, _ = observed(faces, config)
+    found = SHORT(observation, build_model(config), generator("attack"))
+    assert found.outcome == "matching"
+    assert "layer 'mixed' has 16 outputs for 16 tokens" in found.notes[0]
+
+
 def test_a_head_alone_leaves_the_prior_and_the_label(faces: ImageDataset) -> None:
     config = replace(ATTENTION, vit=replace(SIZES, width=48), trainable=("head.*",))
     observation, truth = observed(faces, config)
