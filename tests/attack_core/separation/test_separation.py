@@ -13,7 +13,7 @@ from attack_core.attacks.auto import Auto, obstacle_to_analytic
 from attack_core.fc.head import solvable_head
 from attack_core.fc.layer_inputs import LayerInputs
 from attack_core.fc.spear import Inseparable
-from attack_core.separation.factors import Layer, leading_factors, solved_with_errors
+from attack_core.separation.factors import Layer, clearance, leading_factors, solved_with_errors
 from attack_core.separation.inputs import follows_from_damaged, separated_inputs
 from fl_core.base.rng import generator
 from fl_core.federation.client import LocalTraining, weight_update
@@ -166,6 +166,19 @@ def test_the_noise_beyond_a_rank_is_its_standard_deviation() -> None:
     low = torch.randn((200, 5), generator=draw).double() @ torch.randn((5, 300), generator=draw).double()
     noise = 0.3 * torch.randn((200, 300), generator=draw).double()
     assert leading_factors(Layer(low + noise), 5).noise == pytest.approx(0.3, rel=0.01)
+
+
+@pytest.mark.parametrize("level", [1e-4, 1e-2])
+def test_the_quick_clearance_is_that_of_the_factors(level: float) -> None:
+    draw = generator("factors")
+    rows, columns, noise = (
+        torch.randn(shape, generator=draw, dtype=torch.float64) for shape in ((300, 8), (8, 400), (300, 400))
+    )
+    matrix = rows @ columns + level * noise
+    assert clearance(matrix, 8) == pytest.approx(leading_factors(Layer(matrix), 8).clearance, rel=0.02)
+    assert clearance(rows @ columns, 8) > 1e6
+    with pytest.raises(Inseparable, match="noise hides all of 8 images"):
+        clearance(noise, 8)
 
 
 def test_rows_with_withheld_numbers_have_the_deviation_of_what_was_sent() -> None:
