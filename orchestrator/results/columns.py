@@ -428,7 +428,7 @@ TRIALS: tuple[Column, ...] = (
         "packing",
         "int64",
         "how many restarts the matching loop evaluated together: all, the attack's own `packing`, or "
-        "half of that after memory had run out. It changes rounding",
+        "half of that as often as memory had run out. It changes rounding",
         unit="restarts",
     ),
     Column(

@@ -11,14 +11,21 @@ from attack_core.base.types import Attack
 
 
 def packings(attack: Attack) -> tuple[int, ...]:
-    """How many restarts run together: as many as the attack says and, should memory not suffice for them, half."""
-    together = attack.together
-    return (together, together // 2) if together > 1 else (together,)
+    """How many restarts run together: as many as the attack says, and half as often as memory does not suffice.
+
+    So the first that fits holds more than half of the most that would. The last is a single one.
+    """
+    tries = [attack.together]
+    while tries[-1] > 1:
+        tries.append(tries[-1] // 2)
+    return tuple(tries)
 
 
 def ran_out(tries: Sequence[int]) -> str:
     """What an `error` says of memory that did not suffice for these packings, in turn."""
-    return f"out of memory with {' and then '.join(map(str, tries))} restarts at a time"
+    *earlier, last = map(str, tries)
+    said = f"{', '.join(earlier)} and then {last}" if earlier else last
+    return f"out of memory with {said} restarts at a time"
 
 
 def free(device: torch.device) -> None:

@@ -97,8 +97,8 @@ def run_trial(
     """Attack what the threat model leaves of the record and score it.
 
     Attack failures and what the threat model hides become the result's status; bad input (`InputError`) and programming
-    errors are raised. Where memory runs out, the trial runs once more with the next of its `packings`; `attempt` says
-    with which of them to begin.
+    errors are raised. Where memory runs out, the trial runs again with the next of its `packings`; `attempt` says with
+    which of them to begin.
     """
     started, device, tries = datetime.now(UTC), pick_device(spec.device), packings(spec.attack)
     begin, cpu = time.perf_counter(), time.process_time()
