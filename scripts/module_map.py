@@ -21,6 +21,8 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("fc", "tokens", "convolutions", "evidence"),
         ("inversion", "local_sgd", "separation"),
         ("matching", "certificates"),
+        ("solving",),
+        ("choosing",),
         ("attacks",),
     ),
     "orchestrator": (

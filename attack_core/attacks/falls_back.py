@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Self
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, Self
 
 from attack_core.base.types import Attack, PriorUse, Progress, Reconstruction
 from attack_core.matching.matching import Matching
-from fl_core.threat.observation import Observation
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from fl_core.threat.observation import Observation
 
 
 class FallsBack(Attack):
@@ -73,9 +75,3 @@ class FallsBack(Attack):
     def _with(self, fallback: Matching) -> Self:
         changed: dict[str, Any] = {"fallback": fallback}
         return replace(self, **changed)
-
-
-def with_cost_of(found: Reconstruction, other: Reconstruction) -> Reconstruction:
-    """The answer `found`, at the cost of both."""
-    work = None if found.work is None or other.work is None else found.work + other.work
-    return replace(found, iterations=found.iterations + other.iterations, work=work)

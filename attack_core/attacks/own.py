@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from attack_core.base.types import Attack, AttackFailed, PriorUse, Progress, Reconstruction
 from fl_core.base.errors import InputError
 from fl_core.base.own_object import OwnObject
-from fl_core.threat.observation import NotObservable, Observation
+from fl_core.threat.observation import NotObservable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from fl_core.threat.observation import Observation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +39,10 @@ class OwnAttack(OwnObject, Attack):
         progress: Progress | None = None,
     ) -> Reconstruction:
         """Run the attack; see `attack_core.base.types.Attack`."""
+        from attack_core.attacks.own_answer import check_answer
+
         found = self.ask("__call__", observation, model, generator, progress=progress)
-        self._check(found, observation)
+        check_answer(found, observation, self.require)
         return found  # type: ignore[no-any-return]  # checked
 
     def cost(self, images: int) -> float:
@@ -87,42 +92,3 @@ class OwnAttack(OwnObject, Attack):
         except InputError:
             return 1
         return found if isinstance(found, int) else 1
-
-    def _check(self, found: object, observation: Observation) -> None:
-        """Raise `OwnCodeFailed` for an answer that cannot be scored."""
-        if not isinstance(found, Reconstruction):
-            self.require(False, f"returned {type(found).__name__}: must be a Reconstruction")
-            return
-        for name in ("images", "labels", "candidates", "history"):
-            value = getattr(found, name)
-            self.require(
-                isinstance(value, Tensor), f"returned {name} as {type(value).__name__}: must be a tensor"
-            )
-        images, candidates, size = found.images, found.candidates, observation.model.shape.size
-        self._check_pictures("images", images, f"(images, {', '.join(map(str, size))})", size, 4)
-        self._check_pictures(
-            "candidates", candidates, f"(restarts, *{tuple(images.shape)})", tuple(images.shape), 5
-        )
-        self.require(
-            found.labels.shape == (len(images),) and found.labels.dtype == torch.int64,
-            f"returned labels of shape {tuple(found.labels.shape)} and {found.labels.dtype}: must be {len(images)} "
-            "whole numbers (torch.int64)",
-        )
-
-    def _check_pictures(
-        self, name: str, pictures: Tensor, wanted: str, end: tuple[int, ...], axes: int
-    ) -> None:
-        shape = tuple(pictures.shape)
-        fits = len(shape) == axes and shape[1:] == end and shape[0] > 0 and pictures.dtype == torch.float32
-        self.require(
-            fits,
-            f"returned {name} of shape {shape} and {pictures.dtype}: must be {wanted} and torch.float32",
-        )
-        self.require(
-            pictures.device.type == "cpu", f"returned {name} on {pictures.device}: must be on the CPU"
-        )
-        # NaN is in no range.
-        inside = bool(((pictures >= -1.0) & (pictures <= 1.0)).all())
-        self.require(
-            inside, f"returned {name} that are not all in [-1, 1]; clamp them, or raise AttackFailed"
-        )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from attack_core.base.types import Progress
+from attack_core.base.types import Progress, Reconstruction
 
 ONE_BACKWARD = 1 / 3
 """What an evaluation of features costs beside that of a gradient: one backward pass in the place of two, and no weight
@@ -36,3 +36,9 @@ def reporter(
             progress(done, max(planned, done), min(seen.mismatches))
 
     return report
+
+
+def with_cost_of(found: Reconstruction, other: Reconstruction) -> Reconstruction:
+    """The answer `found`, at the cost of both."""
+    work = None if found.work is None or other.work is None else found.work + other.work
+    return replace(found, iterations=found.iterations + other.iterations, work=work)

@@ -6,8 +6,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "head": ["Head", "Prefix", "observed_head", "solvable_head"],
-        "inversion": ["Estimate", "completed_input", "input_estimate"],
-        "layer_inputs": ["LayerInputs", "Reading", "magnitude"],
+        "inversion": ["completed_input", "input_estimate"],
+        "layer_inputs": ["LayerInputs", "magnitude"],
         "spear": ["Inseparable"],
         "step_order": ["Order", "even_states", "simulate"],
     },

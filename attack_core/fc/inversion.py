@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn import functional
 
+from attack_core.base.reading import Estimate
 from attack_core.fc.cone import separate_rectified
 from attack_core.fc.head import Head
 from attack_core.fc.peeling import can_peel, peel
@@ -25,8 +25,6 @@ from fl_core.base.decibels import TINY
 from fl_core.base.device import exact
 from fl_core.base.rng import generator
 from fl_core.base.types import Tensors
-
-Estimate = Literal["ratio", "weighted", "rank_one"]
 
 
 @dataclass(frozen=True, kw_only=True)

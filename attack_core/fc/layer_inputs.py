@@ -9,15 +9,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from attack_core.base.reading import Estimate, Reading
 from attack_core.fc.cone import rectified_inputs
 from attack_core.fc.head import Head, head_errors, solvable_head
-from attack_core.fc.inversion import Estimate, Shares, completed_input, estimate_error, recover_shares
+from attack_core.fc.inversion import Shares, completed_input, estimate_error, recover_shares
 from attack_core.fc.rank_one import scaled_input
 from attack_core.fc.spear import Inseparable
 from attack_core.fc.step_order import Order, find_order
@@ -55,16 +55,6 @@ class SeparationCheck:
 
 SEPARATION_CHECK = SeparationCheck()
 """The check in force."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How layer inputs are read; the fields are those of `Analytic`."""
-
-    estimate: Literal["auto"] | Estimate
-    rounds: int
-    tolerance: float
-    drift_tolerance: float
 
 
 @dataclass(frozen=True, kw_only=True)

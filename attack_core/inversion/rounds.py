@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from attack_core.base.reading import Reading
 from attack_core.evidence.cross_validation import Residuals, residuals_elsewhere
 from attack_core.fc.head import Prefix
 from attack_core.fc.inversion import stacked_input
-from attack_core.fc.layer_inputs import LayerInputs, Reading
+from attack_core.fc.layer_inputs import LayerInputs
 from attack_core.gradients.targets import gradient_estimate
 from attack_core.inversion.gradient_fit import GradientFit
 from attack_core.signal.signal_model import deviations

@@ -14,9 +14,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from attack_core.base.reading import Reading
 from attack_core.fc.head import Head, solvable_head
 from attack_core.fc.inversion import Shares
-from attack_core.fc.layer_inputs import LayerInputs, Reading
+from attack_core.fc.layer_inputs import LayerInputs
 from attack_core.fc.peeling import PEELING_LIMITS, can_peel, classes_left
 from attack_core.fc.spear import Inseparable
 from attack_core.gradients.targets import gradient_estimate, sees_images_again

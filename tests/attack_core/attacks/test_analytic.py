@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attack_core.attacks.analytic import Analytic, gradient_mismatch
+from attack_core.attacks.analytic import Analytic
 from attack_core.base.types import Reconstruction
 from attack_core.fc.head import find_head
 from attack_core.fc.inversion import input_estimate, recover_shares
@@ -20,6 +20,7 @@ from attack_core.inversion.continuation import Continuation
 from attack_core.inversion.features import FeatureInverter, along_path
 from attack_core.matching.matching import Matching
 from attack_core.metrics.metrics import assign, psnr
+from attack_core.solving.distance import gradient_mismatch
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.shape import ImageShape

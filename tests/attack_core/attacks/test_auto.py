@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from attack_core.attacks.analytic import Analytic
-from attack_core.attacks.auto import Auto, obstacle_to_analytic
+from attack_core.attacks.auto import Auto
 from attack_core.attacks.convolution_inversion import ConvolutionInversion
 from attack_core.attacks.registry import NAMED
 from attack_core.base.types import Reconstruction
+from attack_core.choosing.obstacles import obstacle_to_analytic
 from attack_core.inversion.continuation import Continuation
 from attack_core.local_sgd.simulation import Averaged, Simulated
 from attack_core.matching.matching import Matching

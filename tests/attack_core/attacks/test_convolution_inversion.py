@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from attack_core.attacks.auto import Auto
-from attack_core.attacks.convolution_inversion import ConvolutionInversion, deep_inputs
+from attack_core.attacks.convolution_inversion import ConvolutionInversion
 from attack_core.matching.matching import Matching
+from attack_core.solving.by_convolutions.deep_inputs import deep_inputs
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.shape import ImageShape

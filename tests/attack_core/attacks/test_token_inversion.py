@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from attack_core.attacks.auto import Auto
-from attack_core.attacks.token_inversion import TokenInversion, batch_tokens, sends_nothing_down
+from attack_core.attacks.token_inversion import TokenInversion
 from attack_core.matching.matching import Matching
+from attack_core.solving.by_tokens.batch import batch_tokens
+from attack_core.solving.by_tokens.solvable import sends_nothing_down
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.shape import ImageShape

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attack_core.attacks.analytic import Analytic
-from attack_core.attacks.auto import obstacle_to_analytic
+from attack_core.choosing.obstacles import obstacle_to_analytic
 from attack_core.fc.cone import rectified_inputs, separate_rectified
 from attack_core.fc.head import Prefix, find_head
 from attack_core.fc.inversion import recover_shares

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attack_core.fc.inversion import Estimate, estimate_error, input_estimate
+from attack_core.base.reading import Estimate
+from attack_core.fc.inversion import estimate_error, input_estimate
 from attack_core.fc.spear import Inseparable
 from fl_core.base.rng import generator
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from attack_core.attacks.auto import Auto, obstacle_to_analytic
-from attack_core.attacks.remainder import remainder
+from attack_core.attacks.auto import Auto
+from attack_core.choosing.obstacles import obstacle_to_analytic
 from attack_core.fc.head import solvable_head
 from attack_core.fc.peeling import PEELING_LIMITS, Peeled, can_peel, peel
 from attack_core.fc.sparse_directions import sparse_directions, units_off
 from attack_core.fc.spear import Inseparable
 from attack_core.matching.matching import Matching
+from attack_core.solving.by_features.remainder import remainder
 from fl_core.base.rng import generator
 from fl_core.federation.client import loss_gradient
 from fl_core.models.build import build_model
@@ -136,7 +137,7 @@ def test_where_the_others_are_of_no_use_the_rest_is_the_prior_and_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     observation, images = nine_of_twelve(monkeypatch)
-    monkeypatch.setattr("attack_core.attacks.analytic.remainder", lambda *_: None)
+    monkeypatch.setattr("attack_core.solving.by_features.remainder.remainder", lambda *_: None)
     found = Auto()(observation, build_model(MLP), generator("attack"))
     assert float(torch.cdist(found.images[:9].flatten(1), images.flatten(1)).amin(1).max()) < 1e-3
     assert torch.equal(found.images[9:], torch.full((3, 3, 8, 8), 0.25))

@@ -104,7 +104,7 @@ def test_auto_reads_inputs_where_the_statistics_tell_them_and_matches_elsewhere(
     def undetermined(*_: object, **__: object) -> None:
         raise InputError("not determined")
 
-    monkeypatch.setattr("attack_core.attacks.auto.batch_inputs", undetermined)
+    monkeypatch.setattr("attack_core.choosing.ways.batch_inputs", undetermined)
     found = auto(seen, model, generator("attack"))
     matched = replace(plain, statistics_weight=0.2)(seen, model, generator("attack"))
     assert torch.equal(found.images, matched.images)

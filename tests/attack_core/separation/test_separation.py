@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attack_core.attacks.auto import Auto, obstacle_to_analytic
+from attack_core.attacks.auto import Auto
+from attack_core.choosing.obstacles import obstacle_to_analytic
 from attack_core.fc.head import solvable_head
 from attack_core.fc.layer_inputs import LayerInputs
 from attack_core.fc.spear import Inseparable

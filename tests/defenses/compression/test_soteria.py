@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from attack_core.attacks.analytic import Analytic
-from attack_core.attacks.auto import Auto, obstacle_to_analytic
+from attack_core.attacks.auto import Auto
+from attack_core.choosing.obstacles import obstacle_to_analytic
 from attack_core.inversion.continuation import Continuation
 from attack_core.matching.presets import soft_matching
 from attack_core.signal.signal_model import cut_columns, sent_numbers

@@ -6,14 +6,55 @@ has more numbers, one layer less in front of it, and is as exact (`attack_core.c
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
+from attack_core.base.types import Reconstruction
 from attack_core.convolutions.calls import convolution_calls
 from attack_core.convolutions.masks import DecodedInput, decoded_input
 from attack_core.fc.layer_inputs import LayerInputs
 from attack_core.gradients.tracing import couples_examples
+from attack_core.inversion.continuation import SETTLING
 from attack_core.signal.signal_model import knows_errors, sends_signs, withholds
+from attack_core.solving.by_features.descents import inverter_of
+from attack_core.solving.by_features.judging import checked_fit
+from attack_core.solving.by_features.problem import Problem
 from fl_core.threat.observation import Observation
+
+
+def by_decoding(problem: Problem, start: Tensor) -> Reconstruction | None:
+    """The images whose input to the last convolution is the one that its gradient tells; None where it tells none.
+
+    Both are searched from `start` (B, C, S, S).
+    """
+    manner, read = problem.manner, problem.read
+    if not manner.decode or manner.refine == "always":
+        return None
+    decoded = decoded_features(read, problem.observation, problem.model, start)
+    if decoded is None:
+        return None
+    targets = decoded.values.flatten(1)
+    inverter = replace(
+        inverter_of(problem, manner.inversion.evaluations),
+        layer=decoded.layer,
+        targets=targets,
+        stiffness=max(1.0, problem.pixels / targets.shape[1]) ** 2,
+        unknown=None,
+        ceiling=0.0,
+        following=None,
+        validation=None,
+        limits=SETTLING,
+    )
+    count = problem.count
+    images = inverter.invert([problem.observation.state] * count, start, [0.0] * count)
+    prior = problem.start()
+    note = (
+        f"the input of convolution {decoded.layer}, {targets.shape[1]} numbers, from its weight's gradient and the "
+        "errors behind its ReLU"
+    )
+    found = problem.result("analytic: features", images, [read.note(), note])
+    return checked_fit(problem, found, prior, decoded=decoded)
 
 
 def decoded_features(

@@ -1,0 +1,1 @@
+"""The attack on convolutional networks: images from what deep convolutions see of them, read off their gradients."""
