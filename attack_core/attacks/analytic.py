@@ -31,7 +31,8 @@ from attack_core.fc.inversion import Estimate, input_estimate
 from attack_core.fc.layer_inputs import LayerInputs, Reading, magnitude
 from attack_core.fc.spear import Inseparable
 from attack_core.fc.step_order import Order
-from attack_core.gradients.objectives import Matched, squared_distance
+from attack_core.gradients.comparison.losses import squared_distance
+from attack_core.gradients.comparison.matched import Matched
 from attack_core.gradients.targets import check_observation, mean_progress, sees_images_again, weights_along
 from attack_core.inversion.continuation import (
     CONTINUATION_LIMITS,

@@ -27,7 +27,7 @@ from attack_core.base.evaluations import Evaluations, reporter
 from attack_core.base.types import Progress, Reconstruction
 from attack_core.evidence.likelihood_ratio import prior_answer
 from attack_core.fc.layer_inputs import magnitude
-from attack_core.gradients.objectives import squared_distance_of
+from attack_core.gradients.comparison.losses import squared_distance_of
 from attack_core.gradients.targets import check_observation, gradient_estimate
 from attack_core.inversion.continuation import Continuation
 from attack_core.inversion.preconditioner import PixelScale

@@ -17,8 +17,9 @@ from torch import nn
 from attack_core.base.search import Search, alone
 from attack_core.base.types import Attack, PriorUse, Progress, Reconstruction
 from attack_core.gradients.batchnorm import SeenStatistics
+from attack_core.gradients.comparison.layers import LayerMode, choose, layer_weights
 from attack_core.gradients.convolutions import channels_last
-from attack_core.gradients.objectives import L2, LayerMode, Objective, choose, layer_weights
+from attack_core.gradients.objectives import L2, Objective
 from attack_core.gradients.targets import check_observation
 from attack_core.local_sgd.simulation import Averaged, Count, LocalModel, merge_copies
 from attack_core.matching.candidates import (

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attack_core.gradients.batchnorm import SeenStatistics
+from attack_core.gradients.comparison.matched import Matched
 from attack_core.gradients.handles import GradientHandle
-from attack_core.gradients.objectives import Matched, Objective
+from attack_core.gradients.objectives import Objective
 from attack_core.local_sgd.simulation import LocalProblem
 from attack_core.matching.features import FeatureTarget
 from attack_core.priors.priors import GroupConsistency, Prior, Scene, total_variation

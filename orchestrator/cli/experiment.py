@@ -16,7 +16,8 @@ from typing import Any, NoReturn, get_args
 from rich.console import Console
 
 from attack_core.attacks.registry import NAMED, AnyAttack
-from attack_core.gradients.objectives import L2, Both, Cosine, LayerMode, Objective, Similarity
+from attack_core.gradients.comparison.layers import LayerMode
+from attack_core.gradients.objectives import L2, Both, Cosine, Objective, Similarity
 from attack_core.matching.candidates import EarlyStop
 from attack_core.matching.matching import Matching, Preset
 from attack_core.matching.optimizers import OptimizerName, Schedule

@@ -27,7 +27,8 @@ from attack_core.attacks.registry import NAMED, AnyAttack
 from attack_core.attacks.token_inversion import TokenInversion
 from attack_core.base.types import Reconstruction
 from attack_core.fc.inversion import Estimate
-from attack_core.gradients.objectives import Both, Cosine, LayerMode, Objective, Signs, Similarity
+from attack_core.gradients.comparison.layers import LayerMode
+from attack_core.gradients.objectives import Both, Cosine, Objective, Signs, Similarity
 from attack_core.inversion.continuation import Continuation
 from attack_core.local_sgd.simulation import LocalModel, Simulated, Surrogate
 from attack_core.matching.candidates import EarlyStop, Parametrisation
