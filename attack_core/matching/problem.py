@@ -16,7 +16,8 @@ from attack_core.gradients.handles import GradientHandle
 from attack_core.gradients.objectives import Objective
 from attack_core.local_sgd.simulation import LocalProblem
 from attack_core.matching.features import FeatureTarget
-from attack_core.priors.priors import GroupConsistency, Prior, Scene, total_variation
+from attack_core.priors.penalties import total_variation
+from attack_core.priors.priors import GroupConsistency, Prior, Scene
 from fl_core.base.types import ModelState
 from fl_core.models.config import Network
 from fl_core.threat.observation import Observation
