@@ -34,14 +34,9 @@ from attack_core.fc.step_order import Order
 from attack_core.gradients.comparison.losses import squared_distance
 from attack_core.gradients.comparison.matched import Matched
 from attack_core.gradients.targets import check_observation, mean_progress, sees_images_again, weights_along
-from attack_core.inversion.continuation import (
-    CONTINUATION_LIMITS,
-    NOTHING_CARRIED,
-    SETTLING,
-    Continuation,
-    Mismatch,
-    Penalty,
-)
+from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.descent.given import Mismatch, Penalty
+from attack_core.inversion.descent.limits import CONTINUATION_LIMITS, NOTHING_CARRIED, SETTLING
 from attack_core.inversion.feature_fit import FeatureFit
 from attack_core.inversion.features import DRIFT_LIMITS, FeatureInverter, along_path, drift_errors
 from attack_core.inversion.refinement import NextLayer, equations_mismatch

@@ -51,11 +51,11 @@ from attack_core.gradients.objectives import Signs
 from attack_core.gradients.targets import check_observation, gradient_estimate, sees_images_again
 from attack_core.input_inversion.inversion import invert_inputs
 from attack_core.local_sgd.simulation import Averaged, Simulated
-from attack_core.matching.features import FeatureTarget
+from attack_core.matching.loop.features import FeatureTarget
 from attack_core.matching.matching import Matching, at_the_mean
 from attack_core.matching.presets import soft_matching
 from attack_core.separation.inputs import follows_from_damaged
-from attack_core.signal.inits import Init
+from attack_core.signal.choices import Init
 from attack_core.signal.labels import resolve_labels
 from attack_core.signal.signal_model import (
     cut_columns,

@@ -29,7 +29,8 @@ from attack_core.fc.layer_inputs import magnitude
 from attack_core.fc.spear import Inseparable
 from attack_core.gradients.targets import check_observation, gradient_estimate
 from attack_core.gradients.tracing import couples_examples
-from attack_core.inversion.continuation import FEW_CARRIED, Continuation
+from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.descent.limits import FEW_CARRIED
 from attack_core.inversion.joint import JointInputs
 from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.matching.matching import Matching
