@@ -1,1 +1,1 @@
-"""Descents under an image prior: stage by stage, each in L-BFGS, and several side by side."""
+"""A continuation as it runs: its stages, where they end, and what they are given."""

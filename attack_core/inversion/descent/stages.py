@@ -15,10 +15,10 @@ from attack_core.base.search import Found
 from attack_core.base.types import AttackFailed
 from attack_core.evidence.cross_validation import Residuals, chosen, evidence
 from attack_core.inversion.descent.given import EachMismatch, Measure, Mismatch, Penalty
-from attack_core.inversion.descent.lbfgs import Pairs, Value, search
 from attack_core.inversion.descent.limits import ContinuationLimits
-from attack_core.inversion.descent.together import Descent, Point, look, run
+from attack_core.inversion.lbfgs import Pairs, Value, search
 from attack_core.inversion.preconditioner import Coordinates
+from attack_core.inversion.together import Descent, Point, look, run
 from fl_core.base.decibels import TINY
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 import torch
 from torch import Tensor
 
-from attack_core.inversion.descent.lbfgs import LINE_SEARCH_LIMITS, Pairs, Value, search
+from attack_core.inversion.lbfgs import LINE_SEARCH_LIMITS, Pairs, Value, search
 from fl_core.base.rng import generator
 
 
