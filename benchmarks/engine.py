@@ -45,10 +45,11 @@ from attack_core.gradients.objectives import L2, Cosine
 from attack_core.inversion.continuation import Continuation
 from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.inversion.refinement import Features, feature_mismatch
-from attack_core.matching.candidates import Candidates
-from attack_core.matching.evaluation import Recorder
-from attack_core.matching.matching import Matching, problem_of, start
-from attack_core.matching.problem import Problem
+from attack_core.matching.loop.evaluation import Recorder
+from attack_core.matching.loop.problem import Problem, problem_of
+from attack_core.matching.loop.restarts import Candidates
+from attack_core.matching.loop.search import start
+from attack_core.matching.matching import Matching
 from fl_core.base.device import peak_mb, pick_device, reset_peak, synchronise
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator

@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-import torch
-from torch import Tensor, nn
-
-from attack_core.base.certificate import Certificate
-from attack_core.base.search import Search
 from fl_core.base.errors import InputError
 from fl_core.base.types import Config
-from fl_core.threat.observation import Observation
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from attack_core.base.certificate import Certificate
+    from attack_core.base.search import Search
+    from fl_core.threat.observation import Observation
 
 Progress = Callable[[int, int, float], None]
 """Called with iterations done, iterations planned, and the loss of the answer so far: the lowest, or the last."""

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from attack_core.gradients.objectives import residuals_at
+from attack_core.gradients.comparison.losses import residuals_at
 from attack_core.signal.signal_model import matched_numbers, precisions
 from fl_core.base.types import Tensors
 from fl_core.threat.observation import Observation

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.base.types import Reconstruction
-from attack_core.gradients.objectives import Signs, loss_at, squared_distance
+from attack_core.gradients.comparison.losses import loss_at, squared_distance
+from attack_core.gradients.objectives import Signs
 from attack_core.gradients.targets import gradient_estimate
 from attack_core.signal.signal_model import (
     is_sparse,

@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "continuation": ["Continuation", "Mismatch"],
+        "continuation": ["Continuation"],
         "feature_fit": ["FeatureFit"],
         "features": ["FeatureInverter", "along_path", "drift_errors"],
         "gradient_fit": ["GradientFit", "is_smooth"],

@@ -19,13 +19,9 @@ from attack_core.evidence.cross_validation import Residuals
 from attack_core.fc.head import Prefix
 from attack_core.fc.step_order import Order, even_states, simulate
 from attack_core.gradients.targets import weights_along
-from attack_core.inversion.continuation import (
-    CONTINUATION_LIMITS,
-    Continuation,
-    ContinuationLimits,
-    EachMismatch,
-    Penalty,
-)
+from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.descent.given import EachMismatch, Penalty
+from attack_core.inversion.descent.limits import CONTINUATION_LIMITS, ContinuationLimits
 from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.inversion.refinement import Features, NextLayer, feature_mismatch
 from attack_core.inversion.rounds import Rounds

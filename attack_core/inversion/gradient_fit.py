@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from attack_core.evidence.cross_validation import Residuals, evidence
 from attack_core.fc.relu_chain import graph_nodes
-from attack_core.gradients.objectives import L2, residuals_at, terms_of
-from attack_core.inversion.continuation import Continuation, Mismatch, Penalty
+from attack_core.gradients.comparison.losses import residuals_at, terms_of
+from attack_core.gradients.objectives import L2
+from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.descent.given import Mismatch, Penalty
 from attack_core.signal.signal_model import (
     matched_numbers,
     mixes_labels,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attack_core.priors.colour_tv import colour_axes
-from attack_core.priors.priors import cosine_matrix
+from attack_core.priors.penalties import cosine_matrix
 
 
 class Coordinates(Protocol):

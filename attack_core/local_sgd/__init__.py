@@ -5,6 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "simulation": ["Averaged", "Count", "LocalModel", "LocalProblem", "Simulated", "merge_copies"],
+        "problems": ["Count", "LocalProblem", "merge_copies"],
+        "simulation": ["Averaged", "LocalModel", "Simulated", "Surrogate"],
     },
 )

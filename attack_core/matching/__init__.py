@@ -1,4 +1,4 @@
-"""Gradient matching: the one loop, its candidates and optimizers."""
+"""Gradient matching: the settings of its one loop."""
 
 import lazy_loader
 
@@ -6,9 +6,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "candidates": ["EarlyStop"],
-        "features": ["FeatureTarget"],
-        "matching": ["Matching", "Preset", "at_the_mean"],
-        "optimizers": ["OptimizerName", "Schedule"],
+        "matching": ["Matching", "at_the_mean"],
         "presets": ["inverting_gradients", "soft_matching"],
+        "schedules": ["OptimizerName", "Schedule"],
+        "settings": ["Preset"],
     },
 )

@@ -7,7 +7,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "colour_tv": ["colour_axes", "colour_variation"],
         "deep_prior": ["DeepPrior"],
+        "mixture_training": ["train_patches"],
         "patch_mixture": ["PatchMixture"],
+        "penalties": ["cosine_matrix", "total_variation"],
         "priors": [
             "BatchNormStatistics",
             "GroupConsistency",
@@ -19,9 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "Trained",
             "check_priors",
             "check_trained",
-            "cosine_matrix",
-            "total_variation",
         ],
-        "training": ["PatchTraining", "train_patches"],
+        "training": ["PatchTraining"],
     },
 )

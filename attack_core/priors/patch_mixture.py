@@ -4,7 +4,7 @@ The expected patch log likelihood of Zoran and Weiss (2011): every patch of an i
 by a mixture of Gaussians with mean 0. They differ in contrast and direction. Here they have full covariances in the
 leading directions of all patches, and one variance each in the others, as in probabilistic principal components
 (Tipping and Bishop 1999): that is several times as fast. The mixture is learned from public images alone
-(`attack_core.priors.training`), says nothing of where in the image a patch lies, and fits images of any size.
+(`attack_core.priors.mixture_training`), says nothing of where in the image a patch lies, and fits images of any size.
 """
 
 from __future__ import annotations

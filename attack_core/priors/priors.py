@@ -5,36 +5,19 @@ Each is a sum over a candidate's images, pixels in normalised units. Axes: C can
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-from torch import Tensor, nn
-from torch.linalg import vector_norm
-from torch.nn import functional
-
-from attack_core.gradients.batchnorm import SeenStatistics, has_batch_norm, statistics_distance
-from attack_core.priors.colour_tv import colour_variation
 from fl_core.base.errors import InputError
 from fl_core.base.own_object import OwnObject
-from fl_core.base.types import Config, InUnits, ModelState, require
-from fl_core.threat.observation import TrainedPrior
+from fl_core.base.types import Config, InUnits, require
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-@dataclass(frozen=True, kw_only=True)
-class PriorLimits:
-    """What keeps priors differentiable."""
-
-    smooth: float = 1e-8
-    """What is added to squared differences before their root, in squared normalised pixels.
-
-    Roots of 0, where neighbours are equal, have an infinite slope. Not measured: it is far below any visible step.
-    """
-
-
-PRIOR_LIMITS = PriorLimits()
-"""The limits in force."""
+    from attack_core.gradients.batchnorm import SeenStatistics
+    from fl_core.base.types import ModelState
+    from fl_core.threat.observation import TrainedPrior
 
 
 @dataclass(frozen=True)
@@ -74,18 +57,13 @@ class TotalVariation(Config):
 
     def penalty(self, images: Tensor, scene: Scene) -> Tensor:  # noqa: ARG002
         """(C,) from images (C, B, 3, S, S)."""
+        from attack_core.priors.penalties import total_variation, variation, with_opponents
+
         if self.double_opponents:
-            opponents = images - images.roll(-1, dims=2)
-            images = torch.cat([images, opponents], dim=2)
+            images = with_opponents(images)
         if self.inner == self.outer == 1:
             return self.weight * total_variation(images)
-        vertical = functional.pad(images.diff(dim=-2).abs(), (0, 0, 0, 1))
-        horizontal = functional.pad(images.diff(dim=-1).abs(), (0, 1))
-        steps = vertical.pow(self.inner) + horizontal.pow(self.inner)
-        # An infinite slope at equal neighbours comes from the outer root alone.
-        rooted = steps if self.outer == 1 else (steps + PRIOR_LIMITS.smooth).pow(self.outer)
-        total: Tensor = rooted.flatten(1).sum(1)
-        return self.weight * total
+        return self.weight * variation(images, inner=self.inner, outer=self.outer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +82,8 @@ class ColourVariation(Config):
 
     def penalty(self, images: Tensor, scene: Scene) -> Tensor:  # noqa: ARG002
         """See `TotalVariation.penalty`."""
+        from attack_core.priors.colour_tv import colour_variation
+
         each = colour_variation(images.flatten(0, 1), chroma=self.chroma, edge=self.edge)
         total: Tensor = each.unflatten(0, (len(images), -1)).sum(1)
         return self.weight * total
@@ -121,8 +101,9 @@ class L2Norm(Config):
 
     def penalty(self, images: Tensor, scene: Scene) -> Tensor:  # noqa: ARG002
         """See `TotalVariation.penalty`."""
-        norms: Tensor = vector_norm(images.flatten(2), dim=2).sum(1)
-        return self.weight * norms
+        from attack_core.priors.penalties import norms
+
+        return self.weight * norms(images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,13 +123,9 @@ class Wavelet(Config):
 
     def penalty(self, images: Tensor, scene: Scene) -> Tensor:  # noqa: ARG002
         """See `TotalVariation.penalty`."""
-        total = torch.zeros_like(images[:, 0, 0, 0, 0])
-        for _ in range(self.levels):
-            if images.shape[-1] % 2 or images.shape[-2] % 2:
-                break
-            images, details = haar(images)
-            total = total + sum(detail.abs().flatten(1).sum(1) for detail in details)
-        return self.weight * total
+        from attack_core.priors.penalties import haar_details
+
+        return self.weight * haar_details(images, self.levels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,11 +148,9 @@ class PatchSparsity(Config):
 
     def penalty(self, images: Tensor, scene: Scene) -> Tensor:  # noqa: ARG002
         """See `TotalVariation.penalty`."""
-        cosines = cosine_matrix(self.size)
-        filters = torch.einsum("ij,kl->ikjl", cosines, cosines).flatten(0, 1)[1:, None].to(images)
-        planes = images.flatten(0, 2)[:, None]
-        coefficients = functional.conv2d(planes, filters, stride=self.stride)
-        each: Tensor = coefficients.abs().unflatten(0, (len(images), -1)).flatten(1).sum(1)
+        from attack_core.priors.penalties import patch_cosines
+
+        each = patch_cosines(images, self.size, self.stride)
         return each * (self.weight * (self.stride / self.size) ** 2)
 
 
@@ -196,6 +171,8 @@ class BatchNormStatistics(Config):
 
     def penalty(self, images: Tensor, scene: Scene) -> Tensor:
         """See `TotalVariation.penalty`."""
+        from attack_core.gradients.batchnorm import statistics_distance
+
         return self.weight * statistics_distance(scene.model, scene.state, images, scene.statistics)
 
 
@@ -216,11 +193,12 @@ class GroupConsistency(Config):
 
     def penalty(self, images: Tensor, scene: Scene) -> Tensor:
         """See `TotalVariation.penalty`; `scene.restarts` must be there."""
+        from attack_core.priors.penalties import norms
+
         if scene.restarts is None:
             raise ValueError("GroupConsistency needs the images of all restarts in the scene.")
         centre = scene.restarts.mean(0) if self.centre == "mean" else scene.restarts.median(0).values
-        distance: Tensor = vector_norm((images - centre).flatten(2), dim=2).sum(1)
-        return self.weight * distance
+        return self.weight * norms(images - centre)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +234,8 @@ class OwnPrior(OwnObject):
 
     def penalty(self, images: Tensor, scene: Scene) -> Tensor:
         """See `TotalVariation.penalty`."""
+        from torch import Tensor
+
         found = self.ask("penalty", images, scene)
         fits = isinstance(found, Tensor) and found.shape == images.shape[:1] and found.dtype == images.dtype
         self.require(
@@ -279,6 +259,8 @@ Prior = (
 
 def check_priors(priors: tuple[Prior, ...], model: nn.Module) -> None:
     """Refuse BatchNorm statistics for a model that has none (`InputError`)."""
+    from attack_core.gradients.batchnorm import has_batch_norm
+
     if any(isinstance(prior, BatchNormStatistics) for prior in priors) and not has_batch_norm(model):
         raise InputError("The prior 'batch_norm' needs a model with BatchNorm layers, such as resnet18.")
 
@@ -289,30 +271,3 @@ def check_trained(priors: tuple[Prior, ...], trained: TrainedPrior | None) -> No
         raise InputError(
             "The prior 'trained' needs an attacker that trains one: give it a prior, such as prior: {}."
         )
-
-
-def total_variation(images: Tensor) -> Tensor:
-    """Anisotropic total variation: the sum of absolute differences of neighbours; (C, B, 3, H, W) to (C,)."""
-    vertical = (images[..., 1:, :] - images[..., :-1, :]).abs().flatten(1).sum(1)
-    horizontal = (images[..., :, 1:] - images[..., :, :-1]).abs().flatten(1).sum(1)
-    return vertical + horizontal
-
-
-def haar(images: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """One level of the orthonormal Haar transform of (..., S, S), S even.
-
-    The coarse image and the three details, each (..., S/2, S/2).
-    """
-    rows = images[..., ::2, :], images[..., 1::2, :]
-    low, high = (rows[0] + rows[1]) / 2.0, (rows[0] - rows[1]) / 2.0
-    coarse = low[..., ::2] + low[..., 1::2]
-    vertical, horizontal = high[..., ::2] + high[..., 1::2], low[..., ::2] - low[..., 1::2]
-    return coarse, (vertical, horizontal, high[..., ::2] - high[..., 1::2])
-
-
-def cosine_matrix(size: int) -> Tensor:
-    """The orthonormal cosine transform (DCT-II) as a matrix (size, size), float32: row k is frequency k."""
-    step = torch.arange(size, dtype=torch.float32)
-    cosines = torch.cos(math.pi / size * step[:, None] * (step[None, :] + 0.5)) * math.sqrt(2.0 / size)
-    cosines[0] /= math.sqrt(2.0)
-    return cosines

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from attack_core.signal.choices import Init
 from fl_core.base.decibels import TINY
 from fl_core.base.errors import InputError
-
-Init = Literal["normal", "uniform", "fourier", "pattern-2", "pattern-4", "pattern-8", "mean"]
 
 Shape = tuple[int, int, int, int, int]
 """Candidates, images, 3, height, width."""

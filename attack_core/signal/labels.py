@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from attack_core.gradients.targets import gradient_estimate, weights_along
+from attack_core.signal.choices import LabelStrategy
 from attack_core.signal.inits import initial_images
 from attack_core.signal.signal_model import mixes_labels, scales_examples, vib_of_images
 from fl_core.base.decibels import TINY
@@ -22,8 +22,6 @@ from fl_core.base.types import ModelState, Tensors
 from fl_core.federation.client import loss_gradient
 from fl_core.models.forward import layer_inputs, predict
 from fl_core.threat.observation import Observation
-
-LabelStrategy = Literal["auto", "idlg", "bias_corrected", "counts", "optimize", "known"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from attack_core.gradients.objectives import Matched
+from attack_core.gradients.comparison.matched import Matched
 from attack_core.gradients.targets import gradient_estimate, travelled
 from fl_core.base.errors import InputError
 from fl_core.base.types import Tensors

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from attack_core.priors.mixture_training import train_patches
 from attack_core.priors.patch_mixture import PatchMixture
-from attack_core.priors.training import PatchTraining, train_patches
+from attack_core.priors.training import PatchTraining
 from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed, generator
 from fl_core.base.shape import ImageShape

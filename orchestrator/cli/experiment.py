@@ -16,12 +16,13 @@ from typing import Any, NoReturn, get_args
 from rich.console import Console
 
 from attack_core.attacks.registry import NAMED, AnyAttack
-from attack_core.gradients.objectives import L2, Both, Cosine, LayerMode, Objective, Similarity
+from attack_core.gradients.comparison.layers import LayerMode
+from attack_core.gradients.objectives import L2, Both, Cosine, Objective, Similarity
 from attack_core.matching.candidates import EarlyStop
-from attack_core.matching.matching import Matching, Preset
-from attack_core.matching.optimizers import OptimizerName, Schedule
-from attack_core.signal.inits import Init
-from attack_core.signal.labels import LabelStrategy
+from attack_core.matching.matching import Matching
+from attack_core.matching.schedules import OptimizerName, Schedule
+from attack_core.matching.settings import Preset
+from attack_core.signal.choices import Init, LabelStrategy
 from defenses.dp.local import DPUpdate
 from defenses.he.encryption import CKKS, INSECURE, InsecureKey, Paillier
 from fl_core.base.device import DEVICES

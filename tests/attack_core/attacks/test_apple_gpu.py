@@ -27,12 +27,13 @@ from attack_core.attacks.registry import NAMED, AnyAttack
 from attack_core.attacks.token_inversion import TokenInversion
 from attack_core.base.reading import Estimate
 from attack_core.base.types import Reconstruction
-from attack_core.gradients.objectives import Both, Cosine, LayerMode, Objective, Signs, Similarity
+from attack_core.gradients.comparison.layers import LayerMode
+from attack_core.gradients.objectives import Both, Cosine, Objective, Signs, Similarity
 from attack_core.inversion.continuation import Continuation
 from attack_core.local_sgd.simulation import LocalModel, Simulated, Surrogate
 from attack_core.matching.candidates import EarlyStop, Parametrisation
 from attack_core.matching.matching import Matching
-from attack_core.matching.optimizers import OptimizerName, Schedule, Sign
+from attack_core.matching.schedules import OptimizerName, Schedule, Sign
 from attack_core.metrics.controls import norm_matched_noise
 from attack_core.metrics.metrics import psnr, ssim
 from attack_core.priors.priors import (
@@ -46,8 +47,7 @@ from attack_core.priors.priors import (
     Trained,
     Wavelet,
 )
-from attack_core.signal.inits import Init
-from attack_core.signal.labels import LabelStrategy
+from attack_core.signal.choices import Init, LabelStrategy
 from defenses.chain import AnyDefense, Chain
 from defenses.dp.local import DPUpdate
 from defenses.inputs.ats import ATS

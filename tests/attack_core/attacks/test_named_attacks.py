@@ -12,8 +12,9 @@ import torch
 from attack_core.attacks.registry import NAMED
 from attack_core.base.search import Search, alone
 from attack_core.gradients.objectives import Cosine
+from attack_core.matching.loop.optimizers import FirstOrder, make_stepper, signed
 from attack_core.matching.matching import Matching
-from attack_core.matching.optimizers import FirstOrder, make_stepper, rate_factor, signed
+from attack_core.matching.schedules import rate_factor
 from attack_core.priors.deep_prior import DeepPrior
 from attack_core.priors.priors import (
     BatchNormStatistics,

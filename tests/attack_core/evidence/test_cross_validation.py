@@ -11,8 +11,9 @@ from torch import Tensor
 from attack_core.attacks.analytic import Analytic
 from attack_core.attacks.auto import Auto
 from attack_core.evidence.cross_validation import chosen, evidence, residuals_elsewhere
+from attack_core.gradients.comparison.matched import Matched
 from attack_core.gradients.handles import DenseHandle, GhostHandle, GradientHandle
-from attack_core.gradients.objectives import L2, Matched
+from attack_core.gradients.objectives import L2
 from attack_core.gradients.targets import gradient_estimate
 from attack_core.inversion.continuation import Continuation
 from defenses.chain import AnyDefense

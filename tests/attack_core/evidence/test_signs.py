@@ -10,8 +10,9 @@ import torch
 
 from attack_core.attacks.auto import Auto
 from attack_core.evidence.likelihood_ratio import is_supported, prior_answer, too_weak
+from attack_core.gradients.comparison.matched import Matched
 from attack_core.gradients.handles import DenseHandle
-from attack_core.gradients.objectives import Matched, Signs
+from attack_core.gradients.objectives import Signs
 from attack_core.matching.presets import soft_matching
 from defenses.compression.compression import SignOnly
 from fl_core.base.rng import generator

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attack_core.gradients.comparison.matched import Matched
 from attack_core.gradients.handles import DenseHandle, GradientHandle, gradient_handles
-from attack_core.gradients.objectives import L2, Both, Cosine, Matched, Objective, Signs, Similarity
+from attack_core.gradients.objectives import L2, Both, Cosine, Objective, Signs, Similarity
 from attack_core.gradients.operations import twice_differentiable
 from fl_core.base.types import ModelState
 from fl_core.models.bottleneck import Bottleneck, with_noise

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attack_core.gradients.comparison.matched import Matched
 from attack_core.gradients.convolutions import ConvolutionLimits, Geometry
 from attack_core.gradients.handles import DenseHandle, PatchHandle, gradient_handles
-from attack_core.gradients.objectives import L2, Cosine, Matched
+from attack_core.gradients.objectives import L2, Cosine
 from fl_core.base.types import ModelState
 
 LAYERS = [

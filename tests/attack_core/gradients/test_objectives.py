@@ -13,18 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from attack_core.gradients.comparison.layers import choose, layer_weights
+from attack_core.gradients.comparison.matched import Matched
 from attack_core.gradients.handles import DenseHandle, GhostHandle, autograd_pays, gradient_handles
-from attack_core.gradients.objectives import (
-    L2,
-    Both,
-    Cosine,
-    Matched,
-    Signs,
-    Similarity,
-    choose,
-    layer_weights,
-)
-from attack_core.priors.priors import total_variation
+from attack_core.gradients.objectives import L2, Both, Cosine, Signs, Similarity
+from attack_core.priors.penalties import total_variation
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ModelState

@@ -8,17 +8,10 @@ import pytest
 import torch
 
 from attack_core.attacks.auto import Auto
+from attack_core.gradients.comparison.layers import layer_weights
+from attack_core.gradients.comparison.matched import Matched
 from attack_core.gradients.handles import DenseHandle, GhostHandle, GradientHandle
-from attack_core.gradients.objectives import (
-    L2,
-    Both,
-    Cosine,
-    Matched,
-    Objective,
-    Signs,
-    Similarity,
-    layer_weights,
-)
+from attack_core.gradients.objectives import L2, Both, Cosine, Objective, Signs, Similarity
 from attack_core.matching.matching import Matching
 from attack_core.matching.presets import soft_matching
 from defenses.compression.compression import Prune

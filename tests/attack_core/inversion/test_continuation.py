@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from attack_core.base.types import AttackFailed
-from attack_core.inversion.continuation import SETTLING, Continuation, ContinuationLimits, Mismatch
+from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.descent.given import Mismatch
+from attack_core.inversion.descent.limits import SETTLING, ContinuationLimits
 from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.priors.colour_tv import colour_axes, colour_variation
 from fl_core.base.errors import InputError

@@ -14,7 +14,8 @@ from attack_core.fc.inversion import Leading, estimate_error, stacked_input
 from attack_core.gradients.objectives import L2
 from attack_core.gradients.targets import check_observation
 from attack_core.inversion.continuation import Continuation
-from attack_core.matching.matching import Matching, problem_of
+from attack_core.matching.loop.problem import problem_of
+from attack_core.matching.matching import Matching
 from attack_core.metrics.controls import norm_matched_noise
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator

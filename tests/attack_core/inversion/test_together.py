@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attack_core.inversion.continuation import CONTINUATION_LIMITS, Continuation, ContinuationLimits
+from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.descent.limits import CONTINUATION_LIMITS, ContinuationLimits
 from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.inversion.together import Descent, Point, run
 from fl_core.base.rng import generator

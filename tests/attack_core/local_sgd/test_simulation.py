@@ -15,7 +15,8 @@ from attack_core.gradients.handles import GradientHandle, gradient_handles
 from attack_core.gradients.local_steps import soft_loss
 from attack_core.gradients.objectives import Cosine
 from attack_core.gradients.targets import geometric, gradient_estimate, travelled
-from attack_core.local_sgd.simulation import Averaged, Count, LocalModel, Simulated, Surrogate, merge_copies
+from attack_core.local_sgd.problems import Count, merge_copies
+from attack_core.local_sgd.simulation import Averaged, LocalModel, Simulated, Surrogate
 from attack_core.matching.matching import Matching
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator

@@ -15,7 +15,7 @@ from attack_core.gradients.objectives import L2, Both, Cosine, Similarity
 from attack_core.gradients.targets import gradient_estimate
 from attack_core.matching.candidates import EarlyStop
 from attack_core.matching.matching import Matching
-from attack_core.matching.optimizers import rate_factor
+from attack_core.matching.schedules import rate_factor
 from attack_core.metrics.controls import norm_matched_noise
 from attack_core.metrics.metrics import psnr
 from attack_core.signal.inits import initial_images
@@ -137,7 +137,7 @@ def test_restarts_run_together_as_they_would_alone(faces: ImageDataset) -> None:
 
 
 def _from_start(observation: Observation, start: Tensor, *, lr: float) -> Any:
-    import attack_core.matching.matching as module
+    import attack_core.matching.loop.search as module
 
     original = module.initial_images
     try:
@@ -181,7 +181,8 @@ def test_early_stop_ends_a_stalled_candidate(faces: ImageDataset) -> None:
     ("preset", "bound"), [("default", 2.0), ("soft", 3.0), ("tight", 1.5), ("none", None)]
 )
 def test_presets_bound_the_pixels(faces: ImageDataset, preset: str, bound: float | None) -> None:
-    from attack_core.matching.matching import problem_of, start
+    from attack_core.matching.loop.problem import problem_of
+    from attack_core.matching.loop.search import start
 
     observation, _ = observed(faces)
     attack = Matching(preset=preset, iterations=1)  # type: ignore[arg-type]

@@ -136,7 +136,7 @@ def test_on_a_gpu_the_loop_reads_a_number_every_so_often(faces: ImageDataset, mo
     (seen,) = victims(faces, 1)
     attack = replace(PLAIN, iterations=30, restarts=3, early_stop=EarlyStop(patience=2, min_delta=1e-2))
     plain = attack(seen, build_model(CNN), generator("attack"))
-    monkeypatch.setattr("attack_core.matching.matching.looks_every", lambda device: 16)  # noqa: ARG005
+    monkeypatch.setattr("attack_core.matching.loop.search.looks_every", lambda device: 16)  # noqa: ARG005
     late = attack(seen, build_model(CNN), generator("attack"))
     assert bool(plain.history.isnan().any())
     torch.testing.assert_close(

@@ -19,9 +19,10 @@ from attack_core.inversion.continuation import Continuation
 from attack_core.matching.matching import Matching
 from attack_core.metrics.controls import norm_matched_noise
 from attack_core.priors import patch_mixture
+from attack_core.priors.mixture_training import random_patches, train_patches
 from attack_core.priors.patch_mixture import PatchMixture
 from attack_core.priors.priors import Scene, Trained
-from attack_core.priors.training import PatchTraining, random_patches, train_patches
+from attack_core.priors.training import PatchTraining
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.data.dataset import ImageDataset

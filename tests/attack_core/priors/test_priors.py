@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from attack_core.gradients.batchnorm import statistics_distance
-from attack_core.matching.matching import Matching, problem_of
+from attack_core.matching.loop.problem import problem_of
+from attack_core.matching.matching import Matching
+from attack_core.priors.penalties import cosine_matrix, haar, total_variation
 from attack_core.priors.priors import (
     BatchNormStatistics,
     GroupConsistency,
@@ -21,9 +23,6 @@ from attack_core.priors.priors import (
     Scene,
     TotalVariation,
     Wavelet,
-    cosine_matrix,
-    haar,
-    total_variation,
 )
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator

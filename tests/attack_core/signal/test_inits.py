@@ -8,7 +8,8 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from attack_core.signal.inits import Init, initial_images
+from attack_core.signal.choices import Init
+from attack_core.signal.inits import initial_images
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from attack_core.attacks.analytic import Analytic
 from attack_core.fc.inversion import completed_input
 from attack_core.fc.spear import Inseparable
+from attack_core.gradients.comparison.matched import Matched
 from attack_core.gradients.handles import DenseHandle, GhostHandle
-from attack_core.gradients.objectives import L2, Matched
+from attack_core.gradients.objectives import L2
 from attack_core.inversion.continuation import Continuation
 from attack_core.matching.matching import Matching
 from attack_core.metrics.metrics import psnr

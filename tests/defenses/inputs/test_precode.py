@@ -17,7 +17,8 @@ from attack_core.fc.head import observed_head
 from attack_core.gradients.targets import gradient_estimate
 from attack_core.inversion.continuation import Continuation
 from attack_core.local_sgd.vib_noise import solved_noise
-from attack_core.matching.matching import Matching, problem_of
+from attack_core.matching.loop.problem import problem_of
+from attack_core.matching.matching import Matching
 from attack_core.matching.presets import soft_matching
 from defenses.chain import AnyDefense, Chain
 from defenses.compression.compression import Prune

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from attack_core.base.search import Question, Search, asked
 from attack_core.gradients.refusals import second_derivatives
-from attack_core.matching.candidates import Candidates, Scores
-from attack_core.matching.problem import Problem
+from attack_core.matching.loop.problem import Problem
+from attack_core.matching.loop.restarts import Candidates, Scores
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Recorder:
         self._restarts = candidates.finite() if problem.compares_restarts else None
 
     def __call__(self, which: list[int]) -> Search[Tensor]:
-        """See `attack_core.matching.optimizers.Evaluate`."""
+        """See `attack_core.matching.loop.optimizers.Evaluate`."""
         self.images += len(which) * self._problem.images
         totals = []
         for pack in [which[i : i + self._packing] for i in range(0, len(which), self._packing)]:

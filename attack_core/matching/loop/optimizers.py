@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from attack_core.base.search import Search, alone
-
-OptimizerName = Literal["adam", "adamw", "sgd", "lbfgs"]
-Schedule = Literal["none", "cosine", "step"]
-Sign = Literal["none", "hard", "soft"]
+from attack_core.matching.schedules import OptimizerName, Sign
 
 Evaluate = Callable[[list[int]], Search[Tensor]]
 """Losses (A,) of the listed candidates, leaving gradients in their parameters' `grad`; a part of a search."""
@@ -22,7 +19,7 @@ Evaluate = Callable[[list[int]], Search[Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """What the optimizers and schedules take that no sweep file sets."""
+    """What the optimizers take that no sweep file sets."""
 
     decay: float = 0.01
     """AdamW's weight decay: the library's own value."""
@@ -37,10 +34,6 @@ class OptimizerSettings:
     """Evaluations that one line search may take: the library's own limit."""
     history: int = 50
     """How many pairs of steps and gradients L-BFGS keeps. Not measured against other values."""
-    longest_warmup: int = 100
-    """Cosine schedule: how many iterations the linear rise takes at most; else a tenth of all. Not measured."""
-    last_rate: float = 0.01
-    """Cosine schedule: the share of the learning rate that is left at the end. Not measured against other values."""
 
 
 OPTIMIZER_SETTINGS = OptimizerSettings()
@@ -184,28 +177,3 @@ def make_stepper(
 ) -> Stepper:
     """The stepper called `kind` over each candidate's own leaf tensors, at its own rate; L-BFGS takes no `sign`."""
     return LBFGS(parameters, rates) if kind == "lbfgs" else FirstOrder(kind, parameters, rates, sign)
-
-
-def warmup(iterations: int) -> int:
-    """How many iterations the cosine schedule's linear warm-up takes: a tenth, at most 100."""
-    return min(OPTIMIZER_SETTINGS.longest_warmup, iterations // 10)
-
-
-def rate_factor(schedule: Schedule, iteration: int, iterations: int) -> float:
-    """What the base learning rate is multiplied by at `iteration`.
-
-    `cosine`: linear warm-up, then a half cosine down to 1%. `step`: a tenth from 3/8, 5/8 and 7/8 of the
-    iterations on, each (Geiping et al. 2020).
-    """
-    match schedule:
-        case "none":
-            return 1.0
-        case "step":
-            return 0.1 ** sum(8 * iteration >= eighths * iterations for eighths in (3, 5, 7))
-        case "cosine":
-            rising = warmup(iterations)
-            if iteration < rising:
-                return (iteration + 1) / rising
-            done = (iteration - rising) / max(1, iterations - rising)
-            least = OPTIMIZER_SETTINGS.last_rate
-            return least + (1.0 - least) * 0.5 * (1.0 + math.cos(math.pi * done))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -11,11 +11,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attack_core.gradients.batchnorm import SeenStatistics
+from attack_core.gradients.comparison.layers import choose, layer_weights
+from attack_core.gradients.comparison.matched import Matched
+from attack_core.gradients.convolutions import channels_last
 from attack_core.gradients.handles import GradientHandle
-from attack_core.gradients.objectives import Matched, Objective
-from attack_core.local_sgd.simulation import LocalProblem
-from attack_core.matching.features import FeatureTarget
-from attack_core.priors.priors import GroupConsistency, Prior, Scene, total_variation
+from attack_core.gradients.objectives import Objective
+from attack_core.gradients.targets import check_observation
+from attack_core.local_sgd.problems import Count, LocalProblem
+from attack_core.matching.loop.features import FeatureTarget
+from attack_core.matching.settings import PRESETS, MatchingSettings
+from attack_core.priors.penalties import total_variation
+from attack_core.priors.priors import GroupConsistency, Prior, Scene, check_priors, check_trained
+from attack_core.signal.labels import resolve_labels
+from attack_core.signal.signal_model import matched_numbers
+from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState
 from fl_core.models.config import Network
 from fl_core.threat.observation import Observation
@@ -120,3 +129,66 @@ class Problem:
         for prior in self.priors:
             total = total + prior.penalty(images, scene)
         return total
+
+
+def problem_of(
+    attack: MatchingSettings, observation: Observation, model: nn.Module, generator: torch.Generator
+) -> Problem:
+    """The problem that `attack` poses on `observation`; `generator` serves the inference of labels."""
+    check_observation(observation)
+    attack.check_images(observation.examples)
+    first, *later = (_of_round(attack, each, model, generator) for each in observation.rounds)
+    # The labels that the first round shows.
+    return replace(first, later=tuple(replace(each, labels=first.labels) for each in later))
+
+
+def _of_round(
+    attack: MatchingSettings, observation: Observation, model: nn.Module, generator: torch.Generator
+) -> Problem:
+    observation = replace(
+        observation,
+        tensors=channels_last(observation.tensors),
+        state=replace(observation.state, parameters=channels_last(observation.state.parameters)),
+    )
+    images = attack.images or observation.examples
+    local = attack.local.prepare(observation, model, Count(attack.restarts, images))
+    targets = local.targets
+    device = next(iter(targets.values())).device
+    labels = resolve_labels(attack.labels, observation, model, images, generator)
+    weights = layer_weights(targets, attack.layer_weights)
+    check_priors(attack.priors, model)
+    check_trained(attack.priors, observation.prior)
+    chosen = choose(targets, indices=attack.layers, names=attack.layer_names)
+    tv_weight, clamp = PRESETS[attack.preset] if attack.preset else (attack.tv_weight, attack.clamp)
+    return Problem(
+        model=model,
+        observation=observation,
+        local=local,
+        matched=matched_numbers(observation, targets, {name: weights[name] for name in chosen}).factored(
+            observation.examples
+        ),
+        objective=attack.objective,
+        tv_weight=torch.tensor(attack.each(tv_weight), dtype=torch.float32, device=device),
+        priors=attack.priors,
+        clamp=clamp,
+        labels=None if labels is None else labels.to(device).repeat(local.copies),
+        images=images * local.copies,
+        features=FeatureTarget.of(attack.feature_weight, observation, model, targets)
+        if attack.feature_weight
+        else None,
+        statistics=_seen_statistics(attack, observation, model),
+        statistics_weight=attack.statistics_weight,
+    )
+
+
+def _seen_statistics(
+    attack: MatchingSettings, observation: Observation, model: nn.Module
+) -> SeenStatistics | None:
+    """What BatchNorm had of the client's batches; raises `InputError` where it has to count and is not seen."""
+    seen = SeenStatistics.of(observation, model)
+    if seen is None and attack.statistics_weight:
+        raise InputError(
+            f"Matching.statistics_weight = {attack.statistics_weight:g}: the change of BatchNorm's statistics is not "
+            "seen; set it to 0, or threat.sees_statistics to true where clients send that change."
+        )
+    return seen
