@@ -14,7 +14,6 @@ from typing import Any
 from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset
-from fl_core.data.decoding import Resize
 from fl_core.data.kinds.arrays import open_arrays
 from fl_core.data.kinds.celeba import open_celeba
 from fl_core.data.kinds.celeba_folder import PARTS, Layout, has_images
@@ -22,6 +21,7 @@ from fl_core.data.kinds.class_folders import open_folder
 from fl_core.data.kinds.parquet import open_parquet
 from fl_core.data.kinds.torchvision_sets import open_torchvision
 from fl_core.data.places import check_folder, expanded, is_there
+from fl_core.data.resize import Resize
 from fl_core.data.synthetic.faces import unwritten_faces, write_faces
 from orchestrator.axes.paths import put
 from orchestrator.config.plain import build

@@ -20,7 +20,7 @@ from fl_core.base.errors import InputError, listed
 from fl_core.base.rng import derive_seed, generator
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.accuracy import count_correct
-from fl_core.federation.rounds import Federation
+from fl_core.federation.federation import Federation
 from fl_core.models.build import check_batch
 from fl_core.threat.captures import Victim
 from orchestrator.capture.priors import Learned

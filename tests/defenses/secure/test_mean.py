@@ -22,7 +22,8 @@ from fl_core.base.types import ClientUpdate, ModelState
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.aggregation import FedAvg, mean_change
 from fl_core.federation.client import LocalTraining
-from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.federation import Federation
+from fl_core.federation.rounds import FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess
 from fl_core.federation.training import train
 from fl_core.models.build import initial_state

@@ -26,7 +26,8 @@ from fl_core.base.shape import ImageShape
 from fl_core.base.types import Truth
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining, loss_gradient
-from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.federation import Federation
+from fl_core.federation.rounds import FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess
 from fl_core.federation.training import train
 from fl_core.models.build import build_model, initial_state
