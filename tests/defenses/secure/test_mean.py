@@ -15,7 +15,9 @@ from defenses.he.encrypted_noise import EncryptedNoise
 from defenses.he.encryption import CKKS, Paillier
 from defenses.masking.masking import Masking
 from defenses.mechanism.noise import NoiseOnly
-from defenses.secure.mean import SecureMean, SumProtection, dropouts
+from defenses.secure.exchange import dropouts
+from defenses.secure.mean import SecureMean
+from defenses.secure.protection import SumProtection
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ClientUpdate, ModelState

@@ -19,7 +19,8 @@ from attack_core.matching.matching import Matching
 from attack_core.metrics.metrics import psnr
 from defenses.chain import Chain
 from defenses.he.encryption import CKKS
-from defenses.secure.selective import Selective, most_sensitive, sensitivity
+from defenses.secure.selective import Selective
+from defenses.secure.sensitivity import most_sensitive, sensitivity
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.shape import ImageShape
