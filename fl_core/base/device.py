@@ -39,13 +39,18 @@ _OUT_OF_MEMORY = (
 finds no room for a kernel that it makes at run time."""
 
 
+def check_device(name: str) -> None:
+    """Raise `InputError` for a name that is no device's, wherever this is asked."""
+    if name not in DEVICES:
+        raise unknown_name("device", name, DEVICES)
+
+
 def pick_device(name: str) -> torch.device:
     """The device called `name`; `auto` takes MPS, then CUDA, then the CPU, whichever is there first.
 
     Raises `InputError` for an unknown name, and for CUDA or MPS where this machine or this PyTorch has none.
     """
-    if name not in DEVICES:
-        raise unknown_name("device", name, DEVICES)
+    check_device(name)
 
     import torch
 
