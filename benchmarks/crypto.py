@@ -23,8 +23,9 @@ from torch import Tensor
 from defenses.he.cost import estimate, local_cores
 from defenses.he.encryption import CKKS, Paillier
 from defenses.masking.masking import Masking
-from defenses.secure.mean import ProtectedSum, SecureMean, SumProtection
-from defenses.secure.selective import most_sensitive, sensitivity
+from defenses.secure.mean import ProtectedSum, SecureMean
+from defenses.secure.protection import SumProtection
+from defenses.secure.sensitivity import most_sensitive, sensitivity
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ClientUpdate, Tensors

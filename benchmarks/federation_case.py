@@ -16,7 +16,8 @@ from fl_core.base.types import ModelState
 from fl_core.data.dataset import ImageDataset
 from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.client import LocalTraining
-from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.federation import Federation
+from fl_core.federation.rounds import FederationConfig
 from fl_core.models.build import build_model, initial_state
 from fl_core.models.config import ModelConfig
 from fl_core.models.forward import predict

@@ -21,7 +21,7 @@ from flwr.simulation import run_simulation
 from torch.nn import functional
 
 from fl_core.base.types import ModelState
-from fl_core.federation.rounds import Federation
+from fl_core.federation.federation import Federation
 from fl_core.models.build import build_model
 
 client_app = ClientApp()

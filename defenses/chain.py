@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from defenses.compression.compression import Prune, Quantise, SignOnly
 from defenses.compression.soteria import Soteria
@@ -25,7 +23,7 @@ from defenses.masking.masking import Masking
 from defenses.mechanism.base import STAGES, Privacy, Stage
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from defenses.mechanism.own import OwnDefense
-from defenses.secure.mean import SecureMean, SumProtection
+from defenses.secure.protection import SumProtection
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random, stream
 from fl_core.base.types import ClientUpdate, Protection, Tensors
@@ -34,6 +32,11 @@ from fl_core.federation.client import Batch, GradientRule
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import Fact
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from defenses.secure.mean import SecureMean
 
 AnyDefense = (
     DPUpdate
@@ -162,6 +165,8 @@ class Chain:
     def secure_sum(self, *, seed: int, plan: FederationConfig) -> SecureMean | None:
         """How a round's updates are added so that nobody sees one; None where everybody does."""
         reduction = self.reduction(seed=seed, plan=plan)
+        from defenses.secure.mean import SecureMean
+
         return reduction if isinstance(reduction, SecureMean) else None
 
     def clients(self, *, seed: int, plan: FederationConfig) -> ChainedClients:

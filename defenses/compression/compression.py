@@ -6,16 +6,16 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.rng import Random, uniform
 from fl_core.base.types import ClientUpdate, InUnits, require
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Fact, Quantiser, Sparsity
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NUMBER = 4
 """Bytes of a float32 number, and of a position in the update."""
@@ -78,6 +78,9 @@ class Prune(Compressor):
         """The smallest absolute value that is sent; at least one number of the group is."""
         if self.threshold is not None:
             return self.threshold
+
+        import torch
+
         sizes = torch.cat([tensor.abs().flatten().cpu() for tensor in tensors]).nan_to_num(nan=torch.inf)
         count = min(max(1, round((1.0 - self.ratio) * len(sizes))), len(sizes))
         return float(sizes.topk(count, sorted=False).values.min()) if count else 0.0
@@ -128,6 +131,8 @@ class SignOnly(Compressor):
 
     def on_update(self, update: ClientUpdate, random: Random, plan: FederationConfig) -> ClientUpdate:
         """Keep the signs; see `Mechanism.on_update`."""
+        import torch
+
         signs = {
             name: torch.where(tensor >= 0, tensor.abs().mean(), -tensor.abs().mean())
             for name, tensor in update.tensors.items()
@@ -146,4 +151,6 @@ def packed_bytes(tensors: Mapping[str, Tensor], bits: int) -> int:
 
 def _at_least(tensor: Tensor, least: float) -> Tensor:
     """The tensor with 0 for what is less; NaN is not, and stays to be seen."""
+    import torch
+
     return torch.where(tensor.abs() < least, torch.zeros_like(tensor), tensor)

@@ -11,7 +11,7 @@ from defenses.dp.central import unbounded
 from defenses.mechanism.base import Mechanism, Privacy, Stage, Unit
 from defenses.mechanism.clipping import bounded
 from defenses.mechanism.draws import perturb
-from defenses.secure.mean import SumProtection
+from defenses.secure.protection import SumProtection
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random
 from fl_core.base.types import ClientUpdate, InUnits, require

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
-
 from defenses.dp.budget import DPMechanism
-from defenses.dp.per_example import check_per_example, clipped_sum
 from defenses.mechanism.base import Mechanism, Privacy, Stage, Unit
-from defenses.mechanism.draws import draw_noise
-from fl_core.base.decibels import decibels, energy
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random
-from fl_core.base.types import ClientUpdate, ModelState
-from fl_core.federation.client import Batch, GradientRule, batch_gradient
+from fl_core.federation.client import GradientRule, batch_gradient
 from fl_core.federation.rounds import FederationConfig
-from fl_core.models.build import build_model
 from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import ExampleClip, Fact, StepNoise
 
@@ -50,6 +41,9 @@ class DPSGD(DPMechanism):
 
     def on_model(self, model: ModelConfig) -> ModelConfig:
         """See `Mechanism.on_model`; raises `InputError` for BatchNorm in train mode."""
+        from defenses.dp.per_example import check_per_example
+        from fl_core.models.build import build_model
+
         check_per_example(build_model(model))
         return model
 
@@ -60,6 +54,9 @@ class DPSGD(DPMechanism):
                 f"{self.kind} takes the gradient of each example's cross-entropy; it does not go with a defense "
                 "that changes how a gradient is taken."
             )
+
+        from defenses.dp.private_gradient import PrivateGradient
+
         return PrivateGradient(
             max_norm=self.max_norm,
             sigma=self.sigma(plan),
@@ -85,50 +82,3 @@ class DPSGD(DPMechanism):
 def participations(plan: FederationConfig) -> int:
     """In how many local steps of a round an example can be: one an epoch, as far as `max_steps` lets a client get."""
     return min(plan.local.epochs, plan.local.max_steps or plan.local.epochs)
-
-
-@dataclass(kw_only=True)
-class PrivateGradient:
-    """A client's rule for one round: a `GradientRule` and a `Recording`.
-
-    `noise` is what the noise so far adds to the update, in units of a gradient: momentum carries each step's through
-    all later ones. What the noise does to later steps' gradients counts as signal.
-    """
-
-    max_norm: float
-    sigma: float
-    size: int
-    momentum: float
-    random: Random
-    factors: list[Tensor] = field(default_factory=list)
-    velocity: dict[str, Tensor] = field(default_factory=dict)
-    noise: dict[str, Tensor] = field(default_factory=dict)
-
-    def __call__(self, model: nn.Module, state: ModelState, batch: Batch) -> dict[str, Tensor]:
-        """The noisy mean of the batch's clipped gradients."""
-        check_per_example(model)
-        total, factors = clipped_sum(model, state, batch, self.max_norm)
-        drawn = draw_noise(total, "gaussian", self.sigma, self.random)
-        self._note(factors, drawn)
-        return {name: value / self.size + drawn[name] for name, value in total.items()}
-
-    def noted(self, update: ClientUpdate, *, unit: float) -> ClientUpdate:
-        """See `Recording.noted`."""
-        noise = sum(unit**2 * energy(value) for value in self.noise.values())
-        signal = sum(energy(value - unit * self.noise[name]) for name, value in update.tensors.items())
-        factors = torch.cat(self.factors)
-        return dataclasses.replace(
-            update,
-            clip_factor=float(factors.mean()),
-            not_finite=int((factors == 0).sum()),
-            noise_to_signal_db=decibels(noise, signal),
-        )
-
-    def _note(self, factors: Tensor, drawn: dict[str, Tensor]) -> None:
-        self.factors.append(factors)
-        if not self.noise:
-            self.velocity, self.noise = drawn, {name: value.clone() for name, value in drawn.items()}
-            return
-        for name, value in drawn.items():
-            self.velocity[name] = self.momentum * self.velocity[name] + value
-            self.noise[name] += self.velocity[name]

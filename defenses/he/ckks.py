@@ -13,8 +13,6 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any, ClassVar
 
-import numpy as np
-
 from defenses.secure.fixed_point import FixedPoint, Integers
 from defenses.secure.keys import Ciphertexts
 from fl_core.base.libraries import library
@@ -83,6 +81,8 @@ class CKKSSecret:
 
     def decrypt(self, total: Ciphertexts, *, numbers: int, addends: int) -> Integers:
         """See `SecretKey.decrypt`; raises `ArithmeticError` where the opened numbers are off the grid."""
+        import numpy as np
+
         del addends
         tenseal = _tenseal()
         context = tenseal.context_from(self.context, n_threads=1)

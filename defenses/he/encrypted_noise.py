@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from defenses.mechanism.draws import Distribution, add_noise
 from fl_core.base.rng import Random
 from fl_core.base.types import Config, Tensors, require
 from fl_core.threat.facts import Noise
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class EncryptedNoise(Config):
     def __post_init__(self) -> None:
         require(0 < self.scale < float("inf"), self, "scale", "finite and more than 0")
 
-    def add(self, tensors: Tensors, random: Random) -> dict[str, torch.Tensor]:
+    def add(self, tensors: Tensors, random: Random) -> dict[str, Tensor]:
         """`tensors` with independent noise on every number, drawn on the CPU; whole numbers become float32."""
         floats = {
             name: tensor if tensor.is_floating_point() else tensor.float() for name, tensor in tensors.items()

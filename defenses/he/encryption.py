@@ -21,7 +21,7 @@ from defenses.he.exchange import EncryptedExchange
 from defenses.he.paillier import PaillierPublic, PaillierSecret
 from defenses.secure.fixed_point import guard_bits
 from defenses.secure.keys import PublicKey, SecretKey
-from defenses.secure.mean import SumProtection
+from defenses.secure.protection import SumProtection
 from defenses.secure.selective import Selective
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random

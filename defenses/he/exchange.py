@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from defenses.secure.exchange import Opened
 from defenses.secure.fixed_point import FixedPoint, Integers
 from defenses.secure.keys import Ciphertexts, PublicKey, SecretKey
@@ -41,6 +39,8 @@ class EncryptedExchange:
 
     def reveal(self, total: Sequence[Ciphertexts], *, numbers: int, clients: Sequence[int]) -> Opened:
         """See `Exchange.reveal`."""
+        import numpy as np
+
         if self.secret is None:
             raise ValueError("The secret key is elsewhere.")
         parts = []

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.rng import Random
@@ -15,6 +12,9 @@ from fl_core.data.augmentation.transforms import Transform, draws_of, transforme
 from fl_core.federation.client import Batch
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Augmented, Fact
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,8 @@ class ATS(Mechanism):
 
     def on_batch(self, batch: Batch, random: Random, plan: FederationConfig, classes: int) -> Batch:
         """See `Mechanism.on_batch`."""
+        import torch
+
         return torch.stack([self._changed(image, random) for image in batch[0]]), batch[1]
 
     def facts(self, plan: FederationConfig) -> tuple[Fact, ...]:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
-
-import torch
-from torch import Tensor
-from torch.nn import functional
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.errors import InputError
@@ -17,6 +13,9 @@ from fl_core.data.augmentation.mixing import mixing_matrix
 from fl_core.federation.client import Batch
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Fact, HiddenMixture, Mixture
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +37,9 @@ class MixUp(Mechanism):
     def on_batch(self, batch: Batch, random: Random, plan: FederationConfig, classes: int) -> Batch:
         """See `Mechanism.on_batch`; raises `InputError` where batches of one image leave nothing to mix with."""
         _check_batches(self, plan, 2)
+
+        import torch
+
         share = float(random.beta(self.alpha, self.alpha))
         circle = torch.from_numpy(random.permutation(len(batch[1])))
         return mixed(batch, mixing_matrix(circle, share), classes)
@@ -68,6 +70,9 @@ class InstaHide(Mechanism):
     def on_batch(self, batch: Batch, random: Random, plan: FederationConfig, classes: int) -> Batch:
         """See `Mechanism.on_batch`; raises `InputError` where a whole batch has fewer images than are mixed."""
         _check_batches(self, plan, self.images)
+
+        import torch
+
         count = len(batch[1])
         shares = torch.stack([self._shares(image, count, random) for image in range(count)])
         images, labels = mixed(batch, shares, classes)
@@ -80,6 +85,8 @@ class InstaHide(Mechanism):
 
     def _shares(self, image: int, count: int, random: Random) -> Tensor:
         """The shares (count,) of a batch's images in what `image` becomes."""
+        import torch
+
         others = [other for other in random.permutation(count).tolist() if other != image]
         chosen = [image, *others[: self.images - 1]]
         shares = torch.zeros(count)
@@ -93,6 +100,9 @@ class InstaHide(Mechanism):
 
 def mixed(batch: Batch, shares: Tensor, classes: int) -> Batch:
     """Images and label probabilities (B, classes) mixed by `shares` (B, B), whose rows sum to 1."""
+    import torch
+    from torch.nn import functional
+
     images, labels = batch
     shares = shares.to(images)
     hard = functional.one_hot(labels, classes).to(images)

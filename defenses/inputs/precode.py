@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
-
-from torch import Tensor, nn
-from torch.nn import functional
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.errors import InputError
@@ -14,10 +11,12 @@ from fl_core.base.rng import Random
 from fl_core.base.types import InUnits, ModelState, require
 from fl_core.federation.client import Batch, GradientRule, batch_gradient, gradient_of
 from fl_core.federation.rounds import FederationConfig
-from fl_core.models.bottleneck import divergence, draw_code_noise, encoded, find_bottleneck, with_noise
 from fl_core.models.config import ModelConfig
 from fl_core.models.forward import predict
 from fl_core.threat.facts import Fact, RandomCode
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +52,16 @@ class Precode(Mechanism):
         """See `Mechanism.on_gradient`; raises `InputError` for a `rule` that is not the plain one."""
         if rule is not batch_gradient:
             raise InputError(f"{self.kind} changes the loss that gradients are taken of, so it comes first.")
+
+        from torch.nn import functional
+
+        from fl_core.models.bottleneck import (
+            divergence,
+            draw_code_noise,
+            encoded,
+            find_bottleneck,
+            with_noise,
+        )
 
         def defended(model: nn.Module, state: ModelState, batch: Batch) -> dict[str, Tensor]:
             found = find_bottleneck(model)

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from defenses.secure.exchange import Opened
 from defenses.secure.fixed_point import FixedPoint, Integers
 from defenses.secure.keys import Ciphertexts
@@ -53,6 +51,8 @@ class MaskedExchange:
 
     def add(self, left: Ciphertexts, right: Ciphertexts) -> Ciphertexts:
         """See `Exchange.add`: modulo 2^word_bits."""
+        import numpy as np
+
         kind = f"<u{self.word_bits // 8}"
         return ((np.frombuffer(left[0], dtype=kind) + np.frombuffer(right[0], dtype=kind)).tobytes(),)
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from defenses.masking.exchange import KeyAgreement, MaskedExchange
+from defenses.secure.exchange import dropouts
 from defenses.secure.fixed_point import FixedPoint
-from defenses.secure.mean import SumProtection, dropouts
+from defenses.secure.protection import SumProtection
 from fl_core.base.errors import InputError
 from fl_core.base.libraries import library
 from fl_core.base.types import InUnits, Protection, require

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import torch
-
 from fl_core.base.decibels import energy, scaled
 from fl_core.base.types import ClientUpdate
 
 
 def bounded(update: ClientUpdate, max_norm: float) -> ClientUpdate:
     """The update clipped as a whole, with nothing of its buffers."""
+    import torch
+
     still = {name: torch.zeros_like(value) for name, value in update.buffers.items()}
     return replace(clip(update, max_norm), buffers=still)
 
@@ -23,6 +23,8 @@ def clip(update: ClientUpdate, max_norm: float) -> ClientUpdate:
     No factor bounds NaN or infinity. An update that holds one becomes zeros, which are within any bound, and counts as
     `not_finite`.
     """
+    import torch
+
     norm = math.sqrt(sum(map(energy, update.tensors.values())))
     if not math.isfinite(norm):
         zeros = {name: torch.zeros_like(value) for name, value in update.tensors.items()}

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Literal
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from fl_core.base.decibels import decibels, energy
 from fl_core.base.rng import Random, normal
 from fl_core.base.types import ClientUpdate
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Distribution = Literal["gaussian", "laplace"]
 
@@ -48,6 +48,10 @@ def _draw(distribution: Distribution, shape: torch.Size, random: Random) -> Tens
     """Numbers of variance 1."""
     if distribution == "gaussian":
         return normal(random, shape)
+
+    import numpy as np
+    import torch
+
     # The difference of two exponentials is Laplace, and never takes the logarithm of zero.
     both = random.standard_exponential((2, *shape), dtype=np.float32)
     return torch.from_numpy(both[0] - both[1]) / math.sqrt(2.0)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from defenses.mechanism.base import Mechanism, Privacy, Stage, Unit
 from fl_core.base.own_code import in_a_file
@@ -19,6 +16,9 @@ from fl_core.federation.client import Batch, GradientRule, Recording
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import Fact
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +74,13 @@ class OwnDefense(OwnObject, Mechanism):
 
     def on_batch(self, batch: Batch, random: Random, plan: FederationConfig, classes: int) -> Batch:
         """See `Mechanism.on_batch`."""
+        import torch
+
         found = self.ask("on_batch", batch, random, plan, classes)
         pair = (
-            isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Tensor) for part in found)
+            isinstance(found, tuple)
+            and len(found) == 2
+            and all(isinstance(part, torch.Tensor) for part in found)
         )
         self.require(pair, "must return a pair of tensors from on_batch, images and labels")
         images, labels = found
@@ -154,6 +158,8 @@ class OwnDefense(OwnObject, Mechanism):
 
     def check_tensors(self, found: Any, like: Any, hook: str) -> None:
         """Raise `OwnCodeFailed` unless the tensors `found` have names, shapes, types and devices of those of `like`."""
+        import torch
+
         self.require(
             isinstance(found, Mapping),
             f"returned {type(found).__name__} from {hook}: must be tensors by name",
@@ -164,12 +170,14 @@ class OwnDefense(OwnObject, Mechanism):
         )
         for name, value in like.items():
             new = found[name]
-            kept = isinstance(new, Tensor) and (new.shape, new.dtype, new.device) == (
+            kept = isinstance(new, torch.Tensor) and (new.shape, new.dtype, new.device) == (
                 value.shape,
                 value.dtype,
                 value.device,
             )
-            is_now = f"{tuple(new.shape)} in {new.dtype}" if isinstance(new, Tensor) else type(new).__name__
+            is_now = (
+                f"{tuple(new.shape)} in {new.dtype}" if isinstance(new, torch.Tensor) else type(new).__name__
+            )
             self.require(
                 kept,
                 f"made {name} {is_now} in {hook}: must stay {tuple(value.shape)} in {value.dtype} on {value.device}",

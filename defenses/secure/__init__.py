@@ -5,10 +5,11 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "exchange": ["Opened"],
+        "exchange": ["Opened", "dropouts"],
         "fixed_point": ["FixedPoint", "Integers", "Lanes", "guard_bits"],
         "keys": ["Ciphertexts", "PublicKey", "SecretKey"],
-        "mean": ["SecureMean", "SumProtection", "dropouts"],
+        "mean": ["SecureMean"],
+        "protection": ["SumProtection"],
         "selective": ["Selective"],
     },
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from defenses.secure.fixed_point import FixedPoint, Integers
 from defenses.secure.keys import Ciphertexts
+from defenses.secure.selective import Selective
+from fl_core.base.types import Protection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,3 +46,27 @@ class Exchange(Protocol):
 
     def reveal(self, total: Sequence[Ciphertexts], *, numbers: int, clients: Sequence[int]) -> Opened:
         """The sum of the uploads of `clients`, all blocks of it. Raises `InputError` where it must stay closed."""
+
+
+class Scheme(Protocol):
+    """How updates are hidden in a sum, as far as the sum itself needs it; see `defenses.secure.protection`."""
+
+    @property
+    def protection(self) -> Protection:
+        """What keeps single updates from the server."""
+
+    @property
+    def lost(self) -> float:
+        """The fraction of a round's clients that drop out after they have protected their update."""
+
+    @property
+    def chosen(self) -> Selective | None:
+        """Which numbers are protected, where not all are."""
+
+    def exchange(self, clients: Sequence[int]) -> Exchange:
+        """Fresh keys for one round of these clients."""
+
+
+def dropouts(fraction: float, clients: int) -> int:
+    """How many of a round's clients drop out: the fraction, rounded down, and never all."""
+    return min(math.floor(fraction * clients + 1e-9), clients - 1)

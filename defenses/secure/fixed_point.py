@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from fl_core.base.errors import NotSummable
 
-Integers = NDArray[np.int64]
-Reals = NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Integers: TypeAlias = "NDArray[np.int64]"
+Reals: TypeAlias = "NDArray[np.float64]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class FixedPoint:
 
     def encode(self, values: NDArray[np.floating], where: Callable[[int], str] = str) -> Integers:
         """`values` in steps; raises `NotSummable` for one that is not finite or beyond the limit, named by `where`."""
+        import numpy as np
+
         steps = np.rint(values.astype(np.float64) * self.precision)
         bad = ~(np.abs(steps) <= self.limit)
         if bad.any():
@@ -40,11 +43,15 @@ class FixedPoint:
 
     def check(self, values: NDArray[np.floating], where: Callable[[int], str] = str) -> None:
         """Raise what `encode` would raise, at little cost where there is nothing to raise."""
+        import numpy as np
+
         if not float(np.abs(values).max(initial=0.0)) * self.precision <= self.limit:
             self.encode(values, where)
 
     def decode(self, steps: Integers) -> Reals:
         """The numbers that `steps` stand for."""
+        import numpy as np
+
         return steps.astype(np.float64) / self.precision
 
 
@@ -81,6 +88,8 @@ class Lanes:
 
     def pack(self, numbers: Integers) -> list[int]:
         """The big integers that hold `numbers`, each below 2^(bits * count); raises `ValueError` beyond `limit`."""
+        import numpy as np
+
         if numbers.size and int(np.abs(numbers).max()) > self.limit:
             raise ValueError(f"A number is beyond {self.limit}, what a lane takes.")
         padded = np.zeros(self.words(numbers.size) * self.count, dtype=np.int64)
@@ -95,6 +104,8 @@ class Lanes:
 
         Raises `ValueError` for more addends than the guard bits allow.
         """
+        import numpy as np
+
         if not 1 <= addends <= self.capacity:
             raise ValueError(f"{addends} integers were added; the guard bits allow 1 to {self.capacity}.")
         width = self.count * self.bits // 8

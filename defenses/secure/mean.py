@@ -11,64 +11,25 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from defenses.mechanism.base import Mechanism, Stage
-from defenses.secure.exchange import Exchange
+from defenses.secure.exchange import Exchange, Scheme, dropouts
 from defenses.secure.fixed_point import Integers, Reals
 from defenses.secure.keys import Ciphertexts
 from defenses.secure.packing import Layout
-from defenses.secure.selective import Selective
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
-from fl_core.base.types import ClientUpdate, OpenedSum, Protection, Tensors
-from fl_core.federation.aggregation import Change, FedAvg, Reduction
+from fl_core.base.types import ClientUpdate, OpenedSum, Tensors
+from fl_core.federation.aggregation import Change, FedAvg
 from fl_core.federation.common import Common
-from fl_core.federation.rounds import FederationConfig
 
 _PLAIN_BYTES = 4
 """What a number in the clear takes: it is sent as a 32-bit float."""
-
-
-class SumProtection(Mechanism, ABC):
-    """Base of the defenses that hide single updates in a sum."""
-
-    stage: ClassVar[Stage] = "sum"
-    protection: ClassVar[Protection]
-
-    @property
-    def lost(self) -> float:
-        """The fraction of a round's clients that drop out after they have protected their update."""
-        return 0.0
-
-    @property
-    def chosen(self) -> Selective | None:
-        """Which numbers are protected, where not all are."""
-        return None
-
-    def protected_numbers(self, parameters: int, buffers: int) -> int:
-        """How many numbers of an update of so many go through the scheme."""
-        return buffers + (parameters if self.chosen is None else self.chosen.count(parameters))
-
-    @abstractmethod
-    def exchange(self, clients: Sequence[int]) -> Exchange:
-        """Fresh keys for one round of these clients, from the operating system's randomness."""
-
-    def check_round(self, clients: int) -> None:
-        """Raise `InputError` where rounds of so many clients cannot be summed."""
-
-    def on_sum(self, reduction: Reduction[Any], *, seed: int, plan: FederationConfig) -> SecureMean:
-        """The mean that `reduction` takes, of protected updates; see `Mechanism.on_sum`."""
-        if not isinstance(reduction, FedAvg):
-            raise TypeError(f"A secure sum takes the place of a mean, not of {type(reduction).__name__}.")
-        return SecureMean(scheme=self, mean=reduction, seed=seed)
 
 
 @dataclass(kw_only=True)
@@ -135,7 +96,7 @@ class SecureMean:
     rounds it to steps: the opened mean is the same to the bit. `hidden` is what the clients have agreed on.
     """
 
-    scheme: SumProtection
+    scheme: Scheme
     mean: FedAvg = field(default_factory=FedAvg)
     seed: int = 0
     hidden: Tensors | None = None
@@ -300,11 +261,6 @@ class SecureMean:
             buffers={name: value for name, value in values.items() if name in partial.buffers},
         )
         return change, opened.extra_bytes, time.process_time() - started
-
-
-def dropouts(fraction: float, clients: int) -> int:
-    """How many of a round's clients drop out: the fraction, rounded down, and never all."""
-    return min(math.floor(fraction * clients + 1e-9), clients - 1)
 
 
 def _rounding_error(change: Change, updates: Sequence[ClientUpdate], shares: Sequence[float]) -> float:

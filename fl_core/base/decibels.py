@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TINY = 1e-30
 """What a divisor is at least where it may be 0: any other number of float32 that means something is larger."""

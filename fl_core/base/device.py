@@ -11,12 +11,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from fl_core.base.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -38,16 +39,24 @@ _OUT_OF_MEMORY = (
 finds no room for a kernel that it makes at run time."""
 
 
+def check_device(name: str) -> None:
+    """Raise `InputError` for a name that is no device's, wherever this is asked."""
+    if name not in DEVICES:
+        raise unknown_name("device", name, DEVICES)
+
+
 def pick_device(name: str) -> torch.device:
     """The device called `name`; `auto` takes MPS, then CUDA, then the CPU, whichever is there first.
 
     Raises `InputError` for an unknown name, and for CUDA or MPS where this machine or this PyTorch has none.
     """
+    check_device(name)
+
+    import torch
+
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("mps", "cuda", "cpu") if present[kind]))
-    if name not in present:
-        raise unknown_name("device", name, DEVICES)
     if not present[name]:
         raise InputError(f"Device {name!r} is not available here; use --device auto or --device cpu.")
     return torch.device(name)
@@ -55,6 +64,8 @@ def pick_device(name: str) -> torch.device:
 
 def prepare_process(threads: int) -> None:
     """What every process that trains or attacks sets: CPU threads, float32 on CUDA, freed memory kept."""
+    import torch
+
     torch.set_num_threads(threads)
     set_precision("float32")
     keep_freed_pages()
@@ -97,12 +108,16 @@ def precision_of(precision: Precision) -> Iterator[None]:
 
 def _cuda_products() -> tuple[Any, Any]:
     """PyTorch's settings of convolutions and matrix products."""
+    import torch
+
     return torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]  # set by the library
 
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
     """`count` threads on the CPU while it lasts, which rounding follows; afterwards as many as before."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -138,6 +153,8 @@ def mps_fallback() -> str | None:
 
 def synchronise(device: torch.device) -> None:
     """Wait until all that was handed to `device` is done; a clock read before that measures only the handing over."""
+    import torch
+
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -146,6 +163,8 @@ def synchronise(device: torch.device) -> None:
 
 def reset_peak(device: torch.device) -> None:
     """Let `peak_mb` begin anew, where it can."""
+    import torch
+
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif device.type == "mps":
@@ -158,6 +177,8 @@ def peak_mb(device: torch.device) -> float:
     On CUDA what tensors took since `reset_peak`. On MPS what the process holds of the GPU's memory: it keeps what
     it has taken until the next `reset_peak`, or until memory is short. On the CPU the process's largest size so far.
     """
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     if device.type == "mps":
@@ -168,6 +189,9 @@ def peak_mb(device: torch.device) -> float:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether `error` is how Python, CUDA, MPS or the CPU's allocators say that memory has run out."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    if not isinstance(error, RuntimeError):
+        return isinstance(error, MemoryError)
+
+    import torch  # whose own error is a RuntimeError
+
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
 
-Random = np.random.Generator
+Random: TypeAlias = "np.random.Generator"
 """A `stream`."""
 
 
@@ -34,11 +36,15 @@ def generator(*parts: str | int) -> torch.Generator:
     Always on the CPU, whatever the device of the work: draws are made there and moved, so that a seed
     means the same numbers on CUDA, MPS and CPU.
     """
+    import torch
+
     return torch.Generator().manual_seed(derive_seed(*parts))
 
 
 def drawn_generators(source: torch.Generator, count: int) -> list[torch.Generator]:
     """So many CPU generators, seeded by what `source` draws: what one of them draws depends on no other."""
+    import torch
+
     seeds = torch.randint(2**62, (count,), generator=source).tolist()
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
@@ -50,16 +56,24 @@ def derive_key(*parts: str | int) -> int:
 
 def stream(*parts: str | int) -> Random:
     """Philox (Salmon et al., SC 2011) under `derive_key(*parts)`, all of which it uses."""
+    import numpy as np
+
     return np.random.Generator(np.random.Philox(key=derive_key(*parts)))
 
 
 def normal(random: Random, shape: Sequence[int]) -> Tensor:
     """Standard normal float32 numbers on the CPU."""
+    import numpy as np
+    import torch
+
     return torch.from_numpy(random.standard_normal(tuple(shape), dtype=np.float32))
 
 
 def uniform(random: Random, shape: Sequence[int]) -> Tensor:
     """Float32 numbers from [0, 1) on the CPU."""
+    import numpy as np
+    import torch
+
     return torch.from_numpy(random.random(tuple(shape), dtype=np.float32))
 
 

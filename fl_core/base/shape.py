@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from fl_core.base.errors import InputError, natural
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,8 @@ class ImageShape:
 
     def empty(self, images: int, device: str) -> torch.Tensor:
         """Pictures (B, C, H, W) float32 without values."""
+        import torch
+
         return torch.empty(images, *self.size, device=device)
 
     @property

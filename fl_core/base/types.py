@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
 
 from fl_core.base.errors import InputError
 from fl_core.base.field_types import check_types, field_and_value
 
-Tensors = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Tensors: TypeAlias = "Mapping[str, Tensor]"
 
 
 Protection = Literal["encrypted", "masked"]
@@ -102,6 +103,8 @@ class ModelState:
 
     def same_numbers(self, other: ModelState) -> bool:
         """Whether the other state has the same tensors, number by number."""
+        import torch
+
         return all(
             ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
             for ours, theirs in ((self.parameters, other.parameters), (self.buffers, other.buffers))

@@ -6,9 +6,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "dataset": ["ImageDataset", "Picture", "SplitName"],
-        "decoding": ["Resize"],
         "partition": ["IID", "Partition"],
         "places": ["check_folder", "expanded", "is_there"],
+        "resize": ["Resize"],
         "splits": ["SeededSplit"],
     },
 )

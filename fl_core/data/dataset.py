@@ -16,7 +16,8 @@ from PIL import ExifTags, Image
 
 from fl_core.base.errors import InputError, unknown_name
 from fl_core.base.shape import ImageShape
-from fl_core.data.decoding import DECODE_ERRORS, Resize, upright_pixels
+from fl_core.data.decoding import DECODE_ERRORS, upright_pixels
+from fl_core.data.resize import Resize
 
 SplitName = Literal["train", "valid", "test"]
 

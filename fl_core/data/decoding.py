@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
 from fl_core.base.errors import InputError
-
-Resize = Literal["crop", "stretch", "none"]
-"""How a picture comes to the size that is asked for.
-
-- `crop`: scaled until it covers the size, then the centre is cut out.
-- `stretch`: scaled to the size, whatever that does to its proportions.
-- `none`: it must have the size already.
-"""
+from fl_core.data.resize import Resize
 
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises for bytes that are no picture, or not a whole one."""

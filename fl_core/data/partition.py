@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed
 from fl_core.base.types import Config, require
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,9 @@ def partition(
         raise InputError(
             f"{len(indices)} training images cannot be split over {clients} clients; use fewer clients."
         )
+
+    import numpy as np
+
     rng = np.random.default_rng(derive_seed("partition", seed))
     order = rng.permutation(np.asarray(indices, dtype=np.int64))
     if isinstance(how, IID):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self, TypeVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from fl_core.base.types import ClientUpdate, Tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 P = TypeVar("P")
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, runtime_checkable
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeAlias, runtime_checkable
 
 from fl_core.base.errors import InputError
 from fl_core.base.types import ClientUpdate, Config, InUnits, ModelState, Tensors, require
 from fl_core.models.finetuning.trainable import without_frozen
 from fl_core.models.forward import changes_statistics, laid_out, predict
 
-Batch = tuple[Tensor, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Batch: TypeAlias = "tuple[Tensor, Tensor]"
 """Images (B, 3, S, S) in [-1, 1] and labels: (B,) int64, or probabilities (B, classes)."""
 
 
@@ -30,7 +29,7 @@ class Recording(Protocol):
         """The update that came of its gradients, with the notes; a gradient's 1 is `unit` in the update."""
 
 
-GradientRule = Callable[[nn.Module, ModelState, Batch], dict[str, Tensor]] | Recording
+GradientRule: TypeAlias = "Callable[[nn.Module, ModelState, Batch], dict[str, Tensor]] | Recording"
 """A batch's gradient by parameter name, from a state whose parameters require one."""
 
 
@@ -89,11 +88,15 @@ def loss_gradient(model: nn.Module, state: ModelState, batch: Batch) -> dict[str
 
 def batch_gradient(model: nn.Module, state: ModelState, batch: Batch) -> dict[str, Tensor]:
     """The same, from a `trainable` state, whose buffers BatchNorm changes in train mode; a `GradientRule`."""
+    from torch.nn import functional
+
     return gradient_of(functional.cross_entropy(predict(model, state, batch[0]), batch[1]), state.parameters)
 
 
 def gradient_of(loss: Tensor, parameters: Tensors) -> dict[str, Tensor]:
     """The gradient of `loss` () by each of the `parameters`, by name; 0 for those that it does not depend on."""
+    import torch
+
     found = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
     return dict(zip(parameters, found, strict=True))
 
@@ -111,6 +114,8 @@ def train_locally(
 
     Momentum buffers start at `velocity` (None: zero).
     """
+    import torch
+
     steps = 0
     working = trainable(state)
     optimizer = torch.optim.SGD(list(working.parameters.values()), lr=local.lr, momentum=local.momentum)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from fl_core.base.types import ModelState
-from fl_core.data.dataset import ImageDataset
 from fl_core.federation.aggregation import Reduction
 from fl_core.federation.client import Batch
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from fl_core.data.dataset import ImageDataset
 
 
 @dataclass(frozen=True, kw_only=True)

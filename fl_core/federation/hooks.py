@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
 
-import torch
-
 from fl_core.base.rng import Random, stream
 from fl_core.base.types import ClientUpdate, OpenedSum, Tensors
 from fl_core.federation.client import Batch, GradientRule
 
 if TYPE_CHECKING:
+    import torch
+
     from fl_core.federation.common import Common
 
 

@@ -10,8 +10,8 @@ import torch
 
 from fl_core.base.types import ClientUpdate, ModelState
 from fl_core.federation.aggregation import FedAvg, Reduction
+from fl_core.federation.federation import Chunk, Federation
 from fl_core.federation.hooks import ClientDefense, ClientState
-from fl_core.federation.rounds import Chunk, Federation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from torch import nn
 from fl_core.base.types import ClientUpdate, ModelState
 from fl_core.federation.aggregation import Change
 from fl_core.federation.common import Agreeing
+from fl_core.federation.federation import Federation
 from fl_core.federation.hooks import ClientDefense
-from fl_core.federation.rounds import Federation
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
 from fl_core.models.finetuning.trainable import without_frozen
 

@@ -14,7 +14,7 @@ from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState
 from fl_core.models.bottleneck import find_bottleneck, last_linear, narrow
 from fl_core.models.config import ModelConfig
-from fl_core.models.finetuning.low_rank import LowRankLinear, adapt, adapters
+from fl_core.models.finetuning.adapters import LowRankLinear, adapt, adapters
 from fl_core.models.finetuning.trainable import freeze, frozen_apart, trained_names
 from fl_core.models.own import own_network
 from fl_core.models.transformer import Tokens

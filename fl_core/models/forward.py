@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from typing import TYPE_CHECKING
 
 from fl_core.base.types import ModelState
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def predict(model: nn.Module, state: ModelState, images: Tensor) -> Tensor:
     """Logits (B, classes) of `images` (B, 3, S, S) under `state`; BatchNorm in train mode changes its buffers."""
+    import torch
+
     logits: Tensor = torch.func.functional_call(model, {**state.parameters, **state.buffers}, (images,))
     return logits
 
@@ -25,13 +27,19 @@ def laid_out(model: nn.Module, images: Tensor) -> Tensor:
     library's average pooling takes a fifth of the time there, and nothing else takes more. With maxima or BatchNorm the
     other layout is the faster one (docs/decisions, 0110), and a network of other code may count on it.
     """
-    averages = isinstance(model, nn.Sequential) and any(isinstance(layer, nn.AvgPool2d) for layer in model)
+    import torch
+
+    averages = isinstance(model, torch.nn.Sequential) and any(
+        isinstance(layer, torch.nn.AvgPool2d) for layer in model
+    )
     several = images.device.type == "cpu" and images.dim() == 4 and len(images) > 1
     return images.contiguous(memory_format=torch.channels_last) if averages and several else images
 
 
 def changes_statistics(model: nn.Module) -> bool:
     """Whether a forward pass changes running statistics: whether a BatchNorm layer that keeps some is in train mode."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
     return any(
         isinstance(module, _BatchNorm) and module.training and module.track_running_stats
         for module in model.modules()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TypeVar
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, TypeVar
 
 from fl_core.base.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 WRAPPERS = {
     "module": "DataParallel or DistributedDataParallel",
@@ -70,6 +70,8 @@ def untied(tensors: Mapping[str, Tensor], second: Mapping[str, str], where: str)
 
     Raises `InputError`, which begins with `where`, for one whose values differ under two names.
     """
+    import torch
+
     found = dict(tensors)
     for name, first in second.items():
         if name not in found:

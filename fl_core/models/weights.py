@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from fl_core.base.errors import InputError, hint, listed
 from fl_core.base.types import PLACE, Config, ModelState
-from fl_core.models.tensor_files import stored_tensors
 from fl_core.models.tensor_names import named_as, second_names, unsaved, untied
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,8 @@ class WeightsFile(Config):
 
         Raises `InputError` for a file that is missing, that has changed, or that holds no named tensors.
         """
+        from fl_core.models.tensor_files import stored_tensors
+
         path = Path(self.file)
         if _digest(path, "model.weights") != self.digest:
             raise InputError(f"model.weights: {path} has changed since the sweep began; restore it.")

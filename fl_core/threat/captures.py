@@ -10,8 +10,8 @@ import torch
 from fl_core.base.errors import InputError
 from fl_core.base.types import ClientUpdate, EarlierUpdate, ModelState, Signal, Tensors, Truth
 from fl_core.federation.aggregation import FixedMean, mean_change
+from fl_core.federation.federation import Federation, LocalBatch
 from fl_core.federation.hooks import ClientDefense, ClientState, SecureSum
-from fl_core.federation.rounds import Federation, LocalBatch
 from fl_core.federation.simulator import ClientWork
 from fl_core.threat.facts import Fact
 from fl_core.threat.record import RoundRecord

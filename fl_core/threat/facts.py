@@ -10,14 +10,15 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from fl_core.base.types import EarlierUpdate, ModelState, Signal, Tensors
 from fl_core.data.augmentation.transforms import Transform
 from fl_core.threat.model import View
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Likelihood = Literal["exact", "gaussian", "signs"]
 """How the numbers that are known are off.
@@ -126,7 +127,9 @@ class Fact:
 
 def _moved(value: Any, device: torch.device) -> Any:
     """A field's value with its tensors on `device`."""
-    if isinstance(value, Tensor):
+    import torch
+
+    if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, Mapping):
         return {name: _moved(each, device) for name, each in value.items()}
@@ -297,6 +300,8 @@ class PrunedRepresentation(Fact):
         Several clients or steps have different columns cut, momentum of earlier rounds and errors cover them; then none
         of the weight's numbers is relied on (matching without the defended layer: Balunovic et al., ICLR 2022).
         """
+        import torch
+
         name = self._weight(seen)
         if name is None:
             return {}

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 from fl_core.base.errors import InputError
 from fl_core.base.types import LATER, Config, InUnits, Protection, Signal, require
-from fl_core.models.build import build_model
 from fl_core.models.config import ModelConfig
 from fl_core.models.forward import changes_statistics
 
@@ -73,7 +72,12 @@ class ThreatModel(Config):
 
     def check_statistics(self, model: ModelConfig) -> None:
         """Raise `InputError` where `sees_statistics` is true and a client's training changes no statistics."""
-        if not self.sees_statistics or changes_statistics(build_model(model)):
+        if not self.sees_statistics:
+            return
+
+        from fl_core.models.build import build_model
+
+        if changes_statistics(build_model(model)):
             return
         if changes_statistics(build_model(replace(model, batch_norm="train"))):
             raise InputError(

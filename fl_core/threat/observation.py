@@ -6,10 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, Self
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, Self
 
 from fl_core.base.decibels import decibels, energy
 from fl_core.base.types import (
@@ -25,6 +22,10 @@ from fl_core.models.config import Network
 from fl_core.threat.facts import Fact, InTheClear
 from fl_core.threat.model import SUMMED, ThreatModel, View
 from fl_core.threat.record import RoundRecord
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """What BatchNorm calls its buffers: two running statistics and the number of batches in them."""
@@ -136,6 +137,8 @@ def observe(
     )
     facts = _facts(record, view, len(seen))
     if plain is not None:
+        import torch
+
         tensors = {name: torch.where(plain.masks[name], value, 0.0) for name, value in tensors.items()}
         facts = (*facts, plain)
     return Observation(

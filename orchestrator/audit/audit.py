@@ -43,9 +43,10 @@ from orchestrator.calibration.prediction import Expected
 from orchestrator.calibration.seen import Seen, seen_of
 from orchestrator.inference.defense import SeenDefense, Signal, seen_defense
 from orchestrator.inference.optimizer import Optimizer, SignSteps, seen_optimizer
+from orchestrator.library.chains import named_attack
 from orchestrator.library.count import Counted, count_images
 from orchestrator.library.images import ImageSpec
-from orchestrator.library.invert import Case, Found, case_at, found_of, named_attack
+from orchestrator.library.invert import Case, Found, case_at, found_of
 from orchestrator.library.known import Known
 from orchestrator.library.network import Subject, subject
 from orchestrator.library.simulate import released, with_tensors

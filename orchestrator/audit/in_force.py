@@ -11,8 +11,8 @@ from defenses.mechanism.base import STAGES
 from fl_core.base.types import Tensors
 from orchestrator.audit.premises import Premise
 from orchestrator.inference.defense import SeenDefense
+from orchestrator.library.chains import check_defenses
 from orchestrator.library.count import Counted
-from orchestrator.library.simulate import check_defenses
 
 
 def in_force(told: Sequence[AnyDefense], seen: SeenDefense | None) -> tuple[AnyDefense, ...]:

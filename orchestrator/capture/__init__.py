@@ -5,7 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "datasets": ["check_data", "data_line", "open_data", "planned_data", "resolve_kind"],
+        "datasets": ["data_line", "open_data", "planned_data"],
+        "places": ["check_data", "resolve_kind"],
         "priors": ["Learned", "Priors"],
         "store": [
             "Capture",

@@ -6,7 +6,7 @@ import copy
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,59 +14,19 @@ from typing import Any
 from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset
-from fl_core.data.decoding import Resize
 from fl_core.data.kinds.arrays import open_arrays
 from fl_core.data.kinds.celeba import open_celeba
-from fl_core.data.kinds.celeba_folder import PARTS, Layout, has_images
 from fl_core.data.kinds.class_folders import open_folder
 from fl_core.data.kinds.parquet import open_parquet
 from fl_core.data.kinds.torchvision_sets import open_torchvision
-from fl_core.data.places import check_folder, expanded, is_there
+from fl_core.data.places import expanded
+from fl_core.data.resize import Resize
 from fl_core.data.synthetic.faces import unwritten_faces, write_faces
 from orchestrator.axes.paths import put
+from orchestrator.capture.places import check_place, faces_folder, resolve_kind, synthetic_root
 from orchestrator.config.plain import build
 from orchestrator.config.sweep import DataConfig, DataKind, SweepConfig
 from orchestrator.io.identity import content_hash
-
-_SYNTHETIC = "synthetic_faces"
-
-
-def resolve_kind(data: DataConfig) -> DataConfig:
-    """`auto` made definite: CelebA where its images lie under the root, synthetic faces where no root was named.
-
-    The default root counts as none, and a root that holds synthetic faces already goes on with them. Raises
-    `InputError` for any other root without CelebA.
-    """
-    if data.kind != "auto":
-        return data
-    root = expanded(data.root)
-    if not has_images(root) and (not _is_named(data) or is_there(root / _SYNTHETIC)):
-        return replace(data, kind="synthetic")
-    try:
-        Layout.of(root)
-    except InputError as error:
-        raise InputError(f"{error} For synthetic faces name none.") from error
-    return replace(data, kind="celeba")
-
-
-def check_data(common: DataConfig, cells: Iterable[SweepConfig]) -> None:
-    """Raise `InputError` where the data that the cells name are not there; nothing is read or written.
-
-    `cells` are the settings of each cell, `common` what the sweep file says for all of them.
-    """
-    kind = resolve_kind(common).kind
-    for own in cells:
-        named = own.data
-        data = resolve_kind(named)
-        if named.kind == "auto" and data.kind != kind:
-            raise InputError(
-                f"cells.{own.cell.name}.differs: data.root = {named.root!r} means {data.kind} data, where other "
-                f"cells have {kind}; say so with data.kind = {data.kind!r} beside it."
-            )
-        if data.kind == "celeba":
-            Layout.of(expanded(data.root))
-        elif data.kind == "synthetic" and not is_there(_synthetic_root(data)):
-            _check_place(data)
 
 
 def with_classes(several: Sequence[SweepConfig]) -> list[SweepConfig]:
@@ -101,9 +61,9 @@ def _class_count(data: DataConfig, shape: ImageShape) -> int:
 
 def open_data(data: DataConfig, shape: ImageShape, *, progress: Callable[[str], None]) -> ImageDataset:
     """The data set of a definite kind, with pictures of `shape`; synthetic faces are written first where missing."""
-    if data.kind == "synthetic" and not _synthetic_root(data).is_dir():
-        root = _synthetic_root(data)
-        _check_place(data)
+    if data.kind == "synthetic" and not synthetic_root(data).is_dir():
+        root = synthetic_root(data)
+        check_place(data)
         progress(f"writing {data.synthetic_images} synthetic faces to {root}")
         _write_whole(root, data)
     return _OPENERS[data.kind](data, shape)
@@ -111,9 +71,9 @@ def open_data(data: DataConfig, shape: ImageShape, *, progress: Callable[[str], 
 
 def planned_data(data: DataConfig, shape: ImageShape) -> ImageDataset:
     """What `open_data` will open, without a write: synthetic faces to come have names, labels and splits alone."""
-    if data.kind == "synthetic" and not _synthetic_root(data).is_dir():
+    if data.kind == "synthetic" and not synthetic_root(data).is_dir():
         return unwritten_faces(
-            _synthetic_root(data),
+            synthetic_root(data),
             num=data.synthetic_images,
             seed=data.synthetic_seed,
             attributes=_attributes(data),
@@ -121,11 +81,6 @@ def planned_data(data: DataConfig, shape: ImageShape) -> ImageDataset:
             resize=_resize(data),
         )
     return open_data(replace(data, download=None), shape, progress=lambda _: None)
-
-
-def faces_folder(data: DataConfig) -> Path:
-    """The folder in CelebA's layout that data of the kind `celeba` or `synthetic` are read from."""
-    return _synthetic_root(data) if data.kind == "synthetic" else expanded(data.root)
 
 
 def _open_faces(data: DataConfig, shape: ImageShape) -> ImageDataset:
@@ -206,28 +161,6 @@ def _described(data: DataConfig) -> str:
         f"resize {data.resize}" if data.resize else None,
     ]
     return ", ".join(part for part in parts if part)
-
-
-def _is_named(data: DataConfig) -> bool:
-    """Whether the user named a root: the default one stands for none."""
-    return Path(data.root) != Path(DataConfig.root)
-
-
-def _synthetic_root(data: DataConfig) -> Path:
-    return expanded(data.root) / _SYNTHETIC / f"seed{data.synthetic_seed}_num{data.synthetic_images}"
-
-
-def _check_place(data: DataConfig) -> None:
-    """Raise `InputError` for a named root where no synthetic faces belong: one that is in use, or in no folder."""
-    root = expanded(data.root)
-    if not _is_named(data) or (root / _SYNTHETIC).is_dir():
-        return
-    check_folder(root if is_there(root) else root.absolute().parent, PARTS)
-    if is_there(root) and any(root.iterdir()):
-        raise InputError(
-            f"data.root = {data.root!r}: synthetic faces are not written into a folder that holds something else; "
-            "name a new folder, an empty one, or one with synthetic faces."
-        )
 
 
 def _write_whole(root: Path, data: DataConfig) -> None:

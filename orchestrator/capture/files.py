@@ -257,7 +257,8 @@ def _fields(kind: type, content: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _described_by(kind: type) -> type[BaseModel]:
-    hints = get_type_hints(kind)
+    # Where these classes stand, tensors are known to type checkers alone.
+    hints = get_type_hints(kind, localns={"Tensor": torch.Tensor})
     fields: dict[str, Any] = {
         field.name: (hints[field.name], ... if field.default is dataclasses.MISSING else field.default)
         for field in dataclasses.fields(kind)

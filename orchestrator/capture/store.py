@@ -15,7 +15,7 @@ from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed, generator
 from fl_core.base.types import ModelState, Truth, clipped_to_zeros
 from fl_core.data.dataset import ImageDataset
-from fl_core.federation.rounds import Federation
+from fl_core.federation.federation import Federation
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
 from fl_core.federation.training import train
 from fl_core.models.build import check_batch, initial_state

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.config.plain_yaml import read_override, read_sweep_text
 from orchestrator.io.places import check_folder_there
+from orchestrator.results.there import check_begun, check_results
+
+if TYPE_CHECKING:
+    from orchestrator.config.sweep import SweepConfig
 
 
 def results_folder(folder: Path) -> Path:
     """A results folder that an argument names; raises `InputError` where it is not there."""
     check_folder_there(folder)
+    return folder
+
+
+def finished_folder(folder: Path) -> Path:
+    """A results folder that has trials; raises `InputError` where it has none."""
+    check_results(folder)
+    return folder
+
+
+def _begun_folder(folder: Path) -> Path:
+    check_begun(folder)
     return folder
 
 
@@ -35,7 +51,31 @@ def overriding(texts: list[str] | None) -> list[str] | None:
     return texts
 
 
+def check_choices(
+    config: SweepConfig, *, cells: Sequence[str] | None, address: str, cache: Path | None = None
+) -> None:
+    """Raise `InputError` for what a sweep would be refused for, as far as no library is needed to tell.
+
+    These are patterns that match no cell, an address, a device and a cache that are none, and data that are not there.
+    """
+    from fl_core.base.device import check_device
+    from orchestrator.capture.places import check_data
+    from orchestrator.config.parse import cell_settings
+    from orchestrator.execute.address import named_address
+    from orchestrator.io.cache import check_cache
+
+    if cache is not None:
+        check_cache(cache)
+    chosen = [cell_settings(config, cell) for cell in config.matching_cells(cells or ["*"])]
+    named_address(address)
+    check_data(config.data, chosen)
+    for settings in chosen:
+        check_device(settings.execution.device)
+
+
 Folder = Annotated[Path, typer.Argument(help="Results folder.", callback=results_folder)]
+Finished = Annotated[Path, typer.Argument(help="Results folder.", callback=finished_folder)]
+Begun = Annotated[Path, typer.Argument(help="Results folder.", callback=_begun_folder)]
 Folders = Annotated[list[Path], typer.Argument(help="Results folders of one sweep.", callback=_all_there)]
 SweepFile = Annotated[Path, typer.Argument(help="Sweep file (YAML).", callback=_readable)]
 Override = Annotated[

@@ -54,6 +54,9 @@ def submit(
     no_token: NoToken = False,
 ) -> None:
     """Run a sweep on a Ray cluster as a job; the exit code is the sweep's. The same --out resumes it."""
+    from orchestrator.cluster.access import sendable
+
+    sendable(file, out=out, overrides=override or []).matching_cells(cells or ["*"])
     there = _connect(address, no_token=no_token)
     job = there.submit(file, out=out, overrides=override or [], cells=cells or [], python=python)
     typer.echo(f"submitted {job}; results in {out} on the cluster")
@@ -124,7 +127,7 @@ def render_script(
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="the terminal")] = None,
 ) -> None:
     """Print a batch script for `sbatch`, with everything filled in and checked."""
-    from orchestrator.capture.datasets import check_data
+    from orchestrator.capture.places import check_data
     from orchestrator.cluster.slurm import SlurmJob, render, render_workers
     from orchestrator.config.parse import cell_settings, load_sweep
     from orchestrator.io.files import write_atomically
@@ -180,9 +183,13 @@ def _overrides(flags: Sequence[str]) -> list[str]:
 
 
 def _connect(address: str, *, no_token: bool) -> Jobs:
-    from orchestrator.cluster.submit import Jobs, find_token
+    from orchestrator.cluster.access import dashboard, find_token
 
-    return Jobs(address, None if no_token else find_token(os.environ))
+    token = None if no_token else find_token(os.environ)
+    dashboard(address)
+    from orchestrator.cluster.submit import Jobs  # With Ray, for which a refusal does not wait.
+
+    return Jobs(address, token)
 
 
 def _follow(there: Jobs, job: str, address: str) -> int:

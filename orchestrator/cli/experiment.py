@@ -31,7 +31,7 @@ from fl_core.federation.client import LocalTraining
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.config import ModelConfig, ModelName
 from fl_core.threat.model import ThreatModel
-from orchestrator.analysis.summary import summary_lines, write_summary
+from orchestrator.cli.arguments import check_choices
 from orchestrator.config.sweep import (
     AttackerConfig,
     CaptureConfig,
@@ -41,11 +41,7 @@ from orchestrator.config.sweep import (
     SweepConfig,
     VictimsConfig,
 )
-from orchestrator.driver.sweep import run_sweep
 from orchestrator.io.files import write_atomically
-from orchestrator.report.reader import Results
-from orchestrator.report.run_outputs import CONFIG, write_outputs
-from orchestrator.runtime.progress import ConsoleReporter
 from orchestrator.runtime.stop import Stop, Stopped
 
 SOURCES = ("gradients", "one_step_update", "local_update", "agg_update")
@@ -370,6 +366,14 @@ def run(experiment: Experiment, console: Console, stop: Stop | None = None) -> i
     config = experiment.sweep()
     for remark in experiment.remarks():
         console.print(remark, highlight=False, markup=False, soft_wrap=True)
+    check_choices(config, cells=None, address="serial")
+    # With Ray, pandas and matplotlib, for which a refusal does not wait.
+    from orchestrator.analysis.summary import summary_lines, write_summary
+    from orchestrator.driver.sweep import run_sweep
+    from orchestrator.report.reader import Results
+    from orchestrator.report.run_outputs import CONFIG, write_outputs
+    from orchestrator.runtime.progress import ConsoleReporter
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InsecureKey)  # It is among the remarks.

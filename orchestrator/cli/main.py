@@ -18,7 +18,17 @@ from fl_core.base.errors import InputError, first_line, one_line
 from orchestrator.cli import cluster as cli_cluster
 from orchestrator.cli import shell as cli_shell
 from orchestrator.cli import suite as cli_suite
-from orchestrator.cli.arguments import Cached, Cells, Folder, Folders, KeepGoing, Override, SweepFile, Where
+from orchestrator.cli.arguments import (
+    Cached,
+    Cells,
+    Finished,
+    Folders,
+    KeepGoing,
+    Override,
+    SweepFile,
+    Where,
+    check_choices,
+)
 from orchestrator.cli.auditing import command as cli_audit
 from orchestrator.cli.results import cache as cli_cache
 from orchestrator.cli.results import compare as cli_compare
@@ -73,6 +83,7 @@ def sweep(
     from orchestrator.config.parse import load_sweep
 
     config = load_sweep(file, [*(override or []), *(["execution.allow_slow=true"] if yes else [])])
+    check_choices(config, cells=cells, address=address, cache=None if dry_run else cache)
     from orchestrator.cli import sweeps  # With Ray, pandas and matplotlib, for which a refusal does not wait.
 
     if dry_run:
@@ -91,7 +102,7 @@ def sweep(
 
 
 @app.command()
-def report(folder: Folder) -> None:
+def report(folder: Finished) -> None:
     """Print the summary of a results folder and write its report.html, figures and summary.parquet."""
     from orchestrator.cli.sweeps import report_on
 
@@ -104,6 +115,9 @@ def merge(
     out: Annotated[Path, typer.Option(help="New results folder.")],
 ) -> None:
     """Unite results folders of one sweep, such as those of a job array, in a new one, and report on it."""
+    from orchestrator.results.folder import mergeable
+
+    mergeable(folders, out)
     from orchestrator.cli import sweeps
 
     sweeps.merge(folders, out, terminal())

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress, track
 
 from fl_core.base.errors import InputError, listed
 from fl_core.base.shape import ImageShape
-from fl_core.data.check import check_pictures, described
-from fl_core.data.kinds.celeba import check_celeba, open_celeba, read_attribute_names
+from fl_core.data.kinds.celeba_folder import Layout
 from fl_core.data.places import expanded, is_there
-from fl_core.data.synthetic.faces import write_faces
-from orchestrator.capture.datasets import faces_folder, planned_data, resolve_kind
+from orchestrator.capture.places import faces_folder, resolve_kind
 from orchestrator.config.plain import build
 from orchestrator.config.sweep import DataConfig
+
+if TYPE_CHECKING:
+    from fl_core.data.dataset import ImageDataset
 
 
 def synthesise(out: Path, console: Console, *, num: int, seed: int) -> None:
     """Write `num` synthetic faces in CelebA's layout; raises `InputError` for a folder that cannot be written."""
+    from fl_core.data.synthetic.faces import write_faces
+
     out = expanded(out)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("faces", total=num)
@@ -32,23 +37,37 @@ def check(folder: Path, console: Console, *, kind: str, name: str | None, size: 
     folder, shape = expanded(folder), ImageShape.parse(size)
     where = "gradsweep data check"
     data = resolve_kind(build(DataConfig, {"kind": kind, "root": str(folder), "name": name}, where=where))
-    faces = data.kind in ("celeba", "synthetic")
-    dataset = None if faces else planned_data(data, shape)
+    found: Iterable[str]
+    if data.kind in ("celeba", "synthetic"):
+        dataset, found = None, _face_problems(_written(data))
+    else:
+        from fl_core.data.check import check_pictures
+        from orchestrator.capture.datasets import planned_data
+
+        dataset = planned_data(data, shape)
+        found = check_pictures(dataset)
     problems = 0
-    found = check_celeba(_written(data)) if dataset is None else check_pictures(dataset)
     for problem in track(found, description="checking", console=console, transient=True):
         problems += 1
         console.print(problem, soft_wrap=True, markup=False)
-    if dataset is not None:
-        held = described(dataset)
-    else:
-        held = [] if problems else _described_faces(faces_folder(data), shape)
-    for line in held:
+    for line in _held(dataset, data, shape) if dataset is not None or not problems else ():
         console.print(line, soft_wrap=True, markup=False)
     console.print(
         f"{problems} problems in {folder}" if problems else f"{folder} is fine", soft_wrap=True, markup=False
     )
     return problems
+
+
+def _face_problems(root: Path) -> Iterable[str]:
+    """The problems of a folder of faces; nothing else is looked at where lists or pictures are missing altogether."""
+    try:
+        Layout.of(root)
+    except InputError as error:
+        return [str(error)]
+
+    from fl_core.data.kinds.celeba import check_celeba
+
+    return check_celeba(root)
 
 
 def _written(data: DataConfig) -> Path:
@@ -59,8 +78,14 @@ def _written(data: DataConfig) -> Path:
     return root
 
 
-def _described_faces(root: Path, shape: ImageShape) -> list[str]:
-    """What a folder of faces holds: any attribute may be the class, so all are listed."""
+def _held(dataset: ImageDataset | None, data: DataConfig, shape: ImageShape) -> list[str]:
+    """What a data set holds; None stands for faces, any attribute of which may be the class, so all are listed."""
+    from fl_core.data.check import described
+    from fl_core.data.kinds.celeba import open_celeba, read_attribute_names
+
+    if dataset is not None:
+        return described(dataset)
+    root = faces_folder(data)
     attributes = read_attribute_names(root)
-    dataset = open_celeba(root, attributes=attributes[:1], shape=shape)
-    return described(dataset, classes=f"{len(attributes)} attributes: {listed(attributes)}")
+    faces = open_celeba(root, attributes=attributes[:1], shape=shape)
+    return described(faces, classes=f"{len(attributes)} attributes: {listed(attributes)}")

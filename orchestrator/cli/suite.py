@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 from fl_core.data.places import expanded
-from orchestrator.cli.arguments import Cached, Where, overriding
+from orchestrator.cli.arguments import Cached, Where, check_choices, overriding
+from orchestrator.results.there import check_results
 from orchestrator.runtime.terminal import console as terminal
 from orchestrator.suites.catalog import SUITES, Suite, suite_of, sweep_file
 from orchestrator.suites.variables import Variables
@@ -81,6 +82,8 @@ def suite(
 
     # All of them before the first one runs: an override may fit one part and not the next.
     configs = {part: load_sweep(sweep_file(part), overrides) for part in parts}
+    for config in configs.values():
+        check_choices(config, cells=None, address=address, cache=None if dry_run else cache)
     if dry_run:
         from orchestrator.cli.sweeps import show_plan
 
@@ -104,7 +107,10 @@ def analyze(
     ] = None,
 ) -> None:
     """Print the runs of a suite and what they say together; write them to runs.csv in its results folder."""
-    _show(suite_of(name), expanded(results_dir or Path("results") / name), terminal())
+    chosen, out = suite_of(name), expanded(results_dir or Path("results") / name)
+    for folder in chosen.begun(out):
+        check_results(folder)
+    _show(chosen, out, terminal())
 
 
 def _run(

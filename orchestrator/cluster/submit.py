@@ -10,14 +10,12 @@ import secrets
 import shlex
 import shutil
 import socket
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import aiohttp
 from ray.exceptions import AuthenticationError
@@ -25,7 +23,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 import orchestrator
 from fl_core.base.errors import InputError, first_line
-from orchestrator.config.parse import load_sweep, sweep_tree
+from orchestrator.cluster.access import HOW, Token, dashboard, sendable
+from orchestrator.config.parse import sweep_tree
 from orchestrator.io.provenance import provenance
 from orchestrator.io.retries import patiently
 from orchestrator.runtime.stop import EXIT_CODE
@@ -40,17 +39,6 @@ _STOP_SECONDS = 30
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Token:
-    """A cluster's secret, and where it came from in words that may be shown."""
-
-    secret: str
-    source: str
-
-    def __repr__(self) -> str:
-        return f"Token(from {self.source})"
-
-
 @dataclass(frozen=True, kw_only=True)
 class JobState:
     """What the cluster says of a job: `exit_code` is None while it runs."""
@@ -60,52 +48,14 @@ class JobState:
     exit_code: int | None
 
 
-def find_token(environment: Mapping[str, str]) -> Token:
-    """The token where Ray looks for it: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, `~/.ray/auth_token`.
-
-    Raises `InputError` where there is none, and for a named file that others can read.
-    """
-    if secret := environment.get("RAY_AUTH_TOKEN", "").strip():
-        return Token(secret, "RAY_AUTH_TOKEN")
-    named = environment.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
-    try:
-        secret = path.read_text(encoding="utf-8").strip()
-        others = stat.S_IMODE(path.stat().st_mode) & 0o077
-    except OSError as error:
-        if named:
-            raise InputError(f"Cannot read the token file {path} ({error.strerror}). {_HOW}") from error
-        raise InputError(f"There is no token for the cluster. {_HOW}") from error
-    if others and named:
-        raise InputError(f"The token file {path} can be read by others; chmod 600 {shlex.quote(str(path))}.")
-    if not secret:
-        raise InputError(f"The token file {path} is empty. {_HOW}")
-    return Token(secret, str(path))
-
-
-_HOW = (
-    "Ask whoever runs the cluster for its token, keep it in a file of mode 600 and name that with "
-    "RAY_AUTH_TOKEN_PATH; for a cluster of your own, `ray get-auth-token --generate` makes one. "
-    "A cluster without tokens needs --no-token."
-)
-
-
 class Jobs:
     """The jobs of one cluster. Every call raises `InputError` where the cluster cannot be reached or refuses."""
 
     def __init__(self, address: str, token: Token | None) -> None:
         """Connect to the dashboard at `address`, such as http://127.0.0.1:8265; try again where it is busy."""
         self._address, self._token = address.rstrip("/"), token
-        try:
-            parts = urlsplit(self._address)
-            host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
-        except ValueError:  # A port that is none, or half a bracket.
-            parts, host, port = urlsplit(""), None, 0
-        if parts.scheme not in ("http", "https") or not host:
-            raise InputError(
-                f"--address {address!r}: must be a dashboard's address, such as http://127.0.0.1:8265."
-            )
-        if token and parts.scheme == "http" and host not in ("127.0.0.1", "::1", "localhost"):
+        scheme, host, port = dashboard(address)
+        if token and scheme == "http" and host not in ("127.0.0.1", "::1", "localhost"):
             _log.warning(
                 "the token travels unencrypted to %s; a tunnel (ssh -L 8265:127.0.0.1:8265 HOST) hides it",
                 host,
@@ -131,16 +81,7 @@ class Jobs:
         is the sweep, the overrides and the own code that it names put in, and the four packages, nothing else. Raises
         `InputError` for a bad sweep or paths that mean nothing on the cluster.
         """
-        config = load_sweep(sweep, overrides)
-        if not PurePosixPath(out).is_absolute():
-            raise InputError(
-                f"--out {out!r}: must be a full path, on the cluster, where results are to stay."
-            )
-        if not PurePosixPath(config.data.root).is_absolute():
-            raise InputError(
-                f"data.root = {config.data.root!r} is a folder of this machine; name the one that every node of the "
-                "cluster sees with --set data.root=/FULL/PATH."
-            )
+        config = sendable(sweep, out=out, overrides=overrides)
         job = f"gradsweep-{config.name}-{secrets.token_hex(4)}"
         words = [
             "-m",
@@ -228,9 +169,9 @@ class Jobs:
             return patiently(f"the cluster at {self._address}", call, _transient, tries=_ATTEMPTS)
         except AuthenticationError as error:
             if self._token is None:
-                raise InputError(f"The cluster at {self._address} wants a token. {_HOW}") from error
+                raise InputError(f"The cluster at {self._address} wants a token. {HOW}") from error
             raise InputError(
-                f"The cluster at {self._address} refuses the token of {self._token.source}. {_HOW}"
+                f"The cluster at {self._address} refuses the token of {self._token.source}. {HOW}"
             ) from error
         except (OSError, aiohttp.ClientError) as error:
             raise InputError(

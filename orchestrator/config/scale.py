@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
-
 from fl_core.base.types import Config, InUnits, require
 
 MOST_POINTS = 1000
@@ -82,7 +80,9 @@ class Strength(Config):
     def grid(self) -> list[float]:
         """The strengths to begin with, weakest first, each once."""
         start, end = self.position(self.weak), self.position(self.strong)
-        return list(dict.fromkeys(self.value(p) for p in np.linspace(start, end, self.points)))
+        step = (end - start) / (self.points - 1)
+        places = [*(i * step + start for i in range(self.points - 1)), end]
+        return list(dict.fromkeys(map(self.value, places)))
 
 
 def _short(value: float) -> float:

@@ -6,18 +6,14 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
-
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from typing import TYPE_CHECKING, Literal
 
 from fl_core.base.errors import InputError
 from fl_core.base.types import Config, require
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
 
 Scalar = float | int | str | bool | None
 Params = dict[str, Scalar]
@@ -49,6 +45,8 @@ class FloatRange(Config):
 
     def distribution(self) -> BaseDistribution:
         """What `suggest` draws from, in Optuna's words."""
+        from optuna.distributions import FloatDistribution
+
         return FloatDistribution(self.low, self.high, log=self.log)
 
     def allows(self, value: Scalar) -> bool:
@@ -89,6 +87,8 @@ class IntRange(Config):
 
     def distribution(self) -> BaseDistribution:
         """See `FloatRange.distribution`."""
+        from optuna.distributions import IntDistribution
+
         return IntDistribution(self.low, self.high, log=self.log)
 
     def allows(self, value: Scalar) -> bool:
@@ -126,6 +126,8 @@ class Choice(Config):
 
     def distribution(self) -> BaseDistribution:
         """See `FloatRange.distribution`."""
+        from optuna.distributions import CategoricalDistribution
+
         return CategoricalDistribution(self.choices)
 
     def allows(self, value: Scalar) -> bool:

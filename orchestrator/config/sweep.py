@@ -17,7 +17,7 @@ from defenses.mechanism.own import OwnDefense
 from fl_core.base.device import Precision
 from fl_core.base.errors import InputError
 from fl_core.base.types import LATER, Config, InUnits, Signal, require
-from fl_core.data.decoding import Resize
+from fl_core.data.resize import Resize
 from fl_core.data.splits import SeededSplit
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.config import ModelConfig

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,13 +13,11 @@ import pyarrow.compute as pc
 from fl_core.base.errors import InputError
 from orchestrator.capture.used_data import united
 from orchestrator.config.plain import to_plain
-from orchestrator.config.sweep import SweepConfig
 from orchestrator.io.files import write_atomically
-from orchestrator.io.guard import refuse_links
 from orchestrator.io.parquet import parquet_bytes
-from orchestrator.io.whole import appearing, check_new
+from orchestrator.io.whole import appearing
 from orchestrator.results import schema
-from orchestrator.results.folder import CLAIM, claim_folder, claimed, first_difference
+from orchestrator.results.folder import claim_folder, mergeable
 from orchestrator.results.schema import trials_schema, trials_table
 from orchestrator.results.store import ResultStore, Row, data_by_cell, read_images, read_rows, read_studies
 from orchestrator.results.utility_files import (
@@ -35,8 +31,6 @@ from orchestrator.results.utility_files import (
 _TIMES = ("seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb")
 OF_THE_RUN = (*_TIMES, "host", "git_commit", "versions", "started_at", "cached")
 """Columns in which two runs of one trial may differ."""
-_OF_THE_MACHINE = ("workers", "gpus_per_trial", "keep_captures")
-"""Settings of `execution` that decide where trials run and what is kept, and no figure."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +49,7 @@ def merge_folders(folders: Sequence[Path], out: Path) -> Merged:
     goes on in `out` computes them again. `out` appears whole or not at all. Raises `InputError` where a folder does
     not fit, is being written to, or `out` holds something.
     """
-    for folder in (*folders, out):
-        refuse_links(folder)
-    config = _common_config(folders)
-    check_new(out, "merge")
+    config = mergeable(folders, out)
     columns = trials_schema(attacker.space.every() for attacker in config.attackers)
     with ExitStack() as held:
         for folder in folders:
@@ -76,41 +67,6 @@ def merge_folders(folders: Sequence[Path], out: Path) -> Merged:
             claim_folder(scratch, config, data)
     failed = pc.sum(pc.equal(rows.column("status"), "failed")).as_py() or 0
     return Merged(trials=len(pc.unique(rows.column("trial_id"))), failed=failed)
-
-
-def _common_config(folders: Sequence[Path]) -> SweepConfig:
-    """The config of the first folder, after all others were found to have the same."""
-    seen: set[Path] = set()
-    for folder in folders:
-        if folder.resolve() in seen:
-            raise InputError(f"{folder} is given twice; name every folder once.")
-        seen.add(folder.resolve())
-    first = _config(folders[0])
-    for folder in folders[1:]:
-        changed = first_difference(_fixed(first), _fixed(_config(folder)))
-        if changed:
-            path, old, new = changed
-            raise InputError(
-                f"{folder} holds another sweep than {folders[0]}: {path} is {new} there and {old} here; "
-                "only folders of one sweep can be merged."
-            )
-    return first
-
-
-def _config(folder: Path) -> SweepConfig:
-    config = claimed(folder)
-    if config is None:
-        raise InputError(f"{folder} holds no sweep: {folder / CLAIM} is missing.")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"Cannot lock {folder} while it is merged: it must be writable.")
-    return config
-
-
-def _fixed(config: SweepConfig) -> dict[str, Any]:
-    plain: dict[str, Any] = to_plain(config)
-    execution = {k: v for k, v in plain["execution"].items() if k not in _OF_THE_MACHINE}
-    data = {k: v for k, v in plain["data"].items() if k != "root"}
-    return plain | {"execution": execution, "data": data}
 
 
 def _data(folder: Path) -> dict[str, set[str]]:

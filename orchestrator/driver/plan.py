@@ -13,7 +13,8 @@ from rich.text import Text
 
 from defenses.chain import Chain
 from fl_core.data.dataset import ImageDataset
-from orchestrator.capture.datasets import check_data, planned_data, with_classes
+from orchestrator.capture.datasets import planned_data, with_classes
+from orchestrator.capture.places import check_data
 from orchestrator.config.own import shown
 from orchestrator.config.parse import cell_settings
 from orchestrator.config.sweep import AttackerConfig, CellConfig, SweepConfig

@@ -21,7 +21,8 @@ from fl_core.base.errors import InputError, NotSummable
 from fl_core.base.own_code import OwnCodeFailed
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset
-from orchestrator.capture.datasets import check_data, open_data, resolve_kind, with_classes
+from orchestrator.capture.datasets import open_data, with_classes
+from orchestrator.capture.places import check_data, resolve_kind
 from orchestrator.capture.priors import Learned, Priors
 from orchestrator.capture.store import CaptureStore
 from orchestrator.capture.used_data import DataCheck

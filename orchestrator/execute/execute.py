@@ -33,7 +33,8 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fl_core.base.device import prepare_process
-from fl_core.base.errors import InputError, unknown_name
+from fl_core.base.errors import InputError
+from orchestrator.execute.address import named_address
 from orchestrator.execute.lifelines import PATIENCE_SECONDS, Lifelines, connected
 from orchestrator.execute.ray_folder import scratch_folder
 from orchestrator.io.retries import TRIES, patiently
@@ -43,9 +44,6 @@ DEATHS = 3
 store may lose what one job needs."""
 LOOK_SECONDS = 2.0
 """How often the pool looks at the cluster's nodes."""
-
-ADDRESSES = ("serial", "local", "auto")
-"""Where to run, but for the address of a cluster."""
 
 T = TypeVar("T")
 
@@ -511,14 +509,12 @@ def _reach(address: str) -> None:
 
 
 def check_address(address: str) -> str:
-    """The address with `auto` made definite where RAY_ADDRESS says what it is.
+    """`named_address`, where somebody listens there.
 
     Raises `InputError` for what is none, `Unreachable` where nobody listens.
     """
-    named = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    named = named_address(address)
     if ":" not in named:
-        if named not in ADDRESSES:
-            raise InputError(f"{unknown_name('--address', named, ADDRESSES)} Or a Ray cluster's HOST:PORT.")
         return named
     try:
         _reach(named)

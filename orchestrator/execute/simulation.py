@@ -9,8 +9,8 @@ import torch
 
 from fl_core.base.types import ModelState
 from fl_core.federation.accuracy import EVALUATION_BATCH
+from fl_core.federation.federation import Chunk
 from fl_core.federation.hooks import ClientState
-from fl_core.federation.rounds import Chunk
 from fl_core.federation.simulator import ClientWork, InProcess, Reduced, Simulator
 from orchestrator.execute.execute import Executor
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from defenses.compression.soteria import fully_connected
+from defenses.compression.representation import fully_connected
 from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.errors import InputError
 from fl_core.base.rng import Random

@@ -32,6 +32,13 @@ FORMAT = 1
 """Version of what keys and files of entries mean; a change makes old entries unused."""
 
 
+def check_cache(folder: Path) -> None:
+    """Raise `InputError` where the folder of a cache is missing or is none."""
+    if not folder.is_dir():
+        what = "is no folder" if folder.exists() else "is not there"
+        raise InputError(f"--cache {folder} {what}; make the folder first, or leave --cache out.")
+
+
 class Cache:
     """A folder of entries, in a folder of its own for each code that made them.
 
@@ -44,9 +51,7 @@ class Cache:
         self._folder, self._say = folder, say
         self._writes = True
         self.used: Counter[Kind] = Counter()
-        if not folder.is_dir():
-            what = "is no folder" if folder.exists() else "is not there"
-            raise InputError(f"--cache {folder} {what}; make the folder first, or leave --cache out.")
+        check_cache(folder)
         probe = folder / f"_{secrets.token_hex(4)}"
         try:
             probe.mkdir()

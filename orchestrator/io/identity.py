@@ -7,8 +7,6 @@ import hashlib
 import json
 from typing import Any
 
-import torch
-
 from fl_core.base.types import LATER, PLACE, Tensors
 
 
@@ -28,6 +26,8 @@ def content_hash(value: object) -> str:
 
 def tensor_hash(*groups: Tensors) -> str:
     """A hash of names, shapes, types and bytes of tensors on the CPU."""
+    import torch
+
     digest = hashlib.sha256()
     for tensors in groups:
         for name, tensor in sorted(tensors.items()):

@@ -1,12 +1,19 @@
-"""Defenses as a caller of the library names them."""
+"""Defenses and attacks as a caller of the library names them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from attack_core.attacks.registry import NAMED, AnyAttack
+from attack_core.base.types import Attack
 from defenses.chain import AnyDefense, Chain
 from defenses.mechanism.base import STAGES, Mechanism, Stage
-from fl_core.base.errors import InputError
+from fl_core.base.errors import InputError, unknown_name
+
+ON_UPDATES: tuple[Stage, ...] = ("clip", "noise", "compress")
+"""The stages of defenses that work on an update that is already there."""
+SIMULATED: tuple[Stage, ...] = ("batch", "gradient", *ON_UPDATES)
+"""The stages of those that one client alone can be simulated under."""
 
 
 def chain_of(defenses: Sequence[AnyDefense], what: str, *, stages: Sequence[Stage] = STAGES) -> Chain:
@@ -35,3 +42,25 @@ def chain_of(defenses: Sequence[AnyDefense], what: str, *, stages: Sequence[Stag
                 f"{', '.join(stages)}."
             )
     return Chain(defenses=tuple(defenses))
+
+
+def check_defenses(defenses: Sequence[AnyDefense]) -> None:
+    """Raise `InputError` for defenses that one client cannot be simulated under, or that do not go together."""
+    chain_of(defenses, "defenses", stages=SIMULATED)
+
+
+def named_attack(attack: str | AnyAttack) -> AnyAttack:
+    """The attack of a name of `NAMED`, or `attack` itself; raises `InputError` for another name."""
+    if isinstance(attack, Attack):
+        return attack
+    if not isinstance(attack, str):
+        raise InputError(_no_attack(attack))
+    if attack not in NAMED:
+        raise unknown_name("attack", attack, NAMED)
+    return NAMED[attack]
+
+
+def _no_attack(given: object) -> str:
+    if isinstance(given, type):
+        return f"attack is the class {given.__name__}; an object of it is {given.__name__}(...)."
+    return f"attack is {type(given).__name__}: must be a name, or one of gradsweep.attacks."

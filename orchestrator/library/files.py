@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from fl_core.base.errors import InputError, first_line
 from fl_core.models.tensor_files import stored_tensors
 from fl_core.models.tensor_names import named_as, second_names, untied
-from orchestrator.library.updates import Update, check_fact
+from orchestrator.library.known import check_fact
+from orchestrator.library.updates import Update
 
 _FACTS = "gradsweep_facts"
 _BEFORE, _AFTER = "before.", "after."

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +60,14 @@ class ImageSpec:
 
     def check(self, pictures: Tensor, what: str) -> Tensor:
         """`pictures` (N, C, H, W) with pixels in [0, 1] as float32 in [-1, 1]; raises `InputError` for others."""
+        import torch
+
         if (
-            not isinstance(pictures, Tensor)
+            not isinstance(pictures, torch.Tensor)
             or pictures.dim() != 4
             or tuple(pictures.shape[1:]) != self.shape.size
         ):
-            shape = tuple(pictures.shape) if isinstance(pictures, Tensor) else type(pictures).__name__
+            shape = tuple(pictures.shape) if isinstance(pictures, torch.Tensor) else type(pictures).__name__
             raise InputError(
                 f"{what} is {shape}: must be a tensor of shape (N, {self.channels}, {self.height}, {self.width})."
             )

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attack_core.attacks.registry import NAMED, AnyAttack
+from attack_core.attacks.registry import AnyAttack
 from attack_core.base.certificate import Certificate
-from attack_core.base.types import Attack, Outcome, Progress, Reconstruction
+from attack_core.base.types import Outcome, Progress, Reconstruction
 from attack_core.metrics.metrics import to_unit
 from fl_core.base.device import precision_of
-from fl_core.base.errors import InputError, unknown_name
+from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import Signal
 from fl_core.federation.client import LocalTraining
@@ -20,7 +20,7 @@ from fl_core.federation.rounds import FederationConfig
 from fl_core.models.tensor_names import second_names
 from fl_core.threat.facts import Fact, InTheClear
 from fl_core.threat.observation import Observation
-from orchestrator.library.chains import chain_of
+from orchestrator.library.chains import chain_of, named_attack
 from orchestrator.library.count import count_images
 from orchestrator.library.images import ImageSpec, Pictures
 from orchestrator.library.known import Known
@@ -116,23 +116,6 @@ def case_at(
         raise InputError(f"known is {type(known).__name__}: must be gradsweep.Known(...).")
     observation, notes = _observation(network, sent, known or Known())
     return Case(subject=network, observation=observation, attack=chosen, notes=tuple(notes))
-
-
-def named_attack(attack: str | AnyAttack) -> AnyAttack:
-    """The attack of a name of `NAMED`, or `attack` itself; raises `InputError` for another name."""
-    if isinstance(attack, Attack):
-        return attack
-    if not isinstance(attack, str):
-        raise InputError(_no_attack(attack))
-    if attack not in NAMED:
-        raise unknown_name("attack", attack, NAMED)
-    return NAMED[attack]
-
-
-def _no_attack(given: object) -> str:
-    if isinstance(given, type):
-        return f"attack is the class {given.__name__}; an object of it is {given.__name__}(...)."
-    return f"attack is {type(given).__name__}: must be a name, or one of gradsweep.attacks."
 
 
 def _observation(network: Subject, sent: Numbers | Update, known: Known) -> tuple[Observation, list[str]]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from defenses.chain import AnyDefense
-from fl_core.base.errors import InputError
-from orchestrator.library.updates import FACTS, broken_rule
+from fl_core.base.errors import InputError, hint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FACTS = ("lr", "momentum", "steps", "batch_size", "examples")
+"""What is said of the training behind an update."""
 
 _COUNTS = ("examples", "batch_size", "steps")
 """What is a whole number."""
@@ -59,3 +63,30 @@ class Known:
             raise InputError(f"Known.momentum = {self.momentum!r}: must be {rule}.")
         if self.labels is not None and self.examples is not None and len(self.labels) != self.examples:
             raise InputError(f"Known.labels has {len(self.labels)} classes for {self.examples} examples.")
+
+
+def check_fact(name: str, value: object, where: str) -> float:
+    """A fact of the training; raises `InputError` for an unknown name and for a value that it cannot have."""
+    if name not in FACTS:
+        raise InputError(f"{where}: unknown fact {name!r}.{hint(name, FACTS)} Known: {', '.join(FACTS)}.")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{where}: {name} = {value!r}: must be a number.")
+    rule = broken_rule(name, value)
+    if rule:
+        raise InputError(f"{where}: {name} = {value!r}: must be {rule}.")
+    return float(value)
+
+
+def broken_rule(name: str, value: float) -> str:
+    """What a fact of the training must be, where `value` is not that; empty where it is."""
+    match name:
+        case "lr":
+            rule, holds = "a finite number above 0", 0 < value < math.inf
+        case "momentum":
+            rule, holds = "in [0, 1)", 0 <= value < 1
+        case _:
+            rule, holds = (
+                "a whole number of at least 1",
+                math.isfinite(value) and value >= 1 and value == int(value),
+            )
+    return "" if holds else rule

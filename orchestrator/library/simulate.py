@@ -9,22 +9,16 @@ import torch
 from torch import Tensor
 
 from defenses.chain import AnyDefense
-from defenses.mechanism.base import Stage
 from fl_core.base.device import precision_of
 from fl_core.base.errors import InputError, first_line
 from fl_core.base.rng import stream
 from fl_core.base.types import ClientUpdate, Tensors
 from fl_core.federation.client import LocalTraining, batch_gradient, gradient_update, weight_update
 from fl_core.federation.rounds import FederationConfig
-from orchestrator.library.chains import chain_of
+from orchestrator.library.chains import ON_UPDATES, SIMULATED, chain_of
 from orchestrator.library.images import ImageSpec
 from orchestrator.library.network import Subject, subject
 from orchestrator.library.updates import Update
-
-_ON_UPDATES: tuple[Stage, ...] = ("clip", "noise", "compress")
-"""The stages of defenses that work on an update that is already there."""
-_SIMULATED: tuple[Stage, ...] = ("batch", "gradient", *_ON_UPDATES)
-"""The stages of those that one client alone can be simulated under."""
 
 
 def observe(
@@ -79,7 +73,7 @@ def client_signal(
 ) -> dict[str, Tensor] | Update:
     """`observe` for a network that has been prepared and pictures (N, C, H, W) in [-1, 1] with labels (N,)."""
     pictures, labels = pictures.to(network.device), labels.to(network.device)
-    chain, draws = chain_of(defenses, "defenses", stages=_SIMULATED), stream("library", seed)
+    chain, draws = chain_of(defenses, "defenses", stages=SIMULATED), stream("library", seed)
     plan = _plan(local, len(pictures))
     client = chain.clients(seed=seed, plan=plan)
     rule = client.on_gradient(batch_gradient, draws)
@@ -141,7 +135,7 @@ def released(
     sent: Mapping[str, Tensor] | Update, defenses: Sequence[AnyDefense], *, seed: int
 ) -> ClientUpdate:
     """`defend`'s answer with what the defenses note of it, such as the bytes that are sent."""
-    chain, plan = chain_of(defenses, "defenses", stages=_ON_UPDATES), _plan(None, 1)
+    chain, plan = chain_of(defenses, "defenses", stages=ON_UPDATES), _plan(None, 1)
     tensors = sent.tensors if isinstance(sent, Update) else sent
     update = ClientUpdate(
         client=0, tensors=dict(tensors), examples=1, steps=1, lr=plan.local.lr, momentum=plan.local.momentum
@@ -153,11 +147,6 @@ def released(
 def with_tensors(sent: dict[str, Tensor] | Update, tensors: Tensors) -> dict[str, Tensor] | Update:
     """`tensors` as a gradient, or as an update with all else that `sent` has."""
     return replace(sent, tensors=dict(tensors)) if isinstance(sent, Update) else dict(tensors)
-
-
-def check_defenses(defenses: Sequence[AnyDefense]) -> None:
-    """Raise `InputError` for defenses that one client cannot be simulated under, or that do not go together."""
-    chain_of(defenses, "defenses", stages=_SIMULATED)
 
 
 def _plan(local: LocalTraining | None, images: int) -> FederationConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from fl_core.base.errors import InputError, hint, listed
 from fl_core.base.types import ModelState, Tensors
 from fl_core.models.tensor_names import named_as, untied
+from orchestrator.library.known import check_fact
 
 Numbers = Mapping[str, "Tensor | np.ndarray | None"] | Sequence["Tensor | np.ndarray | None"]
 """A client's tensors by parameter name, or in the model's order; None for one that was not sent."""
@@ -111,37 +111,6 @@ class Update:
             buffers={name: _fitting(before, name, value) for name, value in state.buffers.items()},
         )
         return only, start
-
-
-FACTS = ("lr", "momentum", "steps", "batch_size", "examples")
-"""What is said of the training behind an update."""
-
-
-def check_fact(name: str, value: object, where: str) -> float:
-    """A fact of the training; raises `InputError` for an unknown name and for a value that it cannot have."""
-    if name not in FACTS:
-        raise InputError(f"{where}: unknown fact {name!r}.{hint(name, FACTS)} Known: {', '.join(FACTS)}.")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{where}: {name} = {value!r}: must be a number.")
-    rule = broken_rule(name, value)
-    if rule:
-        raise InputError(f"{where}: {name} = {value!r}: must be {rule}.")
-    return float(value)
-
-
-def broken_rule(name: str, value: float) -> str:
-    """What a fact of the training must be, where `value` is not that; empty where it is."""
-    match name:
-        case "lr":
-            rule, holds = "a finite number above 0", 0 < value < math.inf
-        case "momentum":
-            rule, holds = "in [0, 1)", 0 <= value < 1
-        case _:
-            rule, holds = (
-                "a whole number of at least 1",
-                math.isfinite(value) and value >= 1 and value == int(value),
-            )
-    return "" if holds else rule
 
 
 def coarsest(values: Sequence[Tensor]) -> torch.dtype:

@@ -17,7 +17,8 @@ import torch
 from attack_core.base.types import Progress
 from fl_core.base.device import cpu_threads
 from fl_core.base.errors import InputError
-from orchestrator.capture.datasets import check_data, open_data, with_classes
+from orchestrator.capture.datasets import open_data, with_classes
+from orchestrator.capture.places import check_data
 from orchestrator.capture.priors import Priors
 from orchestrator.capture.store import CaptureStore
 from orchestrator.capture.used_data import DataCheck
@@ -28,8 +29,7 @@ from orchestrator.driver.sweep import lost, resolve
 from orchestrator.execute.execute import SerialExecutor
 from orchestrator.io.provenance import provenance
 from orchestrator.living.find import find_trial, params_of
-from orchestrator.living.retry import noted_sweep
-from orchestrator.results.folder import read_claim
+from orchestrator.results.folder import noted_sweep, read_claim
 from orchestrator.results.schema import SUM_COSTS
 from orchestrator.results.store import Row, data_by_cell, read_rows
 from orchestrator.runtime.stop import Stop

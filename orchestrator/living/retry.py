@@ -7,33 +7,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from fl_core.base.errors import InputError
-from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver.again import Again, trials_again
 from orchestrator.driver.refine import run_refined
 from orchestrator.driver.sweep import Outcome, run_sweep
 from orchestrator.io.cache import Cache
-from orchestrator.io.places import check_folder_there
-from orchestrator.results.folder import CLAIM, claimed
-from orchestrator.results.store import NoResults
+from orchestrator.results.folder import noted_sweep
+from orchestrator.results.there import NoResults
 from orchestrator.runtime.progress import Reporter
 from orchestrator.runtime.stop import Stop
-
-
-def noted_sweep(folder: Path, data_root: str | None) -> SweepConfig:
-    """The sweep of a results folder, its pictures at `data_root` where that is given.
-
-    Raises `InputError` where there is no folder, or it notes no sweep.
-    """
-    check_folder_there(folder)
-    config = claimed(folder)
-    if config is None:
-        raise InputError(
-            f"{folder} holds no sweep: {folder / CLAIM} is missing; give the results folder of a sweep."
-        )
-    if data_root is None:
-        return config
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=data_root))
 
 
 def retry_trials(

@@ -18,9 +18,8 @@ from fl_core.base.errors import InputError, alike
 from orchestrator.io.places import check_folder_there
 from orchestrator.report.reader import Results
 from orchestrator.report.remaining import Pair, pairs
-from orchestrator.results.folder import CLAIM
 from orchestrator.results.lease import Owner, owner_of
-from orchestrator.results.store import NoResults
+from orchestrator.results.there import NoResults, no_sweep
 from orchestrator.runtime.progress import ENOUGH
 
 FORMAT = 1
@@ -127,10 +126,7 @@ def read_status(folder: Path) -> Status:
         return _read(folder, owner)
     except NoResults:
         if owner is None or not owner.alive:
-            raise InputError(
-                f"{folder} holds no sweep: {folder / CLAIM} is missing, and there are no trials; give the results "
-                "folder of a sweep."
-            ) from None
+            raise no_sweep(folder) from None
         return _status(folder, owner, "starting")
     except InputError:
         if owner is None or not owner.alive:

@@ -18,7 +18,7 @@ from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import AttackerConfig
 from orchestrator.results.folder import claimed
 from orchestrator.results.schema import TRIALS_BASE, study_name
-from orchestrator.results.store import NoResults
+from orchestrator.results.there import NoResults
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +13,19 @@ from fl_core.base.errors import InputError, nearest
 from orchestrator.config.plain import build, to_plain
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.io.files import RESTORE, Damaged, read_json, write_json
+from orchestrator.io.guard import refuse_links
 from orchestrator.io.identity import content_hash
+from orchestrator.io.places import check_folder_there
+from orchestrator.io.whole import check_new
+from orchestrator.results.there import CLAIM as CLAIM
 
 FORMAT = 2
-CLAIM = "sweep.json"
 
 _LONG = 160
 """Longer values are not repeated whole in a message."""
+
+_OF_THE_MACHINE = ("workers", "gpus_per_trial", "keep_captures")
+"""Settings of `execution` that decide where trials run and what is kept, and no figure."""
 
 _MAY_GROW = "A folder takes further cells and attackers, more seeds and test victims, larger budgets."
 
@@ -63,6 +70,35 @@ def claimed(out: Path) -> SweepConfig | None:
     return claim.config if claim else None
 
 
+def noted_sweep(folder: Path, data_root: str | None) -> SweepConfig:
+    """The sweep of a results folder, its pictures at `data_root` where that is given.
+
+    Raises `InputError` where there is no folder, or it notes no sweep.
+    """
+    check_folder_there(folder)
+    config = claimed(folder)
+    if config is None:
+        raise InputError(
+            f"{folder} holds no sweep: {folder / CLAIM} is missing; give the results folder of a sweep."
+        )
+    if data_root is None:
+        return config
+    return replace(config, data=replace(config.data, root=data_root))
+
+
+def mergeable(folders: Sequence[Path], out: Path) -> SweepConfig:
+    """The sweep that all `folders` are of, where they can be united in the new folder `out`; no trial is read.
+
+    Raises `InputError` where a folder is given twice, notes another sweep or none, may not be written to or holds a
+    link, and where something lies at `out`.
+    """
+    for folder in (*folders, out):
+        refuse_links(folder)
+    config = _common_config(folders)
+    check_new(out, "merge")
+    return config
+
+
 def check_folder(out: Path, config: SweepConfig, *, finished: bool) -> bool:
     """Whether the folder is this config's; False where it is free, which is so while nothing in it is `finished`.
 
@@ -98,6 +134,41 @@ def claim_folder(out: Path, config: SweepConfig, data: Sequence[object] = (), *,
     further = [cell for cell in there.cells if cell.name not in names] if there else []
     plain = to_plain(replace(config, cells=(*config.cells, *further)))
     write_json(out / CLAIM, {"format": FORMAT, "config": plain} | ({"data": list(data)} if data else {}))
+
+
+def _common_config(folders: Sequence[Path]) -> SweepConfig:
+    """The config of the first folder, after all others were found to have the same."""
+    seen: set[Path] = set()
+    for folder in folders:
+        if folder.resolve() in seen:
+            raise InputError(f"{folder} is given twice; name every folder once.")
+        seen.add(folder.resolve())
+    first = _writable(folders[0])
+    for folder in folders[1:]:
+        changed = first_difference(_of_any_machine(first), _of_any_machine(_writable(folder)))
+        if changed:
+            path, old, new = changed
+            raise InputError(
+                f"{folder} holds another sweep than {folders[0]}: {path} is {new} there and {old} here; "
+                "only folders of one sweep can be merged."
+            )
+    return first
+
+
+def _writable(folder: Path) -> SweepConfig:
+    config = claimed(folder)
+    if config is None:
+        raise InputError(f"{folder} holds no sweep: {folder / CLAIM} is missing.")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"Cannot lock {folder} while it is merged: it must be writable.")
+    return config
+
+
+def _of_any_machine(config: SweepConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = to_plain(config)
+    execution = {k: v for k, v in plain["execution"].items() if k not in _OF_THE_MACHINE}
+    data = {k: v for k, v in plain["data"].items() if k != "root"}
+    return plain | {"execution": execution, "data": data}
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from fl_core.base.errors import InputError, first_line
 from orchestrator.config.space import Params, Scalar
 from orchestrator.io.files import Damaged, append_line, read_bytes, sealed, typed, unsealed, write_atomically
 from orchestrator.results import schema
+from orchestrator.results.there import LOG
 
 Row = dict[str, Any]
 
@@ -73,7 +74,7 @@ class Journal:
     """`pending.jsonl`: appended to at once, emptied when its content is in Parquet."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "pending.jsonl"
+        self.path = folder / LOG
         self._synced_at = -math.inf
 
     def add(self, entry: FinishedTrial | StudyRow, *, allowed: Callable[[], None]) -> None:

@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from fl_core.base.errors import InputError
 from orchestrator.io.files import clearly, persistently, unsealed
+from orchestrator.results.there import OWNERS
 
 log = logging.getLogger(__name__)
 
@@ -260,7 +261,7 @@ def _owner_path(folder: Path, number: int) -> Path:
 
 
 def _numbers(folder: Path) -> list[int]:
-    found = (_OWNER.fullmatch(path.name) for path in folder.glob(".owner-*.json"))
+    found = (_OWNER.fullmatch(path.name) for path in folder.glob(OWNERS))
     return sorted(int(match[1]) for match in found if match)
 
 

@@ -27,6 +27,7 @@ from orchestrator.results import schema
 from orchestrator.results.journal import FinishedTrial, Journal, Row, StudyRow
 from orchestrator.results.lease import Lease
 from orchestrator.results.schema import trials_table
+from orchestrator.results.there import NoResults, no_results
 
 __all__ = ["FinishedTrial", "ResultStore", "Row", "StudyRow"]
 
@@ -267,10 +268,6 @@ def data_by_cell(rows: Iterable[Row]) -> dict[str, set[str]]:
     return found
 
 
-class NoResults(InputError):
-    """A results folder in which no trial is finished."""
-
-
 def read_rows(folder: Path, columns: Collection[str] | None = None) -> pa.Table:
     """All trial rows of a results folder, those that are only in its log too.
 
@@ -281,9 +278,7 @@ def read_rows(folder: Path, columns: Collection[str] | None = None) -> pa.Table:
     logged = _logged_trials(folder)
     parts = _read_parts(folder / "trials", columns)
     if not parts and not logged:
-        raise NoResults(
-            f"{folder} holds no results: {folder / 'trials'} has no Parquet file; run its sweep again."
-        )
+        raise no_results(folder)
     known = {trial for table in parts.values() for trial in _trials_in(table)}
     rows = [row for trial_id, entry in logged.items() if trial_id not in known for row in entry.rows]
     own = _narrowed(schema.schema_of(()).empty_table(), columns).schema

@@ -42,6 +42,13 @@ class Suite:
         """The results folder of a part, where `out` is the suite's."""
         return out if len(self.parts) == 1 else out / Path(part).name
 
+    def begun(self, out: Path) -> list[Path]:
+        """The results folders that are there of its parts; raises `InputError` where none is."""
+        there = [folder for part in self.parts if (folder := self.folder(part, out)).is_dir()]
+        if not there:
+            raise InputError(f"{out} holds no results of the suite {self.name}; run it first.")
+        return there
+
 
 def _original(*names: str) -> tuple[str, ...]:
     return tuple(f"original/{name}" for name in names)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fl_core.base.errors import InputError
 from orchestrator.analysis.intervals import Interval, mean_interval
 from orchestrator.analysis.lines import Line
 from orchestrator.analysis.summary import summary_lines
@@ -55,11 +54,7 @@ def runs_of(results: Path, out: Path) -> tuple[Run, ...]:
 
 def runs_of_suite(suite: Suite, out: Path) -> tuple[Run, ...]:
     """The runs of every part of a suite that has been run; raises `InputError` where none has."""
-    there = [folder for part in suite.parts if (folder := suite.folder(part, out)).is_dir()]
-    found = tuple(run for folder in there for run in runs_of(folder, out)) if there else ()
-    if not found:
-        raise InputError(f"{out} holds no results of the suite {suite.name}; run it first.")
-    return found
+    return tuple(run for folder in suite.begun(out) for run in runs_of(folder, out))
 
 
 @dataclass(frozen=True)

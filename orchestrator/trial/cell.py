@@ -15,12 +15,12 @@ from attack_core.metrics.metrics import to_unit
 from defenses.chain import Chain
 from defenses.dp.information import least_mse, nats_of_one_image, spectrum
 from defenses.dp.sgd import participations
-from defenses.secure.mean import dropouts
+from defenses.secure.exchange import dropouts
 from fl_core.base.errors import InputError, listed
 from fl_core.base.rng import derive_seed, generator
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.accuracy import count_correct
-from fl_core.federation.rounds import Federation
+from fl_core.federation.federation import Federation
 from fl_core.models.build import check_batch
 from fl_core.threat.captures import Victim
 from orchestrator.capture.priors import Learned

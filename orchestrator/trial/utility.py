@@ -11,7 +11,8 @@ from defenses.chain import Chain
 from fl_core.base.errors import NotSummable
 from fl_core.base.rng import derive_seed, generator
 from fl_core.data.dataset import ImageDataset
-from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.federation import Federation
+from fl_core.federation.rounds import FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
 from fl_core.federation.training import train
 from fl_core.models.build import initial_state

@@ -6,7 +6,8 @@ import torch
 
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining
-from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.federation import Federation
+from fl_core.federation.rounds import FederationConfig
 from fl_core.models.config import ModelConfig
 
 MODELS = [

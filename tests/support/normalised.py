@@ -11,7 +11,8 @@ from fl_core.base.rng import generator
 from fl_core.base.types import Signal
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining
-from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.federation import Federation
+from fl_core.federation.rounds import FederationConfig
 from fl_core.models.build import initial_state
 from fl_core.models.config import ModelConfig
 from fl_core.threat.captures import Victim, accompanied, capture

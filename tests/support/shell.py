@@ -105,7 +105,9 @@ def parse(words: list[str]) -> None:
         experiment.parse(given[1:])
         return
     # What a command line names need not be there: it is the reader's own.
-    with patch.object(arguments, "check_folder_there"), patch.object(arguments, "read_sweep_text"):
+    with ExitStack() as unlooked:
+        for check in ("check_folder_there", "check_begun", "check_results", "read_sweep_text"):
+            unlooked.enter_context(patch.object(arguments, check))
         context = _parsed(given)
     if "name" in context.params and given[0] in ("suite", "analyze"):
         suite_of(context.params["name"]).chosen(context.params.get("mode"))

@@ -10,11 +10,12 @@ place; what leaves the range is cut.
 from __future__ import annotations
 
 import itertools
+import math
 from types import ModuleType
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Published = Literal["3-1-7", "43-18-18", "3-1-7+43-18-18"]
 PUBLISHED: tuple[Published, ...] = get_args(Published)
@@ -59,7 +60,7 @@ def inverted(image: Tensor, name: Published, draw: tuple[float, ...]) -> Tensor:
             grey = _functional().rgb_to_grayscale(image).nanmean((-3, -2, -1), keepdim=True)
             image = grey + (image - grey) / (1.0 + sign * magnitude)
         else:
-            image = _shifted(image, kind, -sign * magnitude, torch.nan)
+            image = _shifted(image, kind, -sign * magnitude, math.nan)
     return image
 
 

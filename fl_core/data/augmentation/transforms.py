@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from fl_core.data.augmentation.policies import PUBLISHED, Published, applied, draws_of_policy, inverted
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Transform = Literal["mirror", "turn", "shift", "negate", "brighten", Published]
 Draw = tuple[float, ...]
@@ -65,6 +65,8 @@ def inverse_transformed(
 
     Pixels that left the range stay at its end. For those that left the frame there is `missing`, grey by default.
     """
+    import torch
+
     for transform, draw in reversed(list(zip(policy, drawn, strict=True))):
         image = _invert(image, transform, draw)
     lost = torch.zeros_like(image) if missing is None else missing
@@ -82,6 +84,8 @@ def _invert(image: Tensor, transform: Transform, draw: Draw) -> Tensor:
 
 
 def _apply(image: Tensor, transform: Transform, draw: Draw) -> Tensor:
+    import torch
+
     match transform:
         case "mirror":
             return image.flip(-1) if draw[0] else image

@@ -15,8 +15,8 @@ from PIL import Image
 from fl_core.base.errors import InputError, first_line, hint, listed
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import SPLITS, ImageDataset, SplitName
-from fl_core.data.decoding import Resize
 from fl_core.data.kinds.assemble import assemble
+from fl_core.data.resize import Resize
 from fl_core.data.splits import SeededSplit
 
 _READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)

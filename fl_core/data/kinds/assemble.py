@@ -12,8 +12,9 @@ import torch
 from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset, PictureSource, SplitName, fingerprint_of
-from fl_core.data.decoding import Resize
-from fl_core.data.splits import SeededSplit, completed, partition_by, ranks
+from fl_core.data.drawn_splits import completed, partition_by, ranks
+from fl_core.data.resize import Resize
+from fl_core.data.splits import SeededSplit
 
 MOST_CLASSES = 1_000_000
 """More than any classification set has; a label beyond it is an identifier of another kind."""

@@ -26,7 +26,7 @@ from PIL import Image
 from fl_core.base.errors import InputError, listed, unknown_name
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset, PictureFiles, decode_problem
-from fl_core.data.decoding import DECODE_ERRORS, Resize
+from fl_core.data.decoding import DECODE_ERRORS
 from fl_core.data.kinds.celeba_folder import Layout
 from fl_core.data.kinds.celeba_lists import (
     ID_COLUMN,
@@ -38,6 +38,7 @@ from fl_core.data.kinds.celeba_lists import (
     Report,
     read_column,
 )
+from fl_core.data.resize import Resize
 
 _SAME_VALUES = 3
 """Up to so many cells with the same wrong value are told one by one in a check."""

@@ -11,9 +11,9 @@ import numpy as np
 from fl_core.base.errors import InputError, hint, listed
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset, PictureFiles, SplitName
-from fl_core.data.decoding import Resize
 from fl_core.data.kinds.assemble import assemble
 from fl_core.data.places import check_folder
+from fl_core.data.resize import Resize
 from fl_core.data.splits import SeededSplit
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")

@@ -16,8 +16,8 @@ from fl_core.base.errors import InputError, first_line, hint, listed
 from fl_core.base.libraries import library
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset, SplitName
-from fl_core.data.decoding import Resize
 from fl_core.data.kinds.assemble import assemble
+from fl_core.data.resize import Resize
 from fl_core.data.splits import SeededSplit
 
 _IMAGE_COLUMNS = ("image", "img")

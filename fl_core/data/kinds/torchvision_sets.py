@@ -14,8 +14,8 @@ from PIL import Image
 from fl_core.base.errors import InputError, first_line, unknown_name
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset, SplitName
-from fl_core.data.decoding import Resize
 from fl_core.data.kinds.assemble import assemble
+from fl_core.data.resize import Resize
 from fl_core.data.splits import SeededSplit
 
 _LABELS = ("targets", "labels", "_labels", "y")

@@ -22,9 +22,9 @@ from fl_core.base.errors import InputError, unknown_name
 from fl_core.base.rng import derive_seed
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset, PictureFiles
-from fl_core.data.decoding import Resize
 from fl_core.data.kinds.celeba import attribute_classes
 from fl_core.data.kinds.celeba_folder import ATTRIBUTE_CSV, IMAGE_FOLDER, PARTITION_CSV
+from fl_core.data.resize import Resize
 from fl_core.data.synthetic.portrait import paint
 from fl_core.data.synthetic.scene import Beard, HairTone, Traits
 

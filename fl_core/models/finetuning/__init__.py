@@ -5,7 +5,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "low_rank": ["LowRankConfig", "LowRankLinear", "adapt", "adapters"],
+        "adapters": ["LowRankLinear", "adapt", "adapters"],
+        "low_rank": ["LowRankConfig"],
         "trainable": [
             "freeze",
             "frozen_apart",

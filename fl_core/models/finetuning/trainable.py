@@ -7,13 +7,13 @@ are asked for: in the update, in the noise of a defense, in the bytes on the wir
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TypeVar
-
-from torch import nn
+from typing import TYPE_CHECKING, TypeVar
 
 from fl_core.base.errors import InputError, listed
 from fl_core.base.types import ModelState
-from fl_core.models.finetuning.low_rank import adapters, fitting
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _FROZEN = "_frozen_parameters"
 """The attribute of a network that holds its frozen parameters: each name, and the first name of the same tensor."""
@@ -27,6 +27,8 @@ def trained_names(model: nn.Module, patterns: Collection[str] | None) -> set[str
     Those that `patterns` fit and those of adapters. With neither: all that require a gradient. Raises `InputError` for
     a pattern that fits no parameter, and where nothing is trained.
     """
+    from fl_core.models.finetuning.adapters import adapters, fitting
+
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     own = {f"{layer}.{part}.weight" for layer in adapters(model) for part in ("down", "up")}
     if patterns is None and not own:

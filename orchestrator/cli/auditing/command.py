@@ -55,32 +55,41 @@ def audit(
     seed: Annotated[int, typer.Option(help="Fixes everything random.")] = 0,
 ) -> None:
     """Say what a client's update or gradient gives away, and what would stop it; needs no truth."""
-    from orchestrator.audit.audit import Question, run_audit
-    from orchestrator.audit.page import lines, write_page
-    from orchestrator.calibration.pictures import read_folder
+    arguments = _arguments(locals())
     from orchestrator.cli.auditing import inputs
     from orchestrator.io.places import made_for
+    from orchestrator.library.chains import named_attack
     from orchestrator.library.known import Known
 
-    arguments = _arguments(locals())
     console = terminal()
     with made_for(expanded(out)) as folder:
         spec = inputs.image_spec(image, mean, std)
-        network = inputs.network(model, model_args)
+        code = inputs.code(model, model_args)
+        inputs.check_signal(before=before, after=after, update=update, gradients=gradients)
+        known = Known(
+            lr=lr,
+            momentum=momentum,
+            steps=steps,
+            batch_size=batch_size,
+            examples=examples,
+            defenses=inputs.defended(defended or ()),
+        )
+        named_attack(attack)
+        inputs.check_pictures(public, where="--public")
+        inputs.check_pictures(truth, where="--truth")
+        # With torch, for which a refusal does not wait.
+        from orchestrator.audit.audit import Question, run_audit
+        from orchestrator.audit.page import lines, write_page
+        from orchestrator.calibration.pictures import read_folder
+
+        network = inputs.network(*code)
         sent = inputs.sent(network, before=before, after=after, update=update, gradients=gradients)
         question = Question(
             model=network,
             sent=sent,
             image=spec,
             classes=classes,
-            known=Known(
-                lr=lr,
-                momentum=momentum,
-                steps=steps,
-                batch_size=batch_size,
-                examples=examples,
-                defenses=inputs.defended(defended or ()),
-            ),
+            known=known,
             public=inputs.public(public, spec, clients),
             truth=None if truth is None else read_folder(expanded(truth), spec, where="--truth").images,
             against=tuple(name for entry in against or () for name in entry.replace(",", " ").split()),

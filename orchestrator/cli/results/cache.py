@@ -29,11 +29,11 @@ def cache(
     ] = None,
 ) -> None:
     """List what a shared cache holds; with --keep or --older-than remove entries. Sweeps may use it meanwhile."""
+    most, longest = _bytes(keep), _seconds(older_than)
     from orchestrator.io.cache_upkeep import entries, outdated, remove
     from orchestrator.runtime.terminal import console as terminal
 
     console = terminal()
-    most, longest = _bytes(keep), _seconds(older_than)
     found = entries(folder)
     if keep is not None or older_than is not None:
         gone = outdated(found, keep=most, older_than=longest)

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.arguments import results_folder
+from orchestrator.cli.arguments import finished_folder
 from orchestrator.runtime.terminal import console as terminal
 
 
 def compare(
-    one: Annotated[Path, typer.Argument(metavar="DIR1", help="Results folder.", callback=results_folder)],
+    one: Annotated[Path, typer.Argument(metavar="DIR1", help="Results folder.", callback=finished_folder)],
     other: Annotated[
         Path,
-        typer.Argument(metavar="DIR2", help="Results folder to compare with it.", callback=results_folder),
+        typer.Argument(metavar="DIR2", help="Results folder to compare with it.", callback=finished_folder),
     ],
 ) -> None:
     """Compare the PSNR of two results folders, cell by cell: paired where victims agree, else unpaired."""

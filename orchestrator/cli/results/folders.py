@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from fl_core.base.errors import InputError
-from orchestrator.cli.arguments import Cached, Cells, Folder, KeepGoing, Where
+from orchestrator.cli.arguments import Begun, Cached, Cells, Finished, Folder, KeepGoing, Where, check_choices
 from orchestrator.runtime.logs import errors_alone
 
 Trial = Annotated[
@@ -29,7 +29,7 @@ def add(app: typer.Typer) -> None:
 
 
 def status(
-    folder: Folder,
+    folder: Begun,
     as_json: Annotated[
         bool, typer.Option("--json", help="As JSON, for scripts; docs/living.md has the keys.")
     ] = False,
@@ -48,7 +48,7 @@ def status(
 
 
 def watch(
-    folder: Folder,
+    folder: Begun,
     every: Annotated[
         float | None,
         typer.Option(help="Seconds between two looks.", min=0.5, show_default="2, in a log 30"),
@@ -67,7 +67,7 @@ def watch(
 
 
 def show(
-    folder: Folder,
+    folder: Finished,
     trial: Trial,
     picture: Annotated[
         Path | None, typer.Option(help="Write originals and reconstructions to this PNG file.")
@@ -90,7 +90,7 @@ def show(
 
 
 def replay(
-    folder: Folder,
+    folder: Finished,
     trial: Trial,
     data_root: DataRoot = None,
 ) -> None:
@@ -127,6 +127,9 @@ def retry(
         raise InputError(
             "--cache does not go with --all: finished trials would be taken from it in the place of running again."
         )
+    from orchestrator.results.folder import noted_sweep
+
+    check_choices(noted_sweep(folder, data_root), cells=cells, address=address, cache=cache)
     from orchestrator.cli.sweeps import print_end, print_used, report_on, shared_cache
     from orchestrator.driver.streak import FAILURES
     from orchestrator.living.retry import retry_trials
@@ -156,7 +159,7 @@ def retry(
 
 
 def export(
-    folder: Folder,
+    folder: Finished,
     csv: Annotated[bool, typer.Option("--csv", help="CSV files: trials, studies, summary.")] = False,
     hf: Annotated[
         bool, typer.Option("--hf", help="A data set of Hugging Face: Parquet and a README.")
@@ -170,10 +173,7 @@ def export(
     ] = False,
 ) -> None:
     """Write the results for other tools; the results folder stays as it is."""
-    from fl_core.base.errors import InputError
-    from orchestrator.exports.export import Form, export_results
-
-    forms: dict[Form, bool] = {"csv": csv, "hf": hf, "mlflow": mlflow}
+    forms: dict[Literal["csv", "hf", "mlflow"], bool] = {"csv": csv, "hf": hf, "mlflow": mlflow}
     wanted = [form for form, given in forms.items() if given]
     if len(wanted) != 1:
         raise InputError(f"gradsweep export {folder}: give one of --csv, --hf and --mlflow.")
@@ -181,6 +181,8 @@ def export(
         raise InputError(
             "--pictures goes with --hf alone: neither CSV files nor MLflow's runs hold pictures here."
         )
+    from orchestrator.exports.export import export_results
+
     place = out or folder.with_name(f"{folder.resolve().name}-{wanted[0]}")
     with _quietly():
         export_results(folder, wanted[0], place, pictures=pictures)

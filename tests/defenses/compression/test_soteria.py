@@ -17,13 +17,8 @@ from attack_core.matching.presets import soft_matching
 from attack_core.signal.signal_model import cut_columns, sent_numbers
 from defenses.chain import AnyDefense, Chain
 from defenses.compression.compression import Prune
-from defenses.compression.soteria import (
-    Soteria,
-    fully_connected,
-    jacobian_norms,
-    probed_norms,
-    representation,
-)
+from defenses.compression.representation import fully_connected, jacobian_norms, probed_norms, representation
+from defenses.compression.soteria import Soteria
 from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator, stream

@@ -30,7 +30,8 @@ from fl_core.data.dataset import ImageDataset
 from fl_core.data.partition import Dirichlet
 from fl_core.federation.aggregation import FedAvg, FixedMean, mean_change
 from fl_core.federation.client import LocalTraining
-from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.federation import Federation
+from fl_core.federation.rounds import FederationConfig
 from fl_core.federation.training import run
 from fl_core.models.build import initial_state
 from fl_core.models.config import ModelConfig

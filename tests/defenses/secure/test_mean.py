@@ -15,14 +15,17 @@ from defenses.he.encrypted_noise import EncryptedNoise
 from defenses.he.encryption import CKKS, Paillier
 from defenses.masking.masking import Masking
 from defenses.mechanism.noise import NoiseOnly
-from defenses.secure.mean import SecureMean, SumProtection, dropouts
+from defenses.secure.exchange import dropouts
+from defenses.secure.mean import SecureMean
+from defenses.secure.protection import SumProtection
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ClientUpdate, ModelState
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.aggregation import FedAvg, mean_change
 from fl_core.federation.client import LocalTraining
-from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.federation import Federation
+from fl_core.federation.rounds import FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess
 from fl_core.federation.training import train
 from fl_core.models.build import initial_state

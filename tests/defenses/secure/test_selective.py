@@ -9,8 +9,9 @@ import torch
 
 from defenses.he.encryption import CKKS
 from defenses.masking.masking import Masking
-from defenses.secure.mean import SecureMean, SumProtection
-from defenses.secure.selective import most_sensitive, sensitivity
+from defenses.secure.mean import SecureMean
+from defenses.secure.protection import SumProtection
+from defenses.secure.sensitivity import most_sensitive, sensitivity
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import OpenedSum, Tensors

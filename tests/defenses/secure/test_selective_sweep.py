@@ -19,14 +19,16 @@ from attack_core.matching.matching import Matching
 from attack_core.metrics.metrics import psnr
 from defenses.chain import Chain
 from defenses.he.encryption import CKKS
-from defenses.secure.selective import Selective, most_sensitive, sensitivity
+from defenses.secure.selective import Selective
+from defenses.secure.sensitivity import most_sensitive, sensitivity
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.shape import ImageShape
 from fl_core.base.types import Truth
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining, loss_gradient
-from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.federation import Federation
+from fl_core.federation.rounds import FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess
 from fl_core.federation.training import train
 from fl_core.models.build import build_model, initial_state

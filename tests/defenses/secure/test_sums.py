@@ -19,7 +19,8 @@ from defenses.he.encrypted_noise import EncryptedNoise
 from defenses.he.encryption import CKKS, InsecureKey, Paillier
 from defenses.masking.masking import Masking
 from defenses.masking.parties import Participant
-from defenses.secure.mean import SecureMean, SumProtection
+from defenses.secure.mean import SecureMean
+from defenses.secure.protection import SumProtection
 from fl_core.base.errors import InputError
 from fl_core.base.rng import stream
 from fl_core.base.types import OpenedSum, Tensors

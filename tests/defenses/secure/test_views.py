@@ -20,7 +20,8 @@ from fl_core.base.rng import generator
 from fl_core.base.types import Signal, Truth
 from fl_core.data.dataset import ImageDataset
 from fl_core.federation.client import LocalTraining, loss_gradient
-from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.federation import Federation
+from fl_core.federation.rounds import FederationConfig
 from fl_core.models.build import build_model, initial_state
 from fl_core.threat.captures import Victim, accompanied, capture, victims
 from fl_core.threat.model import ThreatModel

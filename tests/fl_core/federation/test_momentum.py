@@ -27,8 +27,9 @@ from fl_core.base.types import EarlierUpdate, ModelState, Truth
 from fl_core.data.dataset import ImageDataset
 from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.client import LocalTraining, loss_gradient, train_locally
+from fl_core.federation.federation import Federation
 from fl_core.federation.hooks import Undefended
-from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.rounds import FederationConfig
 from fl_core.federation.training import run
 from fl_core.models.build import build_model, initial_state
 from fl_core.models.config import ModelConfig

@@ -26,8 +26,9 @@ from fl_core.data.dataset import ImageDataset, PictureFiles
 from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.aggregation import Change, FedAvg, Unprepared, WeightedSum
 from fl_core.federation.client import LocalTraining
+from fl_core.federation.federation import Federation
 from fl_core.federation.hooks import Undefended
-from fl_core.federation.rounds import Federation, FederationConfig
+from fl_core.federation.rounds import FederationConfig
 from fl_core.federation.simulator import ClientWork, InProcess, Simulator
 from fl_core.federation.training import run, train
 from fl_core.models.build import initial_state

@@ -18,7 +18,7 @@ from fl_core.base.rng import generator
 from fl_core.base.shape import ImageShape
 from fl_core.data.kinds.celeba import open_celeba
 from fl_core.federation.accuracy import count_correct
-from fl_core.federation.rounds import Federation
+from fl_core.federation.federation import Federation
 from fl_core.federation.training import run
 from fl_core.models.build import initial_state
 from orchestrator.analysis.rounds import by_round

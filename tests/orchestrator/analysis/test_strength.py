@@ -56,6 +56,17 @@ def test_grids_are_even_on_their_scale_with_whole_numbers_once_each() -> None:
     assert {8.0, 1.0} <= set(bits.grid())
 
 
+@given(weak=st.floats(1e-9, 1e9), strong=st.floats(1e-9, 1e9), points=st.integers(2, 40))
+@settings(max_examples=200, deadline=None)
+def test_a_grid_has_the_places_of_numpys(weak: float, strong: float, points: int) -> None:
+    if f"{weak:.4g}" == f"{strong:.4g}":
+        return
+    strength = Strength(path="x", weak=weak, strong=strong, points=points)
+    ends = (strength.position(weak), strength.position(strong))
+    places = np.linspace(*ends, points).tolist()
+    assert strength.grid() == list(dict.fromkeys(strength.value(place) for place in places))
+
+
 def test_cells_differ_in_the_strength_alone() -> None:
     cells = threshold_cells(NOISE, [1e-2, 1e-4])
     assert [cell.name for cell in cells] == ["noise_0.0001", "noise_0.01"]

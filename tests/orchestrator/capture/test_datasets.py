@@ -14,7 +14,8 @@ from fl_core.base.device import pick_device
 from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape
 from fl_core.data.kinds.celeba import open_celeba
-from orchestrator.capture.datasets import check_data, open_data, resolve_kind
+from orchestrator.capture.datasets import open_data
+from orchestrator.capture.places import check_data, resolve_kind
 from orchestrator.config.parse import cell_settings
 from orchestrator.config.sweep import CellConfig, DataConfig, SweepConfig
 

@@ -323,6 +323,95 @@ print(sorted({{"torch", "ray", "pandas", "matplotlib", "scipy", "optuna"}} & set
     assert done.stderr.splitlines()[-1:] == ["[]"], done.stderr
 
 
+QUICK = "sweeps/quickstart.yaml"
+SUBMIT = ["submit", QUICK, "--address", "http://localhost:8265", "--out", "/r", "--no-token"]
+AUDIT = [
+    "audit",
+    "--image",
+    "3x32x32",
+    "--classes",
+    "2",
+    "--model",
+    "tests/docs/nowhere.py:make",
+    "--out",
+    "o",
+]
+REFUSED = [
+    ["sweep", QUICK, "--set", "study.sugestions=3"],
+    ["sweep", QUICK, "--set", "federation.fraction=2"],
+    ["sweep", QUICK, "--set", "model.kind=resnet19"],
+    ["sweep", QUICK, "--set", "attackers.0.attack=dgl"],
+    ["sweep", QUICK, "--set", "capture.signal=gradient"],
+    ["sweep", QUICK, "--set", "cells.1.defense=[{kind: prnue}]"],
+    ["sweep", QUICK, "--set", "execution.device=gpu"],
+    ["sweep", QUICK, "--set", "data.root=nowhere"],
+    ["sweep", QUICK, "--cells", "x*"],
+    ["sweep", QUICK, "--cells", "x*", "--dry-run"],
+    ["sweep", QUICK, "--address", "lokal"],
+    ["sweep", QUICK, "--cache", "nowhere"],
+    ["run", "--model", "resnet19"],
+    ["run", "--attack", "dgl"],
+    ["run", "--attack-lr", "much"],
+    ["run", "--local-epochs", "0"],
+    ["run", "--num-clientz", "3"],
+    ["run", "--he-bits", "2048"],
+    ["run", "--data-root", "nowhere"],
+    ["suite", "benchmarks"],
+    ["suite", "base", "--mode", "nothing"],
+    ["suite", "benchmark", "--set", "study.sugestions=3"],
+    ["suite", "benchmark", "--device", "gpu"],
+    ["analyze", "benchmarks"],
+    ["analyze", "benchmark", "--results-dir", "nowhere"],
+    ["analyze", "benchmark", "--results-dir", "docs"],
+    ["report", "docs"],
+    ["compare", "docs", "docs"],
+    ["show", "docs", "1234"],
+    ["replay", "docs", "1234"],
+    ["export", "docs", "--csv"],
+    ["export", "tests/compatibility/results"],
+    ["status", "docs"],
+    ["watch", "docs"],
+    ["retry", "docs"],
+    ["retry", "tests/compatibility/results", "--cells", "x*"],
+    ["merge", "docs", "--out", "nowhere"],
+    ["merge", "docs", "docs", "--out", "nowhere"],
+    ["cache", "nowhere"],
+    ["cache", "docs", "--keep", "much"],
+    [*SUBMIT, "--set", "study.sugestions=3"],
+    [*SUBMIT, "--set", "data.root=/faces", "--cells", "x*"],
+    [*SUBMIT, "--set", "data.root=faces"],
+    [*SUBMIT, "--set", "data.root=/faces", "--address", "localhost:8265"],
+    ["jobs", "status", "job", "--address", "localhost:8265", "--no-token"],
+    ["slurm", "cells", "pyproject.toml"],
+    ["slurm", "render", QUICK, "/r", "--time", "tomorrow"],
+    ["slurm", "render", QUICK, "/r", "--", "--set", "study.sugestions=3"],
+    ["data", "check", "nowhere"],
+    ["data", "check", "docs", "--size", "large"],
+    ["data", "check", "docs", "--kind", "pictures"],
+    AUDIT,
+    [*AUDIT, "--image", "large"],
+    [*AUDIT, "--mean", "0.5"],
+]
+
+
+def test_what_is_refused_waits_for_no_library() -> None:
+    """Nor does a person whose sweep file, flag or folder is wrong: a check that needs no library comes first."""
+    heavy = ["torch", "numpy", "scipy", "optuna", "ray", "pandas", "matplotlib", "torchvision", "pyarrow"]
+    probe = f"""
+import sys
+from orchestrator.cli.main import execute
+for words in {REFUSED}:
+    code = execute(words)
+    loaded = [name for name in {heavy} if name in sys.modules]
+    assert (code, loaded) == (2, []), (words, code, loaded)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (ROOT / "o").exists()
+
+
 def test_usage_mistakes_are_one_line() -> None:
     refused(gradsweep("swep"), "No such command 'swep'")
     refused(gradsweep("sweep"), "Missing argument 'file'")

@@ -9,7 +9,8 @@ from ruamel.yaml import YAML
 
 from fl_core.base.errors import InputError
 from orchestrator.cluster import submit
-from orchestrator.cluster.submit import Jobs, find_token
+from orchestrator.cluster.access import find_token
+from orchestrator.cluster.submit import Jobs
 from orchestrator.config.parse import load_sweep, sweep_tree
 from tests.support.command import gradsweep, refused
 from tests.support.small import tree

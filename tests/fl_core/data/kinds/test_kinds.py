@@ -23,11 +23,12 @@ from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape
 from fl_core.data.check import check_pictures, conversions, described
 from fl_core.data.dataset import ImageDataset
+from fl_core.data.drawn_splits import partition_by
 from fl_core.data.kinds.arrays import open_arrays
 from fl_core.data.kinds.class_folders import open_folder
 from fl_core.data.kinds.parquet import open_parquet
 from fl_core.data.kinds.torchvision_sets import known_sets, open_torchvision
-from fl_core.data.splits import SeededSplit, partition_by
+from fl_core.data.splits import SeededSplit
 
 SQUARE = ImageShape.square(8)
 CLASSES = ("bird", "cat", "dog")
