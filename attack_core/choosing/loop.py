@@ -11,9 +11,9 @@ from attack_core.gradients.batchnorm import SeenStatistics
 from attack_core.gradients.objectives import Signs
 from attack_core.gradients.targets import gradient_estimate
 from attack_core.local_sgd.simulation import Averaged, Simulated
-from attack_core.matching.features import FeatureTarget
+from attack_core.matching.loop.features import FeatureTarget
 from attack_core.matching.matching import Matching
-from attack_core.signal.inits import Init
+from attack_core.signal.choices import Init
 from attack_core.signal.signal_model import knows_errors, mixes_labels, sends_signs, vib_of_images, withholds
 from fl_core.base.errors import InputError
 from fl_core.models.finetuning.trainable import frozen_parameters

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from attack_core.gradients.objectives import Matched, squared_distance
+from attack_core.gradients.comparison.losses import squared_distance
+from attack_core.gradients.comparison.matched import Matched
 from fl_core.base.decibels import TINY
 from fl_core.base.types import ModelState, Tensors
 

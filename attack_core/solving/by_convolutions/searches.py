@@ -13,7 +13,8 @@ from attack_core.base.types import Progress, Reconstruction
 from attack_core.certificates.local import certify_locally
 from attack_core.fc.layer_inputs import magnitude
 from attack_core.gradients.targets import gradient_estimate
-from attack_core.inversion.continuation import FEW_CARRIED, Continuation
+from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.descent.limits import FEW_CARRIED
 from attack_core.inversion.joint import JointInputs
 from attack_core.inversion.preconditioner import DctPreconditioner
 from attack_core.signal.labels import single_label

@@ -15,7 +15,7 @@ from attack_core.convolutions.calls import convolution_calls
 from attack_core.convolutions.masks import DecodedInput, decoded_input
 from attack_core.fc.layer_inputs import LayerInputs
 from attack_core.gradients.tracing import couples_examples
-from attack_core.inversion.continuation import SETTLING
+from attack_core.inversion.descent.limits import SETTLING
 from attack_core.signal.signal_model import knows_errors, sends_signs, withholds
 from attack_core.solving.by_features.descents import inverter_of
 from attack_core.solving.by_features.judging import checked_fit

@@ -9,7 +9,8 @@ from attack_core.base.types import Reconstruction
 from attack_core.evidence.cross_validation import Residuals
 from attack_core.fc.inversion import input_estimate
 from attack_core.fc.step_order import Order
-from attack_core.inversion.continuation import CONTINUATION_LIMITS, NOTHING_CARRIED, Mismatch
+from attack_core.inversion.descent.given import Mismatch
+from attack_core.inversion.descent.limits import CONTINUATION_LIMITS, NOTHING_CARRIED
 from attack_core.inversion.features import FeatureInverter, along_path
 from attack_core.inversion.refinement import NextLayer, equations_mismatch
 from attack_core.signal.signal_model import sent_numbers

@@ -12,7 +12,8 @@ from attack_core.base.evaluations import Evaluations
 from attack_core.base.reading import Reading
 from attack_core.base.types import Outcome, Progress, Reconstruction
 from attack_core.fc.layer_inputs import LayerInputs
-from attack_core.inversion.continuation import Continuation, Penalty
+from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.descent.given import Penalty
 from attack_core.inversion.rounds import Rounds, read_together
 from attack_core.separation.inputs import read_inputs
 from attack_core.signal.signal_model import is_sparse, matched_numbers

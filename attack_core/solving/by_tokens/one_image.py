@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attack_core.base.types import Reconstruction
 from attack_core.evidence.likelihood_ratio import prior_answer
 from attack_core.fc.layer_inputs import magnitude
-from attack_core.gradients.objectives import squared_distance_of
+from attack_core.gradients.comparison.losses import squared_distance_of
 from attack_core.gradients.targets import gradient_estimate
 from attack_core.signal.labels import label_of_image, sends_last_layer, single_label
 from attack_core.signal.signal_model import deviations, matched_numbers
