@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
 
