@@ -191,9 +191,8 @@ class _Decoding:
                 if share <= limits.exact:
                     return self._answer(inputs, system, share * size)
                 if more:
-                    self._turn_bits(on, left, errors, self._patches(inputs), outputs, live > 0)
+                    left = self._turn_bits(on, left, errors, self._patches(inputs), outputs, live > 0)
                     system = self._system(errors * on)
-                    left = self._left(system, inputs)
                     weights = self._evened(live, left)
             if not share <= limits.progress * before:
                 break
@@ -207,8 +206,8 @@ class _Decoding:
 
     def _turn_bits(
         self, on: Tensor, left: Tensor, errors: Tensor, patches: Tensor, before: Tensor, live: Tensor
-    ) -> None:
-        """Turns bits of `on` (O, N) that explain what channels leave, `left` (O, C K).
+    ) -> Tensor:
+        """Turns bits of `on` (O, N) that explain what channels leave, `left` (O, C K); what is left then.
 
         `before` (O, N) are the outputs that the bits were read from: how far the new ones are from them says how sure
         these are.
@@ -219,18 +218,22 @@ class _Decoding:
         products, along = patches @ patches.mT, left @ patches.mT
         whole = left.square().sum(1)
         worth = errors.square() * products.diagonal() + self.limits.contradiction * whole[:, None] * against
+        steps = torch.where(on, -errors, errors)
+        turned = torch.zeros_like(errors)
         for _ in range(self.limits.flips):
-            gain = 2.0 * torch.where(on, -errors, errors) * along - worth
-            best, position = gain.max(1)
-            channels = ((best > self.limits.worth * whole) & live).nonzero()[:, 0]
+            best, position = torch.addcmul(-worth, steps, along, value=2.0).max(1)
+            chosen = (best > self.limits.worth * whole) & live
+            channels = chosen.nonzero()[:, 0]
             if not len(channels):
-                return
+                break
             at = position[channels]
-            turned = on[channels, at]
-            step = torch.where(turned, -errors[channels, at], errors[channels, at])[:, None]
-            along[channels] -= step * products[at]
-            on[channels, at] = ~turned
+            # One pass over all channels takes less time than picking some.
+            step = steps.gather(1, position[:, None]) * chosen[:, None]
+            along.addcmul_(step, products.index_select(0, position), value=-1.0)
+            turned[channels, at] = step[channels, 0]
+            on[channels, at] = ~on[channels, at]
             worth[channels, at] = math.inf
+        return left - turned @ patches
 
     def _step(self, system: Tensor, weights: Tensor, left: Tensor) -> Tensor:
         """The change of inputs (B, C, H, W) that explains most of `left` (O, C K), by `weights` (O,) of channels."""
