@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from fl_core.base.errors import InputError
 from fl_core.base.field_types import check_types, field_and_value
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Tensors: TypeAlias = "Mapping[str, Tensor]"
+Tensors = Mapping[str, "Tensor"]
 
 
 Protection = Literal["encrypted", "masked"]

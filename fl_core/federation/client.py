@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, runtime_checkable
 
 from fl_core.base.errors import InputError
 from fl_core.base.types import ClientUpdate, Config, InUnits, ModelState, Tensors, require
@@ -14,7 +14,7 @@ from fl_core.models.forward import changes_statistics, laid_out, predict
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Batch: TypeAlias = "tuple[Tensor, Tensor]"
+Batch = tuple["Tensor", "Tensor"]
 """Images (B, 3, S, S) in [-1, 1] and labels: (B,) int64, or probabilities (B, classes)."""
 
 
@@ -29,7 +29,7 @@ class Recording(Protocol):
         """The update that came of its gradients, with the notes; a gradient's 1 is `unit` in the update."""
 
 
-GradientRule: TypeAlias = "Callable[[nn.Module, ModelState, Batch], dict[str, Tensor]] | Recording"
+GradientRule = Callable[["nn.Module", ModelState, Batch], dict[str, "Tensor"]] | Recording
 """A batch's gradient by parameter name, from a state whose parameters require one."""
 
 

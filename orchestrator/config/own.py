@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -17,7 +19,9 @@ from defenses.mechanism.base import STAGES, Mechanism
 from fl_core.base.errors import InputError, first_line, hint, listed
 from fl_core.base.own_code import OwnCode
 from fl_core.base.own_object import from_plain
-from fl_core.base.types import Config
+from fl_core.base.rng import Random
+from fl_core.base.types import Config, Tensors
+from fl_core.federation.client import Batch
 from orchestrator.config.explain import OWN
 from orchestrator.config.plain import build, to_plain
 
@@ -25,6 +29,9 @@ _Node = dict[str, Any]
 
 _SETTINGS = "numbers, texts, truth values, Literals, tuples, lists and mappings of them, and dataclasses of such fields"
 """What the fields of an own class may hold."""
+
+_OF_LIBRARIES = (Random, Tensors, Batch)
+"""Names of ours for types of libraries."""
 
 
 def anchor_own(tree: _Node, folder: Path) -> None:
@@ -133,6 +140,8 @@ def _settled(code: OwnCode, role: str, settings: object, *, where: str) -> _Node
     wrong = wrong or _no_dataclass(kind) or _CHECKS[role](kind)
     if wrong:
         raise InputError(f"{where}: {wrong}.")
+    if unknown := _no_setting(kind):
+        raise InputError(f"{where}: a field is no setting: it must be {_SETTINGS} ({unknown}).")
     with code.blamed("in the types of its fields"):
         get_type_hints(kind)
     try:
@@ -148,6 +157,19 @@ def _settled(code: OwnCode, role: str, settings: object, *, where: str) -> _Node
     if any(getattr(again, name) != getattr(built, name) for name in plain):
         raise InputError(f"{where}: its fields must be {_SETTINGS}.")
     return plain
+
+
+def _no_setting(kind: type[Any]) -> str | None:
+    """A field of a type that holds tensors or random numbers; None where there is none.
+
+    Its name stands for one that type checkers alone know, since it is of a library that is not loaded here.
+    """
+    module = vars(sys.modules[kind.__module__])
+    for each in dataclasses.fields(kind):
+        words = re.findall(r"\w+", str(each.type))
+        if each.type == Random or any(module.get(word) is name for word in words for name in _OF_LIBRARIES):
+            return f"{each.name}: {each.type}"
+    return None
 
 
 @cache
