@@ -79,6 +79,22 @@ def test_variation_by_hand() -> None:
     assert colour_variation(both).tolist() == pytest.approx([expected, 0.0]), "the same are the defaults"
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_slope_of_the_variation_is_its_derivative(channels: int) -> None:
+    images = torch.randn((2, channels, 4, 5), generator=generator("slope"), dtype=torch.float64) / 5
+    images = images.requires_grad_(True)
+
+    def variation(each: Tensor) -> Tensor:
+        return colour_variation(each.float(), chroma=2.0, edge=0.3).double()
+
+    (slope,) = torch.autograd.grad(variation(images) @ torch.tensor([1.0, -2.0]).double(), images)
+    step = torch.randn(images.shape, generator=generator("step"), dtype=torch.float64)
+    with torch.no_grad():
+        ahead, behind = (variation(images + sign * 4e-3 * step) for sign in (1, -1))
+    assert float((slope * step)[0].sum()) == pytest.approx(float((ahead - behind)[0]) / 8e-3, rel=2e-3)
+    assert float((slope * step)[1].sum()) == pytest.approx(-2.0 * float((ahead - behind)[1]) / 8e-3, rel=2e-3)
+
+
 def low_pass(images: Tensor) -> Tensor:
     """Features that hold the coarse structure of each channel and nothing else."""
     plain = DctPreconditioner.measured(lambda x: x.flatten(1), torch.zeros(1, 3, 8, 8), generator(0))
