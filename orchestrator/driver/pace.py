@@ -14,6 +14,7 @@ from typing import Self
 
 import torch
 
+from attack_core.attacks.loading import load
 from defenses.chain import Chain
 from fl_core.base.device import cpu_threads
 from fl_core.base.errors import InputError, NotSummable
@@ -135,6 +136,7 @@ def _pace(
     attackers: Sequence[AttackerConfig], settings: SweepConfig, dataset: ImageDataset, how: Calibration
 ) -> Pace:
     """Time the weights, one capture and the attacks of one cell."""
+    load()
     # One round of training stands for all of them: an attack on later weights takes as long.
     asked = settings.capture
     timed = replace(asked, round=min(asked.round, 1))

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from attack_core.attacks.loading import load
 from attack_core.attacks.registry import AnyAttack
 from attack_core.base.search import Ended, side_by_side
 from attack_core.base.types import AttackFailed, Progress, Reconstruction
@@ -100,6 +101,7 @@ def run_trial(
     errors are raised. Where memory runs out, the trial runs again with the next of its `packings`; `attempt` says with
     which of them to begin.
     """
+    load()
     started, device, tries = datetime.now(UTC), pick_device(spec.device), packings(spec.attack)
     begin, cpu = time.perf_counter(), time.process_time()
     detail = ""
@@ -133,6 +135,7 @@ def run_trials(
     Seconds are those of all, in equal shares. Where anything is raised meanwhile, memory that runs out for instance,
     each runs by itself.
     """
+    load()
     spec = trials[0][0]
     device = pick_device(spec.device)
     with cpu_threads(spec.threads), precision_of(spec.precision):
