@@ -25,7 +25,7 @@ from defenses.mechanism.noise import ClipOnly, NoiseOnly
 from defenses.mechanism.own import OwnDefense
 from defenses.secure.protection import SumProtection
 from fl_core.base.errors import InputError
-from fl_core.base.rng import Random, stream
+from fl_core.base.rng import stream
 from fl_core.base.types import ClientUpdate, Protection, Tensors
 from fl_core.federation.aggregation import FedAvg, FixedMean, Reduction
 from fl_core.federation.client import Batch, GradientRule
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from defenses.secure.mean import SecureMean
+    from fl_core.base.rng import Random
 
 AnyDefense = (
     DPUpdate

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 _AXES = ((3**-0.5, 3**-0.5, 3**-0.5), (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
 
@@ -33,32 +33,45 @@ def colour_variation(images: Tensor, *, chroma: float = 3.0, edge: float = 0.1) 
 
     Each difference d of neighbours costs sqrt(d^2 + edge^2) - edge: linear for edges, as in total variation, and
     quadratic below `edge` (normalised pixel units), which second-order optimizers need. Colour differences count
-    `chroma` times brightness differences. It can be differentiated once.
+    `chroma` times brightness differences.
     """
     axes = colour_axes(images)
     weights = torch.tensor([[1.0], [chroma], [chroma]][: len(axes)], device=images.device)
-    return _Variation.apply(images, axes * weights, edge)  # type: ignore[no-any-return]
+    return _Variation.apply(images, axes * weights, edge)[0]  # type: ignore[no-any-return]
 
 
 class _Variation(torch.autograd.Function):
-    """The variation with its slope on the way: a third of the time that the library takes for it piece by piece."""
+    """The variation with its slope on the way: half the time that the library takes for it piece by piece."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, turn: Tensor, edge: float) -> Tensor:
-        turned = torch.einsum("kc,nchw->nkhw", turn, images)
-        slope, total = torch.zeros_like(turned), turned.new_zeros(len(turned))
-        for axis in (-2, -1):
-            steps = turned.diff(dim=axis)
-            roots = (steps.square() + edge * edge).sqrt()
-            total = total + (roots - edge).flatten(1).sum(1)
-            each, count = steps.div_(roots), steps.shape[axis]
-            slope.narrow(axis, 1, count).add_(each)
-            slope.narrow(axis, 0, count).sub_(each)
-        ctx.save_for_backward(torch.einsum("kc,nkhw->nchw", turn, slope))
-        return total
+    def forward(images: Tensor, turn: Tensor, edge: float) -> tuple[Tensor, Tensor]:
+        return _with_slope(images, turn, edge)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
-        (slope,) = ctx.saved_tensors
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, Tensor]) -> None:
+        images, turn, ctx.edge = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(images, turn, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, weights: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        images, turn, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # A second derivative is wanted, which the stored slope has none of.
+            slope = _with_slope(images, turn, ctx.edge)[1]
         return weights.view(-1, 1, 1, 1) * slope, None, None
+
+
+def _with_slope(images: Tensor, turn: Tensor, edge: float) -> tuple[Tensor, Tensor]:
+    """The variation (N,) of images (N, C, H, W) turned by `turn` (C, C), and its slope by the images."""
+    turned = torch.einsum("kc,nchw->nkhw", turn, images)
+    total, slope = turned.new_zeros(len(turned)), torch.zeros_like(turned)
+    # Of rows and of columns: what goes before a difference falls by it, what comes after rises.
+    for axis, before, after in ((-2, (0, 0, 0, 1), (0, 0, 1, 0)), (-1, (0, 1), (1, 0))):
+        steps = turned.diff(dim=axis)
+        roots = (steps.square() + edge * edge).sqrt()
+        total = total + (roots - edge).flatten(1).sum(1)
+        each = steps / roots
+        slope = slope + functional.pad(each, after) - functional.pad(each, before)
+    return total, torch.einsum("kc,nkhw->nchw", turn, slope)

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from defenses.mechanism.base import Mechanism, Stage
-from fl_core.base.rng import Random, uniform
+from fl_core.base.rng import uniform
 from fl_core.base.types import ClientUpdate, InUnits, require
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Fact, Quantiser, Sparsity
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fl_core.base.rng import Random
 
 _NUMBER = 4
 """Bytes of a float32 number, and of a position in the update."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from defenses.mechanism.base import Mechanism, Stage
-from fl_core.base.rng import Random
 from fl_core.base.types import InUnits, ModelState, require
 from fl_core.federation.client import Batch, GradientRule
 from fl_core.federation.rounds import FederationConfig
@@ -15,6 +14,8 @@ from fl_core.threat.facts import Fact, PrunedRepresentation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from fl_core.base.rng import Random
 
 
 @dataclass(frozen=True, kw_only=True)

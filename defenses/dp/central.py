@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from defenses.dp.budget import DPMechanism
 from defenses.mechanism.base import Mechanism, Privacy, Stage, Unit
 from defenses.mechanism.clipping import bounded
 from defenses.mechanism.draws import add_noise
-from fl_core.base.rng import Random, stream
+from fl_core.base.rng import stream
 from fl_core.base.types import ClientUpdate
 from fl_core.federation.aggregation import Change, FixedMean, Reduction
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Clip, Fact, MeanNoise
+
+if TYPE_CHECKING:
+    from fl_core.base.rng import Random
 
 
 @dataclass(frozen=True, kw_only=True)

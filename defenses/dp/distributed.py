@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from defenses.dp.budget import DPMechanism
 from defenses.dp.central import unbounded
@@ -13,10 +13,12 @@ from defenses.mechanism.clipping import bounded
 from defenses.mechanism.draws import perturb
 from defenses.secure.protection import SumProtection
 from fl_core.base.errors import InputError
-from fl_core.base.rng import Random
 from fl_core.base.types import ClientUpdate, InUnits, require
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Clip, Fact, Noise
+
+if TYPE_CHECKING:
+    from fl_core.base.rng import Random
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from defenses.dp.budget import DPMechanism
 from defenses.mechanism.base import Privacy, Stage, Unit
 from defenses.mechanism.clipping import bounded
 from defenses.mechanism.draws import perturb
-from fl_core.base.rng import Random
 from fl_core.base.types import ClientUpdate
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Clip, Fact, Noise
+
+if TYPE_CHECKING:
+    from fl_core.base.rng import Random
 
 
 @dataclass(frozen=True, kw_only=True)

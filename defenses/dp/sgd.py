@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from defenses.dp.budget import DPMechanism
 from defenses.mechanism.base import Mechanism, Privacy, Stage, Unit
 from fl_core.base.errors import InputError
-from fl_core.base.rng import Random
 from fl_core.federation.client import GradientRule, batch_gradient
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import ExampleClip, Fact, StepNoise
+
+if TYPE_CHECKING:
+    from fl_core.base.rng import Random
 
 
 @dataclass(frozen=True, kw_only=True)

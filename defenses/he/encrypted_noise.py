@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from defenses.mechanism.draws import Distribution, add_noise
-from fl_core.base.rng import Random
 from fl_core.base.types import Config, Tensors, require
 from fl_core.threat.facts import Noise
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fl_core.base.rng import Random
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from defenses.he import ckks, paillier
 from defenses.he.ckks import CKKSPublic, CKKSSecret
@@ -24,10 +24,12 @@ from defenses.secure.keys import PublicKey, SecretKey
 from defenses.secure.protection import SumProtection
 from defenses.secure.selective import Selective
 from fl_core.base.errors import InputError
-from fl_core.base.rng import Random
 from fl_core.base.types import ClientUpdate, InUnits, Protection, require
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Fact
+
+if TYPE_CHECKING:
+    from fl_core.base.rng import Random
 
 INSECURE = "Paillier keys of 512 bits are insecure, such keys have been factored: use 2048."
 

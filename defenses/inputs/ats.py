@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from defenses.mechanism.base import Mechanism, Stage
-from fl_core.base.rng import Random
 from fl_core.base.types import require
 from fl_core.data.augmentation.transforms import Transform, draws_of, transformed
 from fl_core.federation.client import Batch
@@ -15,6 +14,8 @@ from fl_core.threat.facts import Augmented, Fact
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fl_core.base.rng import Random
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.errors import InputError
-from fl_core.base.rng import Random, uniform
+from fl_core.base.rng import uniform
 from fl_core.base.types import InUnits, require
 from fl_core.data.augmentation.mixing import mixing_matrix
 from fl_core.federation.client import Batch
@@ -16,6 +16,8 @@ from fl_core.threat.facts import Fact, HiddenMixture, Mixture
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fl_core.base.rng import Random
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from defenses.mechanism.base import Mechanism, Stage
 from fl_core.base.errors import InputError
-from fl_core.base.rng import Random
 from fl_core.base.types import InUnits, ModelState, require
 from fl_core.federation.client import Batch, GradientRule, batch_gradient, gradient_of
 from fl_core.federation.rounds import FederationConfig
@@ -17,6 +16,8 @@ from fl_core.threat.facts import Fact, RandomCode
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from fl_core.base.rng import Random
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from fl_core.base.rng import Random
 from fl_core.base.types import ClientUpdate, Config
 from fl_core.federation.aggregation import Reduction
 from fl_core.federation.client import Batch, GradientRule
 from fl_core.federation.rounds import FederationConfig
 from fl_core.models.config import ModelConfig
 from fl_core.threat.facts import Fact
+
+if TYPE_CHECKING:
+    from fl_core.base.rng import Random
 
 Unit = Literal["client", "example"]
 Adversary = Literal["server", "public"]

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from fl_core.base.decibels import decibels, energy
-from fl_core.base.rng import Random, normal
+from fl_core.base.rng import normal
 from fl_core.base.types import ClientUpdate
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from fl_core.base.rng import Random
 
 Distribution = Literal["gaussian", "laplace"]
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from defenses.mechanism.base import Mechanism, Stage
 from defenses.mechanism.clipping import clip
 from defenses.mechanism.draws import Distribution, perturb
-from fl_core.base.rng import Random
 from fl_core.base.types import ClientUpdate, InUnits, require
 from fl_core.federation.rounds import FederationConfig
 from fl_core.threat.facts import Clip, Fact, Noise
+
+if TYPE_CHECKING:
+    from fl_core.base.rng import Random
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from defenses.mechanism.base import Mechanism, Privacy, Stage, Unit
 from fl_core.base.own_code import in_a_file
 from fl_core.base.own_object import OwnObject
-from fl_core.base.rng import Random
 from fl_core.base.types import ClientUpdate, ModelState
 from fl_core.federation.aggregation import Reduction
 from fl_core.federation.client import Batch, GradientRule, Recording
@@ -19,6 +18,8 @@ from fl_core.threat.facts import Fact
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from fl_core.base.rng import Random
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,12 +50,23 @@ _PLAIN: Mapping[type, tuple[str, str]] = {
 
 @functools.cache
 def _wanted(kind: Any) -> dict[str, Any]:
-    """The types of a class's fields; none where a name in them cannot be found, as of a class within a function."""
+    """The types of a class's fields, but those in which a name cannot be found, as of a class within a function."""
     try:
         hints = get_type_hints(kind)
     except (NameError, AttributeError, TypeError):
+        hints = {}
+        for base in reversed(kind.__mro__):
+            for name, said in vars(base).get("__annotations__", {}).items():
+                hints |= _hint(name, said, base.__module__)
+    return {each.name: hints[each.name] for each in dataclasses.fields(kind) if each.name in hints}
+
+
+def _hint(name: str, said: Any, module: str) -> dict[str, Any]:
+    """The type of one annotation of a class in `module`, by its name; empty where it cannot be found."""
+    try:
+        return get_type_hints(type("_Alone", (), {"__annotations__": {name: said}, "__module__": module}))
+    except (NameError, AttributeError, TypeError):
         return {}
-    return {each.name: hints[each.name] for each in dataclasses.fields(kind)}
 
 
 def _options(wanted: Any) -> tuple[Any, ...]:

@@ -21,8 +21,17 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Random: TypeAlias = "np.random.Generator"
-"""A `stream`."""
+    Random: TypeAlias = np.random.Generator
+    """A `stream`."""
+
+
+def __getattr__(name: str) -> object:
+    """`Random`, which is NumPy's class and so loads it: settings name it in annotations alone."""
+    if name != "Random":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import numpy as np
+
+    return np.random.Generator
 
 
 def derive_seed(*parts: str | int) -> int:

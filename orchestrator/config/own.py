@@ -19,7 +19,6 @@ from defenses.mechanism.base import STAGES, Mechanism
 from fl_core.base.errors import InputError, first_line, hint, listed
 from fl_core.base.own_code import OwnCode
 from fl_core.base.own_object import from_plain
-from fl_core.base.rng import Random
 from fl_core.base.types import Config, Tensors
 from fl_core.federation.client import Batch
 from orchestrator.config.explain import OWN
@@ -30,8 +29,11 @@ _Node = dict[str, Any]
 _SETTINGS = "numbers, texts, truth values, Literals, tuples, lists and mappings of them, and dataclasses of such fields"
 """What the fields of an own class may hold."""
 
-_OF_LIBRARIES = (Random, Tensors, Batch)
-"""Names of ours for types of libraries."""
+_OF_LIBRARIES = (Tensors, Batch)
+"""Our names for types of libraries."""
+
+_TEXTS = re.compile(r"'[^']*'|\"[^\"]*\"")
+"""The texts in an annotation, as those of a `Literal`."""
 
 
 def anchor_own(tree: _Node, folder: Path) -> None:
@@ -153,6 +155,8 @@ def _settled(code: OwnCode, role: str, settings: object, *, where: str) -> _Node
             again = from_plain(kind, plain)
     except PydanticUserError as error:
         reason = first_line(error).partition(". Set")[0]
+        if error.code == "class-not-fully-defined":
+            reason = "one is of a type that holds tensors or that cannot be found"
         raise InputError(f"{where}: a field is no setting: it must be {_SETTINGS} ({reason}).") from error
     if any(getattr(again, name) != getattr(built, name) for name in plain):
         raise InputError(f"{where}: its fields must be {_SETTINGS}.")
@@ -160,14 +164,15 @@ def _settled(code: OwnCode, role: str, settings: object, *, where: str) -> _Node
 
 
 def _no_setting(kind: type[Any]) -> str | None:
-    """A field of a type that holds tensors or random numbers; None where there is none.
+    """A field of a type that holds tensors; None where there is none.
 
     Its name stands for one that type checkers alone know, since it is of a library that is not loaded here.
     """
-    module = vars(sys.modules[kind.__module__])
+    module = sys.modules.get(kind.__module__)
+    names = {} if module is None else vars(module)
     for each in dataclasses.fields(kind):
-        words = re.findall(r"\w+", str(each.type))
-        if each.type == Random or any(module.get(word) is name for word in words for name in _OF_LIBRARIES):
+        words = re.findall(r"\w+", _TEXTS.sub("", str(each.type)))
+        if any(names.get(word) is name for word in words for name in _OF_LIBRARIES):
             return f"{each.name}: {each.type}"
     return None
 

@@ -95,6 +95,22 @@ def test_the_slope_of_the_variation_is_its_derivative(channels: int) -> None:
     assert float((slope * step)[1].sum()) == pytest.approx(-2.0 * float((ahead - behind)[1]) / 8e-3, rel=2e-3)
 
 
+def test_the_variation_has_second_derivatives_and_can_be_mapped() -> None:
+    images = torch.randn((2, 3, 6, 6), generator=generator("images"))
+    step = torch.randn(images.shape, generator=generator("step"))
+
+    def by_the_library(each: Tensor) -> Tensor:
+        turned = torch.einsum("kc,nchw->nkhw", colour_axes(each) * torch.tensor([[1.0], [3.0], [3.0]]), each)
+        squares = [turned.diff(dim=axis).square() for axis in (-1, -2)]
+        return torch.stack([((square + 0.01).sqrt() - 0.1).sum() for square in squares]).sum()
+
+    _, ours = torch.autograd.functional.hvp(lambda each: colour_variation(each).sum(), images, step)
+    _, theirs = torch.autograd.functional.hvp(by_the_library, images, step)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    mapped = torch.vmap(lambda image: colour_variation(image[None])[0])(images)
+    torch.testing.assert_close(mapped, colour_variation(images))
+
+
 def low_pass(images: Tensor) -> Tensor:
     """Features that hold the coarse structure of each channel and nothing else."""
     plain = DctPreconditioner.measured(lambda x: x.flatten(1), torch.zeros(1, 3, 8, 8), generator(0))

@@ -24,6 +24,13 @@ from orchestrator.config.parse import cell_settings
 from tests.support.small import sweep
 
 
+def test_streams_are_of_the_class_that_annotations_name() -> None:
+    assert isinstance(stream("a"), Random)
+    assert Random | None == np.random.Generator | None
+    with pytest.raises(ImportError, match="Randon"):
+        exec("from fl_core.base.rng import Randon")
+
+
 def key(random: Random) -> tuple[int, ...]:
     """What tells one stream from another, as its generator holds it."""
     return tuple(random.bit_generator.state["state"]["key"].tolist())

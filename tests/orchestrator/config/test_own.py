@@ -14,6 +14,7 @@ from attack_core.attacks.own import OwnAttack
 from attack_core.matching.matching import Matching
 from defenses.mechanism.own import OwnDefense
 from fl_core.base.errors import InputError
+from fl_core.base.types import Config
 from orchestrator.config.own import reach, shown
 from orchestrator.config.parse import load_sweep, suggested_attack
 from orchestrator.config.plain import build, to_plain
@@ -277,6 +278,21 @@ def test_own_defenses_keep_the_order_of_a_chain(tmp_path: Path) -> None:
             _load(tmp_path, override)
 
 
+def test_a_class_may_name_our_types_where_nothing_is_set(tmp_path: Path) -> None:
+    fields = """sigma: float = 0.5
+    seen: ClassVar[Random | None] = None
+    order: "typing.Literal['Random', 'Batch']" = "Random\""""
+    path = _changed(tmp_path, "my_defense.py", DEFENSE, "sigma: float = 0.5", fields)
+    (tmp_path / "code" / "my_defense.py").write_text(
+        (tmp_path / "code" / "my_defense.py")
+        .read_text()
+        .replace("from typing", "import typing\nfrom typing", 1)
+    )
+    defense = load_sweep(path).cells[-1].defense[0]
+    assert isinstance(defense, OwnDefense)
+    assert to_plain(defense)["settings"]["order"] == "Random"
+
+
 def test_fields_that_plain_data_cannot_say_are_refused(tmp_path: Path) -> None:
     path = _changed(
         tmp_path, "my_parts.py", PARTS, "delta: float = 0.1", "delta: float = 0.1\n    near: Path = Path('x')"
@@ -314,3 +330,14 @@ def test_a_setting_that_the_class_refuses_later_is_the_trials_end(tmp_path: Path
     assert (odd.restarts, odd.together) == (1, 1)
     with pytest.raises(InputError, match=r"my_attack\.py:Mine failed with the settings"):
         odd.cost(1)
+
+
+def test_a_field_of_a_type_that_cannot_be_found_leaves_the_others_checked() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Odd(Config):
+        near: Nowhere | None = None  # type: ignore[name-defined]  # noqa: F821
+        sigma: float = 1.0
+
+    with pytest.raises(InputError, match=r"Odd\.sigma = 'x': must be a number"):
+        Odd(sigma="x")  # type: ignore[arg-type]
+    assert Odd(near=3, sigma=2.0).near == 3
