@@ -33,9 +33,9 @@ WIDER_DB = {
 }
 """Trials that rounding moves further, as their searches end midway.
 
-Measured on one machine with AVX-512, AVX2 and SSE kernels: at most 0.08, 0.2, 0.08, 0.3 and 0.8 dB, in this order. A decoding of the last
-convolution's input that adds up in another order, and finds it to the same 8e-7, moved `inputs / auto` by 1.0 dB with AVX-512 kernels and by 0.1
-with AVX2.
+Measured on one machine with AVX-512, AVX2 and SSE kernels: at most 0.08, 0.2, 0.08, 0.3 and 0.8 dB, in this order. A
+decoding of the last convolution's input that adds up in another order, and finds it to the same 8e-7, moved
+`inputs / auto` by 1.0 dB with AVX-512 kernels and by 0.1 with AVX2.
 """
 
 
