@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attack_core.fc.spear import Inseparable
 from fl_core.base.decibels import TINY
+from fl_core.base.rng import generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +98,7 @@ def clearance(matrix: Tensor, rank: int, limits: FactorLimits = FACTOR_LIMITS) -
     """
     _check_size(matrix, rank)
     taken = min(rank + limits.spare, min(matrix.shape) - 1)
-    probes = torch.randn(
-        (matrix.shape[1], taken), generator=torch.Generator().manual_seed(0), dtype=matrix.dtype
-    )
+    probes = torch.randn((matrix.shape[1], taken), generator=generator("clearance"), dtype=matrix.dtype)
     right = torch.linalg.qr(matrix.mT @ (matrix @ probes)).Q
     left = torch.linalg.qr(matrix @ right).Q
     part = left.mT @ matrix

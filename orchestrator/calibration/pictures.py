@@ -12,6 +12,7 @@ from torch import Tensor
 from fl_core.base.errors import InputError, first_line
 from fl_core.data.decoding import DECODE_ERRORS, upright_pixels
 from fl_core.data.synthetic.faces import render_face
+from orchestrator.io.places import check_images_there
 from orchestrator.library.images import ImageSpec
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -33,8 +34,7 @@ def read_folder(folder: Path, image: ImageSpec, *, most: int | None = None, wher
     Where every picture lies in one of two or more folders, these are classes, in the order of their names. Raises
     `InputError` for a folder without pictures and for a picture that cannot be read.
     """
-    if not folder.is_dir():
-        raise InputError(f"{where}: {folder} is no folder of images.")
+    check_images_there(folder, where=where)
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
     if not paths:
         raise InputError(f"{where}: {folder} holds no image ({', '.join(_SUFFIXES)}).")

@@ -22,6 +22,12 @@ def check_folder_there(folder: Path) -> None:
     raise InputError(f"{folder} {what}; give the results folder of a sweep.{near}")
 
 
+def check_images_there(folder: Path, *, where: str) -> None:
+    """Raise `InputError` where there is no folder of this name; `where` is the option that names it."""
+    if not folder.is_dir():
+        raise InputError(f"{where}: {folder} is no folder of images.")
+
+
 @contextlib.contextmanager
 def made_for(folder: Path) -> Iterator[Path]:
     """`folder`, made at once, so that one that cannot be written is told of before any work.

@@ -15,6 +15,7 @@ from fl_core.data.places import expanded
 from orchestrator.config.own import anchor_own, spell_own
 from orchestrator.config.plain import build
 from orchestrator.config.plain_yaml import read_yaml
+from orchestrator.io.places import check_images_there
 from orchestrator.library.chains import check_defenses
 from orchestrator.library.images import ImageSpec
 
@@ -106,8 +107,8 @@ def sent(
 
 def check_pictures(folder: Path | None, *, where: str) -> None:
     """Raise `InputError` where a folder of images is named that is none."""
-    if folder is not None and not expanded(folder).is_dir():
-        raise InputError(f"{where}: {expanded(folder)} is no folder of images.")
+    if folder is not None:
+        check_images_there(expanded(folder), where=where)
 
 
 def public(folder: Path | None, spec: ImageSpec, clients: int) -> PictureSet:

@@ -18,6 +18,7 @@ from attack_core.attacks.registry import AnyAttack
 from attack_core.matching.matching import Matching
 from fl_core.base.device import out_of_memory
 from fl_core.data.dataset import ImageDataset
+from orchestrator.config.sweep import SweepConfig
 from orchestrator.driver import sweep as driver
 from orchestrator.runtime.progress import Silent
 from orchestrator.trial import run
@@ -91,6 +92,17 @@ def test_a_trial_that_runs_out_of_memory_tries_once_more_with_half_the_restarts_
             assert smaller[name][0] == pytest.approx(every[name][0], rel=1e-3)
 
 
+def matching(faces_root: Path, *, victims: int, restarts: int) -> SweepConfig:
+    """Two iterations on so many test victims without a defense."""
+    attack = {"kind": "matching", "iterations": 2, "restarts": restarts}
+    return sweep(
+        faces_root,
+        victims={"tuning": 0, "test": victims},
+        cells=[{"name": "none"}],
+        attackers=[{"attack": attack}],
+    )
+
+
 def test_a_trial_for_which_not_even_one_restart_fits_is_a_failed_row(
     faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,12 +110,7 @@ def test_a_trial_for_which_not_even_one_restart_fits_is_a_failed_row(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(run, "_attack", refuse)
-    config = sweep(
-        faces_root,
-        victims={"tuning": 0, "test": 1},
-        cells=[{"name": "none"}],
-        attackers=[{"attack": {"kind": "matching", "iterations": 2, "restarts": 6}}],
-    )
+    config = matching(faces_root, victims=1, restarts=6)
     outcome = driver.run_sweep(config, tmp_path, address="serial", reporter=Silent())
     assert (outcome.trials, outcome.failed) == (1, 1)
     rows = pd.read_parquet(tmp_path / "trials")
@@ -163,12 +170,7 @@ def test_a_process_that_was_ended_for_memory_is_tried_again_by_the_driver(
     faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(driver, "trial_job", killed_for_memory)
-    config = sweep(
-        faces_root,
-        victims={"tuning": 0, "test": 2},
-        cells=[{"name": "none"}],
-        attackers=[{"attack": {"kind": "matching", "iterations": 2, "restarts": 3}}],
-    )
+    config = matching(faces_root, victims=2, restarts=3)
     outcome = driver.run_sweep(config, tmp_path, address="serial", reporter=Silent())
     assert (outcome.trials, outcome.failed) == (2, 1)
     rows = pd.read_parquet(tmp_path / "trials").sort_values("victim")
