@@ -38,6 +38,7 @@ from result_line import line, missing
 from torch import Tensor
 from torch.nn import functional
 
+from attack_core.base.programs import CapturedGraphs, Runner, as_it_is
 from attack_core.base.search import Search, alone, side_by_side
 from attack_core.base.types import Reconstruction
 from attack_core.fc.head import Prefix
@@ -73,6 +74,8 @@ BATCH = 8
 """Images of the row `batch-8`."""
 BATCH_EVALUATIONS = 120
 """Evaluations an image there."""
+GRAPH_ITERATIONS = 200
+"""Iterations of the row `captured`, of which the first ones are not recorded."""
 VICTIM_ITERATIONS = 30
 """Iterations of the row `victims`."""
 PUBLIC = 256
@@ -245,10 +248,19 @@ def candidates(bench: Bench, name: str) -> list[Line]:
     if bench.device.type != "cpu":
         reset_peak(bench.device)
         ways: dict[str, Way] = {"together": packed.together, "in turn": packed.in_turn}
+        try:
+            ways["breaching"] = packed.breaching(setting, bench)
+        except peers.PeerMissing as error:
+            lines.append(missing(f"{name}: {many} of breaching / together", "x", str(error)))
         seconds = bench.times(ways)
         lines.append(
             _ratio(f"{name}: {many} in turn / together", seconds["in turn"], seconds["together"], target=20.0)
         )
+        if "breaching" in seconds:
+            theirs = [value * many for value in seconds["breaching"]]
+            lines.append(
+                _ratio(f"{name}: {many} of breaching / together", theirs, seconds["together"], target=30.0)
+            )
         return [*lines, line(f"{name}: peak memory", peak_mb(bench.device), "MB", [])]
     seconds = bench.times({"together": packed.together, "alone": alone.together})
     each = [value / many for value in seconds["together"]]
@@ -276,6 +288,37 @@ def victims(bench: Bench, name: str) -> list[Line]:
         seconds = bench.times({"together": together, "in turn": in_turn})
         pair = seconds["together"], seconds["in turn"]
         lines.append(_ratio(f"{name}: {count} of {kind} together / in turn", *pair, target=1.0, at_most=True))
+    return lines
+
+
+def captured(bench: Bench, name: str) -> list[Line]:
+    """A row for each of two networks, on CUDA: matching as recorded graphs against operation by operation."""
+    if bench.device.type != "cuda":
+        return [missing(f"{name}: graphs / operations", "x", "CUDA alone has graphs")]
+    attack, lines = Matching(iterations=GRAPH_ITERATIONS, tv_weight=1e-4), []
+    for kind, size in (("cnn64", 64), ("lenet", 32)):
+        seen = Setting(kind, size, 1, L2()).observation(bench)
+        losses: dict[str, float] = {}
+
+        def match(
+            way: str,
+            runner: Callable[[], Runner],
+            seen: Observation = seen,
+            losses: dict[str, float] = losses,
+        ) -> Tensor:
+            found = alone(attack.search(seen, build_model(seen.model), generator("start")), runner())
+            losses[way] = found.loss
+            return found.images
+
+        ways: dict[str, Way] = {
+            "graphs": partial(match, "graphs", CapturedGraphs),
+            "operations": partial(match, "operations", lambda: as_it_is),
+        }
+        seconds = bench.times(ways, warm=1)
+        pair = seconds["graphs"], seconds["operations"]
+        lines.append(_ratio(f"{name}: {kind}, graphs / operations", *pair, target=1.0, at_most=True))
+        gap = abs(losses["graphs"] - losses["operations"]) / abs(losses["operations"])
+        lines.append(line(f"{name}: {kind}, loss off", gap, "", [gap], target=1e-3, at_most=True))
     return lines
 
 
@@ -472,6 +515,7 @@ ROWS: dict[str, Callable[[Bench, str], list[Line]]] = {
     "resnet18": iteration(Setting("resnet18", 32, 1, L2()), 1.3),
     "candidates": candidates,
     "victims": victims,
+    "captured": captured,
     "evaluation": evaluation,
     "celeba": quality,
     "batch-8": batch_of_eight,

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
+from attack_core.base.programs import Runner, as_it_is
+
 Answer = TypeVar("Answer")
 Found = TypeVar("Found")
 
@@ -31,8 +33,8 @@ class Question(ABC, Generic[Answer]):
 
     @classmethod
     @abstractmethod
-    def answers(cls, questions: Sequence[Self]) -> Sequence[Answer]:
-        """The answers, in order."""
+    def answers(cls, questions: Sequence[Self], runner: Runner) -> Sequence[Answer]:
+        """The answers, in order; what is computed for them with tensors alone may be left to the `runner`."""
 
 
 Search = Generator[Question[Any], Any, Found]
@@ -45,13 +47,13 @@ def asked(question: Question[Answer]) -> Search[Answer]:
     return answer
 
 
-def alone(search: Search[Found]) -> Found:
+def alone(search: Search[Found], runner: Runner = as_it_is) -> Found:
     """What one search finds; raises what it raises."""
     try:
         question = next(search)
         while True:
             try:
-                (answer,) = question.answers([question])
+                (answer,) = question.answers([question], runner)
             except Exception as error:
                 question = search.throw(error)
             else:
@@ -75,13 +77,13 @@ class Ended(Generic[Found]):
         return self.found  # type: ignore[return-value]  # a search may find None
 
 
-def side_by_side(searches: Sequence[Search[Found]]) -> list[Ended[Found]]:
+def side_by_side(searches: Sequence[Search[Found]], runner: Runner = as_it_is) -> list[Ended[Found]]:
     """How each search ended.
 
     An exception that a search raises ends that one alone, and so does one in an answer that it alone waits for. One in
     an answer that several wait for is raised here: whose fault it is, `alone` tells.
     """
-    run = _Run(searches)
+    run = _Run(searches, runner)
     while run.waiting:
         for numbers in run.companies():
             run.answer(numbers)
@@ -91,8 +93,8 @@ def side_by_side(searches: Sequence[Search[Found]]) -> list[Ended[Found]]:
 class _Run(Generic[Found]):
     """Searches that wait for answers, and those that have ended."""
 
-    def __init__(self, searches: Sequence[Search[Found]]) -> None:
-        self._searches = searches
+    def __init__(self, searches: Sequence[Search[Found]], runner: Runner) -> None:
+        self._searches, self._runner = searches, runner
         self._grounds: list[object] = []
         self._known: dict[int, int] = {}
         self.waiting: dict[int, Question[Any]] = {}
@@ -113,7 +115,7 @@ class _Run(Generic[Found]):
         """Answer the questions of these searches together, and let each go on to its next one."""
         questions = [self.waiting.pop(number) for number in numbers]
         try:
-            answers = questions[0].answers(questions)
+            answers = questions[0].answers(questions, self._runner)
         except Exception as error:
             if len(numbers) > 1:
                 raise

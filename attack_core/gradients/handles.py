@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from attack_core.gradients.tracing import LossOf, Traced, trace
+from attack_core.gradients.tracing import Known, LossOf, Traced, trace
 from fl_core.base.types import ModelState, Tensors
 
 
@@ -217,19 +217,21 @@ def gradient_handles(
     ghost: bool = True,
     rows: Tensors | None = None,
     linear_only: bool = False,
+    known: Known | None = None,
 ) -> dict[str, GradientHandle]:
     """Handles by parameter name, in the state's order, for candidate images (C, B, 3, S, S), for any network.
 
     Differentiable with respect to `images` and whatever `loss_of` closes over. A parameter that the loss does not
     reach has a gradient of zeros. `ghost=False` forms the linear layers' gradients too (the plain form, for
     comparison). `linear_only` leaves all other layers' gradients to autograd (`autograd_pays`). `rows` are buffers with
-    one row for each image, (C * B, ...) by name. Raises `InputError` for a network that draws random numbers, gives no
-    logits, or has integer parameters or an operation without a second derivative.
+    one row for each image, (C * B, ...) by name. `known` is what earlier passes have shown of the network. Raises
+    `InputError` for a network that draws random numbers, gives no logits, or has integer parameters or an operation
+    without a second derivative.
     """
     return stack_handles(
         [
             _handles(traced, state, ghost=ghost)
-            for traced in trace(model, state, images, loss_of, rows, linear_only=linear_only)
+            for traced in trace(model, state, images, loss_of, rows, linear_only=linear_only, known=known)
         ]
     )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from attack_core.gradients.handles import DenseHandle, GhostHandle, GradientHandle, gradient_handles
 from attack_core.gradients.targets import geometric, travelled
-from attack_core.gradients.tracing import LossOf
+from attack_core.gradients.tracing import Known, LossOf
 from fl_core.base.types import ModelState, Tensors
 
 Batch = tuple[int, ...]
@@ -34,7 +34,8 @@ class LocalPath:
     """A client's local training as its attacker assumes it.
 
     `velocity` are the momentum buffers at its start, by parameter name, {} for zero. `factored` are the weights that
-    are carried as factors: `factored_weights`. `checkpoint` recomputes each step on the way back.
+    are carried as factors: `factored_weights`. `checkpoint` recomputes each step on the way back. `known` is what
+    passes have shown of the network.
     """
 
     model: nn.Module
@@ -45,6 +46,7 @@ class LocalPath:
     batches: tuple[Batch, ...]
     factored: tuple[str, ...]
     checkpoint: bool
+    known: Known = field(default_factory=Known)
 
 
 def soft_loss(labels: Tensor) -> LossOf:
@@ -53,14 +55,19 @@ def soft_loss(labels: Tensor) -> LossOf:
 
 
 def handles_at(
-    model: nn.Module, state: ModelState, shifts: Mapping[str, Shift], images: Tensor, labels: Tensor
+    model: nn.Module,
+    state: ModelState,
+    shifts: Mapping[str, Shift],
+    images: Tensor,
+    labels: Tensor,
+    known: Known | None = None,
 ) -> dict[str, GradientHandle]:
     """`gradient_handles` where linear weights are `state`'s plus what `shifts` says, by parameter name.
 
     Images (C, B, 3, S, S), label probabilities (C, B, K).
     """
     with _shifted(model, shifts):
-        return gradient_handles(model, state, images, soft_loss(labels))
+        return gradient_handles(model, state, images, soft_loss(labels), known=known)
 
 
 def factored_weights(model: nn.Module, state: ModelState, images: Tensor) -> tuple[str, ...]:
@@ -89,7 +96,7 @@ def path_handles(path: LocalPath, images: Tensor, labels: Tensor) -> dict[str, G
     scales = [geometric(m, steps - t) / travelled(m, steps) for t in range(steps)]
     for t, batch in enumerate(path.batches):
         step = _Step(path, tuple(weights), linear, t)
-        gradients, found = step.take(images[list(batch)], labels[list(batch)], weights, factors)
+        gradients, found = step.take(images[_slots(batch)], labels[_slots(batch)], weights, factors)
         for name, gradient in gradients.items():
             mean[name] = scales[t] * gradient + (mean[name] if t else 0.0)
             velocity[name] = gradient + (m * velocity[name] if name in velocity else 0.0)
@@ -142,7 +149,8 @@ class _Step:
             name: self._shift(name, rest[split + 2 * self.t * i :][: 2 * self.t])
             for i, name in enumerate(self.linear)
         }
-        handles = handles_at(path.model, state, shifts if self.t else {}, images[None], labels[None])
+        shifts = shifts if self.t else {}
+        handles = handles_at(path.model, state, shifts, images[None], labels[None], path.known)
         found = [handles[name].dense()[0] for name in self.dense]
         for name in self.linear:
             factors = handles[name]
@@ -164,6 +172,12 @@ class _Step:
             return -lr * moved
 
         return shift
+
+
+def _slots(batch: Batch) -> slice | list[int]:
+    """An index of these images: a range where they follow each other, since a list has to be put on the device."""
+    first, last = batch[0], batch[-1] + 1
+    return slice(first, last) if batch == tuple(range(first, last)) else list(batch)
 
 
 class _Recomputed(torch.autograd.Function):

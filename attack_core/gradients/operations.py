@@ -19,11 +19,19 @@ _LIBRARIES = ("torch", "torchvision", "fl_core")
 
 
 @contextmanager
-def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """While it lasts, what `model` computes can be differentiated twice."""
-    replaced = not comes_from_libraries(model) or any(isinstance(m, nn.Hardsigmoid) for m in model.modules())
+def twice_differentiable(model: nn.Module, *, replaced: bool | None = None) -> Iterator[None]:
+    """While it lasts, what `model` computes can be differentiated twice.
+
+    `replaced` is `needs_replacing` of it, where that is known.
+    """
+    replaced = needs_replacing(model) if replaced is None else replaced
     with sdpa_kernel(SDPBackend.MATH), _Replaced() if replaced else nullcontext():
         yield
+
+
+def needs_replacing(model: nn.Module) -> bool:
+    """Whether `model` may call a function of the table below; asking at every call costs time."""
+    return not comes_from_libraries(model) or any(isinstance(m, nn.Hardsigmoid) for m in model.modules())
 
 
 def comes_from_libraries(model: nn.Module) -> bool:

@@ -10,7 +10,7 @@ Axes: C candidates, B images each.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from attack_core.gradients.calls import Call, has_closed_form, is_plain_call, normalises_by_batch
 from attack_core.gradients.convolutions import Geometry
-from attack_core.gradients.operations import comes_from_libraries, twice_differentiable
+from attack_core.gradients.operations import comes_from_libraries, needs_replacing, twice_differentiable
 from attack_core.gradients.refusals import (
     check_functions,
     check_logits,
@@ -63,6 +63,33 @@ class Traced:
     rest: Tensors
 
 
+class Known:
+    """What passes of one network have shown of it; later passes of images of the same shape go without checks.
+
+    Checks read numbers from a device, which stands still meanwhile. Weights and images may differ from pass to pass.
+    """
+
+    def __init__(self) -> None:
+        self._layers: dict[bool, _Layers] = {}
+        self._together: dict[torch.Size, bool] = {}
+
+    def layers(self, model: nn.Module, parameters: Tensors, *, linear_only: bool) -> _Layers:
+        """The network's layers, found once; raises `InputError` for parameters that have no gradient."""
+        if linear_only not in self._layers:
+            check_parameters(parameters)
+            layers = _Layers.of(model, parameters)
+            self._layers[linear_only] = layers.linear() if linear_only else layers
+        return self._layers[linear_only]
+
+    def together(self, shape: torch.Size) -> bool | None:
+        """Whether all candidates of images of this shape (C, B, ...) go through together; None: not known yet."""
+        return self._together.get(shape)
+
+    def learn(self, shape: torch.Size, *, together: bool) -> None:
+        """Keep what a pass with all checks has shown."""
+        self._together[shape] = together
+
+
 def trace(
     model: nn.Module,
     state: ModelState,
@@ -71,27 +98,29 @@ def trace(
     rows: Tensors | None = None,
     *,
     linear_only: bool = False,
+    known: Known | None = None,
 ) -> list[Traced]:
     """Passes of candidate images (C, B, ...): one of all candidates, or one of each where they can't go together.
 
     `rows` are buffers with one row for each image, (C * B, ...) by name. With `linear_only` no calls but
-    linear layers' are recorded, and all else is left to autograd. Raises `InputError` for what can't be
-    followed: `attack_core.gradients.refusals`.
+    linear layers' are recorded, and all else is left to autograd. `known` is of this network alone, and learns from
+    the pass. Raises `InputError` for what can't be followed: `attack_core.gradients.refusals`.
     """
-    check_parameters(state.parameters)
-    layers = _Layers.of(model, state.parameters)
-    if linear_only:
-        linear = tuple(layer for layer in layers.closed if isinstance(layer[1], nn.Linear))
-        layers = replace(layers, closed=linear, together=layers.together and linear == layers.closed)
-    batch = _Batch(model, state, images, rows or {}, layers)
-    if len(images) > 1 and batch.layers.together:
-        alone = None if comes_from_libraries(model) else batch.first_image()
+    known = known or Known()
+    layers = known.layers(model, state.parameters, linear_only=linear_only)
+    together = known.together(images.shape)
+    batch = _Batch(model, state, images, rows or {}, layers, checked=together is None)
+    if len(images) > 1 and layers.together and together is not False:
+        alone = batch.first_image() if together is None and not layers.libraries else None
         run = batch.run(slice(0, len(images)))
         if alone is None or _begins_with(alone, run, images.shape[0] * images.shape[1]):
             whole = batch.traced([run], loss_of)
             if not whole[0].rest:
+                known.learn(images.shape, together=True)
                 return whole
-    return batch.traced([batch.run(slice(i, i + 1)) for i in range(len(images))], loss_of)
+    each = batch.traced([batch.run(slice(i, i + 1)) for i in range(len(images))], loss_of)
+    known.learn(images.shape, together=False)
+    return each
 
 
 def couples_examples(model: nn.Module) -> bool:
@@ -109,12 +138,14 @@ class _Layers:
 
     `closed` are those with a closed form: dotted name, module, and the state's name of each own parameter. `coupled`
     says whether BatchNorm mixes the images of a batch, `together` whether all layers with parameters have a closed form
-    and none mixes images.
+    and none mixes images. `libraries` and `replaced` are `comes_from_libraries` and `needs_replacing`.
     """
 
     closed: tuple[tuple[str, nn.Module, Mapping[str, str]], ...]
     coupled: bool
     together: bool
+    libraries: bool
+    replaced: bool
 
     @classmethod
     def of(cls, model: nn.Module, parameters: Tensors) -> _Layers:
@@ -132,7 +163,18 @@ class _Layers:
             own = {kind: names[id(value)] for kind, value in held.items() if names[id(value)] in parameters}
             if own:
                 closed.append((prefix, module, own))
-        return cls(tuple(closed), coupled, all_closed and not coupled)
+        return cls(
+            closed=tuple(closed),
+            coupled=coupled,
+            together=all_closed and not coupled,
+            libraries=comes_from_libraries(model),
+            replaced=needs_replacing(model),
+        )
+
+    def linear(self) -> _Layers:
+        """The same where linear layers alone have a closed form."""
+        linear = tuple(layer for layer in self.closed if isinstance(layer[1], nn.Linear))
+        return replace(self, closed=linear, together=self.together and linear == self.closed)
 
 
 @dataclass
@@ -146,13 +188,14 @@ class _Pass:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Candidates' images (C, B, ...) for one network under one state."""
+    """Candidates' images (C, B, ...) for one network under one state; `checked` says whether passes are."""
 
     model: nn.Module
     state: ModelState
     images: Tensor
     rows: Tensors
     layers: _Layers
+    checked: bool
 
     def run(self, candidates: slice) -> _Pass:
         """One forward pass of some candidates."""
@@ -193,10 +236,11 @@ class _Batch:
         if self.layers.coupled:
             state = state.with_own_buffers()
         run = _Pass(state.parameters)
-        checked = no_draws(self.model, state, images)
-        with _recording(self.layers, parameters, run), twice_differentiable(self.model), checked:
+        checked = no_draws(self.model, state, images) if self.checked else nullcontext()
+        differentiable = twice_differentiable(self.model, replaced=self.layers.replaced)
+        with _recording(self.layers, parameters, run), differentiable, checked:
             run.logits = check_logits(predict(self.model, state, images), len(images))
-        if not comes_from_libraries(self.model):
+        if self.checked and not self.layers.libraries:
             check_functions(run.logits)
         return run
 

@@ -13,6 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from attack_core.base.programs import Runner
 from attack_core.base.search import Found, Question, Search, asked, side_by_side
 from attack_core.gradients.refusals import second_derivatives
 
@@ -53,8 +54,8 @@ class _Look(Question[Point]):
         return self.answer
 
     @classmethod
-    def answers(cls, questions: Sequence[Self]) -> Sequence[Point]:
-        """See `Question.answers`."""
+    def answers(cls, questions: Sequence[Self], runner: Runner) -> Sequence[Point]:  # noqa: ARG003
+        """See `Question.answers`; what is found is read by the host each time."""
         images = torch.cat([question.images for question in questions])
         return questions[0].answer(images, [question.number for question in questions])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from attack_core.gradients.local_steps import (
     soft_loss,
 )
 from attack_core.gradients.targets import gradient_estimate, velocity_estimate, weights_along
-from attack_core.gradients.tracing import couples_examples
+from attack_core.gradients.tracing import Known, couples_examples
 from attack_core.local_sgd.vib_noise import ThroughVib
 from attack_core.metrics.metrics import assign
 from attack_core.signal.signal_model import vib_of_images
@@ -199,6 +199,7 @@ class _AtPoint(_Plain):
     state: ModelState
     targets: dict[str, Tensor]
     copies: int = 1
+    known: Known = field(default_factory=Known)
 
     @property
     def point(self) -> ModelState:  # type: ignore[override]  # read alone
@@ -218,6 +219,7 @@ class _AtPoint(_Plain):
             images,
             soft_loss(labels),
             linear_only=autograd_pays(self.state, len(images)),
+            known=self.known,
         )
 
 
@@ -231,6 +233,7 @@ class _Between(_Plain):
     free: list[Tensor]
     factored: tuple[str, ...]
     copies: int = 1
+    known: Known = field(default_factory=Known)
 
     def leaves(self, candidate: int) -> list[Tensor]:
         """See `LocalProblem`."""
@@ -241,7 +244,7 @@ class _Between(_Plain):
         points = [self._at(self.free[candidate].sigmoid()) for candidate in which]
         return stack_handles(
             [
-                handles_at(self.model, state, shifts, images[i : i + 1], labels[i : i + 1])
+                handles_at(self.model, state, shifts, images[i : i + 1], labels[i : i + 1], self.known)
                 for i, (state, shifts) in enumerate(points)
             ]
         )

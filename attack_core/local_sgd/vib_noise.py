@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch.nn import functional
 from attack_core.fc.inversion import input_estimate
 from attack_core.fc.spear import Inseparable
 from attack_core.gradients.handles import GradientHandle, gradient_handles
-from attack_core.gradients.tracing import LossOf
+from attack_core.gradients.tracing import Known, LossOf
 from attack_core.signal.signal_model import knows_errors, sent_numbers
 from fl_core.base.types import ModelState, Tensors
 from fl_core.models.bottleneck import Bottleneck, code_of, divergence, encoded
@@ -59,6 +59,7 @@ class ThroughVib:
     copies: int = 1
     point: None = None
     """Draws decide the gradients too."""
+    known: Known = field(default_factory=Known)
 
     @classmethod
     def of(
@@ -93,7 +94,7 @@ class ThroughVib:
         with encoded(self.bottleneck) as statistics:
             loss = self._loss(labels, statistics)
             rows = {f"{self.name}.noise": noise}
-            return gradient_handles(self.model, self.state, images, loss, rows=rows)
+            return gradient_handles(self.model, self.state, images, loss, rows=rows, known=self.known)
 
     def tie(self, images: Tensor, which: list[int]) -> Tensor:
         """See `LocalProblem`: half the square of what was drawn, which is its negative log-density."""

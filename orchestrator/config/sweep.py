@@ -412,6 +412,8 @@ class ExecutionConfig(Config):
     """Victims of one suggestion that matching attacks in one program; 1: each by itself."""
     precision: Precision = field(default="float32", metadata=LATER)
     """How CUDA multiplies in attacks: float32, or tf32, which is faster and rounds; part of a trial's identity."""
+    captured_graphs: bool = field(default=False, metadata=LATER)
+    """Whether matching on CUDA runs as recorded graphs, which start at once; part of a trial's identity."""
     controls: bool = True
     """Whether the same attack also runs on noise."""
     lpips: bool = False

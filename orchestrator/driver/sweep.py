@@ -96,13 +96,18 @@ class Outcome:
 def resolve(config: SweepConfig) -> SweepConfig:
     """The config with what depends on this machine made definite: kind of data, device.
 
-    Raises `InputError` for a budget of GPU time where there is no GPU, and for TF32 where there is no CUDA.
+    Raises `InputError` for a budget of GPU time where there is no GPU, and for TF32 and graphs where there is no CUDA.
     """
     device = pick_device(config.execution.device).type
     if config.execution.precision != "float32" and device != "cuda":
         raise InputError(
             f"execution.precision = {config.execution.precision!r}: this sweep runs on {device}, and CUDA alone has "
             "that; leave it at 'float32'."
+        )
+    if config.execution.captured_graphs and device != "cuda":
+        raise InputError(
+            f"execution.captured_graphs = True: this sweep runs on {device}, and CUDA alone has graphs; leave it at "
+            "False."
         )
     if config.study.gpu_seconds is not None and device == "cpu":
         raise InputError(

@@ -27,8 +27,9 @@ class TrialSpec:
     """A trial as pure data; two trials are the same exactly if their specs are.
 
     `capture` is the capture's key, `victim` its position in the cell's list of victims. `seed` fixes the
-    attack's randomness. `threads` and `precision` are part of it because they change rounding. `prior` is the
-    attacker's trained prior: data, number of pictures, and hashes of what it was learned from and of what it came to.
+    attack's randomness. `threads`, `precision` and `captured_graphs` are there because they change rounding. `prior` is
+    the attacker's trained prior: data, number of pictures, and hashes of what it was learned from and of what it came
+    to.
     """
 
     cell: str
@@ -46,6 +47,7 @@ class TrialSpec:
     lpips: bool = False
     images: bool = False
     precision: Precision = field(default="float32", metadata=LATER)
+    captured_graphs: bool = field(default=False, metadata=LATER)
     prior: str | None = field(default=None, metadata=LATER)
 
     @cached_property

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from attack_core.base.programs import Runner
 from attack_core.matching.loop.evaluation import Evaluation
 from attack_core.matching.matching import Matching
 from attack_core.metrics.metrics import assign, psnr
@@ -57,9 +58,9 @@ def counted_questions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     answers = Evaluation.answers.__func__  # type: ignore[attr-defined]
 
-    def counted(cls: type[Evaluation], questions: list[Evaluation]) -> Any:
+    def counted(cls: type[Evaluation], questions: list[Evaluation], runner: Runner) -> Any:
         found.append(len(questions))
-        return answers(cls, questions)
+        return answers(cls, questions, runner)
 
     monkeypatch.setattr(Evaluation, "answers", classmethod(counted))
     return found

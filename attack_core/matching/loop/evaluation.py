@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from attack_core.base.programs import Program, Runner
 from attack_core.base.search import Question, Search, asked
 from attack_core.gradients.refusals import second_derivatives
 from attack_core.matching.loop.problem import Problem
@@ -47,51 +48,69 @@ class Evaluation(Question[Slopes]):
         return self.problem.point
 
     @classmethod
-    def answers(cls, questions: Sequence[Self]) -> list[Slopes]:
+    def answers(cls, questions: Sequence[Self], runner: Runner) -> list[Slopes]:
         """See `Question.answers`: one pass of all candidates, and each problem's losses from its part of that."""
-        counts = [len(question.images) for question in questions]
-        images = torch.cat([question.images for question in questions]).requires_grad_(True)
+        program = _Slopes(tuple((question.problem, tuple(question.which)) for question in questions))
+        images = torch.cat([question.images for question in questions])
         soft = [question.logits for question in questions if question.logits is not None]
-        logits = torch.cat(soft).requires_grad_(True) if soft else None
-        leaves = [
-            leaf for question in questions for i in question.which for leaf in question.problem.leaves(i)
-        ]
-        with torch.enable_grad(), second_derivatives():
-            parts: Any = (
-                images.split(counts),
-                [None] * len(counts) if logits is None else logits.split(counts),
-            )
-            found = torch.cat(cls._losses(questions, list(zip(*parts, strict=True))))
-            inputs = [images, *([] if logits is None else [logits]), *leaves]
-            slopes = (
-                torch.autograd.grad(found.sum(), inputs, materialize_grads=True)
-                if found.requires_grad
-                else [torch.zeros_like(each) for each in inputs]
-            )
-        by_logits = [None] * len(counts) if logits is None else slopes[1].split(counts)
+        found, by_images, *others = runner(program, (images, torch.cat(soft)) if soft else (images,))
+        by_logits = others.pop(0).split(program.counts) if soft else [None] * len(questions)
+        each = zip(found.split(program.counts), by_images.split(program.counts), by_logits, strict=True)
         # Problems with leaves of their own are evaluated alone.
-        by_leaves = tuple(slopes[1 if logits is None else 2 :])
-        each = zip(found.detach().split(counts), slopes[0].split(counts), by_logits, strict=True)
-        return [Slopes(*own, by_leaves) for own in each]
+        return [Slopes(*own, tuple(others)) for own in each]
 
-    @staticmethod
-    def _losses(
-        questions: Sequence[Evaluation], parts: Sequence[tuple[Tensor, Tensor | None]]
-    ) -> list[Tensor]:
-        """Each question's losses (A,), of its part of the images and logits."""
-        first, *others = questions
-        if not others:
-            return [first.problem.losses(*parts[0], first.which)]
-        pairs = list(zip(questions, parts, strict=True))
-        probabilities = torch.cat([question.problem.probabilities(*part) for question, part in pairs])
-        images = torch.cat([part[0] for part in parts])
+
+@dataclass(frozen=True, eq=False)
+class _Slopes(Program):
+    """Matching losses of several problems' candidates, and their slopes: a `Program` of images and logits."""
+
+    parts: tuple[tuple[Problem, tuple[int, ...]], ...]
+    """Problems, each with which of its candidates are evaluated."""
+
+    @property
+    def key(self) -> Hashable:
+        """See `Program`."""
+        return tuple((id(problem), which) for problem, which in self.parts)
+
+    @property
+    def counts(self) -> list[int]:
+        """How many candidates each problem has here."""
+        return [len(which) for _, which in self.parts]
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Of images (A, B, 3, S, S) and, where there are any, logits (A, B, K): losses (A,), and slopes by each input.
+
+        Then the slopes by the problems' own leaves, in order.
+        """
+        moving = [each.detach().requires_grad_(True) for each in inputs]
+        leaves = [leaf for problem, which in self.parts for i in which for leaf in problem.leaves(i)]
+        with torch.enable_grad(), second_derivatives():
+            found = torch.cat(self._losses(*moving))
+            slopes = (
+                torch.autograd.grad(found.sum(), [*moving, *leaves], materialize_grads=True)
+                if found.requires_grad
+                else [torch.zeros_like(each) for each in (*moving, *leaves)]
+            )
+        return found.detach(), *slopes
+
+    def _losses(self, images: Tensor, logits: Tensor | None = None) -> list[Tensor]:
+        """Each problem's losses (A,), of its part of the images and logits."""
+        counts = self.counts
+        soft = [None] * len(counts) if logits is None else logits.split(counts)
+        each = [
+            (problem, list(which), *own)
+            for (problem, which), *own in zip(self.parts, images.split(counts), soft, strict=True)
+        ]
+        if len(each) == 1:
+            problem, which, *own = each[0]
+            return [problem.losses(*own, which)]
+        probabilities = torch.cat([problem.probabilities(*own) for problem, _, *own in each])
         # Where they join, a pass depends on neither the problem nor on which candidates these are.
-        handles = first.problem.local.handles(images, probabilities, list(range(len(images))))
-        counts = [len(part[0]) for part in parts]
+        handles = each[0][0].local.handles(images, probabilities, list(range(len(images))))
         split = {name: handle.split(counts) for name, handle in handles.items()}
         return [
-            question.problem.losses_of({name: own[i] for name, own in split.items()}, *part, question.which)
-            for i, (question, part) in enumerate(pairs)
+            problem.losses_of({name: own[i] for name, own in split.items()}, *parts, which)
+            for i, (problem, which, *parts) in enumerate(each)
         ]
 
 

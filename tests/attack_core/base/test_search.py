@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from attack_core.base.programs import Runner
 from attack_core.base.search import Question, Search, alone, asked, side_by_side
 
 asked_together: list[list[int]] = []
@@ -29,7 +30,7 @@ class Square(Question[int]):
         return self.table
 
     @classmethod
-    def answers(cls, questions: Sequence[Square]) -> list[int]:
+    def answers(cls, questions: Sequence[Square], runner: Runner) -> list[int]:  # noqa: ARG003
         asked_together.append([question.number for question in questions])
         if any(question.number % 7 == 0 for question in questions):
             raise ArithmeticError("seven")

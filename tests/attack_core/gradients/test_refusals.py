@@ -14,6 +14,7 @@ from torch.nn import functional
 from attack_core.gradients.handles import gradient_handles
 from attack_core.gradients.operations import twice_differentiable
 from attack_core.gradients.refusals import second_derivatives
+from attack_core.gradients.tracing import Known
 from fl_core.base.errors import InputError
 from fl_core.base.types import ModelState
 from tests.support.networks import CLASSES, SMALL, Lambda, some, state_of
@@ -85,6 +86,49 @@ def test_a_layer_that_draws_is_named() -> None:
     noise = Lambda(lambda x: x + torch.randn_like(x))
     with pytest.raises(InputError, match="layer '2' of type Lambda: it draws random numbers"):
         squared_gradient(line(noise))
+
+
+class Counting(nn.Module):
+    """A layer of a user's own that notes how many images it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        return x.tanh()
+
+
+def test_what_is_known_of_a_network_is_not_asked_again() -> None:
+    """Two candidates of one image: the first pass compares the first one alone with itself among both."""
+    counting, known = Counting(), Known()
+    model = line(counting)
+    images = some((2, 1, 3, SMALL, SMALL), 0).requires_grad_(True)
+    passes, norms = [], []
+    for candidates in (2, 2, 1, 1, 2):
+        counting.seen.clear()
+        handles = gradient_handles(
+            model,
+            state_of(model),
+            images[:candidates],
+            lambda logits: logits.logsumexp(-1).mean(1),
+            known=known,
+        )
+        passes.append(list(counting.seen))
+        norms.append(handles["1.weight"].squared_norm())
+    assert passes == [[1, 2], [2], [1], [1], [2]]
+    torch.testing.assert_close(torch.stack([norms[0], norms[1], norms[4]]), norms[0].expand(3, 2))
+    torch.testing.assert_close(norms[2], norms[0][:1])
+
+
+def test_a_layer_that_draws_is_told_at_the_first_pass_of_each_shape() -> None:
+    model, known, images = line(nn.Dropout(0.5)), Known(), some((2, 1, 3, SMALL, SMALL), 0)
+    loss = lambda logits: logits.logsumexp(-1).mean(1)  # noqa: E731
+    moving = images.requires_grad_(True)
+    gradient_handles(model.eval(), state_of(model), moving[:1], loss, known=known)
+    with pytest.raises(InputError, match="it draws random numbers"):
+        gradient_handles(model.train(), state_of(model), moving, loss, known=known)
 
 
 def test_logits_are_wanted() -> None:

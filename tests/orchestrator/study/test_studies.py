@@ -453,6 +453,10 @@ def test_gpu_seconds_need_a_gpu_and_rows_of_the_cpu_have_none(
         InputError, match=r"execution\.precision = 'tf32': this sweep runs on cpu, and CUDA alone"
     ):
         resolve(sweep(faces_root, execution__precision="tf32"))
+    with pytest.raises(
+        InputError, match=r"execution\.captured_graphs = True: this sweep runs on cpu, and CUDA"
+    ):
+        resolve(sweep(faces_root, execution__captured_graphs=True))
     assert (pd.read_parquet(plain / "trials")["gpu_seconds"] == 0).all()
 
 
