@@ -44,7 +44,15 @@ class ClassTokenLimits:
     starts: int = 15
     """Searches for each class. Of 40 each image of eight was found by 3 and more."""
     steps: int = 40
-    """Of Levenberg and Marquardt's method. Not measured against other values."""
+    """Of Levenberg and Marquardt's method. Not measured against other values, nor are its `damping`s."""
+    damping: float = 1e-3
+    """The first share of the square's diagonal that is added to it."""
+    damped: float = 5.0
+    """The share is divided by this after a step that helped, and multiplied by it after one that did not."""
+    least_damping: float = 1e-12
+    """No smaller share: beyond, a step is Gauss and Newton's to rounding."""
+    most_damping: float = 1e6
+    """No larger one: beyond, a step is too short to move anything."""
     holds: float = 1e-5
     """The relative residual up to which an end is an image."""
     rank: float = 1e-6
@@ -245,7 +253,7 @@ def _solved(
     residual = torch.func.vmap(space.residual)
     jacobian = torch.func.vmap(torch.func.jacfwd(space.residual))
     missed = residual(points, labels)
-    damping = torch.full((len(points),), 1e-3, dtype=points.dtype)
+    damping = torch.full((len(points),), limits.damping, dtype=points.dtype)
     for _ in range(limits.steps):
         if not points.shape[1]:
             break
@@ -258,5 +266,6 @@ def _solved(
         better = after.square().sum(1) < missed.square().sum(1)
         points = torch.where(better[:, None], moved, points)
         missed = torch.where(better[:, None], after, missed)
-        damping = torch.where(better, damping / 5.0, damping * 5.0).clamp(1e-12, 1e6)
+        damping = torch.where(better, damping / limits.damped, damping * limits.damped)
+        damping = damping.clamp(limits.least_damping, limits.most_damping)
     return points, torch.linalg.vector_norm(missed, dim=1).nan_to_num(torch.inf)
