@@ -69,7 +69,7 @@ class Matched:
         chosen = tuple(targets[name] if mask is None else targets[name] * mask for name, mask in pairs)
         values = torch.tensor(list(weights.values()), dtype=torch.float32)
         # The norms are taken once: for cnn64 they cost as much as a tenth of an iteration.
-        squares = torch.stack([target.square().sum() for target in chosen])
+        squares = torch.stack([vector_norm(target).square() for target in chosen])
         known = (None,) * len(chosen)
         return cls(tuple(weights), chosen, squares, values.to(squares.device), masks, scaled, known)
 

@@ -60,8 +60,10 @@ class Stages:
         images = start.detach()
         moves: deque[Move] = deque(maxlen=self.limits.carried)
         left = self.evaluations // len(weights) * len(weights)
+        coordinates: Coordinates | None = None
         for stage, weight in enumerate(weights):
-            coordinates = measure(images) if measure is not None and stage > 0 else None
+            if measure is not None and stage == 1:
+                coordinates = measure(images)
             stages = len(weights) - stage
             count = left // stages
             reached = yield from self.one(images, coordinates, weight, count, moves, last=stages == 1)
@@ -83,11 +85,13 @@ class Stages:
     ) -> Tensor:
         """The images of `Continuation.follow`, of a stage of `count` evaluations for each of the prior's `weights`."""
         path, left, found = [start], [residuals(start)], [0.0]
+        coordinates: Coordinates | None = None
         for stage, weight in enumerate(weights):
             best = found.index(max(found))
             if 0 < best <= stage - self.limits.patience:
                 break  # Before any evidence has been found the way goes on: faint signals show late.
-            coordinates = measure(path[-1]) if measure is not None and stage > 0 else None
+            if measure is not None and stage == 1:
+                coordinates = measure(path[-1])
             nothing: deque[Move] = deque(maxlen=0)
             images = alone(self.one(path[-1], coordinates, weight, count, nothing), mismatch, penalty).images
             path.append(images)
