@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from fl_core.base.device import pick_device, prepare_process
+from fl_core.base.device import Precision, pick_device, prepare_process
 from fl_core.base.errors import InputError, NotSummable
 from fl_core.base.own_code import OwnCodeFailed
 from fl_core.base.shape import ImageShape
@@ -96,14 +96,10 @@ class Outcome:
 def resolve(config: SweepConfig) -> SweepConfig:
     """The config with what depends on this machine made definite: kind of data, device.
 
-    Raises `InputError` for a budget of GPU time where there is no GPU, and for TF32 where there is no CUDA.
+    Raises `InputError` for a budget of GPU time where there is no GPU, and for a precision that the device lacks.
     """
     device = pick_device(config.execution.device).type
-    if config.execution.precision != "float32" and device != "cuda":
-        raise InputError(
-            f"execution.precision = {config.execution.precision!r}: this sweep runs on {device}, and CUDA alone has "
-            "that; leave it at 'float32'."
-        )
+    _check_precision(config.execution.precision, device)
     if config.study.gpu_seconds is not None and device == "cpu":
         raise InputError(
             f"study.gpu_seconds = {config.study.gpu_seconds}: this sweep runs on the cpu; give study.seconds instead."
@@ -114,6 +110,15 @@ def resolve(config: SweepConfig) -> SweepConfig:
         attackers=tuple(_with_definite_data(attacker) for attacker in config.attackers),
         execution=dataclasses.replace(config.execution, device=device),
     )
+
+
+def _check_precision(precision: Precision, device: str) -> None:
+    """Raise `InputError` for TF32 where there is no CUDA, and for bfloat16 on MPS, where nobody has tried it."""
+    where = f"execution.precision = {precision!r}: this sweep runs on {device}, and"
+    if precision == "tf32" and device != "cuda":
+        raise InputError(f"{where} CUDA alone has that; leave it at 'float32'.")
+    if precision == "bf16" and device == "mps":
+        raise InputError(f"{where} that is for the CPU and CUDA; leave it at 'float32'.")
 
 
 def _with_definite_data(attacker: AttackerConfig) -> AttackerConfig:
