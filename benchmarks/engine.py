@@ -50,7 +50,7 @@ from attack_core.matching.loop.problem import Problem, problem_of
 from attack_core.matching.loop.restarts import Candidates
 from attack_core.matching.loop.search import start
 from attack_core.matching.matching import Matching
-from fl_core.base.device import peak_mb, pick_device, reset_peak, synchronise
+from fl_core.base.device import peak_mb, pick_device, precision_of, reset_peak, synchronise
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ModelState
@@ -279,6 +279,27 @@ def victims(bench: Bench, name: str) -> list[Line]:
     return lines
 
 
+def rounded(bench: Bench, name: str) -> list[Line]:
+    """Two rows for each of three loops: an iteration whose products are bfloat16's, alone and against float32's."""
+    lines = []
+    for kind, size, batch in (("cnn64", 64, 1), ("cnn64", 64, 8), ("resnet18", 32, 1)):
+        loop = Loop.of(Setting(kind, size, batch, L2()), bench, 1)
+
+        def in_bfloat16(loop: Loop = loop) -> Tensor:
+            with precision_of("bf16"):
+                return loop.together()
+
+        seconds = bench.times({"bf16": in_bfloat16, "float32": loop.together})
+        ratios = [a / b for a, b in zip(seconds["bf16"], seconds["float32"], strict=True)]
+        title = f"{name}: {kind}, batch {batch}"
+        lines += [
+            line(f"{title}, {way}", statistics.median(values) * 1e3, "ms", values)
+            for way, values in seconds.items()
+        ]
+        lines.append(line(f"{title}, bf16 / float32", statistics.median(ratios), "x", ratios))
+    return lines
+
+
 def evaluation(bench: Bench, name: str) -> list[Line]:
     """A row: an evaluation of the analytic attack's descent against the convolutions alone, there and back."""
     config = ModelConfig(kind="cnn64", image_size=bench.size or 64)
@@ -472,6 +493,7 @@ ROWS: dict[str, Callable[[Bench, str], list[Line]]] = {
     "resnet18": iteration(Setting("resnet18", 32, 1, L2()), 1.3),
     "candidates": candidates,
     "victims": victims,
+    "rounded": rounded,
     "evaluation": evaluation,
     "celeba": quality,
     "batch-8": batch_of_eight,

@@ -11,7 +11,17 @@ from tests.support.benchmarks import benchmark
 def test_a_tiny_run_has_every_line_and_the_same_losses() -> None:
     done = benchmark(
         "engine",
-        *("--rows", "cosine-8", "lenet", "candidates", "victims", "evaluation", "celeba", "batch-8"),
+        *(
+            "--rows",
+            "cosine-8",
+            "lenet",
+            "candidates",
+            "victims",
+            "rounded",
+            "evaluation",
+            "celeba",
+            "batch-8",
+        ),
         *("--image-size", "16", "--repeats", "1", "--json"),
     )
     assert not done.stderr
@@ -24,6 +34,7 @@ def test_a_tiny_run_has_every_line_and_the_same_losses() -> None:
         assert lines[f"{row}: loss off plain's"]["ok"]
     assert lines["candidates: one of 16 / alone"]["target"] == 0.6
     assert lines["victims: 6 of lenet together / in turn"]["value"] > 0
+    assert lines["rounded: cnn64, batch 8, bf16 / float32"]["value"] > 0
     assert lines["evaluation: descent / convolutions"]["value"] > 0
     for row in ("celeba", "batch-8"):
         assert "--against" in lines[f"{row}: ours / theirs"]["reason"]
