@@ -102,9 +102,9 @@ def precision_of(precision: Precision) -> Iterator[None]:
     """Products of float32 tensors are of this `precision` while it lasts; afterwards as before.
 
     `float32` and `tf32` are what `set_precision` sets for the process. `bf16` holds for this thread and the derivatives
-    that it asks for; `fl_core.base.bf16` says what is rounded.
+    that it asks for; `fl_core.base.products.bf16` says what is rounded.
     """
-    from fl_core.base.bf16 import products_in_bfloat16
+    from fl_core.base.products.bf16 import products_in_bfloat16
 
     before = [products.fp32_precision for products in _cuda_products()]
     set_precision("float32" if precision == "bf16" else precision)
