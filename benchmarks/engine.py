@@ -51,7 +51,7 @@ from attack_core.matching.loop.problem import Problem, problem_of
 from attack_core.matching.loop.restarts import Candidates
 from attack_core.matching.loop.search import start
 from attack_core.matching.matching import Matching
-from fl_core.base.device import peak_mb, pick_device, reset_peak, synchronise
+from fl_core.base.device import Precision, peak_mb, pick_device, precision_of, reset_peak, synchronise
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.types import ModelState
@@ -322,6 +322,30 @@ def captured(bench: Bench, name: str) -> list[Line]:
     return lines
 
 
+def rounded(bench: Bench, name: str) -> list[Line]:
+    """Rows for each of three loops: an iteration whose products are rounded, alone and against float32's."""
+    lines = []
+    precisions: list[Precision] = ["bf16", "tf32"] if bench.device.type == "cuda" else ["bf16"]
+    for kind, size, batch in (("cnn64", 64, 1), ("cnn64", 64, 8), ("resnet18", 32, 1)):
+        loop = Loop.of(Setting(kind, size, batch, L2()), bench, 1)
+
+        def in_precision(precision: Precision, loop: Loop = loop) -> Tensor:
+            with precision_of(precision):
+                return loop.together()
+
+        ways: dict[str, Way] = {each: partial(in_precision, each) for each in (*precisions, "float32")}
+        seconds = bench.times(ways)
+        title = f"{name}: {kind}, batch {batch}"
+        lines += [
+            line(f"{title}, {way}", statistics.median(values) * 1e3, "ms", values)
+            for way, values in seconds.items()
+        ]
+        for each in precisions:
+            ratios = [a / b for a, b in zip(seconds[each], seconds["float32"], strict=True)]
+            lines.append(line(f"{title}, {each} / float32", statistics.median(ratios), "x", ratios))
+    return lines
+
+
 def evaluation(bench: Bench, name: str) -> list[Line]:
     """A row: an evaluation of the analytic attack's descent against the convolutions alone, there and back."""
     config = ModelConfig(kind="cnn64", image_size=bench.size or 64)
@@ -516,6 +540,7 @@ ROWS: dict[str, Callable[[Bench, str], list[Line]]] = {
     "candidates": candidates,
     "victims": victims,
     "captured": captured,
+    "rounded": rounded,
     "evaluation": evaluation,
     "celeba": quality,
     "batch-8": batch_of_eight,

@@ -1,11 +1,12 @@
-"""What rounded products cost an attacker: TF32 and bfloat16 as a GPU rounds them, emulated on the CPU.
+"""What rounded products cost an attacker: bfloat16 as sweeps have it, and TF32 emulated on the CPU.
 
 python benchmarks/precision.py --folder DIR [--victims N] [--attacks NAME ...]
 
-DIR is a folder of classes such as CIFAR-10's; its test split gives the victims, in order. The factors of every
-convolution and matrix product of an attack are rounded to 10 bits of mantissa (TF32) or 7 (bfloat16), to the nearest;
-products are added in float32, as GPUs do. The client's gradient is float32's. One process, one thread. Reported for
-each attack: the mean PSNR of each precision, and what it loses against float32 on the same victims.
+DIR is a folder of classes such as CIFAR-10's; its test split gives the victims, in order. For TF32 the factors of every
+convolution and matrix product of an attack are rounded to 10 bits of mantissa, to the nearest; products are added in
+float32, as GPUs do. For bf16 the option is used: factors and results have 7 bits. The client's gradient is float32's.
+One process, one thread. Reported for each attack: the mean PSNR of each precision, and what it loses against float32
+on the same victims.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import json
 import statistics
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +34,7 @@ from attack_core.base.types import Attack
 from attack_core.gradients.objectives import Cosine
 from attack_core.matching.matching import Matching
 from attack_core.metrics.metrics import assign, psnr
+from fl_core.base.device import Precision, precision_of
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
 from fl_core.base.shape import ImageShape
@@ -40,8 +42,9 @@ from fl_core.data.kinds.class_folders import open_folder
 from fl_core.models.build import build_model
 from fl_core.models.config import ModelConfig
 
-BITS = {"float32": None, "tf32": 10, "bf16": 7}
-"""Bits of mantissa of a product's factors; None: all 23."""
+PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bf16")
+TF32_BITS = 10
+"""Bits of mantissa of a product's factors."""
 
 PRODUCTS = ("convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot")
 """The operators that multiply on a GPU's tensor cores; vectors with them, which errs on the safe side."""
@@ -76,6 +79,11 @@ class Rounded(TorchDispatchMode):
         return (((whole + half + last) >> self._dropped) << self._dropped).view(torch.float32)
 
 
+def multiplying(precision: Precision) -> AbstractContextManager[Any]:
+    """While it lasts, products on the CPU are as this precision says."""
+    return Rounded(TF32_BITS) if precision == "tf32" else precision_of(precision)
+
+
 def measure(options: argparse.Namespace) -> None:
     """Print a line for each attack and precision: mean PSNR, and what was lost against float32, in dB."""
     config = replace(ModelConfig(image_size=32, classes=10), kind="cnn64")
@@ -86,9 +94,9 @@ def measure(options: argparse.Namespace) -> None:
     for name in options.attacks:
         attack = ATTACKS[name]
         reached: dict[str, list[float]] = {}
-        for precision, bits in BITS.items():
+        for precision in PRECISIONS:
             for number, victim in enumerate(victims):
-                with Rounded(bits) if bits else nullcontext():
+                with multiplying(precision):
                     answer = attack(victim.observation, model, generator("attack", number))
                 partner = assign(answer.images, victim.images)[0]
                 image = answer.images[partner : partner + 1] if partner is not None else answer.images[:1]

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
-Precision = Literal["float32", "tf32"]
+CudaPrecision = Literal["float32", "tf32"]
 """How CUDA multiplies float32 tensors: whole numbers, or factors rounded to 10 bits (TF32), which is faster."""
+
+Precision = Literal["float32", "tf32", "bf16"]
+"""How float32 tensors are multiplied: as `CudaPrecision` says, or with factors and results in bfloat16."""
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Settings of glibc's `mallopt`, as malloc.h numbers them."""
@@ -85,7 +88,7 @@ def keep_freed_pages() -> bool:
     return bool(library.mallopt(_MMAP_MAX, 0)) and bool(library.mallopt(_TRIM_THRESHOLD, _KEPT))
 
 
-def set_precision(precision: Precision) -> None:
+def set_precision(precision: CudaPrecision) -> None:
     """From now on this process multiplies float32 tensors on CUDA so.
 
     PyTorch's own default rounds the factors of convolutions to 10 bits, on GPUs that have TF32.
@@ -96,11 +99,18 @@ def set_precision(precision: Precision) -> None:
 
 @contextmanager
 def precision_of(precision: Precision) -> Iterator[None]:
-    """`set_precision` while it lasts; afterwards as before."""
+    """Products of float32 tensors are of this `precision` while it lasts; afterwards as before.
+
+    `float32` and `tf32` are what `set_precision` sets for the process. `bf16` holds for this thread and the derivatives
+    that it asks for; `fl_core.base.products.bf16` says what is rounded.
+    """
+    from fl_core.base.products.bf16 import products_in_bfloat16
+
     before = [products.fp32_precision for products in _cuda_products()]
-    set_precision(precision)
+    set_precision("float32" if precision == "bf16" else precision)
     try:
-        yield
+        with products_in_bfloat16(precision == "bf16"):
+            yield
     finally:
         for products, value in zip(_cuda_products(), before, strict=True):
             products.fp32_precision = value

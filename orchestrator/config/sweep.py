@@ -411,7 +411,8 @@ class ExecutionConfig(Config):
     victims_together: Annotated[int, InUnits("victims")] = field(default=1, metadata=LATER)
     """Victims of one suggestion that matching attacks in one program; 1: each by itself."""
     precision: Precision = field(default="float32", metadata=LATER)
-    """How CUDA multiplies in attacks: float32, or tf32, which is faster and rounds; part of a trial's identity."""
+    """How attacks multiply: in float32; as tf32, on CUDA alone; as bf16, on the CPU and CUDA. Both round. Part of a
+    trial's identity."""
     captured_graphs: bool = field(default=False, metadata=LATER)
     """Whether matching on CUDA runs as recorded graphs, which start at once; part of a trial's identity."""
     controls: bool = True

@@ -96,29 +96,37 @@ class Outcome:
 def resolve(config: SweepConfig) -> SweepConfig:
     """The config with what depends on this machine made definite: kind of data, device.
 
-    Raises `InputError` for a budget of GPU time where there is no GPU, and for TF32 and graphs where there is no CUDA.
+    Raises `InputError` for what the device lacks: a budget of GPU time, a precision, graphs.
     """
     device = pick_device(config.execution.device).type
-    if config.execution.precision != "float32" and device != "cuda":
-        raise InputError(
-            f"execution.precision = {config.execution.precision!r}: this sweep runs on {device}, and CUDA alone has "
-            "that; leave it at 'float32'."
-        )
-    if config.execution.captured_graphs and device != "cuda":
-        raise InputError(
-            f"execution.captured_graphs = True: this sweep runs on {device}, and CUDA alone has graphs; leave it at "
-            "False."
-        )
-    if config.study.gpu_seconds is not None and device == "cpu":
-        raise InputError(
-            f"study.gpu_seconds = {config.study.gpu_seconds}: this sweep runs on the cpu; give study.seconds instead."
-        )
+    _check_device(config, device)
     return dataclasses.replace(
         config,
         data=resolve_kind(config.data),
         attackers=tuple(_with_definite_data(attacker) for attacker in config.attackers),
         execution=dataclasses.replace(config.execution, device=device),
     )
+
+
+def _check_device(config: SweepConfig, device: str) -> None:
+    """Raise `InputError` for what `device` lacks; that bfloat16 works on MPS nobody has seen."""
+    precision, here = config.execution.precision, f"this sweep runs on {device}, and"
+    if precision == "tf32" and device != "cuda":
+        raise InputError(
+            f"execution.precision = {precision!r}: {here} CUDA alone has that; leave it at 'float32'."
+        )
+    if precision == "bf16" and device == "mps":
+        raise InputError(
+            f"execution.precision = {precision!r}: {here} that is for the CPU and CUDA; leave it at 'float32'."
+        )
+    if config.execution.captured_graphs and device != "cuda":
+        raise InputError(
+            f"execution.captured_graphs = True: {here} CUDA alone has graphs; leave it at False."
+        )
+    if config.study.gpu_seconds is not None and device == "cpu":
+        raise InputError(
+            f"study.gpu_seconds = {config.study.gpu_seconds}: this sweep runs on the cpu; give study.seconds instead."
+        )
 
 
 def _with_definite_data(attacker: AttackerConfig) -> AttackerConfig:

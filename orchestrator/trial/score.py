@@ -13,6 +13,7 @@ from PIL import Image
 
 from attack_core.base.types import Reconstruction
 from attack_core.metrics.metrics import Lpips, assign, load_lpips, mse, psnr, psnr_range4, ssim, to_unit
+from fl_core.base.device import precision_of
 from orchestrator.trial.spec import TrialInput, TrialSpec
 
 
@@ -48,10 +49,14 @@ class ImageScore:
     reconstruction: bytes | None = None
 
 
+@precision_of("float32")
 def scores_of(
     spec: TrialSpec, data: TrialInput, found: Reconstruction, prior: Reconstruction | None
 ) -> tuple[ImageScore, ...]:
-    """One score for each image of `data.truth`; `prior` is what the same attack found in norm-matched noise."""
+    """One score for each image of `data.truth`; `prior` is what the same attack found in norm-matched noise.
+
+    Measured in float32 whatever the attack's precision: SSIM subtracts squares of means from means of squares.
+    """
     truth, mean_image, public = data.truth, data.mean_image, data.public
     true = truth.images
     chosen = assign(found.images, true)

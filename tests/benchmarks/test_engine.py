@@ -18,6 +18,7 @@ def test_a_tiny_run_has_every_line_and_the_same_losses() -> None:
             "candidates",
             "victims",
             "captured",
+            "rounded",
             "evaluation",
             "celeba",
             "batch-8",
@@ -34,6 +35,7 @@ def test_a_tiny_run_has_every_line_and_the_same_losses() -> None:
         assert lines[f"{row}: loss off plain's"]["ok"]
     assert lines["candidates: one of 16 / alone"]["target"] == 0.6
     assert lines["victims: 6 of lenet together / in turn"]["value"] > 0
+    assert lines["rounded: cnn64, batch 8, bf16 / float32"]["value"] > 0
     assert lines["evaluation: descent / convolutions"]["value"] > 0
     assert "CUDA alone" in lines["captured: graphs / operations"]["reason"]
     for row in ("celeba", "batch-8"):
