@@ -1,4 +1,4 @@
-"""Folders that users name: whether they are there and can be read, and which one was meant."""
+"""Folders and files that users name: whether they are there and can be read, and which one was meant."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import stat
 from pathlib import Path
 
 from fl_core.base.errors import InputError
+
+CLASSES = "a folder of pictures for each class"
+"""What a folder of classes holds, in messages."""
 
 
 def expanded(path: str | Path) -> Path:
@@ -34,6 +37,26 @@ def check_folder(root: Path, holds: str) -> None:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{root}: the data folder cannot be read ({reason}); name one that can.") from error
     raise InputError(f"{root}: this is a file and not a data folder; name the folder that holds {holds}.")
+
+
+def array_file(root: Path) -> Path:
+    """The .npz file that is meant: `root`, or the one in it; raises `InputError` for none or several."""
+    if is_folder(root):
+        files = sorted(root.glob("*.npz"))
+        if len(files) != 1:
+            raise InputError(f"{root}: {len(files)} .npz files in it; name the one that is meant.")
+        return files[0]
+    if not is_there(root):
+        raise InputError(f"{root}: no such file; name an .npz file with images and labels.")
+    return root
+
+
+def parquet_files(root: Path) -> list[Path]:
+    """The Parquet files that are meant: `root`, or those under it, sorted; raises `InputError` for none."""
+    files = sorted(root.rglob("*.parquet")) if is_folder(root) else [root] if is_there(root) else []
+    if not files:
+        raise InputError(f"{root}: no Parquet file; name a .parquet file or a folder with some.")
+    return files
 
 
 def _missing(root: Path, holds: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fl_core.base.errors import InputError
 from fl_core.data.kinds.celeba_folder import PARTS, Layout, has_images
-from fl_core.data.places import check_folder, expanded, is_there
+from fl_core.data.places import CLASSES, array_file, check_folder, expanded, is_there, parquet_files
 from orchestrator.config.sweep import DataConfig, SweepConfig
 
 _SYNTHETIC = "synthetic_faces"
@@ -46,10 +46,26 @@ def check_data(common: DataConfig, cells: Iterable[SweepConfig]) -> None:
                 f"cells.{own.cell.name}.differs: data.root = {named.root!r} means {data.kind} data, where other "
                 f"cells have {kind}; say so with data.kind = {data.kind!r} beside it."
             )
-        if data.kind == "celeba":
-            Layout.of(expanded(data.root))
-        elif data.kind == "synthetic" and not is_there(synthetic_root(data)):
+        check_there(data)
+
+
+def check_there(data: DataConfig) -> None:
+    """Raise `InputError` where data of a definite kind are not there, or, if synthetic, cannot be written there.
+
+    Of torchvision's sets it knows nothing.
+    """
+    root = expanded(data.root)
+    match data.kind:
+        case "celeba":
+            Layout.of(root)
+        case "synthetic" if not is_there(synthetic_root(data)):
             check_place(data)
+        case "folder":
+            check_folder(root, CLASSES)
+        case "arrays":
+            array_file(root)
+        case "parquet":
+            parquet_files(root)
 
 
 def faces_folder(data: DataConfig) -> Path:

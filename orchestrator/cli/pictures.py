@@ -13,7 +13,7 @@ from fl_core.base.errors import InputError, listed
 from fl_core.base.shape import ImageShape
 from fl_core.data.kinds.celeba_folder import Layout
 from fl_core.data.places import expanded, is_there
-from orchestrator.capture.places import faces_folder, resolve_kind
+from orchestrator.capture.places import check_there, faces_folder, resolve_kind
 from orchestrator.config.plain import build
 from orchestrator.config.sweep import DataConfig
 
@@ -41,6 +41,8 @@ def check(folder: Path, console: Console, *, kind: str, name: str | None, size: 
     if data.kind in ("celeba", "synthetic"):
         dataset, found = None, _face_problems(_written(data))
     else:
+        check_there(data)
+
         from fl_core.data.check import check_pictures
         from orchestrator.capture.datasets import planned_data
 

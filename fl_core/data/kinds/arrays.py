@@ -16,6 +16,7 @@ from fl_core.base.errors import InputError, first_line, hint, listed
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import SPLITS, ImageDataset, SplitName
 from fl_core.data.kinds.assemble import assemble
+from fl_core.data.places import array_file
 from fl_core.data.resize import Resize
 from fl_core.data.splits import SeededSplit
 
@@ -61,7 +62,7 @@ def open_arrays(
     Raises:
         InputError: no such file, an array that is missing, or has another type or length.
     """
-    file = _file(root)
+    file = array_file(root)
     arrays = _read(file)
     images, labels = _images(file, arrays), _labels(file, arrays)
     if len(labels) != len(images):
@@ -103,17 +104,6 @@ def _read(file: Path) -> dict[str, npt.NDArray[np.generic]]:
             f"{file}: not a readable .npz file of plain arrays ({first_line(error)})."
         ) from error
     return arrays
-
-
-def _file(root: Path) -> Path:
-    if root.is_dir():
-        files = sorted(root.glob("*.npz"))
-        if len(files) != 1:
-            raise InputError(f"{root}: {len(files)} .npz files in it; name the one that is meant.")
-        return files[0]
-    if not root.is_file():
-        raise InputError(f"{root}: no such file; name an .npz file with images and labels.")
-    return root
 
 
 def _images(file: Path, arrays: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.uint8]:

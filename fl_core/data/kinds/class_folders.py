@@ -12,7 +12,7 @@ from fl_core.base.errors import InputError, hint, listed
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset, PictureFiles, SplitName
 from fl_core.data.kinds.assemble import assemble
-from fl_core.data.places import check_folder
+from fl_core.data.places import CLASSES, check_folder
 from fl_core.data.resize import Resize
 from fl_core.data.splits import SeededSplit
 
@@ -41,7 +41,7 @@ def open_folder(
     Raises:
         InputError: no such folder, no class folders, fewer than two classes, or no pictures.
     """
-    check_folder(root, "a folder of pictures for each class")
+    check_folder(root, CLASSES)
     parts = _parts(root)
     found = [
         (folder, part, path)

@@ -17,6 +17,7 @@ from fl_core.base.libraries import library
 from fl_core.base.shape import ImageShape
 from fl_core.data.dataset import ImageDataset, SplitName
 from fl_core.data.kinds.assemble import assemble
+from fl_core.data.places import parquet_files
 from fl_core.data.resize import Resize
 from fl_core.data.splits import SeededSplit
 
@@ -75,7 +76,7 @@ def open_parquet(
     Raises:
         InputError: no such file, no picture or label column, a label that is null or negative.
     """
-    files = _files(root)
+    files = parquet_files(root)
     image, label = _columns(files[0])
     rows: list[tuple[Path, int, int]] = []
     labels: list[int] = []
@@ -102,13 +103,6 @@ def open_parquet(
         given_by="names of the files",
         content=[f"{file.name} {file.stat().st_size}" for file in files],
     )
-
-
-def _files(root: Path) -> list[Path]:
-    files = sorted(root.rglob("*.parquet")) if root.is_dir() else [root] if root.is_file() else []
-    if not files:
-        raise InputError(f"{root}: no Parquet file; name a .parquet file or a folder with some.")
-    return files
 
 
 def _columns(file: Path) -> tuple[str, str]:
