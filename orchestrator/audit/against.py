@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from defenses.chain import AnyDefense
 from defenses.compression.compression import Prune, Quantise, SignOnly
 from defenses.dp.local import DPUpdate
 from defenses.mechanism.noise import NoiseOnly
-from fl_core.base.decibels import energy
 from fl_core.base.errors import unknown_name
-from fl_core.base.types import Tensors
-from orchestrator.calibration.calibrate import Calibration
-from orchestrator.calibration.prediction import Expected
 
+if TYPE_CHECKING:
+    from defenses.chain import AnyDefense
+    from fl_core.base.types import Tensors
+    from orchestrator.calibration.calibrate import Calibration
+    from orchestrator.calibration.prediction import Expected
+
+TRIED = ("prune", "noise", "dp_update", "quantise", "sign")
+"""The defenses that an audit tries, by name."""
 GAIN = 1.0
 """In dB above the mean public image: an attack that gains no more is at the level of the prior."""
 _HALVINGS = 2
@@ -70,7 +74,9 @@ class Critical:
 
 
 def families(tensors: Tensors) -> Mapping[str, Family]:
-    """The defenses that an audit tries, by name, with strengths that suit the size of this update."""
+    """Those in `TRIED`, with strengths that suit the size of this update."""
+    from fl_core.base.decibels import energy
+
     count = sum(value.numel() for value in tensors.values())
     norm = math.sqrt(sum(energy(value) for value in tensors.values()))
     size = norm / math.sqrt(count)
@@ -105,11 +111,16 @@ def families(tensors: Tensors) -> Mapping[str, Family]:
 
 def chosen_families(names: Sequence[str], tensors: Tensors) -> dict[str, Family]:
     """Those of `families` with these names; raises `InputError` for others."""
+    check_tried(names)
     known = families(tensors)
-    for name in names:
-        if name not in known:
-            raise unknown_name("defense after --against", name, known)
     return {name: known[name] for name in names}
+
+
+def check_tried(names: Sequence[str]) -> None:
+    """Raise `InputError` for a name that is not in `TRIED`."""
+    for name in names:
+        if name not in TRIED:
+            raise unknown_name("defense after --against", name, TRIED)
 
 
 def search(name: str, family: Family, measure: Callable[[AnyDefense, float], Measured]) -> Critical:

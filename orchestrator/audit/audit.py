@@ -43,7 +43,7 @@ from orchestrator.calibration.prediction import Expected
 from orchestrator.calibration.seen import Seen, seen_of
 from orchestrator.inference.defense import SeenDefense, Signal, seen_defense
 from orchestrator.inference.optimizer import Optimizer, SignSteps, seen_optimizer
-from orchestrator.library.chains import named_attack
+from orchestrator.library.chains import shortened_attack
 from orchestrator.library.count import Counted, count_images
 from orchestrator.library.images import ImageSpec
 from orchestrator.library.invert import Case, Found, case_at, found_of
@@ -81,13 +81,12 @@ class Question:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.effort <= 1:
-            raise InputError(f"effort = {self.effort!r}: must be more than 0 and at most 1.")
+        shortened_attack(self.attack, self.effort)
 
     @property
     def shortened(self) -> AnyAttack:
         """The attack at the audit's effort."""
-        return named_attack(self.attack).shortened(self.effort)
+        return shortened_attack(self.attack, self.effort)
 
 
 @dataclass(frozen=True, kw_only=True)

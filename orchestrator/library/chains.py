@@ -60,6 +60,16 @@ def named_attack(attack: str | AnyAttack) -> AnyAttack:
     return NAMED[attack]
 
 
+def shortened_attack(attack: str | AnyAttack, effort: float) -> AnyAttack:
+    """The attack that `named_attack` gives, at the share `effort` of its iterations.
+
+    Raises `InputError` for another name, and for an effort that is not in (0, 1].
+    """
+    if not 0 < effort <= 1:
+        raise InputError(f"effort = {effort!r}: must be more than 0 and at most 1.")
+    return named_attack(attack).shortened(effort)
+
+
 def _no_attack(given: object) -> str:
     if isinstance(given, type):
         return f"attack is the class {given.__name__}; an object of it is {given.__name__}(...)."

@@ -56,9 +56,10 @@ def audit(
 ) -> None:
     """Say what a client's update or gradient gives away, and what would stop it; needs no truth."""
     arguments = _arguments(locals())
+    from orchestrator.audit.against import check_tried
     from orchestrator.cli.auditing import inputs
     from orchestrator.io.places import made_for
-    from orchestrator.library.chains import named_attack
+    from orchestrator.library.chains import shortened_attack
     from orchestrator.library.known import Known
 
     console = terminal()
@@ -74,7 +75,9 @@ def audit(
             examples=examples,
             defenses=inputs.defended(defended or ()),
         )
-        named_attack(attack)
+        shortened_attack(attack, effort)
+        tried = tuple(name for entry in against or () for name in entry.replace(",", " ").split())
+        check_tried(tried)
         inputs.check_pictures(public, where="--public")
         inputs.check_pictures(truth, where="--truth")
         # With torch, for which a refusal does not wait.
@@ -92,7 +95,7 @@ def audit(
             known=known,
             public=inputs.public(public, spec, clients),
             truth=None if truth is None else read_folder(expanded(truth), spec, where="--truth").images,
-            against=tuple(name for entry in against or () for name in entry.replace(",", " ").split()),
+            against=tried,
             attack=attack,
             clients=clients,
             effort=effort,

@@ -336,6 +336,19 @@ AUDIT = [
     "--out",
     "o",
 ]
+SIGNAL = [
+    *AUDIT[:5],
+    *(
+        "--model",
+        "tests/support/networks.py:Lambda",
+        "--gradients",
+        "pyproject.toml",
+        "--before",
+        "Makefile",
+        "--out",
+        "o",
+    ),
+]
 REFUSED = [
     ["sweep", QUICK, "--set", "study.sugestions=3"],
     ["sweep", QUICK, "--set", "federation.fraction=2"],
@@ -397,6 +410,9 @@ REFUSED = [
     AUDIT,
     [*AUDIT, "--image", "large"],
     [*AUDIT, "--mean", "0.5"],
+    [*SIGNAL, "--effort", "2"],
+    [*SIGNAL, "--attack", "dgl"],
+    [*SIGNAL, "--against", "noise,prnue"],
 ]
 
 
