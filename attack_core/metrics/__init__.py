@@ -7,7 +7,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "controls": ["norm_matched_noise"],
         "metrics": [
-            "EXACT_DB",
             "Lpips",
             "SSIM_WINDOW",
             "assign",

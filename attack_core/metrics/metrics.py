@@ -117,7 +117,3 @@ def label_accuracy(found: Tensor, truth: Tensor) -> float:
     classes = int(torch.cat([found, truth]).max()) + 1
     overlap = torch.minimum(found.bincount(minlength=classes), truth.bincount(minlength=classes))
     return int(overlap.sum()) / len(truth)
-
-
-EXACT_DB = 150.0
-"""What an exact reconstruction, of infinite PSNR, counts as in a mean: about the best that float32 pixels allow."""

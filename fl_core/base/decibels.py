@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 TINY = 1e-30
 """What a divisor is at least where it may be 0: any other number of float32 that means something is larger."""
+EXACT_DB = 150.0
+"""What an exact reconstruction, of infinite PSNR, counts as in a mean: about the best that float32 pixels allow."""
 FAR = 100
 """Numbers are scaled by powers of two up to this one, which is exact, so that float32 holds their squares."""
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from attack_core.metrics.metrics import EXACT_DB
 from defenses.dp.accounting import replace_one_epsilon
+from fl_core.base.decibels import EXACT_DB
 from fl_core.base.errors import InputError
 from orchestrator.analysis.intervals import (
     NOTHING,

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from attack_core.attacks.registry import AnyAttack
 from attack_core.base.types import AttackFailed, Reconstruction
-from attack_core.metrics.metrics import EXACT_DB, assign, psnr
+from attack_core.metrics.metrics import assign, psnr
+from fl_core.base.decibels import EXACT_DB
 from fl_core.base.errors import InputError
 from fl_core.base.rng import derive_seed, generator
 from fl_core.federation.client import LocalTraining

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from attack_core.metrics.metrics import EXACT_DB
+from fl_core.base.decibels import EXACT_DB
 from fl_core.base.errors import InputError, alike
 from orchestrator.io.places import check_folder_there
 from orchestrator.report.reader import Results

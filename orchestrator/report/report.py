@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from attack_core.metrics.metrics import EXACT_DB
+from fl_core.base.decibels import EXACT_DB
 from orchestrator.analysis.between.standing import standings
 from orchestrator.analysis.importance import FEWEST_SUGGESTIONS, importances
 from orchestrator.analysis.intervals import FEWEST

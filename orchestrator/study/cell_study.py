@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
-from attack_core.metrics.metrics import EXACT_DB
+from fl_core.base.decibels import EXACT_DB
 from orchestrator.config.space import Params
 from orchestrator.config.sweep import AttackerConfig
 from orchestrator.results.store import ResultStore, Row, StudyRow

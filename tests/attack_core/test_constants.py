@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tests.support.paths import ROOT
 
-ALLOWED = {"MOST", "SSIM_WINDOW", "EXACT_DB", "ONE_BACKWARD"}
+ALLOWED = {"MOST", "SSIM_WINDOW", "ONE_BACKWARD"}
 """A bound on what users may ask for, two definitions of how answers are scored, and one of how work is counted."""
 NAMES = ("Limits", "Check", "Search", "Rule", "Settings", "Weights", "StandIns", "Network")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attack_core.metrics.metrics import EXACT_DB
+from fl_core.base.decibels import EXACT_DB
 from fl_core.base.errors import InputError
 from orchestrator.analysis import summary as analysis
 from orchestrator.analysis.intervals import mean_interval, share_interval

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from attack_core.metrics.metrics import EXACT_DB
+from fl_core.base.decibels import EXACT_DB
 from orchestrator.config.sweep import SweepConfig
 from orchestrator.living.status import Status, read_status
 from orchestrator.living.watch import line, watch_sweep
