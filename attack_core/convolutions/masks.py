@@ -59,7 +59,7 @@ class MaskLimits:
     """A turn that leaves more than this share of the least of the turns before stands still."""
     patience: int = 3
     """The decoding is given up after more turns in a row that stand still."""
-    exact: float = 1e-6
+    exact: float = 1e-5
     """The share of the gradient at which the decoding ends. Right inputs of an exact one leave 3e-7."""
     taken: float = 1e-3
     """Where a turn stands still, channels are right that leave no more than this share of what one has on average.
@@ -115,8 +115,10 @@ def decoded_input(
     with torch.no_grad():
         (start,) = layer_inputs(model, state, (call.name,), images)
         bias = state.parameters.get(f"{call.name}.bias")
-        decoding = _Decoding(call, state.parameters[f"{call.name}.weight"], bias, gradient, errors, limits)
-        return decoding.solve(start)
+        weight = state.parameters[f"{call.name}.weight"]
+        # Whatever the loss's scale: float32 does not hold squares of very small or large errors.
+        size = errors.abs().amax()
+        return _Decoding(call, weight, bias, gradient / size, errors / size, limits).solve(start)
 
 
 def _passed_errors(
@@ -173,36 +175,51 @@ class _Decoding:
     def solve(self, start: Tensor) -> DecodedInput | None:
         """From inputs (B, C, H, W) that are nearly right, or far off, to the exact ones; None where it fails."""
         limits = self.limits
-        size = max(float(vector_norm(self.gradient)), TINY)
         live = (self.gradient.abs().amax((1, 2, 3)) > 0).to(self.gradient)
+        count, size = float(live.sum()), float(vector_norm(self.gradient))
+        if not count:
+            return None
         # What a ReLU and a pooling pass is nowhere negative.
         floor = 0.0 if float(start.min()) >= 0.0 else -math.inf
         inputs, weights, least, still = start, live, math.inf, 0
         for turn in range(limits.turns):
-            errors = self.errors * (self._geometry.convolution(inputs, self.weight, self.bias) > 0)
-            left = self.gradient - self._geometry.weight_gradient(inputs, errors)
-            each = vector_norm(left, dim=(1, 2, 3))
+            errors, left, each = self._left(inputs)
             share = float(vector_norm(each)) / size
             still = still + 1 if share > limits.progress * least else 0
             least = min(share, least)
-            right = live * (each <= limits.taken * size / live.sum().sqrt())
-            if share <= limits.exact or (still and float(right.sum()) >= limits.right * float(live.sum())):
-                return self._answer(inputs, errors, each, right)
-            if still > limits.patience:
+            right = live * (each <= limits.taken * size / math.sqrt(count))
+            found = share <= limits.exact or (still and float(right.sum()) >= limits.right * count)
+            if still > limits.patience and not found:
                 break
-            if turn:
-                weights = self._evened(live, each)
+            if found:
+                weights = right
+            elif turn:
+                weights = self._evened(live, each, limits.exact * size)
             inputs = (inputs + self._step(errors, weights, left)).clamp_min(floor)
+            if found:
+                return self._answer(inputs, right)
         return None
 
     @property
     def _geometry(self) -> Geometry:
         return Geometry.of(self.call.module)
 
-    def _evened(self, live: Tensor, each: Tensor) -> Tensor:
-        """How much channels count (O,), of which those that are not 0 in `live` (O,) leave so much `each` (O,)."""
-        weights: Tensor = live / (each + self.limits.evenness * each[live > 0].median()).clamp_min(TINY)
-        return weights
+    def _left(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The errors in front of the ReLU at `inputs`, what these leave of the gradient, and how much of each channel.
+
+        Their axes are (B, O, H, W), (O, C, h, w) and (O,).
+        """
+        errors = self.errors * (self._geometry.convolution(inputs, self.weight, self.bias) > 0)
+        left = self.gradient - self._geometry.weight_gradient(inputs, errors)
+        return errors, left, vector_norm(left, dim=(1, 2, 3))
+
+    def _evened(self, live: Tensor, each: Tensor, least: float) -> Tensor:
+        """How much channels count (O,), of which those that are not 0 in `live` (O,) leave so much `each` (O,).
+
+        What is below `least` is rounding.
+        """
+        middle = each[live > 0].median().clamp_min(least)
+        return live * middle / (each + self.limits.evenness * middle)
 
     def _step(self, errors: Tensor, weights: Tensor, left: Tensor) -> Tensor:
         """The change of inputs (B, C, H, W) that explains most of `left`, by `weights` (O,) of channels."""
@@ -215,14 +232,13 @@ class _Decoding:
         step: Tensor = torch.linalg.solve(factor, wanted).to(left)
         return step.view(images, height, width, channels).movedim(-1, 1)
 
-    def _answer(self, inputs: Tensor, errors: Tensor, each: Tensor, right: Tensor) -> DecodedInput:
-        """With the error that what the `right` (O,) channels leave, of `each` (O,), may make of the inputs."""
+    def _answer(self, inputs: Tensor, right: Tensor) -> DecodedInput:
+        """With the error that what the `right` (O,) channels leave may make of the inputs."""
+        errors, _, each = self._left(inputs)
         square = self._square(exact(errors * right[:, None, None], _PURPOSE))
         least = float(torch.linalg.eigvalsh(square)[0].clamp_min(0.0).sqrt())
-        size = max(float(vector_norm(inputs)), TINY)
-        return DecodedInput(
-            self.call.name, inputs, float(vector_norm(each * right)) / max(least, TINY) / size
-        )
+        size, left = max(float(vector_norm(inputs)), TINY), float(vector_norm(each * right))
+        return DecodedInput(self.call.name, inputs, left / max(least, TINY) / size)
 
     def _square(self, errors: Tensor) -> Tensor:
         """The square (Q, Q) of the matrix that takes a channel's input to its part of the gradient at these `errors`.
