@@ -104,21 +104,25 @@ def decoded_input(
     """The input of the convolution `call` for a batch; `gradient` (O, C, h, w) is that of its weight.
 
     `behind` is a later layer with the errors (B, I) at its input. The search starts from `images` (B, C, S, S).
-    None where other operations lie between the two, equations are few, or no bits explain the gradient.
+    None where other operations lie between the two, equations are few, or no bits explain the gradient; and where other
+    inputs have the same gradient: numbers that nothing sees, and rows or columns that may change places.
     """
     inputs = call.inputs.numel() // call.inputs[0] * len(images)
     if gradient.shape[0] * gradient[0, 0].numel() < limits.equations * inputs:
         return None
+    size = float(gradient.abs().max())
+    if not 0.0 < size < math.inf:
+        return None
+    # Gradient and errors are linear in each other; near 1 float32 holds the squares of both.
+    gradient, behind = gradient / size, (behind[0], behind[1] / size)
     errors = _passed_errors(call, model, state, behind, images, limits)
-    if errors is None:
+    if errors is None or _may_change_places(call.module, errors):
         return None
     with torch.no_grad():
         (start,) = layer_inputs(model, state, (call.name,), images)
         bias = state.parameters.get(f"{call.name}.bias")
         weight = state.parameters[f"{call.name}.weight"]
-        # Whatever the loss's scale: float32 does not hold squares of very small or large errors.
-        size = errors.abs().amax()
-        return _Decoding(call, weight, bias, gradient / size, errors / size, limits).solve(start)
+        return _Decoding(call, weight, bias, gradient, errors, limits).solve(start)
 
 
 def _passed_errors(
@@ -148,6 +152,18 @@ def _passed_errors(
     return on if size > 0.0 and apart <= limits.same * size else None
 
 
+def _may_change_places(module: nn.Conv2d, errors: Tensor) -> bool:
+    """Whether neighbouring patches share no pixels along an axis where neighbours' `errors` (B, O, H, W) are the same.
+
+    Behind a pooling they are; then what the two patches see may change places, and the gradient stays what it is.
+    """
+    moves = zip((2, 3), module.kernel_size, module.stride, module.dilation, strict=True)
+    apart = [
+        dim for dim, side, stride, dilation in moves if stride % dilation or stride > dilation * (side - 1)
+    ]
+    return any(bool((errors.diff(dim=dim).movedim(dim, 0).flatten(1) == 0.0).all(1).any()) for dim in apart)
+
+
 @contextmanager
 def _replaced(module: nn.Module, outputs: Tensor) -> Iterator[None]:
     """`outputs` in the place of the module's own; a copy, as what follows may work in place."""
@@ -173,12 +189,13 @@ class _Decoding:
     limits: MaskLimits
 
     def solve(self, start: Tensor) -> DecodedInput | None:
-        """From inputs (B, C, H, W) that are nearly right, or far off, to the exact ones; None where it fails."""
+        """From inputs (B, C, H, W) that are nearly right, or far off, to the exact ones; None where it fails.
+
+        It fails too where no unit is on, or where inputs are not determined.
+        """
         limits = self.limits
         live = (self.gradient.abs().amax((1, 2, 3)) > 0).to(self.gradient)
         count, size = float(live.sum()), float(vector_norm(self.gradient))
-        if not count:
-            return None
         # What a ReLU and a pooling pass is nowhere negative.
         floor = 0.0 if float(start.min()) >= 0.0 else -math.inf
         inputs, weights, least, still = start, live, math.inf, 0
@@ -189,7 +206,7 @@ class _Decoding:
             least = min(share, least)
             right = live * (each <= limits.taken * size / math.sqrt(count))
             found = share <= limits.exact or (still and float(right.sum()) >= limits.right * count)
-            if still > limits.patience and not found:
+            if (still > limits.patience and not found) or not errors.any():
                 break
             if found:
                 weights = right
@@ -197,7 +214,8 @@ class _Decoding:
                 weights = self._evened(live, each, limits.exact * size)
             inputs = (inputs + self._step(errors, weights, left)).clamp_min(floor)
             if found:
-                return self._answer(inputs, right)
+                answer = self._answer(inputs, right)
+                return answer if answer.error < 1.0 else None
         return None
 
     @property

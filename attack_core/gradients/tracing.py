@@ -111,9 +111,10 @@ def trace(
     together = known.together(images.shape)
     batch = _Batch(model, state, images, rows or {}, layers, checked=together is None)
     if len(images) > 1 and layers.together and together is not False:
-        alone = batch.first_image() if together is None and not layers.libraries else None
+        numbers = batch.ends if together is None and not layers.libraries else ()
+        alone = [(number, batch.image(number)) for number in numbers]
         run = batch.run(slice(0, len(images)))
-        if alone is None or _begins_with(alone, run, images.shape[0] * images.shape[1]):
+        if all(_is_part(one, run, number, images.shape[0] * images.shape[1]) for number, one in alone):
             whole = batch.traced([run], loss_of)
             if not whole[0].rest:
                 known.learn(images.shape, together=True)
@@ -203,10 +204,16 @@ class _Batch:
         rows = slice(candidates.start * size, candidates.stop * size)
         return self._forward(self.images[candidates].flatten(0, 1), rows)
 
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The first and the last of all images; one alone may be what all depend on, as the one with the maximum."""
+        return 0, self.images.shape[0] * self.images.shape[1] - 1
+
     @torch.no_grad()
-    def first_image(self) -> _Pass:
-        """One forward pass of the first image alone."""
-        return self._forward(self.images[0, :1], slice(0, 1))
+    def image(self, number: int) -> _Pass:
+        """One forward pass of a single image of all."""
+        own = slice(number, number + 1)
+        return self._forward(self.images.flatten(0, 1)[own], own)
 
     def traced(self, runs: Sequence[_Pass], loss_of: LossOf) -> list[Traced]:
         """What the loss of all candidates says of these passes, which together are of all."""
@@ -245,21 +252,22 @@ class _Batch:
         return run
 
 
-def _begins_with(alone: _Pass, among: _Pass, images: int) -> bool:
-    """Whether the first image gives by itself what it gives among all: each row of every call is one image's."""
+def _is_part(alone: _Pass, among: _Pass, number: int, images: int) -> bool:
+    """Whether image `number` gives by itself what it gives among all: each row of every call is one image's."""
     if len(alone.calls) != len(among.calls):
         return False
     pairs = [(alone.logits, among.logits)]
     for one, other in zip(alone.calls, among.calls, strict=True):
         pairs += [(one.input, other.input), (one.output, other.output)]
-    return all(_is_first_part(one, other.detach(), images) for one, other in pairs)
+    return all(_is_part_number(one, other.detach(), number, images) for one, other in pairs)
 
 
-def _is_first_part(one: Tensor, whole: Tensor, parts: int) -> bool:
-    """Whether the first of so many equal parts of `whole` is `one`, up to rounding."""
+def _is_part_number(one: Tensor, whole: Tensor, number: int, parts: int) -> bool:
+    """Whether part `number` of so many equal parts of `whole` is `one`, up to rounding."""
     if len(whole) != parts * len(one) or whole.shape[1:] != one.shape[1:]:
         return False
-    return bool((whole[: len(one)] - one).abs().max() <= TRACING_LIMITS.alike * whole.abs().max())
+    part = whole[number * len(one) : (number + 1) * len(one)]
+    return bool((part - one).abs().max() <= TRACING_LIMITS.alike * whole.abs().max())
 
 
 def _alias(parameter: Tensor) -> Tensor:

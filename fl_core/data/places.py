@@ -27,36 +27,47 @@ def check_folder(root: Path, holds: str) -> None:
 
     `holds` says in the message what the right folder holds.
     """
-    try:
-        if stat.S_ISDIR(root.stat().st_mode):
-            os.scandir(root).close()
-            return
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(_missing(root, holds)) from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{root}: the data folder cannot be read ({reason}); name one that can.") from error
-    raise InputError(f"{root}: this is a file and not a data folder; name the folder that holds {holds}.")
+    mode = _seen(root, "the data folder")
+    if not mode:
+        raise InputError(_missing(root, holds))
+    if not stat.S_ISDIR(mode):
+        raise InputError(f"{root}: this is a file and not a data folder; name the folder that holds {holds}.")
 
 
 def array_file(root: Path) -> Path:
     """The .npz file that is meant: `root`, or the one in it; raises `InputError` for none or several."""
-    if is_folder(root):
+    mode = _seen(root, "the file or folder")
+    if stat.S_ISDIR(mode):
         files = sorted(root.glob("*.npz"))
         if len(files) != 1:
             raise InputError(f"{root}: {len(files)} .npz files in it; name the one that is meant.")
         return files[0]
-    if not is_there(root):
+    if not mode:
         raise InputError(f"{root}: no such file; name an .npz file with images and labels.")
     return root
 
 
 def parquet_files(root: Path) -> list[Path]:
     """The Parquet files that are meant: `root`, or those under it, sorted; raises `InputError` for none."""
-    files = sorted(root.rglob("*.parquet")) if is_folder(root) else [root] if is_there(root) else []
+    mode = _seen(root, "the file or folder")
+    files = sorted(root.rglob("*.parquet")) if stat.S_ISDIR(mode) else [root] if mode else []
     if not files:
         raise InputError(f"{root}: no Parquet file; name a .parquet file or a folder with some.")
     return files
+
+
+def _seen(root: Path, what: str) -> int:
+    """What is at `root`, as the system has it, 0 for nothing; raises `InputError` for `what` may not be looked at."""
+    try:
+        mode = root.stat().st_mode
+        if stat.S_ISDIR(mode):
+            os.scandir(root).close()
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{root}: {what} cannot be read ({reason}); name one that can.") from error
+    return mode
 
 
 def _missing(root: Path, holds: str) -> str:

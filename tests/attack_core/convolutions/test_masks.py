@@ -26,28 +26,35 @@ def network(
     inplace: bool = False,
     pool: type[nn.Module] = nn.AvgPool2d,
     act: type[nn.Module] = nn.ReLU,
+    kernel: tuple[int, int] = (3, 3),
+    dilation: int = 1,
+    bias: float | None = None,
+    window: int | None = None,
 ) -> nn.Sequential:
     """Two convolutions with a pooling between them, so that the second sees 6 by 6 numbers of each channel."""
     torch.manual_seed(5)
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         first=nn.Conv2d(3, 8, 3, padding=1), relu=nn.ReLU(), pool=nn.AvgPool2d(2)
     )
-    layers["second"] = nn.Conv2d(8, outputs, 3, stride=stride, padding=1)
+    padding = dilation * (kernel[0] // 2), dilation * (kernel[1] // 2)
+    layers["second"] = nn.Conv2d(8, outputs, kernel, stride=stride, padding=padding, dilation=dilation)
     layers["again"] = act(inplace=True) if inplace else act()  # type: ignore[call-arg]
-    layers |= OrderedDict(smaller=pool(3 if stride == 1 else 1), flatten=nn.Flatten())  # type: ignore[call-arg]
+    layers |= OrderedDict(smaller=pool(window or (3 if stride == 1 else 1)), flatten=nn.Flatten())  # type: ignore[call-arg]
     body = nn.Sequential(layers)
     width = body(torch.zeros(1, *SHAPE.size)).shape[1]
     layers["fc"] = nn.Linear(width, HIDDEN)
     layers |= OrderedDict(relu3=nn.ReLU(), last=nn.Linear(HIDDEN, 4))
+    if bias is not None:
+        nn.init.constant_(layers["second"].bias, bias)  # type: ignore[arg-type]
     return nn.Sequential(layers)
 
 
 def decoded(
-    model: nn.Module, count: int = 1, change: float = 0.0, wrong: int = 0
+    model: nn.Module, count: int = 1, change: float = 0.0, scale: float = 1.0, wrong: int = 0
 ) -> tuple[DecodedInput | None, Tensor, list[Tensor]]:
     """What is decoded of random pictures from grey, the truth, and the gradients by the parameters.
 
-    The gradients of so many channels are `wrong`.
+    The loss is multiplied by `scale`, and the gradients of so many channels are `wrong`.
     """
     parameters = {name: value.detach() for name, value in model.named_parameters()}
     state = ModelState(parameters=parameters, buffers={})
@@ -60,12 +67,13 @@ def decoded(
     whole = nn.functional.cross_entropy(model(pictures), labels)
     gradient = torch.autograd.grad(whole, model.get_parameter("second.weight"))[0]
     noise = torch.randn(gradient.shape, generator=generator("noise"))
-    gradient = gradient + change * gradient.square().mean().sqrt() * noise
+    gradient = scale * (gradient + change * gradient.square().mean().sqrt() * noise)
     gradient[:wrong] *= 1.1
     call = convolution_calls(model, state, SHAPE)[-1]
     start = 0.01 * torch.randn(pictures.shape, generator=generator("start"))
     (truth,) = layer_inputs(model, state, ("second",), pictures)
-    return decoded_input(call, model, state, gradient, ("fc", errors), start), truth.detach(), [gradient]
+    behind = "fc", scale * errors
+    return decoded_input(call, model, state, gradient, behind, start), truth.detach(), [gradient]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +126,40 @@ def test_channels_that_no_bits_explain_count_for_nothing() -> None:
     assert wrong < 1e-4
     assert wrong <= found.error
     assert decoded(network(), wrong=20)[0] is None
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-14, 1e20, 1e30])
+def test_a_loss_of_any_size_will_do(scale: float) -> None:
+    found, truth, _ = decoded(network(), scale=scale)
+    assert found is not None
+    wrong = float((found.values - truth).norm() / truth.norm())
+    assert wrong <= found.error < 1e-4
+
+
+def test_a_gradient_that_is_0_tells_nothing() -> None:
+    assert decoded(network(), scale=0.0)[0] is None
+
+
+def test_a_picture_for_which_no_unit_is_on_is_no_start() -> None:
+    assert decoded(network(bias=-0.2))[0] is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"kernel": (1, 3)}, {"kernel": (3, 1)}, {"dilation": 3}],
+    ids=["rows apart", "columns apart", "dilation"],
+)
+def test_rows_or_columns_that_may_change_places_are_not_decoded(settings: dict[str, int]) -> None:
+    """A pooling gives neighbours the same errors; where their patches share nothing, nothing tells them apart."""
+    assert decoded(network(outputs=288, **settings))[0] is None  # type: ignore[arg-type]
+    found, truth, _ = decoded(network(outputs=288, window=1, **settings))  # type: ignore[arg-type]
+    assert found is not None
+    assert float((found.values - truth).norm() / truth.norm()) <= found.error
+
+
+def test_inputs_that_nothing_sees_are_not_decoded() -> None:
+    """The pooling leaves the last row and column of outputs out, and with them two of inputs."""
+    assert decoded(network(outputs=160, stride=2, window=2))[0] is None
 
 
 def test_draws_and_weights_are_left_as_they_were() -> None:

@@ -101,7 +101,7 @@ class Counting(nn.Module):
 
 
 def test_what_is_known_of_a_network_is_not_asked_again() -> None:
-    """Two candidates of one image: the first pass compares the first one alone with itself among both."""
+    """Two candidates of one image: the first pass compares each one alone with itself among both."""
     counting, known = Counting(), Known()
     model = line(counting)
     images = some((2, 1, 3, SMALL, SMALL), 0).requires_grad_(True)
@@ -117,9 +117,26 @@ def test_what_is_known_of_a_network_is_not_asked_again() -> None:
         )
         passes.append(list(counting.seen))
         norms.append(handles["1.weight"].squared_norm())
-    assert passes == [[1, 2], [2], [1], [1], [2]]
+    assert passes == [[1, 1, 2], [2], [1], [1], [2]]
     torch.testing.assert_close(torch.stack([norms[0], norms[1], norms[4]]), norms[0].expand(3, 2))
     torch.testing.assert_close(norms[2], norms[0][:1])
+
+
+@pytest.mark.parametrize("brightest", [0, 1])
+def test_images_that_one_of_them_scales_go_alone(brightest: int) -> None:
+    """By itself the brightest image gives what it gives among both; the other one tells."""
+    model, known, images = line(Lambda(lambda x: x / x.max())), Known(), some((2, 1, 3, SMALL, SMALL), 0)
+    images[brightest] *= 3.0
+    for each in (images, images.flip(0)):
+        moving = each.requires_grad_(True)
+        found, *alone = (
+            gradient_handles(
+                model, state_of(model), part, lambda logits: logits.logsumexp(-1).mean(1), known=own
+            )
+            for part, own in ((moving, known), (moving[:1], None), (moving[1:], None))
+        )
+        expected = torch.cat([handles["1.weight"].dense() for handles in alone])
+        torch.testing.assert_close(found["1.weight"].dense(), expected)
 
 
 def test_a_layer_that_draws_is_told_at_the_first_pass_of_each_shape() -> None:

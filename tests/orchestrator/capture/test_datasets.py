@@ -15,7 +15,7 @@ from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape
 from fl_core.data.kinds.celeba import open_celeba
 from orchestrator.capture.datasets import open_data
-from orchestrator.capture.places import check_data, resolve_kind
+from orchestrator.capture.places import check_data, check_there, resolve_kind
 from orchestrator.config.parse import cell_settings
 from orchestrator.config.sweep import CellConfig, DataConfig, SweepConfig
 
@@ -98,6 +98,15 @@ def test_a_named_folder_without_the_data_is_refused(
     with pytest.raises(InputError, match=told):
         open_data(resolve_kind(config.data), ImageShape.square(16), progress=quiet)
     assert sorted(tmp_path.rglob("*")) == before, "nothing was written"
+
+
+@pytest.mark.parametrize("kind", ["folder", "arrays", "parquet"])
+def test_what_may_not_be_looked_at_is_not_told_to_be_missing(kind: Any) -> None:
+    data = DataConfig(kind=kind, root="x" * 300)
+    with pytest.raises(InputError, match=r"cannot be read \(File name too long\)"):
+        check_there(data)
+    with pytest.raises(InputError, match=r"cannot be read \(File name too long\)"):
+        open_data(data, ImageShape.square(16), progress=quiet)
 
 
 def test_home_folders_are_found(tmp_path: Path, faces_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
