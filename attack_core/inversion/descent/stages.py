@@ -62,7 +62,7 @@ class Stages:
         left = self.evaluations // len(weights) * len(weights)
         coordinates: Coordinates | None = None
         for stage, weight in enumerate(weights):
-            if measure is not None and stage == 1:
+            if measure is not None and (stage == 1 or (stage and self.limits.measures_again)):
                 coordinates = measure(images)
             stages = len(weights) - stage
             count = left // stages
@@ -85,13 +85,11 @@ class Stages:
     ) -> Tensor:
         """The images of `Continuation.follow`, of a stage of `count` evaluations for each of the prior's `weights`."""
         path, left, found = [start], [residuals(start)], [0.0]
-        coordinates: Coordinates | None = None
         for stage, weight in enumerate(weights):
             best = found.index(max(found))
             if 0 < best <= stage - self.limits.patience:
                 break  # Before any evidence has been found the way goes on: faint signals show late.
-            if measure is not None and stage == 1:
-                coordinates = measure(path[-1])
+            coordinates = measure(path[-1]) if measure is not None and stage > 0 else None
             nothing: deque[Move] = deque(maxlen=0)
             images = alone(self.one(path[-1], coordinates, weight, count, nothing), mismatch, penalty).images
             path.append(images)
