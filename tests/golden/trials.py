@@ -35,8 +35,8 @@ WIDER_DB = {
 
 Measured on one machine with AVX-512, AVX2 and SSE kernels: at most 0.08, 0.2, 0.08, 0.3 and 0.8 dB, in this order. A
 decoding of the last convolution's input that adds up in another order, and finds it to the same 8e-7, moved
-`inputs / auto` by 1.0 dB with AVX-512 kernels and by 0.1 with AVX2. Inputs that were off by 3e-8 and 8e-7 more, drawn ten
-times, moved an image of `secure-sum / auto` by 0.2 dB down and 0.4 up.
+`inputs / auto` by 1.0 dB with AVX-512 kernels and by 0.1 with AVX2. Inputs that were off by 3e-8 and 8e-7 more, drawn
+ten times, moved an image of `secure-sum / auto` by 0.2 dB down and 0.4 up.
 """
 
 
