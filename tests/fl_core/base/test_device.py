@@ -33,14 +33,17 @@ The heap grows for the first two to five, as small blocks come to lie between th
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
 def test_freed_pages_are_used_again_and_numbers_stay() -> None:
-    """64 MiB are 16,384 pages of 4 KiB, or 32 of 2 MiB: ten tensors need them anew only where they were given back."""
+    """64 MiB are 16,384 pages of 4 KiB, or 32 of 2 MiB: ten tensors need them anew only where they were given back.
+
+    In a process of three the heap grows once more for two of the ten, as small blocks have come to lie between them.
+    """
     given, kept = (
         subprocess.run(
             [sys.executable, "-c", PROGRAM, way], check=True, capture_output=True, text=True
         ).stdout.split()
         for way in ("give", "keep")
     )
-    assert int(kept[0]) * 10 < int(given[0])
+    assert int(kept[0]) * 2 < int(given[0])
     assert kept[1] == given[1]
 
 
