@@ -36,6 +36,7 @@ from attack_core.matching.matching import Matching
 from attack_core.metrics.metrics import assign, psnr
 from fl_core.base.device import Precision, precision_of
 from fl_core.base.errors import InputError
+from fl_core.base.products.bf16 import PRODUCTS
 from fl_core.base.rng import generator
 from fl_core.base.shape import ImageShape
 from fl_core.data.kinds.class_folders import open_folder
@@ -45,9 +46,6 @@ from fl_core.models.config import ModelConfig
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bf16")
 TF32_BITS = 10
 """Bits of mantissa of a product's factors."""
-
-PRODUCTS = ("convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot")
-"""The operators that multiply on a GPU's tensor cores; vectors with them, which errs on the safe side."""
 
 ATTACKS: dict[str, Attack] = {
     "matching, L2": Matching(iterations=200, schedule="cosine", lr=0.1, tv_weight=1e-5),
@@ -66,7 +64,7 @@ class Rounded(TorchDispatchMode):
         self._dropped = 23 - bits
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ in PRODUCTS:
+        if func in PRODUCTS:
             args = tuple(self._round(arg) if isinstance(arg, Tensor) else arg for arg in args)
         return func(*args, **(kwargs or {}))
 

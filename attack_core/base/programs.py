@@ -17,7 +17,8 @@ from fl_core.base.errors import InputError, first_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-Tensors = tuple["Tensor", ...]
+Values = tuple["Tensor", ...]
+"""What goes into a program or comes out of it."""
 
 
 class Program(Protocol):
@@ -27,15 +28,15 @@ class Program(Protocol):
     def key(self) -> Hashable:
         """What decides the operations; equal for programs that do the same, while one of them is there."""
 
-    def __call__(self, *inputs: Tensor) -> Tensors:
+    def __call__(self, *inputs: Tensor) -> Values:
         """What is computed, without a slope."""
 
 
-Runner = Callable[[Program, Tensors], Tensors]
+Runner = Callable[[Program, Values], Values]
 """Runs a program on its inputs."""
 
 
-def as_it_is(program: Program, inputs: Tensors) -> Tensors:
+def as_it_is(program: Program, inputs: Values) -> Values:
     """Operation by operation."""
     return program(*inputs)
 
@@ -53,14 +54,14 @@ class GraphLimits:
 GRAPH_LIMITS = GraphLimits()
 """The limits in force."""
 
-Replay = Callable[[Tensors], Tensors]
+Replay = Callable[[Values], Values]
 """A recorded program: from inputs of the recorded shapes to outputs that are the caller's to keep."""
-Record = Callable[[Program, Tensors], Replay]
+Record = Callable[[Program, Values], Replay]
 """Records a program that has run before on inputs of these shapes."""
 
 
 @dataclass
-class _Known:
+class _Ran:
     """A program that has run; it is kept, so that its key stays its own."""
 
     program: Program
@@ -77,12 +78,12 @@ class CapturedGraphs:
     def __init__(self, record: Record | None = None, limits: GraphLimits = GRAPH_LIMITS) -> None:
         self._record = record or _CudaRecorder()
         self._limits = limits
-        self._known: OrderedDict[Hashable, _Known] = OrderedDict()
+        self._known: OrderedDict[Hashable, _Ran] = OrderedDict()
 
-    def __call__(self, program: Program, inputs: Tensors) -> Tensors:
+    def __call__(self, program: Program, inputs: Values) -> Values:
         """See `Runner`."""
         key = program.key, tuple(each.shape for each in inputs)
-        known = self._known.setdefault(key, _Known(program))
+        known = self._known.setdefault(key, _Ran(program))
         self._known.move_to_end(key)
         if len(self._known) > self._limits.kept:
             self._known.popitem(last=False)
@@ -102,7 +103,7 @@ class _CudaRecorder:
 
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, program: Program, inputs: Tensors) -> Replay:
+    def __call__(self, program: Program, inputs: Values) -> Replay:
         """See `Record`; raises `InputError`, or that memory has run out."""
         import torch
 
@@ -124,7 +125,7 @@ class _CudaRecorder:
             # A recording that failed leaves its own.
             torch.cuda.set_stream(before)
 
-        def replay(new: Tensors) -> Tensors:
+        def replay(new: Values) -> Values:
             for there, value in zip(held, new, strict=True):
                 there.copy_(value)
             graph.replay()

@@ -275,9 +275,9 @@ class _Decoding:
     def _positions(self) -> Tensor:
         """At which of N positions a number (K, Q) of the inputs lies in a place of the window; N where at none."""
         height, width = self.call.inputs[1:]
+        cells = torch.arange(height * width, dtype=torch.float32, device=self.errors.device)
         # Padding is 0, and no cell is.
-        cells = torch.arange(height * width, dtype=torch.float32).view(1, height, width) + 1
-        windows = self.call.patches(cells).long() - 1
+        windows = self.call.patches(cells.view(1, height, width) + 1).long() - 1
         images, each = len(self.errors), windows.shape[1]
         place, position = (windows >= 0).nonzero(as_tuple=True)
         found = windows.new_full((len(windows), images, height * width), images * each)

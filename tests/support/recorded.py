@@ -6,13 +6,14 @@ whatever else the program reads is read where it was. A program that reads a num
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attack_core.base.programs import Program, Replay, Tensors
+from attack_core.base.programs import Program, Replay, Values
 
 _TO_THE_HOST = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "unique", "masked_select")
 """Operators that wait for a device, by what they give: numbers, or tensors whose shape the numbers decide."""
@@ -41,16 +42,34 @@ def _is_mask(indices: Any) -> bool:
     return any(isinstance(each, torch.Tensor) and each.dtype in (torch.bool, torch.uint8) for each in listed)
 
 
-def recorded(program: Program, inputs: Tensors) -> Replay:
+def recorded(program: Program, inputs: Values) -> Replay:
     """See `attack_core.base.programs.Record`."""
     held = tuple(each.detach().clone() for each in inputs)
     with NoWaiting():
         graph = make_fx(lambda *given: program(*given))(*held)
 
-    def replay(new: Tensors) -> Tensors:
+    def replay(new: Values) -> Values:
         for there, value in zip(held, new, strict=True):
             there.copy_(value)
         with torch.no_grad():
             return tuple(each.clone() for each in graph(*held))
 
     return replay
+
+
+@dataclass
+class Recorder:
+    """Records, and keeps what it recorded and how many rows each replay had."""
+
+    programs: list[Program] = field(default_factory=list)
+    replays: list[int] = field(default_factory=list)
+
+    def __call__(self, program: Program, inputs: Values) -> Replay:
+        self.programs.append(program)
+        replay = recorded(program, inputs)
+
+        def counted(new: Values) -> Values:
+            self.replays.append(len(new[0]))
+            return replay(new)
+
+        return counted

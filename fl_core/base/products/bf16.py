@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 _ATEN = torch.ops.aten
-_PRODUCTS = frozenset(
+PRODUCTS = frozenset(
     {
         _ATEN.convolution.default,
         _ATEN.convolution_backward.default,
@@ -67,7 +67,7 @@ class _Rounded(TorchDispatchMode):
                 parts = func.decompose(*args, **named)
             if parts is not NotImplemented:
                 return parts
-        if not self.active or func not in _PRODUCTS or not any(map(_is_float32, args)):
+        if not self.active or func not in PRODUCTS or not any(map(_is_float32, args)):
             return func(*args, **named)
         found = func(*(arg.bfloat16() if _is_float32(arg) else arg for arg in args), **named)
         # A derivative that is not asked for is None.

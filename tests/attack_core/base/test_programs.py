@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attack_core.base.programs import CapturedGraphs, GraphLimits, Program, Replay, Tensors, as_it_is
+from attack_core.base.programs import CapturedGraphs, GraphLimits, Program, Values, as_it_is
 from fl_core.base.errors import InputError
-from tests.support.recorded import ReadsANumber, recorded
+from tests.support.recorded import ReadsANumber, Recorder, recorded
 
 
 @dataclass(eq=False)
@@ -25,23 +25,12 @@ class Scaled(Program):
     def key(self) -> Hashable:
         return id(self)
 
-    def __call__(self, *inputs: Tensor) -> Tensors:
+    def __call__(self, *inputs: Tensor) -> Values:
         self.runs.append(self.factor)
         return tuple(each * self.factor for each in inputs)
 
 
-@dataclass
-class Recorder:
-    """Records by tracing, and keeps what it recorded."""
-
-    programs: list[Program] = field(default_factory=list)
-
-    def __call__(self, program: Program, inputs: Tensors) -> Replay:
-        self.programs.append(program)
-        return recorded(program, inputs)
-
-
-def numbers(*values: float) -> Tensors:
+def numbers(*values: float) -> Values:
     return (torch.tensor(values),)
 
 
@@ -149,7 +138,7 @@ class Failing(Scaled):
         super().__init__(1.0)
         self.error = error
 
-    def __call__(self, *inputs: Tensor) -> Tensors:
+    def __call__(self, *inputs: Tensor) -> Values:
         raise self.error
 
 
@@ -172,7 +161,7 @@ class Doing(Scaled):
         super().__init__(1.0)
         self.what = what
 
-    def __call__(self, *inputs: Tensor) -> Tensors:
+    def __call__(self, *inputs: Tensor) -> Values:
         self.what(inputs[0])
         return super().__call__(*inputs)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attack_core.attacks.auto import Auto
-from attack_core.base.programs import CapturedGraphs, GraphLimits, Program, Replay, Tensors
+from attack_core.base.programs import CapturedGraphs, GraphLimits, Program, Replay, Values
 from attack_core.base.search import alone, side_by_side
 from attack_core.base.types import Attack, Reconstruction
 from attack_core.gradients.objectives import Both, Cosine, Signs, Similarity
@@ -25,29 +25,11 @@ from fl_core.models.config import ModelConfig
 from fl_core.threat.observation import Observation
 from tests.support.apple import MPS, OnDevice, apple_gpu
 from tests.support.matched import observed
-from tests.support.recorded import recorded
+from tests.support.recorded import Recorder
 
 AFTER = 3
 PLAIN = Matching(iterations=9, lr=0.1, tv_weight=1e-4)
 SEVERAL = {"signal": "local_update", "batch": 2, "momentum": 0.0}
-
-
-@dataclass
-class Recorder:
-    """Records, and counts recordings and replays."""
-
-    recordings: int = 0
-    replays: list[int] = field(default_factory=list)
-
-    def __call__(self, program: Program, inputs: Tensors) -> Replay:
-        self.recordings += 1
-        replay = recorded(program, inputs)
-
-        def counted(new: Tensors) -> Tensors:
-            self.replays.append(len(new[0]))
-            return replay(new)
-
-        return counted
 
 
 def found(attack: Attack, seen: Observation, recorder: Recorder | None = None) -> Reconstruction:
@@ -91,8 +73,8 @@ def test_what_is_recorded_gives_the_same_numbers(faces: ImageDataset, name: str)
     recorder = Recorder()
     expected, again = found(attack, seen), found(attack, seen, recorder)
     # One of all candidates, or of each pack, and one more where a restart has ended.
-    assert recorder.recordings == {"packs": 2, "early stop": 2}.get(name, 1)
-    assert len(recorder.replays) >= attack.iterations - AFTER * recorder.recordings
+    assert len(recorder.programs) == {"packs": 2, "early stop": 2}.get(name, 1)
+    assert len(recorder.replays) >= attack.iterations - AFTER * len(recorder.programs)
     torch.testing.assert_close(again.history, expected.history, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(again.images, expected.images, rtol=0, atol=0)
     assert torch.equal(again.labels, expected.labels)
@@ -114,7 +96,7 @@ def test_victims_in_one_program(faces: ImageDataset) -> None:
     for one, other in zip(together(runner=graphs), together(), strict=True):
         torch.testing.assert_close(one.history, other.history, rtol=0, atol=0)
         torch.testing.assert_close(one.images, other.images, rtol=0, atol=0)
-    assert recorder.recordings == 1
+    assert len(recorder.programs) == 1
     assert set(recorder.replays) == {6}
 
 
@@ -123,7 +105,7 @@ def test_matching_within_auto_is_recorded(faces: ImageDataset) -> None:
     recorder, attack = Recorder(), Auto(fallback=PLAIN)
     expected, again = found(attack, seen), found(attack, seen, recorder)
     assert again.method == expected.method == "matching"
-    assert recorder.recordings >= 1
+    assert len(recorder.programs) >= 1
     torch.testing.assert_close(again.images, expected.images, rtol=0, atol=0)
 
 
@@ -140,10 +122,10 @@ class Transfers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def watched(program: Program, inputs: Tensors) -> Replay:
+def watched(program: Program, inputs: Values) -> Replay:
     """Runs it as it is, and lets nothing pass between host and device."""
 
-    def run(new: Tensors) -> Tensors:
+    def run(new: Values) -> Values:
         with Transfers():
             return program(*new)
 

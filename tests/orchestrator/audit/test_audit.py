@@ -20,6 +20,7 @@ from defenses.compression.compression import Prune, Quantise, SignOnly
 from defenses.mechanism.noise import NoiseOnly
 from fl_core.base.errors import InputError
 from fl_core.federation.client import LocalTraining
+from orchestrator.audit.against import TRIED, families
 from orchestrator.audit.audit import Answer, Question, run_audit
 from orchestrator.audit.page import PAGE, figures, lines, verdict, write_page
 from orchestrator.calibration.pictures import PictureSet, read_folder
@@ -433,3 +434,7 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("no picture")
     with pytest.raises(InputError, match=r"--public: .*bad.png cannot be read"):
         read_folder(tmp_path, SPEC, where="--public")
+
+
+def test_what_is_tried_has_a_family_each() -> None:
+    assert tuple(families({"weight": torch.ones(2)})) == TRIED
