@@ -68,8 +68,9 @@ class Matched:
         pairs = zip(weights, masks, strict=True)
         chosen = tuple(targets[name] if mask is None else targets[name] * mask for name, mask in pairs)
         values = torch.tensor(list(weights.values()), dtype=torch.float32)
-        # The norms are taken once: for cnn64 they cost as much as a tenth of an iteration.
-        squares = torch.stack([vector_norm(target).square() for target in chosen])
+        # The norms are taken once: for cnn64 they cost as much as a tenth of an iteration. They are sums of squares: the
+        # library's norm of eight million numbers is off by 2e-4, and a distance is a difference of squares.
+        squares = torch.stack([target.square().sum() for target in chosen])
         known = (None,) * len(chosen)
         return cls(tuple(weights), chosen, squares, values.to(squares.device), masks, scaled, known)
 

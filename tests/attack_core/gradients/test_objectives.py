@@ -214,3 +214,10 @@ def test_parameters_are_chosen_by_index_and_by_name() -> None:
 def test_total_variation_by_hand() -> None:
     image = torch.tensor([[0.0, 1.0], [3.0, 1.0]]).expand(2, 1, 3, 2, 2)
     assert total_variation(image).tolist() == [3 * (3 + 0 + 1 + 2)] * 2
+
+
+def test_squares_of_large_targets_keep_their_digits() -> None:
+    """Distances are differences of squares: what these are off by is what a loss near 0 is off by."""
+    target = torch.randn((512, 16384), generator=generator("target"))
+    matched = Matched.of({"weight": target}, {"weight": 1.0})
+    assert float(matched.squares[0]) == pytest.approx(float(target.double().square().sum()), rel=1e-6)
