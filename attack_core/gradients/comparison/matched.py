@@ -68,7 +68,7 @@ class Matched:
         pairs = zip(weights, masks, strict=True)
         chosen = tuple(targets[name] if mask is None else targets[name] * mask for name, mask in pairs)
         values = torch.tensor(list(weights.values()), dtype=torch.float32)
-        # The norms are taken once: for cnn64 they cost as much as a tenth of an iteration. They are sums of squares: the
+        # They are taken once: for cnn64 that costs as much as a tenth of an iteration. They are sums of squares: the
         # library's norm of eight million numbers is off by 2e-4, and a distance is a difference of squares.
         squares = torch.stack([target.square().sum() for target in chosen])
         known = (None,) * len(chosen)
