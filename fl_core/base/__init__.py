@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "DEVICES",
             "mps_fallback",
             "exact",
+            "give_back_pages",
             "keep_freed_pages",
             "out_of_memory",
             "peak_mb",

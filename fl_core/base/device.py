@@ -88,6 +88,16 @@ def keep_freed_pages() -> bool:
     return bool(library.mallopt(_MMAP_MAX, 0)) and bool(library.mallopt(_TRIM_THRESHOLD, _KEPT))
 
 
+def give_back_pages() -> bool:
+    """Give the system the freed memory that `keep_freed_pages` has kept so far; True where there was any.
+
+    For when memory has run out: what lies free in this heap serves no kernel that oneDNN makes and no other process.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    return bool(ctypes.CDLL(None).malloc_trim(0))
+
+
 def set_precision(precision: CudaPrecision) -> None:
     """From now on this process multiplies float32 tensors on CUDA so.
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from attack_core.base.types import Attack
+from fl_core.base.device import give_back_pages
 
 
 def packings(attack: Attack) -> tuple[int, ...]:
@@ -29,8 +30,9 @@ def ran_out(tries: Sequence[int]) -> str:
 
 
 def free(device: torch.device) -> None:
-    """Give back what a failed try has left on the device."""
+    """Give back what a failed try has left, on the device and in this process's heap."""
     gc.collect()
+    give_back_pages()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

@@ -28,8 +28,7 @@ from orchestrator.trial.spec import TrialSpec
 from tests.support.matched import attacked, observed
 from tests.support.small import sweep, tree
 
-# 64 restarts of cnn64 on 32-pixel images take 450 to 485 MB, half of them 225, or 300 in a heap that is broken up, and
-# so on; one takes more than 10.
+# With 250 to 410 MB half of 64 restarts fit (cnn64, 32-pixel images), with 110 to 230 a quarter or an eighth.
 SCRIPT = """
 import json, os, resource, sys
 from pathlib import Path
@@ -47,7 +46,7 @@ def run(name, restarts):
 run("warm", 1)  # What is imported and started once counts into the base.
 status = Path("/proc/self/status").read_text()
 base = 1024 * int(status.split("VmSize:")[1].split()[0])
-for name, room in (("few", 130), ("half", 390), ("all", None)):
+for name, room in (("few", 180), ("half", 330), ("all", None)):
     # A process for each: what a library could not set up within a limit, it may never set up again.
     if (child := os.fork()) == 0:
         limit = resource.RLIM_INFINITY if room is None else base + room * 10**6
@@ -60,7 +59,7 @@ for name, room in (("few", 130), ("half", 390), ("all", None)):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to RLIMIT_AS")
-def test_a_trial_that_runs_out_of_memory_tries_once_more_with_half_the_restarts_at_a_time(
+def test_a_trial_that_runs_out_of_memory_halves_its_restarts_at_a_time_until_they_fit(
     faces_root: Path, tmp_path: Path
 ) -> None:
     config = tree(
@@ -85,7 +84,7 @@ def test_a_trial_that_runs_out_of_memory_tries_once_more_with_half_the_restarts_
     every, half, few = (pd.read_parquet(tmp_path / name / "trials") for name in ("all", "half", "few"))
     assert (every["status"][0], every["packing"][0]) == ("ok", 64)
     assert (half["status"][0], half["packing"][0]) == ("ok", 32), half["error"][0]
-    assert few["status"][0] == "ok" and few["packing"][0] in (4, 8, 16), few["error"][0]
+    assert few["status"][0] == "ok" and few["packing"][0] in (8, 16), few["error"][0]
     for smaller in (half, few):
         assert smaller["trial_id"][0] == every["trial_id"][0], "it is the same trial"
         for name in ("psnr", "psnr_oracle", "match_loss"):
