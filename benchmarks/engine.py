@@ -1,13 +1,13 @@
 """The numerical engine's speed: matching iterations, candidates together, feature inversion, beside the slower ways.
 
 python benchmarks/engine.py [--rows NAME ...] [--device cpu|cuda|mps] [--repeats N] [--against DIR] [--data-root DIR]
-    [--victims N] [--image-size S] [--json]
+    [--victims N] [--image-size S] [--programs operations|graphs|compiled] [--json]
 
 Ways are timed in turn, in pairs, and a row is the median of the pairs' ratios: CPU seconds on the CPU, one thread,
 elsewhere seconds until the device is done. The rows `celeba` and `batch-8` compare with another checkout in DIR, as
 `git worktree add --detach DIR 5e8b774` makes it. Without --data-root synthetic faces stand in for CelebA, without
 --against these two rows are missing; so is breaching's where it is not installed. `--image-size` shrinks every
-picture, for a try.
+picture, for a try. With `--programs compiled` the rows of iterations and candidates are of compiled programs.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import engine_case
 import peers
@@ -38,7 +38,9 @@ from result_line import line, missing
 from torch import Tensor
 from torch.nn import functional
 
-from attack_core.base.programs import CapturedGraphs, Runner, as_it_is
+from attack_core.base.programs.program import Runner
+from attack_core.base.programs.recorded import RecordingLimits
+from attack_core.base.programs.ways import Programs, missing_compiler, runner_of
 from attack_core.base.search import Search, alone, side_by_side
 from attack_core.base.types import Reconstruction
 from attack_core.fc.head import Prefix
@@ -74,8 +76,8 @@ BATCH = 8
 """Images of the row `batch-8`."""
 BATCH_EVALUATIONS = 120
 """Evaluations an image there."""
-GRAPH_ITERATIONS = 200
-"""Iterations of the row `captured`, of which the first ones are not recorded."""
+AT_ONCE = RecordingLimits(after=1)
+"""Programs are recorded at their second run."""
 VICTIM_ITERATIONS = 30
 """Iterations of the row `victims`."""
 PUBLIC = 256
@@ -94,6 +96,8 @@ class Bench:
     against: Path | None
     data_root: Path | None
     victims: int
+    programs: Programs
+    """How the loops' losses and slopes are computed."""
 
     def clock(self) -> float:
         """CPU seconds of this process, or on another device the seconds, all work on it being done."""
@@ -154,6 +158,7 @@ class Loop:
 
     problem: Problem
     candidates: Candidates
+    runner: Runner
 
     @classmethod
     def of(cls, setting: Setting, bench: Bench, candidates: int) -> Loop:
@@ -162,15 +167,16 @@ class Loop:
         attack = Matching(restarts=candidates, objective=setting.objective, tv_weight=0.0)
         model = build_model(observation.model)
         problem = problem_of(attack, observation, model, generator("labels"))
-        return cls(problem, start(attack, problem, observation, generator("start")))
+        begun = start(attack, problem, observation, generator("start"))
+        return cls(problem, begun, runner_of(bench.programs, AT_ONCE))
 
     def together(self) -> Tensor:
         """Every candidate's loss, with its gradient, at once."""
-        return alone(self._recorder(len(self.candidates.canvases))(self.candidates.look()))
+        return alone(self._recorder(len(self.candidates.canvases))(self.candidates.look()), self.runner)
 
     def in_turn(self) -> Tensor:
         """The same, one candidate at a time."""
-        return alone(self._recorder(1)(self.candidates.look()))
+        return alone(self._recorder(1)(self.candidates.look()), self.runner)
 
     def _recorder(self, packing: int) -> Recorder:
         return Recorder(self.problem, self.candidates, 1.0, packing)
@@ -291,34 +297,30 @@ def victims(bench: Bench, name: str) -> list[Line]:
     return lines
 
 
-def captured(bench: Bench, name: str) -> list[Line]:
-    """A row for each of two networks, on CUDA: matching as recorded graphs against operation by operation."""
-    if bench.device.type != "cuda":
-        return [missing(f"{name}: graphs / operations", "x", "CUDA alone has graphs")]
-    attack, lines = Matching(iterations=GRAPH_ITERATIONS, tv_weight=1e-4), []
-    for kind, size in (("cnn64", 64), ("lenet", 32)):
-        seen = Setting(kind, size, 1, L2()).observation(bench)
-        losses: dict[str, float] = {}
-
-        def match(
-            way: str,
-            runner: Callable[[], Runner],
-            seen: Observation = seen,
-            losses: dict[str, float] = losses,
-        ) -> Tensor:
-            found = alone(attack.search(seen, build_model(seen.model), generator("start")), runner())
-            losses[way] = found.loss
-            return found.images
-
-        ways: dict[str, Way] = {
-            "graphs": partial(match, "graphs", CapturedGraphs),
-            "operations": partial(match, "operations", lambda: as_it_is),
-        }
-        seconds = bench.times(ways, warm=1)
-        pair = seconds["graphs"], seconds["operations"]
-        lines.append(_ratio(f"{name}: {kind}, graphs / operations", *pair, target=1.0, at_most=True))
-        gap = abs(losses["graphs"] - losses["operations"]) / abs(losses["operations"])
-        lines.append(line(f"{name}: {kind}, loss off", gap, "", [gap], target=1e-3, at_most=True))
+def programs(bench: Bench, name: str) -> list[Line]:
+    """Rows for each of three loops: an iteration operation by operation, compiled and, on CUDA, as a graph."""
+    lines, others = [], list[Programs]()
+    if bench.device.type == "cpu" and (compiler := missing_compiler()):
+        lines.append(
+            missing(f"{name}: compiled / operations", "x", f"the C++ compiler {compiler!r} is not found")
+        )
+    else:
+        others.append("compiled")
+    if bench.device.type == "cuda":
+        others.append("graphs")
+    else:
+        lines.append(missing(f"{name}: graphs / operations", "x", "CUDA alone has graphs"))
+    for kind, size in (("cnn64", 64), ("lenet", 32), ("resnet18", 32)):
+        setting, title = Setting(kind, size, 1, L2()), f"{name}: {kind}"
+        loops = {each: Loop.of(setting, replace(bench, programs=each), 1) for each in ("operations", *others)}
+        ways: dict[str, Way] = {each: loop.together for each, loop in loops.items()}
+        seconds = bench.times(ways)
+        losses = {way: float(run().max()) for way, run in ways.items()}
+        for each in others:
+            pair = seconds[each], seconds["operations"]
+            lines.append(_ratio(f"{title}, {each} / operations", *pair, target=1.0, at_most=True))
+            gap = abs(losses[each] - losses["operations"]) / abs(losses["operations"])
+            lines.append(line(f"{title}, loss of {each} off", gap, "", [gap], target=1e-5, at_most=True))
     return lines
 
 
@@ -539,7 +541,7 @@ ROWS: dict[str, Callable[[Bench, str], list[Line]]] = {
     "resnet18": iteration(Setting("resnet18", 32, 1, L2()), 1.3),
     "candidates": candidates,
     "victims": victims,
-    "captured": captured,
+    "programs": programs,
     "rounded": rounded,
     "evaluation": evaluation,
     "celeba": quality,
@@ -560,6 +562,7 @@ def parse_options() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--victims", type=int, default=8)
     parser.add_argument("--image-size", type=int)
+    parser.add_argument("--programs", choices=get_args(Programs), default="operations")
     parser.add_argument("--json", action="store_true")
     return parser, parser.parse_args()
 
@@ -575,6 +578,7 @@ def main() -> int:
             against=options.against,
             data_root=options.data_root,
             victims=options.victims,
+            programs=options.programs,
         )
         torch.set_num_threads(1)
         fine = True

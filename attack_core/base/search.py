@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
-from attack_core.base.programs import Runner, as_it_is
+from attack_core.base.programs.program import Runner, as_it_is
 
 Answer = TypeVar("Answer")
 Found = TypeVar("Found")

@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from attack_core.base.programs import Runner
+from attack_core.base.programs.program import Runner
 from attack_core.base.search import Found, Question, Search, asked, side_by_side
 from attack_core.gradients.refusals import second_derivatives
 

@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "peak_mb",
             "pick_device",
             "prepare_process",
+            "products_of_cuda",
             "reset_peak",
             "synchronise",
         ],

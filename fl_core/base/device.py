@@ -126,6 +126,11 @@ def precision_of(precision: Precision) -> Iterator[None]:
             products.fp32_precision = value
 
 
+def products_of_cuda() -> tuple[str, ...]:
+    """How this process multiplies on CUDA, as PyTorch calls it: convolutions, and matrix products."""
+    return tuple(products.fp32_precision for products in _cuda_products())
+
+
 def _cuda_products() -> tuple[Any, Any]:
     """PyTorch's settings of convolutions and matrix products."""
     import torch

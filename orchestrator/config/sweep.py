@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from attack_core.attacks.registry import AnyAttack
+from attack_core.base.programs.ways import Programs
 from attack_core.matching.matching import Matching
 from attack_core.priors.training import PatchTraining
 from defenses.chain import AnyDefense, Chain
@@ -413,8 +414,9 @@ class ExecutionConfig(Config):
     precision: Precision = field(default="float32", metadata=LATER)
     """How attacks multiply: in float32; as tf32, on CUDA alone; as bf16, on the CPU and CUDA. Both round. Part of a
     trial's identity."""
-    captured_graphs: bool = field(default=False, metadata=LATER)
-    """Whether matching on CUDA runs as recorded graphs, which start at once; part of a trial's identity."""
+    programs: Programs = field(default="operations", metadata=LATER)
+    """How matching computes losses and slopes: operation by operation; as CUDA graphs, which start at once; compiled,
+    which takes minutes and saves a third and more of each iteration. Part of a trial's identity."""
     controls: bool = True
     """Whether the same attack also runs on noise."""
     lpips: bool = False
@@ -430,9 +432,16 @@ class ExecutionConfig(Config):
         require(self.threads >= 1, self, "threads", "at least 1")
         require(self.workers is None or self.workers >= 1, self, "workers", "at least 1, or null")
         require(self.victims_together >= 1, self, "victims_together", "at least 1")
+        followed = self.programs != "compiled" or self.precision != "bf16"
+        require(
+            followed,
+            self,
+            "programs",
+            "operations or graphs where precision is bf16, which kernels do not follow",
+        )
         share = self.gpus_per_trial
-        whole = share is None or 0 <= share <= 1 or share.is_integer()
-        require(whole, self, "gpus_per_trial", "from 0 to 1, or a whole number, or null")
+        fits = share is None or 0 <= share <= 1 or share.is_integer()
+        require(fits, self, "gpus_per_trial", "from 0 to 1, or a whole number, or null")
 
     @property
     def gpus(self) -> float:

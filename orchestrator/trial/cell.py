@@ -188,7 +188,7 @@ class Cell:
             device=execution.device,
             threads=execution.threads,
             precision=execution.precision,
-            captured_graphs=execution.captured_graphs,
+            programs=execution.programs,
             control=final and execution.controls,
             lpips=final and execution.lpips,
             images=execution.images == "all" or (final and execution.images == "test"),

@@ -14,7 +14,7 @@ import torch
 
 from attack_core.attacks.loading import load
 from attack_core.attacks.registry import AnyAttack
-from attack_core.base.programs import CapturedGraphs, as_it_is
+from attack_core.base.programs.ways import runner_of
 from attack_core.base.search import Ended, side_by_side
 from attack_core.base.types import AttackFailed, Progress, Reconstruction
 from attack_core.metrics.controls import norm_matched_noise
@@ -265,7 +265,7 @@ def _attack(
         for number, (victim, seen, told) in enumerate(zip(victims, observations, progress, strict=True))
         if seen is not None
     }
-    runner = CapturedGraphs() if victims[0].spec.captured_graphs else as_it_is
+    runner = runner_of(victims[0].spec.programs)
     ended = dict(zip(searches, side_by_side(list(searches.values()), runner), strict=True))
     for each in ended.values():
         # A signal that an attack cannot take (numbers that are not finite, say) is this trial's end only.

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from attack_core.attacks.registry import AnyAttack
+from attack_core.base.programs.ways import Programs
 from fl_core.base.device import Precision
 from fl_core.base.types import LATER, ModelState, Truth
 from fl_core.threat.model import ThreatModel
@@ -27,7 +28,7 @@ class TrialSpec:
     """A trial as pure data; two trials are the same exactly if their specs are.
 
     `capture` is the capture's key, `victim` its position in the cell's list of victims. `seed` fixes the
-    attack's randomness. `threads`, `precision` and `captured_graphs` are there because they change rounding. `prior` is
+    attack's randomness. `threads`, `precision` and `programs` are there because they change rounding. `prior` is
     the attacker's trained prior: data, number of pictures, and hashes of what it was learned from and of what it came
     to.
     """
@@ -47,7 +48,7 @@ class TrialSpec:
     lpips: bool = False
     images: bool = False
     precision: Precision = field(default="float32", metadata=LATER)
-    captured_graphs: bool = field(default=False, metadata=LATER)
+    programs: Programs = field(default="operations", metadata=LATER)
     prior: str | None = field(default=None, metadata=LATER)
 
     @cached_property

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from tests.support.benchmarks import benchmark
 
 
-def test_a_tiny_run_has_every_line_and_the_same_losses() -> None:
+def test_a_tiny_run_has_every_line_and_the_same_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Compiling takes minutes; `tests/attack_core/matching/test_recorded.py` does it.
+    monkeypatch.setenv("CXX", "no-such-compiler")
     done = benchmark(
         "engine",
         *(
@@ -17,7 +21,7 @@ def test_a_tiny_run_has_every_line_and_the_same_losses() -> None:
             "lenet",
             "candidates",
             "victims",
-            "captured",
+            "programs",
             "rounded",
             "evaluation",
             "celeba",
@@ -37,6 +41,7 @@ def test_a_tiny_run_has_every_line_and_the_same_losses() -> None:
     assert lines["victims: 6 of lenet together / in turn"]["value"] > 0
     assert lines["rounded: cnn64, batch 8, bf16 / float32"]["value"] > 0
     assert lines["evaluation: descent / convolutions"]["value"] > 0
-    assert "CUDA alone" in lines["captured: graphs / operations"]["reason"]
+    assert "CUDA alone" in lines["programs: graphs / operations"]["reason"]
+    assert "'no-such-compiler' is not found" in lines["programs: compiled / operations"]["reason"]
     for row in ("celeba", "batch-8"):
         assert "--against" in lines[f"{row}: ours / theirs"]["reason"]

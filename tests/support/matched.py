@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attack_core.base.programs import Runner
+from attack_core.base.programs.program import Runner
 from attack_core.matching.loop.evaluation import Evaluation
 from attack_core.matching.matching import Matching
 from attack_core.metrics.metrics import assign, psnr

@@ -13,7 +13,8 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attack_core.base.programs import Program, Replay, Values
+from attack_core.base.programs.program import Program, Values
+from attack_core.base.programs.recorded import Replay
 
 _TO_THE_HOST = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "unique", "masked_select")
 """Operators that wait for a device, by what they give: numbers, or tensors whose shape the numbers decide."""
@@ -43,7 +44,7 @@ def _is_mask(indices: Any) -> bool:
 
 
 def recorded(program: Program, inputs: Values) -> Replay:
-    """See `attack_core.base.programs.Record`."""
+    """See `attack_core.base.programs.recorded.Record`."""
     held = tuple(each.detach().clone() for each in inputs)
     with NoWaiting():
         graph = make_fx(lambda *given: program(*given))(*held)

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from attack_core.base.programs import Program, Runner
+from attack_core.base.programs.program import Program, Runner
 from attack_core.base.search import Question, Search, asked
 from attack_core.gradients.refusals import second_derivatives
 from attack_core.matching.loop.problem import Problem

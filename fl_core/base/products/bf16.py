@@ -49,6 +49,11 @@ def products_in_bfloat16(wanted: bool) -> Iterator[None]:
             mode.active = True
 
 
+def products_are_rounded() -> bool:
+    """Whether this thread's products are rounded to bfloat16 now."""
+    return any(isinstance(mode, _Rounded) and mode.active for mode in _get_current_dispatch_mode_stack())
+
+
 class _Rounded(TorchDispatchMode):
     """Below derivatives, so that these do not see how a product was computed."""
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attack_core.base.programs import CapturedGraphs, GraphLimits, Program, Values, as_it_is
+from attack_core.base.programs.cuda_graphs import CudaGraphs
+from attack_core.base.programs.program import Program, Values, as_it_is
+from attack_core.base.programs.recorded import Recorded, RecordingLimits
 from fl_core.base.errors import InputError
 from tests.support.recorded import ReadsANumber, Recorder, recorded
 
@@ -36,7 +38,7 @@ def numbers(*values: float) -> Values:
 
 def test_a_program_is_recorded_after_so_many_runs_and_gives_the_same() -> None:
     recorder, program = Recorder(), Scaled(3.0)
-    run = CapturedGraphs(recorder, GraphLimits(after=2))
+    run = Recorded(recorder, RecordingLimits(after=2))
     for turn in range(6):
         (found,) = run(program, numbers(1.0, turn))
         torch.testing.assert_close(found, torch.tensor([3.0, 3.0 * turn]), rtol=0, atol=0)
@@ -46,7 +48,7 @@ def test_a_program_is_recorded_after_so_many_runs_and_gives_the_same() -> None:
 
 
 def test_outputs_are_the_callers_to_keep() -> None:
-    run, program = CapturedGraphs(recorded, GraphLimits(after=0)), Scaled(2.0)
+    run, program = Recorded(recorded, RecordingLimits(after=0)), Scaled(2.0)
     (first,) = run(program, numbers(1.0))
     (second,) = run(program, numbers(5.0))
     assert (float(first), float(second)) == (2.0, 10.0)
@@ -54,7 +56,7 @@ def test_outputs_are_the_callers_to_keep() -> None:
 
 def test_other_programs_and_other_shapes_have_recordings_of_their_own() -> None:
     recorder, double, triple = Recorder(), Scaled(2.0), Scaled(3.0)
-    run = CapturedGraphs(recorder, GraphLimits(after=0))
+    run = Recorded(recorder, RecordingLimits(after=0))
     for _ in range(2):
         assert float(run(double, numbers(1.0))[0]) == 2.0
         assert float(run(triple, numbers(1.0))[0]) == 3.0
@@ -64,7 +66,7 @@ def test_other_programs_and_other_shapes_have_recordings_of_their_own() -> None:
 
 def test_the_program_that_has_not_run_for_longest_is_forgotten() -> None:
     recorder, (one, two, three) = Recorder(), (Scaled(1.0), Scaled(2.0), Scaled(3.0))
-    run = CapturedGraphs(recorder, GraphLimits(after=1, kept=2))
+    run = Recorded(recorder, RecordingLimits(after=1, kept=2))
     for program in (one, two, one, two):
         run(program, numbers(1.0))
     assert recorder.programs == [one, two]
@@ -76,7 +78,7 @@ def test_the_program_that_has_not_run_for_longest_is_forgotten() -> None:
 
 def test_programs_that_take_turns_and_are_too_many_run_as_they_are() -> None:
     recorder, programs = Recorder(), [Scaled(float(i)) for i in range(3)]
-    run = CapturedGraphs(recorder, GraphLimits(after=1, kept=2))
+    run = Recorded(recorder, RecordingLimits(after=1, kept=2))
     for program in programs * 5:
         run(program, numbers(1.0))
     assert recorder.programs == []
@@ -144,9 +146,11 @@ class Failing(Scaled):
 
 def test_what_cannot_be_recorded_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = Cuda(monkeypatch)
-    run = CapturedGraphs(limits=GraphLimits(after=0))
+    run = Recorded(CudaGraphs(), RecordingLimits(after=0))
     reads = Failing(RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore"))
-    message = r"CUDA graph on this network: .*not permitted when stream is capturing; run it without.*captured_graphs"
+    message = (
+        r"CUDA graph on this network: .*not permitted when stream is capturing; run it without.*operations"
+    )
     with pytest.raises(InputError, match=message):
         run(reads, numbers(1.0))
     assert cuda.stream == "the caller's"

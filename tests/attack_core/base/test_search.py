@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from attack_core.base.programs import Runner
+from attack_core.base.programs.program import Runner
 from attack_core.base.search import Question, Search, alone, asked, side_by_side
 
 asked_together: list[list[int]] = []

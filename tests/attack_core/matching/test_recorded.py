@@ -10,7 +10,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attack_core.attacks.auto import Auto
-from attack_core.base.programs import CapturedGraphs, GraphLimits, Program, Replay, Values
+from attack_core.base.programs.compiled import compile_program
+from attack_core.base.programs.program import Program, Values
+from attack_core.base.programs.recorded import Record, Recorded, RecordingLimits, Replay
+from attack_core.base.programs.ways import missing_compiler
 from attack_core.base.search import alone, side_by_side
 from attack_core.base.types import Attack, Reconstruction
 from attack_core.gradients.objectives import Both, Cosine, Signs, Similarity
@@ -32,11 +35,11 @@ PLAIN = Matching(iterations=9, lr=0.1, tv_weight=1e-4)
 SEVERAL = {"signal": "local_update", "batch": 2, "momentum": 0.0}
 
 
-def found(attack: Attack, seen: Observation, recorder: Recorder | None = None) -> Reconstruction:
+def found(attack: Attack, seen: Observation, record: Record | None = None) -> Reconstruction:
     search = attack.search(seen, build_model(seen.model), generator("attack"))
-    if recorder is None:
+    if record is None:
         return alone(search)
-    return alone(search, CapturedGraphs(recorder, GraphLimits(after=AFTER)))
+    return alone(search, Recorded(record, RecordingLimits(after=AFTER)))
 
 
 CASES: dict[str, tuple[Matching, str, dict[str, Any]]] = {
@@ -80,6 +83,29 @@ def test_what_is_recorded_gives_the_same_numbers(faces: ImageDataset, name: str)
     assert torch.equal(again.labels, expected.labels)
 
 
+COMPILED = (
+    "autograd's own gradients",
+    "cosine, restarts, batch",
+    "labels, priors",
+    "similarity",
+    "a point of its own",
+)
+"""The others are compiled without fault too, and take minutes (record 0117)."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(missing_compiler() is not None, reason="there is no C++ compiler")
+@pytest.mark.parametrize("name", COMPILED)
+def test_what_is_compiled_gives_the_same_numbers(faces: ImageDataset, name: str) -> None:
+    """Up to the rounding of sums in another order, which nine steps have made larger."""
+    attack, kind, options = CASES[name]
+    seen, _ = observed(faces, ModelConfig(kind=kind, image_size=16), **options)  # type: ignore[arg-type]
+    expected, again = found(attack, seen), found(attack, seen, compile_program)
+    torch.testing.assert_close(again.history, expected.history, rtol=1e-3, atol=1e-6, equal_nan=True)
+    torch.testing.assert_close(again.images, expected.images, rtol=0, atol=1e-3)
+    assert torch.equal(again.labels, expected.labels)
+
+
 def test_victims_in_one_program(faces: ImageDataset) -> None:
     attack = replace(PLAIN, restarts=2)
     seen = [observed(faces, ModelConfig(kind="cnn64", image_size=16), client=i)[0] for i in range(3)]
@@ -92,7 +118,7 @@ def test_victims_in_one_program(faces: ImageDataset) -> None:
         return [ended.result() for ended in side_by_side(searches, **options)]
 
     recorder = Recorder()
-    graphs = CapturedGraphs(recorder, GraphLimits(after=AFTER))
+    graphs = Recorded(recorder, RecordingLimits(after=AFTER))
     for one, other in zip(together(runner=graphs), together(), strict=True):
         torch.testing.assert_close(one.history, other.history, rtol=0, atol=0)
         torch.testing.assert_close(one.images, other.images, rtol=0, atol=0)
@@ -139,5 +165,5 @@ def test_nothing_passes_between_host_and_device(faces: ImageDataset, name: str) 
     seen, _ = observed(faces, ModelConfig(kind=kind, image_size=16), **options)  # type: ignore[arg-type]
     with apple_gpu():
         search = attack.search(seen.to(MPS), build_model(seen.model), generator("attack"))
-        answer = alone(search, CapturedGraphs(watched, GraphLimits(after=1)))
+        answer = alone(search, Recorded(watched, RecordingLimits(after=1)))
     assert answer.images.isfinite().all()

@@ -445,7 +445,7 @@ def test_a_budget_of_seconds_is_the_recorded_time_and_a_resumed_sweep_has_what_i
 
 
 def test_gpu_seconds_need_a_gpu_and_rows_of_the_cpu_have_none(
-    faces_root: Path, plain: Path, tmp_path: Path
+    faces_root: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match=r"study\.gpu_seconds = 60\.0: this sweep runs on the cpu"):
         run(sweep(faces_root, study__gpu_seconds=60), tmp_path)
@@ -454,9 +454,19 @@ def test_gpu_seconds_need_a_gpu_and_rows_of_the_cpu_have_none(
     ):
         resolve(sweep(faces_root, execution__precision="tf32"))
     with pytest.raises(
-        InputError, match=r"execution\.captured_graphs = True: this sweep runs on cpu, and CUDA"
+        InputError, match=r"execution\.programs = 'graphs': this sweep runs on cpu, and CUDA alone has graphs"
     ):
-        resolve(sweep(faces_root, execution__captured_graphs=True))
+        resolve(sweep(faces_root, execution__programs="graphs"))
+    with pytest.raises(
+        InputError, match=r"programs = 'compiled': must be operations or graphs where precision is bf16"
+    ):
+        sweep(faces_root, execution__programs="compiled", execution__precision="bf16")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        InputError,
+        match=r"execution\.programs = 'compiled': .* C\+\+ compiler 'no-such-compiler', which is not found; install",
+    ):
+        resolve(sweep(faces_root, execution__programs="compiled"))
     assert (pd.read_parquet(plain / "trials")["gpu_seconds"] == 0).all()
 
 
