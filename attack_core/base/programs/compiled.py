@@ -34,9 +34,6 @@ _OPTIONS = {
 }
 """Compiled by this process, as one file, which is faster than a file for each kernel. Nothing is loaded from a disk
 that others may have written to."""
-_KEPT = 32
-"""So many compiled programs stay with a process."""
-
 _Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device]
 """A tensor's shape, its strides, its type and its device."""
 
@@ -152,7 +149,7 @@ def _zeros(layout: _Layout) -> Tensor:
     return torch.zeros(room, dtype=dtype, device=device).as_strided(size, strides)
 
 
-@lru_cache(maxsize=_KEPT)
+@lru_cache(maxsize=32)  # A process that runs one network under several settings needs a few.
 def _kernels(traced: _Traced) -> Callable[..., tuple[Tensor, ...]]:
     """The compiled program: of all inputs and of the tensors that it reads besides, in order.
 
