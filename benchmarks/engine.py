@@ -40,7 +40,7 @@ from torch.nn import functional
 
 from attack_core.base.programs.program import Runner
 from attack_core.base.programs.recorded import RecordingLimits
-from attack_core.base.programs.ways import Programs, missing_compiler, runner_of
+from attack_core.base.programs.ways import Programs, no_compiler, runner_of
 from attack_core.base.search import Search, alone, side_by_side
 from attack_core.base.types import Reconstruction
 from attack_core.fc.head import Prefix
@@ -300,10 +300,8 @@ def victims(bench: Bench, name: str) -> list[Line]:
 def programs(bench: Bench, name: str) -> list[Line]:
     """Rows for each of three loops: an iteration operation by operation, compiled and, on CUDA, as a graph."""
     lines, others = [], list[Programs]()
-    if bench.device.type == "cpu" and (compiler := missing_compiler()):
-        lines.append(
-            missing(f"{name}: compiled / operations", "x", f"the C++ compiler {compiler!r} is not found")
-        )
+    if bench.device.type == "cpu" and (why := no_compiler()):
+        lines.append(missing(f"{name}: compiled / operations", "x", why))
     else:
         others.append("compiled")
     if bench.device.type == "cuda":

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from attack_core.base.programs.ways import missing_compiler
+from attack_core.base.programs.ways import no_compiler
 from fl_core.base.device import pick_device, prepare_process
 from fl_core.base.errors import InputError, NotSummable
 from fl_core.base.own_code import OwnCodeFailed
@@ -125,10 +125,10 @@ def _check_device(config: SweepConfig, device: str) -> None:
         raise InputError(
             f"execution.programs = {programs!r}: {here} CUDA alone has graphs; leave it at 'operations'."
         )
-    if programs == "compiled" and device == "cpu" and (missing := missing_compiler()):
+    if programs == "compiled" and device == "cpu" and (why := no_compiler()):
         raise InputError(
-            f"execution.programs = {programs!r}: {here} that needs the C++ compiler {missing!r}, which is not found; "
-            "install it, name another one in CXX, or leave it at 'operations'."
+            f"execution.programs = {programs!r}: {here} {why}; install one, name another one in CXX, or leave it at "
+            "'operations'."
         )
     if config.study.gpu_seconds is not None and device == "cpu":
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from typing import Literal
 
@@ -32,10 +33,19 @@ def runner_of(programs: Programs, limits: RecordingLimits | None = None) -> Runn
     return as_it_is
 
 
-def missing_compiler() -> str | None:
-    """The C++ compiler that compiling for the CPU needs and that is not found here; None where there is one.
+def no_compiler() -> str | None:
+    """Why nothing can be compiled for the CPU here, in words; None where there is a C++ compiler that works.
 
     The environment's CXX names it, as for PyTorch; otherwise it is g++, on a Mac clang++.
     """
     name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    return None if shutil.which(name) else name
+    if shutil.which(name) is None:
+        return f"the C++ compiler {name!r} is not found"
+    command = [name, "-x", "c++", "-fsyntax-only", "-"]
+    done = subprocess.run(command, input=b"#include <cmath>\n", capture_output=True, check=False)
+    said = done.stderr.decode(errors="replace").strip().splitlines()[:1]
+    return (
+        f"the C++ compiler {name!r} does not work: {said[0] if said else done.returncode}"
+        if done.returncode
+        else None
+    )

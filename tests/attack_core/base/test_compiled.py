@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Hashable
@@ -16,11 +17,11 @@ from torch import Tensor
 
 from attack_core.base.programs.compiled import compile_program
 from attack_core.base.programs.program import Program, Values
-from attack_core.base.programs.ways import missing_compiler
+from attack_core.base.programs.ways import no_compiler
 from fl_core.base.device import precision_of
 from fl_core.base.errors import InputError
 
-pytestmark = pytest.mark.skipif(missing_compiler() is not None, reason="there is no C++ compiler")
+pytestmark = pytest.mark.skipif(no_compiler() is not None, reason="there is no C++ compiler")
 
 
 @dataclass(eq=False)
@@ -107,6 +108,65 @@ def test_outputs_are_the_callers_to_keep(compilations: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
+    "what",
+    [
+        lambda x, own: x * own * torch.from_numpy(x.detach().numpy().std(axis=1, keepdims=True)),
+        lambda x, own: x * own * x.tolist()[0][0],
+        lambda x, own: x * own * (2.0 if x.detach().numpy().sum() > 0 else 3.0),
+    ],
+    ids=["an array", "a list", "a decision"],
+)
+def test_numbers_that_the_trace_does_not_see_are_found_out(what: Callable[[Tensor, Tensor], Tensor]) -> None:
+    program = Weighed(drawn(3), what)
+    with pytest.raises(InputError, match="cannot be compiled on this network: it reads numbers of its input"):
+        compile_program(program, (drawn(2, 3).abs(),))
+
+
+def test_kernels_are_tried_on_the_real_tensors() -> None:
+    program, x = Weighed(2 * torch.eye(3), lambda x, own: x @ torch.linalg.inv(own)), drawn(2, 3)
+    torch.testing.assert_close(compile_program(program, (x,))((x,))[0], x / 2)
+
+
+def test_a_compiler_that_fails_is_no_fault_of_the_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program, x = Weighed(drawn(11)), drawn(2, 11)
+    before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    broken = tmp_path / "broken folder"
+    broken.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "tempdir", str(broken))
+        with pytest.raises(
+            InputError, match=r"The temporary folder '.*broken folder' has a space in its name.*TMPDIR"
+        ):
+            compile_program(program, (x,))
+    with monkeypatch.context() as patched:
+        patched.setattr(inductor, "compile", failing)
+        with pytest.raises(
+            InputError, match=r"PyTorch cannot compile this attack here: x\.cpp:3:1: error: no memory; run"
+        ):
+            compile_program(program, (x,))
+    assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == before
+
+
+def failing(*_: Any, **__: Any) -> None:
+    raise RuntimeError(
+        "C++ compile error\n\nCommand:\ng++ x.cpp\n\nOutput:\nx.cpp:3:1: error: no memory\nmore"
+    )
+
+
+def test_no_text_of_a_trace_is_kept(compilations: list[int]) -> None:
+    from torch.fx import graph_module
+
+    before = set(graph_module._loader.eval_cache)
+    program, x = Weighed(drawn(5)), drawn(3, 5)
+    for _ in range(2):
+        compile_program(program, (x,))
+    assert set(graph_module._loader.eval_cache) <= before
+    assert len(compilations) <= 1
+
+
+@pytest.mark.parametrize(
     ("what", "message"),
     [
         (lambda x, own: x * float(own.sum()), "get value out of a tracing tensor"),
@@ -155,6 +215,6 @@ def test_memory_that_runs_out_is_no_fault_of_the_input() -> None:
 
 def test_the_compiler_is_the_one_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert missing_compiler() == "no-such-compiler"
-    monkeypatch.setenv("CXX", shutil.which("cat") or "cat")
-    assert missing_compiler() is None
+    assert no_compiler() == "the C++ compiler 'no-such-compiler' is not found"
+    monkeypatch.setenv("CXX", shutil.which("false") or "false")
+    assert str(no_compiler()).endswith("false' does not work: 1")

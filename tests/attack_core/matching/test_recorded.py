@@ -13,7 +13,7 @@ from attack_core.attacks.auto import Auto
 from attack_core.base.programs.compiled import compile_program
 from attack_core.base.programs.program import Program, Values
 from attack_core.base.programs.recorded import Record, Recorded, RecordingLimits, Replay
-from attack_core.base.programs.ways import missing_compiler
+from attack_core.base.programs.ways import no_compiler
 from attack_core.base.search import alone, side_by_side
 from attack_core.base.types import Attack, Reconstruction
 from attack_core.gradients.objectives import Both, Cosine, Signs, Similarity
@@ -94,7 +94,7 @@ COMPILED = (
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(missing_compiler() is not None, reason="there is no C++ compiler")
+@pytest.mark.skipif(no_compiler() is not None, reason="there is no C++ compiler")
 @pytest.mark.parametrize("name", COMPILED)
 def test_what_is_compiled_gives_the_same_numbers(faces: ImageDataset, name: str) -> None:
     """Up to the rounding of sums in another order, which nine steps have made larger."""

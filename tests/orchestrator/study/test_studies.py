@@ -464,7 +464,7 @@ def test_gpu_seconds_need_a_gpu_and_rows_of_the_cpu_have_none(
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(
         InputError,
-        match=r"execution\.programs = 'compiled': .* C\+\+ compiler 'no-such-compiler', which is not found; install",
+        match=r"execution\.programs = 'compiled': .* C\+\+ compiler 'no-such-compiler' is not found; install",
     ):
         resolve(sweep(faces_root, execution__programs="compiled"))
     assert (pd.read_parquet(plain / "trials")["gpu_seconds"] == 0).all()
