@@ -40,7 +40,7 @@ from torch.nn import functional
 
 from attack_core.base.programs.program import Runner
 from attack_core.base.programs.recorded import RecordingLimits
-from attack_core.base.programs.ways import Programs, no_compiler, runner_of
+from attack_core.base.programs.ways import Programs, runner_of, why_not
 from attack_core.base.search import Search, alone, side_by_side
 from attack_core.base.types import Reconstruction
 from attack_core.fc.head import Prefix
@@ -300,14 +300,12 @@ def victims(bench: Bench, name: str) -> list[Line]:
 def programs(bench: Bench, name: str) -> list[Line]:
     """Rows for each of three loops: an iteration operation by operation, compiled and, on CUDA, as a graph."""
     lines, others = [], list[Programs]()
-    if bench.device.type == "cpu" and (why := no_compiler()):
-        lines.append(missing(f"{name}: compiled / operations", "x", why))
-    else:
-        others.append("compiled")
-    if bench.device.type == "cuda":
-        others.append("graphs")
-    else:
-        lines.append(missing(f"{name}: graphs / operations", "x", "CUDA alone has graphs"))
+    ways_besides: tuple[Programs, ...] = ("compiled", "graphs")
+    for way in ways_besides:
+        if why := why_not(way, bench.device.type):
+            lines.append(missing(f"{name}: {way} / operations", "x", why))
+        else:
+            others.append(way)
     for kind, size in (("cnn64", 64), ("lenet", 32), ("resnet18", 32)):
         setting, title = Setting(kind, size, 1, L2()), f"{name}: {kind}"
         loops = {each: Loop.of(setting, replace(bench, programs=each), 1) for each in ("operations", *others)}
@@ -327,7 +325,7 @@ def rounded(bench: Bench, name: str) -> list[Line]:
     lines = []
     precisions: list[Precision] = ["bf16", "tf32"] if bench.device.type == "cuda" else ["bf16"]
     for kind, size, batch in (("cnn64", 64, 1), ("cnn64", 64, 8), ("resnet18", 32, 1)):
-        loop = Loop.of(Setting(kind, size, batch, L2()), bench, 1)
+        loop = Loop.of(Setting(kind, size, batch, L2()), replace(bench, programs="operations"), 1)
 
         def in_precision(precision: Precision, loop: Loop = loop) -> Tensor:
             with precision_of(precision):
@@ -578,6 +576,8 @@ def main() -> int:
             victims=options.victims,
             programs=options.programs,
         )
+        if why := why_not(bench.programs, bench.device.type):
+            raise InputError(f"--programs {bench.programs}: {why}.")
         torch.set_num_threads(1)
         fine = True
         for name in options.rows:

@@ -81,9 +81,8 @@ def keep_freed_pages() -> bool:
     the next ones: a quarter of the CPU time of training cnn64. Numbers are the same. Up to 2 GiB stay with the process.
     Only glibc (Linux) has the two settings.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if (library := _glibc()) is None:
         return False
-    library = ctypes.CDLL(None)
     # No block has a mapping of its own, which would be given back with it.
     return bool(library.mallopt(_MMAP_MAX, 0)) and bool(library.mallopt(_TRIM_THRESHOLD, _KEPT))
 
@@ -93,9 +92,13 @@ def give_back_pages() -> bool:
 
     For when memory has run out: what lies free in this heap serves no kernel that oneDNN makes and no other process.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    return bool(ctypes.CDLL(None).malloc_trim(0))
+    library = _glibc()
+    return library is not None and bool(library.malloc_trim(0))
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """This process's C library where it is glibc."""
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def set_precision(precision: CudaPrecision) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from attack_core.base.programs.ways import no_compiler
+from attack_core.base.programs.ways import why_not
 from fl_core.base.device import pick_device, prepare_process
 from fl_core.base.errors import InputError, NotSummable
 from fl_core.base.own_code import OwnCodeFailed
@@ -121,15 +121,9 @@ def _check_device(config: SweepConfig, device: str) -> None:
             f"execution.precision = {precision!r}: {here} that is for the CPU and CUDA; leave it at 'float32'."
         )
     programs = config.execution.programs
-    if programs == "graphs" and device != "cuda":
-        raise InputError(
-            f"execution.programs = {programs!r}: {here} CUDA alone has graphs; leave it at 'operations'."
-        )
-    if programs == "compiled" and device == "cpu" and (why := no_compiler()):
-        raise InputError(
-            f"execution.programs = {programs!r}: {here} {why}; install one, name another one in CXX, or leave it at "
-            "'operations'."
-        )
+    if why := why_not(programs, device):
+        first = "install one, name another one in CXX, or " if programs == "compiled" else ""
+        raise InputError(f"execution.programs = {programs!r}: {here} {why}; {first}leave it at 'operations'.")
     if config.study.gpu_seconds is not None and device == "cpu":
         raise InputError(
             f"study.gpu_seconds = {config.study.gpu_seconds}: this sweep runs on the cpu; give study.seconds instead."

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from attack_core.base.programs.program import Program, Values
-from attack_core.base.programs.recorded import Replay, not_recorded
+from attack_core.base.programs.recorded import Replay, not_recorded, refused
 from fl_core.base.device import out_of_memory, products_of_cuda
 from fl_core.base.errors import InputError, first_line
 from fl_core.base.products.bf16 import products_are_rounded
@@ -47,11 +47,11 @@ def compile_program(program: Program, inputs: Values) -> Replay:
 
     Whatever the program reads besides its inputs is read where it was, each time.
     """
-    held = tuple(each.detach().clone() for each in inputs)
     if products_are_rounded():
         raise InputError(
             "A program cannot be compiled with products in bfloat16: its kernels would not round them."
         )
+    held = tuple(each.detach().clone() for each in inputs)
     with _private_folder() as folder:
         try:
             graph, others = _traced(program, held)
@@ -85,9 +85,8 @@ def _compare(program: Program, replay: Replay, inputs: Values) -> None:
         off = torch.linalg.vector_norm(found - expected)
         # A thousandth is far above rounding, and far below what another image makes of such a number.
         if not bool(off <= 1e-3 * torch.linalg.vector_norm(expected) + 1e-12):
-            raise not_recorded(
-                "be compiled",
-                ValueError("it reads numbers of its input in a way that does not show, as by NumPy"),
+            raise refused(
+                "be compiled", "it reads numbers of its input in a way that does not show, as by NumPy"
             )
 
 
@@ -176,7 +175,6 @@ def _as_inputs(graph: GraphModule) -> Values:
                 raise ValueError(f"it has a {type(tensor).__name__} in it, where tensors alone can be")
             with graph.graph.inserting_after(last):
                 last = places[name] = graph.graph.placeholder(f"fixed_{len(tensors)}")
-            last.meta.update(node.meta)
             tensors.append(tensor.detach())
         node.replace_all_uses_with(places[name])
         graph.graph.erase_node(node)

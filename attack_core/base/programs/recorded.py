@@ -65,9 +65,13 @@ def not_recorded(what: str, error: Exception) -> Exception:
     first = _first(error)
     if isinstance(first, InputError) or out_of_memory(first):
         return first
+    return refused(what, first_line(first))
+
+
+def refused(what: str, why: str) -> InputError:
+    """What to raise where `what` cannot be made of a program for a reason that lies in the network."""
     return InputError(
-        f"This attack cannot {what} on this network: {first_line(first)}; run it without, as by "
-        "execution.programs: operations."
+        f"This attack cannot {what} on this network: {why}; run it without, as by execution.programs: operations."
     )
 
 

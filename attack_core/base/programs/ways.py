@@ -33,6 +33,15 @@ def runner_of(programs: Programs, limits: RecordingLimits | None = None) -> Runn
     return as_it_is
 
 
+def why_not(programs: Programs, device: str) -> str | None:
+    """Why programs cannot run so on this kind of device here, in words; None where they can."""
+    if programs == "graphs" and device != "cuda":
+        return "CUDA alone has graphs"
+    if programs == "compiled" and device == "cpu":
+        return no_compiler()
+    return None
+
+
 def no_compiler() -> str | None:
     """Why nothing can be compiled for the CPU here, in words; None where there is a C++ compiler that works.
 
@@ -43,9 +52,7 @@ def no_compiler() -> str | None:
         return f"the C++ compiler {name!r} is not found"
     command = [name, "-x", "c++", "-fsyntax-only", "-"]
     done = subprocess.run(command, input=b"#include <cmath>\n", capture_output=True, check=False)
-    said = done.stderr.decode(errors="replace").strip().splitlines()[:1]
-    return (
-        f"the C++ compiler {name!r} does not work: {said[0] if said else done.returncode}"
-        if done.returncode
-        else None
-    )
+    if done.returncode == 0:
+        return None
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    return f"the C++ compiler {name!r} does not work: {said[0] if said else done.returncode}"

@@ -18,7 +18,7 @@ from torch import Tensor
 from attack_core.base.programs.compiled import compile_program
 from attack_core.base.programs.program import Program, Values
 from attack_core.base.programs.ways import no_compiler
-from fl_core.base.device import precision_of
+from fl_core.base.device import cpu_threads, precision_of
 from fl_core.base.errors import InputError
 
 pytestmark = pytest.mark.skipif(no_compiler() is not None, reason="there is no C++ compiler")
@@ -88,12 +88,8 @@ def test_programs_that_do_the_same_share_kernels(compilations: list[int]) -> Non
     assert len(compilations) == 1
     more = drawn(4, 7)
     torch.testing.assert_close(compile_program(one, (more,))((more,)), one(more), rtol=1e-6, atol=1e-6)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads + 1)
+    with cpu_threads(torch.get_num_threads() + 1):
         compile_program(one, (x,))
-    finally:
-        torch.set_num_threads(threads)
     assert len(compilations) == 3, "other shapes and other threads have kernels of their own"
 
 
