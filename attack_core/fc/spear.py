@@ -42,6 +42,10 @@ class SpearLimits:
     """By which factor the gradient's last singular value of an image must exceed the next one, which is noise."""
     live: float = 1e-5
     """A unit whose row is shorter than this share of the longest row is on for no image."""
+    numbers: int = 2**22
+    """So many numbers at most have the matrices of sets of zeros that are looked at together: 32 MB."""
+    rounding: float = 1e-12
+    """Squares below this share of the largest are rounding of float64."""
     off: float = 1e-3
     """A unit is off where the error is below this share of the direction's largest error."""
     parallel: float = 1e-8
@@ -156,10 +160,13 @@ class _LastLayer:
         """The same for some of the units."""
         return _LastLayer(self.span[which], None if self.common is None else self.common[which], self.fit)
 
-    def fits(self, errors: Tensor) -> bool:
-        """Whether the errors (O,) of units that are on could be an image's."""
-        solution = torch.linalg.lstsq(self.span, errors[:, None], driver="gelsd").solution
-        return float((self.span @ solution - errors[:, None]).norm()) < self.fit * float(errors.norm())
+    def fits(self, errors: Tensor, on: Tensor, limits: SpearLimits) -> Tensor:
+        """Whether each row of errors (N, O) could be an image's, by its units that are `on` (N, O) alone, (N,)."""
+        weights = on.to(errors)
+        energy, products = (weights * errors.square()).sum(1), (weights * errors) @ self.span
+        squares = _squares(self.span, weights)
+        solved = (torch.linalg.pinv(squares, hermitian=True, rtol=limits.rounding) @ products[:, :, None])[:, :, 0]
+        return energy - (products * solved).sum(1) < self.fit**2 * energy
 
 
 @dataclass(frozen=True)
@@ -222,7 +229,7 @@ def _candidates(problem: _SeparationProblem, generator: torch.Generator, rounds:
         units = pools[number % len(pools)]
         keys = torch.rand((limits.together, len(units)), generator=generator)
         chosen = units[keys.topk(problem.count - 1, dim=1).indices]
-        candidates = torch.linalg.svd(chosen, full_matrices=True).Vh[:, -1]
+        candidates = torch.linalg.qr(chosen.mT, mode="complete").Q[:, :, -1]
         yield torch.cat([candidates, _tightened(left, candidates, limits)]) if len(pools) > 1 else candidates
 
 
@@ -279,13 +286,20 @@ def _conspicuous(problem: _SeparationProblem, candidates: Tensor) -> list[Tensor
     if problem.count == 1:
         return list(candidates)
     enough = off.sum(1) >= (problem.count if last is not None else 2 * problem.count)
-    kept = []
     # Choices of units repeat, so each set of zeros is looked at once.
-    for pattern in torch.unique(off[enough], dim=0):
-        direction = torch.linalg.svd(left[pattern], full_matrices=True).Vh[-1]
-        if last is None or last.of_units(~pattern).fits(left[~pattern] @ direction):
-            kept.append(direction)
+    patterns = torch.unique(off[enough], dim=0)
+    side = max(problem.count, 0 if last is None else last.span.shape[1])
+    kept: list[Tensor] = []
+    for some in patterns.split(max(1, problem.limits.numbers // side**2)):
+        directions = torch.linalg.eigh(_squares(left, some.to(left))).eigenvectors[:, :, 0]
+        kept += directions if last is None else directions[last.fits(directions @ left.mT, ~some, problem.limits)]
     return kept
+
+
+def _squares(rows: Tensor, weights: Tensor) -> Tensor:
+    """The sums (N, K, K) of the rows' (O, K) outer products, each row as often as `weights` (N, O) say."""
+    outer = rows[:, :, None] * rows[:, None, :]
+    return (weights @ outer.flatten(1)).unflatten(1, outer.shape[1:])
 
 
 def _solve(

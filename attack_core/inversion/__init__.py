@@ -1,4 +1,4 @@
-"""Feature inversion: images from layer inputs, by continuation in preconditioned coordinates."""
+"""Feature inversion: images from layer inputs, by continuation with a preconditioner."""
 
 import lazy_loader
 
@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "features": ["FeatureInverter", "along_path", "drift_errors"],
         "gradient_fit": ["GradientFit", "is_smooth"],
         "joint": ["JointInputs"],
-        "preconditioner": ["Coordinates", "PixelScale"],
+        "preconditioner": ["Metric", "PixelScale", "WindowPreconditioner"],
         "refinement": ["NextLayer", "equations_mismatch"],
     },
 )

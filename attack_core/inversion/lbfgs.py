@@ -64,34 +64,40 @@ LINE_SEARCH_LIMITS = LineSearchLimits()
 
 
 class Pairs:
-    """At most `most` steps s (n,) with the gradient's change y (n,) along each; the oldest are forgotten first."""
+    """At most `most` steps s (n,) with the gradient's change y (n,) along each; the oldest are forgotten first.
+
+    A metric M turns gradients: the estimate of the inverse Hessian begins with a multiple of it. Kept are s and M y.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._first = self._count = self._pending = 0
+        self._first = self._count = 0
+        self._new: list[Tensor] = []
         self._steps = self._changes = torch.empty((0, 0))
         self._products = self._squares = torch.empty((0, 0), dtype=torch.float64)
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, step: Tensor, change: Tensor, limits: LineSearchLimits = LINE_SEARCH_LIMITS) -> bool:
-        """Keep a pair, unless the loss is not convex along it: then False."""
-        if not float(step @ change) > limits.least_curvature * float(change @ change):
+    def add(
+        self, step: Tensor, change: Tensor, turned: Tensor, limits: LineSearchLimits = LINE_SEARCH_LIMITS
+    ) -> bool:
+        """Keep a pair with M times its change, unless the loss is not convex along it: then False."""
+        if not float(step @ change) > limits.least_curvature * float(change @ turned):
             return False
         if self._count == self._most:
             self._first, self._count = self._first + 1, self._count - 1
         self._make_room(step)
         at = self._first + self._count
-        self._steps[at], self._changes[at] = step, change
+        self._steps[at], self._changes[at] = step, turned
         self._count += 1
-        self._pending = min(self._pending + 1, self._count)
+        self._new = [*self._new, change][-self._count :]
         return True
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """Minus the inverse Hessian's estimate times `gradient`; minus the gradient itself where there are no pairs."""
+    def direction(self, gradient: Tensor, turned: Tensor) -> Tensor:
+        """Minus the inverse Hessian's estimate times `gradient`; where there are no pairs minus M times it, `turned`."""
         if not self._count:
-            return -gradient
+            return -turned
         along, across = self._multiplied(gradient)
         kept = slice(self._first, self._first + self._count)
         upper, squares = self._products[kept, kept].triu(), self._squares[kept, kept]
@@ -100,7 +106,7 @@ class Pairs:
         middle = upper.diagonal() * first + scale * (squares @ first) - scale * across
         second = torch.linalg.solve_triangular(upper.mT, middle[:, None], upper=False)[:, 0]
         weights = [each.to(gradient.dtype).to(gradient.device) for each in (second, scale * first)]
-        found: Tensor = -scale * gradient
+        found: Tensor = -scale * turned
         found -= self._steps[kept].t().mv(weights[0])
         found += self._changes[kept].t().mv(weights[1])
         return found
@@ -111,8 +117,8 @@ class Pairs:
         Those with pairs that are new are noted on the way: the matrices are read once for both.
         """
         end = self._first + self._count
-        kept, new = slice(self._first, end), slice(end - self._pending, end)
-        others = torch.cat([gradient[None], self._changes[new]])
+        kept, new = slice(self._first, end), slice(end - len(self._new), end)
+        others = torch.stack([gradient, *self._new])
         # The few rows first: the other way round takes twice the time.
         along, across = (
             exact(functional.linear(others, each[kept]), "solving for L-BFGS's direction")
@@ -121,7 +127,7 @@ class Pairs:
         self._products[kept, new] = along[1:].mT
         self._squares[kept, new] = across[1:].mT
         self._squares[new, kept] = across[1:]
-        self._pending = 0
+        self._new = []
         return along[0], across[0]
 
     def _make_room(self, like: Tensor) -> None:

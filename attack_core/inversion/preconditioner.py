@@ -1,141 +1,132 @@
-"""DCT preconditioner: coordinates in which a network passes all of an image's structure about equally strongly.
+"""Preconditioners: what a network passes weakly, a descent has to move far, and what it passes strongly, little.
 
 Convolutions with pooling pass coarse structure a hundred to ten thousand times more strongly than fine structure, and
-a descent in pixels spends its steps on the coarse part. Cosine coefficients in opponent colours, each divided by the
-root of the network's gain at its frequency, even that out.
+of fine structure some patterns more than others. A descent in pixels spends its steps on what is passed strongly.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
-
-from attack_core.priors.colour_tv import colour_axes
-from attack_core.priors.penalties import cosine_matrix
+from torch.nn import functional
 
 
-class Coordinates(Protocol):
-    """Coordinates of images in which a descent moves; each method takes and gives (B, C, H, W)."""
+class Metric(Protocol):
+    """A symmetric positive definite matrix that is about as the inverse Hessian is."""
 
-    def images(self, scaled: Tensor) -> Tensor:
-        """The images of coordinates."""
-        ...
-
-    def gradient(self, images: Tensor) -> Tensor:
-        """A loss's gradient by coordinates, from the one by the images."""
-        ...
-
-    def scaled(self, images: Tensor) -> Tensor:
-        """The coordinates of images: the inverse of `images`."""
+    def turned(self, gradient: Tensor) -> Tensor:
+        """The matrix times a gradient, both (1, C, H, W)."""
         ...
 
 
 @dataclass(frozen=True)
 class PixelScale:
-    """Pixels times `scale` (B, 1 or C, H, W): how strongly each moves what is seen."""
+    """Pixels that move what is seen by `scale` (1, 1 or C, H, W)."""
 
     scale: Tensor
 
-    def images(self, scaled: Tensor) -> Tensor:
-        """See `Coordinates`."""
-        return scaled / self.scale
-
-    def gradient(self, images: Tensor) -> Tensor:
-        """See `Coordinates`."""
-        return images / self.scale
-
-    def scaled(self, images: Tensor) -> Tensor:
-        """See `Coordinates`."""
-        return images * self.scale
+    def turned(self, gradient: Tensor) -> Tensor:
+        """See `Metric`."""
+        return gradient / self.scale.square()
 
 
 Features = Callable[[Tensor], Tensor]
-"""From images (B, C, H, W) to a layer's inputs (B, I)."""
+"""From images (1, C, H, W) to a layer's inputs (1, I)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreconditionerLimits:
-    """How the network's gain at each frequency is estimated. Neither field was measured against other values."""
+class WindowLimits:
+    """The windows, and how the network's gain in them is estimated (docs/decisions, 0118)."""
 
+    stride: int = 2
+    """From one window to the next, in pixels."""
+    overlap: int = 2
+    """How far a window reaches over that on each side."""
     probes: int = 8
-    """How many times white noise is sent backwards; the mean over them, and over a band, is the estimate."""
-    floor: float = 1e-4
-    """Gains below this share of the largest are noise, and count as this share."""
+    """How many times white noise is sent backwards, at least."""
+    samples: float = 4.0
+    """And how many windows it has to meet for each number of a window, where images are small."""
+    most_probes: int = 64
+    """At most, whatever the image."""
+    reach: float = 2.0
+    """The square of so many evaluations, over those that are left, is the share of the largest gain that is added to all.
+
+    What a descent of k evaluations reaches are gains down to about 1 / k^2 of the largest, as conjugate gradients do; a
+    preconditioner that goes beyond moves everything at first and little to its end.
+    """
+
+    @property
+    def form(self) -> dict[str, int]:
+        """The windows, as the library's `unfold` and `fold` are told of them."""
+        side = self.stride + 2 * self.overlap
+        return {"kernel_size": side, "padding": self.overlap, "stride": self.stride}
 
 
-PRECONDITIONER_LIMITS = PreconditionerLimits()
+WINDOW_LIMITS = WindowLimits()
 """The limits in force."""
 
 
 @dataclass(frozen=True)
-class DctPreconditioner:
-    """Cosine coefficients: `rows` (H, H), `columns` (W, W), `colours` (C, C) are orthonormal; `scale` divides."""
+class WindowPreconditioner:
+    """An inverse of J^T J in each of many windows, added up: additive Schwarz (Toselli and Widlund 2005, section 1.5).
 
-    rows: Tensor
-    columns: Tensor
-    colours: Tensor
-    scale: Tensor
+    J is the network's Jacobian. One `matrix` (N, N) stands for all windows, of N numbers each, because convolutions do
+    the same everywhere.
+    """
+
+    matrix: Tensor
+    limits: WindowLimits = WINDOW_LIMITS
 
     @classmethod
     def measured(
         cls,
         features: Features,
         image: Tensor,
+        evaluations: int,
+        *,
         generator: torch.Generator,
-        limits: PreconditionerLimits = PRECONDITIONER_LIMITS,
-    ) -> DctPreconditioner:
-        """Scales from the gain at `image` (1, C, H, W): white noise sent backwards has the power of J^T J.
+        limits: WindowLimits = WINDOW_LIMITS,
+    ) -> WindowPreconditioner:
+        """From the gain at `image` (1, C, H, W), for a descent of so many evaluations.
 
-        Where no pixel moves a feature, as where all units are off, they are 1.
+        White noise sent backwards has the covariance J^T J. Where no pixel moves a feature, as where all units are off, and where one
+        moves them without bounds, it is a multiple of the identity.
         """
-        rows, columns = (cosine_matrix(side).to(image) for side in image.shape[-2:])
-        plain = cls(rows, columns, colour_axes(image), torch.ones_like(image[0]))
         point = image.detach().clone().requires_grad_(True)
         found = features(point)
-        power = torch.zeros_like(image[0])
-        for _ in range(limits.probes):
+        _, numbers, windows = functional.unfold(_padded(point.detach(), limits), **limits.form).shape
+        wanted = math.ceil(limits.samples * numbers / windows)
+        square = torch.zeros((numbers, numbers), device=image.device)
+        for _ in range(min(max(limits.probes, wanted), limits.most_probes)):
             noise = torch.randn(found.shape, generator=generator).to(found)
-            (back,) = torch.autograd.grad(found, point, noise, retain_graph=True)
-            power += plain.coefficients(back)[0].square()
-        gain = _band_means(power).sqrt()
-        if not bool(gain.any()):
-            return plain
-        return cls(rows, columns, plain.colours, (gain / gain.max()).clamp_min(limits.floor).sqrt())
+            # As a product: given as the outer gradient, noise makes the library load a package for symbols.
+            (back,) = torch.autograd.grad((found * noise).sum(), point, retain_graph=True)
+            (seen,) = functional.unfold(_padded(back, limits), **limits.form)
+            square += seen @ seen.mT
+        if not (bool(square.isfinite().all()) and bool(square.any())):
+            square = torch.eye(numbers, device=image.device)
+        gains, turn = torch.linalg.eigh(square.cpu())  # On the CPU: MPS has no eigenvalues.
+        lifted = gains / gains[-1] + (limits.reach / evaluations) ** 2
+        return cls(((turn / lifted) @ turn.mT).to(image.device), limits)
 
-    def coefficients(self, images: Tensor) -> Tensor:
-        """Unscaled coefficients of images, both (B, C, H, W)."""
-        turned = torch.einsum("kc,nchw->nkhw", self.colours, images)
-        return self.rows @ turned @ self.columns.mT
-
-    def gradient(self, images: Tensor) -> Tensor:
-        """A loss's gradient by scaled coefficients, where the one by the images is `images`, both (B, C, H, W)."""
-        return self.coefficients(images) / self.scale
-
-    def scaled(self, images: Tensor) -> Tensor:
-        """The scaled coefficients of images, both (B, C, H, W): the inverse of `images`."""
-        return self.coefficients(images) * self.scale
-
-    def images(self, scaled: Tensor) -> Tensor:
-        """The images of scaled coefficients, both (B, C, H, W)."""
-        planes = self.rows.mT @ (scaled / self.scale) @ self.columns
-        return torch.einsum("kc,nkhw->nchw", self.colours, planes)
+    def turned(self, gradient: Tensor) -> Tensor:
+        """See `Metric`."""
+        height, width = gradient.shape[-2:]
+        padded = _padded(gradient, self.limits)
+        found = functional.fold(
+            self.matrix @ functional.unfold(padded, **self.limits.form),
+            padded.shape[-2:],
+            **self.limits.form,
+        )
+        return found[..., :height, :width]
 
 
-def _band_means(power: Tensor) -> Tensor:
-    """Each coefficient's power (C, H, W) replaced by the mean over its channel's half-octave of frequency."""
-    channels, height, width = power.shape
-    longer = max(height, width)
-    down = torch.arange(height, device=power.device) * (longer / height)
-    across = torch.arange(width, device=power.device) * (longer / width)
-    frequency = torch.maximum(down[:, None], across[None, :])
-    band = (2.0 * torch.log2(frequency + 1.0)).round().long().expand(channels, -1, -1)
-    count = int(band.max()) + 1
-    index = (band + count * torch.arange(channels, device=power.device)[:, None, None]).flatten()
-    empty = torch.zeros(count * channels, device=power.device)
-    members = empty.index_add(0, index, torch.ones_like(power).flatten())
-    sums = empty.index_add(0, index, power.flatten())
-    return (sums / members.clamp_min(1.0))[index].view(power.shape)
+def _padded(images: Tensor, limits: WindowLimits) -> Tensor:
+    """Images (B, C, H, W) with zeros to the right and below, so that windows cover all of them."""
+    height, width = images.shape[-2:]
+    return functional.pad(images, (0, -width % limits.stride, 0, -height % limits.stride))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attack_core.inversion.preconditioner import Coordinates
+    from attack_core.inversion.preconditioner import Metric
 
 Mismatch: TypeAlias = "Callable[[Tensor], Tensor]"
 """From images (B, 3, S, S) to how badly they explain the data, relative to the data's own square, ()."""
@@ -16,5 +16,5 @@ EachMismatch: TypeAlias = "Callable[[Tensor, Sequence[int]], Tensor]"
 """From images (n, 3, S, S) and which of the problems each is for to how badly each explains its own data, (n,)."""
 Penalty: TypeAlias = "Callable[[Tensor], Tensor]"
 """From images (n, 3, S, S) to how unlikely each is, (n,)."""
-Measure: TypeAlias = "Callable[[Tensor], Coordinates]"
-"""From images (B, 3, S, S) to the coordinates that suit the data there."""
+Measure: TypeAlias = "Callable[[Tensor, int], Metric]"
+"""From images (B, 3, S, S), and how many evaluations follow, to the metric that suits the data there."""

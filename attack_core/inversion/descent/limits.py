@@ -51,8 +51,11 @@ class ContinuationLimits:
     On cnn64 20 and 40 are within 0.3 dB (eight CelebA pictures of the validation split). Cross-validation takes none
     over: each of its stages is judged as one that began anew.
     """
-    measures_again: bool = True
-    """Whether each stage behind the first one measures the network's gain anew, and not the second one alone."""
+    measures_again: bool = False
+    """Whether each stage behind the first one measures the network's gain anew, and not the second one alone.
+
+    Where an error is known each does anyway: with one measurement that cost 0.5 dB and more (docs/decisions, 0116).
+    """
     together: int = 16
     """How many images that have each a problem of their own are evaluated in one batch."""
     pair_bytes: float = 2.0**30
@@ -97,13 +100,12 @@ NOTHING_CARRIED = ContinuationLimits(carried=0)
 """Those where refinement follows. There pairs of earlier stages made the one golden trial 0.9 dB worse, with 0.2 dB and
 more of chance: each unit that switches bends its loss anew."""
 
-FEW_CARRIED = ContinuationLimits(carried=5)
+FEW_CARRIED = ContinuationLimits(carried=5, measures_again=True)
 """Those of inputs of deep convolutions. With 160 evaluations `convnet` has on five pictures of CIFAR-10's training
 split 67 to 77 dB with none and with 5, and on one of them 50 in the place of 67 with 20."""
 
-SETTLING = ContinuationLimits(settling=8, settled_between=0.2, settled_at_end=0.005, measures_again=False)
-"""Those where a convolution's input is known exactly. There measuring once costs a tenth of a decibel at most
-(docs/decisions, 0116); where noise is known it cost 0.5 dB and more.
+SETTLING = ContinuationLimits(settling=8, settled_between=0.2, settled_at_end=0.005)
+"""Those where a convolution's input is known exactly.
 
 Three synthetic faces of a series of their own and three CelebA pictures of the validation split, cnn64 at 64 pixels,
 240 evaluations: 190 are left of 244, and the mean is 62.94 dB in the place of 62.98 (each within 0.23). With 0.01 at

@@ -17,7 +17,7 @@ from attack_core.evidence.cross_validation import Residuals, chosen, evidence
 from attack_core.inversion.descent.given import EachMismatch, Measure, Mismatch, Penalty
 from attack_core.inversion.descent.limits import ContinuationLimits
 from attack_core.inversion.lbfgs import Pairs, Value, search
-from attack_core.inversion.preconditioner import Coordinates
+from attack_core.inversion.preconditioner import Metric
 from attack_core.inversion.together import Descent, Point, look, run
 from fl_core.base.decibels import TINY
 
@@ -60,13 +60,14 @@ class Stages:
         images = start.detach()
         moves: deque[Move] = deque(maxlen=self.limits.carried)
         left = self.evaluations // len(weights) * len(weights)
-        coordinates: Coordinates | None = None
+        metric: Metric | None = None
         for stage, weight in enumerate(weights):
-            if measure is not None and (stage == 1 or (stage and self.limits.measures_again)):
-                coordinates = measure(images)
             stages = len(weights) - stage
             count = left // stages
-            reached = yield from self.one(images, coordinates, weight, count, moves, last=stages == 1)
+            again = error > 0 or self.limits.measures_again
+            if measure is not None and (stage == 1 or (stage and again)):
+                metric = measure(images, count if again else left)
+            reached = yield from self.one(images, metric, weight, count, moves, last=stages == 1)
             images = reached.images
             left -= count if self.limits.settling is None else min(reached.used, count)
             if reached.match < error or reached.hopeless:
@@ -89,9 +90,9 @@ class Stages:
             best = found.index(max(found))
             if 0 < best <= stage - self.limits.patience:
                 break  # Before any evidence has been found the way goes on: faint signals show late.
-            coordinates = measure(path[-1]) if measure is not None and stage > 0 else None
+            metric = measure(path[-1], count) if measure is not None and stage > 0 else None
             nothing: deque[Move] = deque(maxlen=0)
-            images = alone(self.one(path[-1], coordinates, weight, count, nothing), mismatch, penalty).images
+            images = alone(self.one(path[-1], metric, weight, count, nothing), mismatch, penalty).images
             path.append(images)
             left.append(residuals(images))
             found.append(evidence(left[0], left[-1]))
@@ -100,7 +101,7 @@ class Stages:
     def one(
         self,
         start: Tensor,
-        coordinates: Coordinates | None,
+        metric: Metric | None,
         weight: float,
         evaluations: int,
         moves: deque[Move],
@@ -111,29 +112,36 @@ class Stages:
 
         `moves` are the last of stages before; this one's are added.
         """
-        axes, limits = Axes(coordinates, start), self.limits
+        limits = self.limits
 
         def evaluate(moved: Tensor) -> Descent[Value[Point]]:
-            point = yield start + axes.images(moved)
+            point = yield start + moved.view(start.shape)
             total = limits.scale * (point.match + weight * point.variation)
             if math.isfinite(total):
                 self.report(point.match)
             gradient = limits.scale * (point.data + weight * point.prior)
-            return Value(total if math.isfinite(total) else math.inf, axes.gradient(gradient), point)
+            return Value(total if math.isfinite(total) else math.inf, gradient.flatten(), point)
+
+        def turned(gradient: Tensor) -> Tensor:
+            return gradient if metric is None else metric.turned(gradient.view(start.shape)).flatten()
 
         pairs = Pairs(self.memory)
         for move in moves:
-            pairs.add(axes.scaled(move.step), axes.gradient(limits.scale * (move.data + weight * move.prior)))
+            change = (limits.scale * (move.data + weight * move.prior)).flatten()
+            pairs.add(move.step.flatten(), change, turned(change))
         moved = torch.zeros(start.numel(), device=start.device)
         value, used = (yield from evaluate(moved)), 1
         if math.isinf(value.loss):
             raise AttackFailed("The mismatch is not finite.")
+        slope = turned(value.gradient)
         seen = deque([value.note.match], maxlen=limits.still + 1)
         while used < evaluations and not (limits.hopeless(seen) or limits.settled(seen, last=last)):
-            direction = pairs.direction(value.gradient)
+            direction = pairs.direction(value.gradient, slope)
             if not float(direction @ value.gradient) < 0.0:
-                pairs, direction = Pairs(self.memory), -value.gradient
-            first = 1.0 if len(pairs) else min(1.0, 1.0 / max(float(value.gradient.abs().sum()), TINY))
+                pairs, direction = Pairs(self.memory), -slope
+            first = 1.0
+            if not len(pairs):
+                first = min(1.0, 1.0 / max(math.sqrt(len(slope) * float(slope @ value.gradient)), TINY))
             step, after, count = yield from search(evaluate, moved, value, direction, first)
             used += count
             if not step:
@@ -141,10 +149,11 @@ class Stages:
                     break
                 pairs = Pairs(self.memory)
                 continue
-            pairs.add(step * direction, after.gradient - value.gradient)
+            ahead = turned(after.gradient)
+            pairs.add(step * direction, after.gradient - value.gradient, ahead - slope)
             old, new = value.note, after.note
             moves.append(Move(new.images - old.images, new.data - old.data, new.prior - old.prior))
-            moved, value = moved + step * direction, after
+            moved, value, slope = moved + step * direction, after, ahead
             seen.append(new.match)
         return Reached(value.note.images, value.note.match, limits.hopeless(seen), used)
 
@@ -166,24 +175,3 @@ class Move:
     step: Tensor
     data: Tensor
     prior: Tensor
-
-
-@dataclass(frozen=True)
-class Axes:
-    """The unknowns of a stage as one vector (n,): pixels, or coordinates."""
-
-    coordinates: Coordinates | None
-    like: Tensor
-
-    def images(self, moved: Tensor) -> Tensor:
-        """Images (B, C, H, W) of a vector."""
-        shaped = moved.view(self.like.shape)
-        return shaped.clone() if self.coordinates is None else self.coordinates.images(shaped)
-
-    def gradient(self, images: Tensor) -> Tensor:
-        """The vector of a gradient by images."""
-        return (images if self.coordinates is None else self.coordinates.gradient(images)).flatten()
-
-    def scaled(self, images: Tensor) -> Tensor:
-        """The vector of images: the inverse of `images`."""
-        return (images if self.coordinates is None else self.coordinates.scaled(images)).flatten()

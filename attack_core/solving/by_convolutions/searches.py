@@ -16,7 +16,7 @@ from attack_core.gradients.targets import gradient_estimate
 from attack_core.inversion.continuation import Continuation
 from attack_core.inversion.descent.limits import FEW_CARRIED
 from attack_core.inversion.joint import JointInputs
-from attack_core.inversion.preconditioner import DctPreconditioner
+from attack_core.inversion.preconditioner import WindowPreconditioner
 from attack_core.signal.labels import single_label
 from attack_core.signal.signal_model import matched_numbers
 from attack_core.solving.by_convolutions.batch_inputs import BatchInputs, labels_of
@@ -44,7 +44,7 @@ def invert(
     images = descent.minimise(
         joint.mismatch,
         start,
-        measure=partial(DctPreconditioner.measured, joint.seen, generator=generator),
+        measure=partial(WindowPreconditioner.measured, joint.seen, generator=generator),
         report=reporter(seen, descent.evaluations, progress),
         limits=FEW_CARRIED,
     ).clamp(-1.0, 1.0)
@@ -82,7 +82,7 @@ def invert_batch(
         joint.missed_each,
         start,
         measures=[
-            partial(DctPreconditioner.measured, joint.seen, generator=own)
+            partial(WindowPreconditioner.measured, joint.seen, generator=own)
             for own in drawn_generators(generator, count)
         ],
         stiffness=1.0,

@@ -89,7 +89,7 @@ def invert_batch(
     images = descent.minimise(
         problem.mismatch,
         start.clamp(-1.0, 1.0),
-        measure=lambda images: PixelScale(problem.slopes(images, generator)),
+        measure=lambda images, _: PixelScale(problem.slopes(images, generator)),
         report=reporter(seen, descent.evaluations, progress, each=float(count)),
     ).clamp(-1.0, 1.0)
     gradients = gradient_estimate(observation)

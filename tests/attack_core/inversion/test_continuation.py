@@ -13,7 +13,7 @@ from attack_core.base.types import AttackFailed
 from attack_core.inversion.continuation import Continuation
 from attack_core.inversion.descent.given import Mismatch
 from attack_core.inversion.descent.limits import SETTLING, ContinuationLimits
-from attack_core.inversion.preconditioner import DctPreconditioner
+from attack_core.inversion.preconditioner import WindowPreconditioner
 from attack_core.priors.colour_tv import colour_axes, colour_variation
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
@@ -111,44 +111,6 @@ def test_the_variation_has_second_derivatives_and_can_be_mapped() -> None:
     torch.testing.assert_close(mapped, colour_variation(images))
 
 
-def low_pass(images: Tensor) -> Tensor:
-    """Features that hold the coarse structure of each channel and nothing else."""
-    plain = DctPreconditioner.measured(lambda x: x.flatten(1), torch.zeros(1, 3, 8, 8), generator(0))
-    return plain.coefficients(images)[:, :, :2, :2].flatten(1)
-
-
-def test_coordinates_go_back_and_forth() -> None:
-    images = random_images(2, 8)
-    coordinates = DctPreconditioner.measured(low_pass, images[:1], generator("probes"))
-    there = coordinates.coefficients(images)
-    torch.testing.assert_close(coordinates.images(there * coordinates.scale), images, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(there.square().sum((1, 2, 3)), images.square().sum((1, 2, 3)))
-    flat = coordinates.coefficients(torch.ones(1, 3, 8, 8))
-    assert float(flat[0, 0, 0, 0]) == pytest.approx(8 * 3**0.5, rel=1e-5)
-    flat[0, 0, 0, 0] = 0.0
-    assert float(flat.abs().max()) < 1e-5
-
-
-def test_coordinates_measure_what_the_features_pass() -> None:
-    """Bands without any gain get the floor; the others the root of theirs, up to the probes' randomness."""
-    image = random_images(1, 8)
-    scale = DctPreconditioner.measured(low_pass, image, generator("probes")).scale
-    assert float(scale.max()) == pytest.approx(1.0)
-    assert bool((scale[:, :2, :2] > 0.5).all())
-    torch.testing.assert_close(scale[:, 4:], torch.full((3, 4, 8), 1e-2))
-
-    def bright(images: Tensor) -> Tensor:
-        turned = torch.einsum("kc,nchw->nkhw", colour_axes(images), images)
-        return (turned * torch.tensor([1.0, 0.25, 0.25])[:, None, None]).flatten(1)
-
-    scale = DctPreconditioner.measured(bright, image, generator("probes")).scale
-    # The last band has most coefficients, so its mean over few probes is steady.
-    ratio = float(scale[1, -1, -1] / scale[0, -1, -1])
-    assert ratio == pytest.approx(0.5, rel=0.1)
-    again = DctPreconditioner.measured(bright, image, generator("probes")).scale
-    assert torch.equal(scale, again)
-
-
 def least_squares(condition: float = 30.0) -> tuple[Mismatch, Tensor, Tensor]:
     """A linear mismatch with one solution: the mismatch, the matrix and the solution."""
     random = generator("matrix")
@@ -168,8 +130,8 @@ def test_descent_reaches_the_solution_of_linear_equations(measured: bool) -> Non
     mismatch, matrix, solution = least_squares()
     seen: list[float] = []
 
-    def measure(images: Tensor) -> DctPreconditioner:
-        return DctPreconditioner.measured(lambda x: x.flatten(1) @ matrix.mT, images, generator("probes"))
+    def measure(images: Tensor) -> WindowPreconditioner:
+        return WindowPreconditioner.measured(lambda x: x.flatten(1) @ matrix.mT, images, generator("probes"))
 
     found = Continuation(evaluations=240, prior_end=1e-12).minimise(
         mismatch,
@@ -188,8 +150,8 @@ def test_pairs_of_earlier_stages_save_evaluations(measured: bool) -> None:
     """The data's curvature is the same in every stage, in whichever coordinates."""
     mismatch, matrix, solution = least_squares(1e3)
 
-    def measure(images: Tensor) -> DctPreconditioner:
-        return DctPreconditioner.measured(lambda x: x.flatten(1) @ matrix.mT, images, generator("probes"))
+    def measure(images: Tensor) -> WindowPreconditioner:
+        return WindowPreconditioner.measured(lambda x: x.flatten(1) @ matrix.mT, images, generator("probes"))
 
     taken, anew = (
         Continuation(evaluations=120, stages=6, prior_end=1e-12).minimise(
@@ -232,17 +194,6 @@ def test_what_settles_a_stage_is_what_its_last_steps_took_away() -> None:
     assert not ContinuationLimits().settled([1.0] * 9, last=True), (
         "no stage ends so where nothing asks for it"
     )
-
-
-def test_coordinates_and_gradients_are_each_others_transpose() -> None:
-    """<g, images(z)> = <gradient(g), z>, and `scaled` is the inverse of `images`."""
-    weights = torch.rand((7, PIXELS), generator=generator("weights"))
-    axes = DctPreconditioner.measured(
-        lambda x: x.flatten(1) @ weights.mT, random_images(), generator("probes")
-    )
-    z, g = random_images(seed=1), random_images(seed=2)
-    assert float((g * axes.images(z)).sum()) == pytest.approx(float((axes.gradient(g) * z).sum()), rel=1e-3)
-    torch.testing.assert_close(axes.scaled(axes.images(z)), z, atol=1e-4, rtol=0)
 
 
 def test_the_prior_decides_where_the_data_say_nothing() -> None:

@@ -71,7 +71,7 @@ def test_noise_is_not_recovered_and_the_attacker_sees_it(
 def test_without_a_public_image_the_prior_is_grey(faces: ImageDataset) -> None:
     observation, _ = seen(faces)
     blind = replace(observation, public_mean=None)
-    found = attacked(of_pictures(blind, noise("white")))
+    found = attacked(of_pictures(blind, noise("binary")))
     assert "near grey" in found.notes[-1]
     assert float(found.images.abs().max()) < 0.1
 

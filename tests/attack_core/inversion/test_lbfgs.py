@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -15,15 +16,15 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=generator("lbfgs", seed))
 
 
-def convex(size: int) -> Tensor:
-    factor = normal(size, size, seed=9)
+def convex(size: int, seed: int = 9) -> Tensor:
+    factor = normal(size, size, seed=seed)
     return factor @ factor.mT + torch.eye(size)
 
 
-def inverse(steps: Tensor, changes: Tensor) -> Tensor:
-    """BFGS's estimate of the inverse Hessian, updated pair by pair in float64."""
+def inverse(steps: Tensor, changes: Tensor, metric: Tensor) -> Tensor:
+    """BFGS's estimate of the inverse Hessian, updated pair by pair in float64 from a multiple of the metric."""
     s, y = steps.double(), changes.double()
-    whole = torch.eye(steps.shape[1], dtype=torch.float64) * (s[-1] @ y[-1]) / (y[-1] @ y[-1])
+    whole = metric.double() * (s[-1] @ y[-1]) / (y[-1] @ metric.double() @ y[-1])
     for step, change in zip(s, y, strict=True):
         rho = 1.0 / (step @ change)
         turn = torch.eye(len(step), dtype=torch.float64) - rho * torch.outer(step, change)
@@ -31,30 +32,31 @@ def inverse(steps: Tensor, changes: Tensor) -> Tensor:
     return whole
 
 
-def test_the_direction_is_that_of_the_matrix_that_the_last_pairs_define() -> None:
+@pytest.mark.parametrize("metric", [torch.eye(12), convex(12, seed=3).inverse()], ids=["plain", "metric"])
+def test_the_direction_is_that_of_the_matrix_that_the_last_pairs_define(metric: Tensor) -> None:
     """Whether products are noted pair by pair or several at once, and when old pairs leave."""
     matrix, most = convex(12), 5
     steps = normal(17, 12)
     changes = steps @ matrix
     pairs = Pairs(most)
     for number, (step, change) in enumerate(zip(steps, changes, strict=True)):
-        assert pairs.add(step, change)
+        assert pairs.add(step, change, metric @ change)
         if number % 3 == 2:
             continue
         gradient = normal(12, seed=number)
         kept = slice(max(0, number + 1 - most), number + 1)
-        expected = -(inverse(steps[kept], changes[kept]) @ gradient.double())
-        found = pairs.direction(gradient).double()
+        expected = -(inverse(steps[kept], changes[kept], metric) @ gradient.double())
+        found = pairs.direction(gradient, metric @ gradient).double()
         assert float((found - expected).norm()) < 1e-3 * float(expected.norm())
     assert len(pairs) == most
 
 
 def test_a_pair_along_which_the_loss_is_not_convex_is_not_kept() -> None:
     pairs = Pairs(3)
-    assert not pairs.add(torch.ones(4), -torch.ones(4))
-    assert not pairs.add(torch.ones(4), torch.full((4,), float("nan")))
+    for change in (-torch.ones(4), torch.full((4,), float("nan"))):
+        assert not pairs.add(torch.ones(4), change, change)
     assert len(pairs) == 0
-    assert torch.equal(pairs.direction(torch.ones(4)), -torch.ones(4))
+    assert torch.equal(pairs.direction(torch.ones(4), torch.arange(4.0)), -torch.arange(4.0))
 
 
 def searched(
@@ -121,10 +123,11 @@ def test_a_narrow_valley_is_followed_to_its_end() -> None:
     pairs, point = Pairs(10), torch.tensor([-1.2, 1.0])
     value = valley(point)
     for _ in range(60):
-        direction = pairs.direction(value.gradient)
+        direction = pairs.direction(value.gradient, value.gradient)
         step, after, _ = searched(valley, point, value, direction, 1.0 if len(pairs) else 1e-3)
         if not step:
             break
-        pairs.add(step * direction, after.gradient - value.gradient)
+        change = after.gradient - value.gradient
+        pairs.add(step * direction, change, change)
         point, value = point + step * direction, after
     torch.testing.assert_close(point, torch.ones(2), atol=1e-3, rtol=0.0)

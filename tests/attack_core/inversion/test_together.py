@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attack_core.inversion.continuation import Continuation
 from attack_core.inversion.descent.limits import CONTINUATION_LIMITS, ContinuationLimits
-from attack_core.inversion.preconditioner import DctPreconditioner
+from attack_core.inversion.preconditioner import WindowPreconditioner
 from attack_core.inversion.together import Descent, Point, run
 from fl_core.base.rng import generator
 
@@ -43,8 +43,8 @@ def found(
         target = targets[asked[-1]]
         return (seen(images) - target).square().sum(1) / target.square().sum(1)
 
-    def measure(number: int) -> DctPreconditioner:
-        return DctPreconditioner.measured(seen, torch.zeros_like(truth[:1]), generator("probes", number))
+    def measure(number: int) -> WindowPreconditioner:
+        return WindowPreconditioner.measured(seen, torch.zeros_like(truth[:1]), generator("probes", number))
 
     images = DESCENT.minimise_each(
         mismatch,

@@ -1,0 +1,90 @@
+"""The preconditioner of windows: by hand, symmetric and positive, and close to the inverse where windows hold it all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attack_core.inversion.preconditioner import WINDOW_LIMITS, WindowLimits, WindowPreconditioner
+from fl_core.base.rng import generator
+
+
+def images(*size: int, seed: int = 0) -> Tensor:
+    return torch.rand((1, *size), generator=generator("images", seed)) * 2 - 1
+
+
+def blur(image: Tensor) -> Tensor:
+    """Features of a network that does the same everywhere: weighted sums in 16 channels, averaged by twos, (1, I)."""
+    weights = torch.randn((16, image.shape[1], 3, 3), generator=generator("weights"))
+    seen = functional.conv2d(image, weights, padding=1)
+    return functional.avg_pool2d(seen, 2, ceil_mode=True).flatten(1)
+
+
+def measured(image: Tensor, limits: WindowLimits = WINDOW_LIMITS) -> WindowPreconditioner:
+    return WindowPreconditioner.measured(blur, image, generator("probes"), limits)
+
+
+def whole(found: WindowPreconditioner, size: tuple[int, ...]) -> Tensor:
+    """The preconditioner as a matrix (n, n), column by column."""
+    each = torch.eye(torch.Size(size).numel()).view(-1, 1, *size)
+    return torch.stack([found.turned(image).flatten() for image in each], dim=1)
+
+
+@pytest.mark.parametrize("size", [(3, 8, 8), (1, 9, 6), (3, 3, 5)])
+def test_it_is_symmetric_and_positive_for_images_of_any_size(size: tuple[int, ...]) -> None:
+    matrix = whole(measured(images(*size)), size)
+    torch.testing.assert_close(matrix, matrix.mT, rtol=1e-4, atol=1e-4 * float(matrix.max()))
+    assert float(torch.linalg.eigvalsh(matrix.double())[0]) > 0
+
+
+def test_windows_that_overlap_are_added_up() -> None:
+    """With a matrix of ones each pixel has the sum over all windows that it is in."""
+    limits = WindowLimits(stride=2, overlap=1)
+    found = WindowPreconditioner(torch.ones((16, 16)), limits)
+    image = images(1, 4, 4)
+    expected = torch.zeros(6, 6)
+    padded = functional.pad(image[0, 0], (1, 1, 1, 1))
+    for top in (0, 2):
+        for left in (0, 2):
+            window = slice(top, top + 4), slice(left, left + 4)
+            expected[window] += padded[window].sum()
+    torch.testing.assert_close(found.turned(image)[0, 0], expected[1:-1, 1:-1])
+
+
+def test_the_system_is_better_conditioned_with_it() -> None:
+    """Of a network that does the same everywhere the steep directions and the flat ones come closer."""
+    size = (3, 16, 16)
+    image = images(*size)
+    jacobian = torch.autograd.functional.jacobian(lambda x: blur(x.view(1, *size))[0], image.flatten())
+    square = (jacobian.mT @ jacobian).double()
+    limits = WindowLimits(floor=1e-6, probes=64)
+    matrix = whole(measured(image, limits), size).double()
+    turned = torch.linalg.eigvals(matrix @ square).real
+    before = torch.linalg.eigvalsh(square)
+    assert float(turned.max() / turned.min()) < 0.2 * float(before[-1] / before[0])
+
+
+def test_the_same_draws_give_the_same_and_small_images_more_of_them() -> None:
+    image = images(3, 8, 8)
+    assert torch.equal(measured(image).matrix, measured(image).matrix)
+    drawn: list[int] = []
+
+    def counted(image: Tensor) -> Tensor:
+        found = blur(image)
+        found.register_hook(lambda _: drawn.append(1))
+        return found
+
+    for size, count in (((3, 8, 8), 64), ((3, 16, 16), 30), ((1, 64, 64), 8)):
+        drawn.clear()
+        WindowPreconditioner.measured(counted, images(*size), generator("probes"))
+        assert len(drawn) == count, size
+
+
+@pytest.mark.parametrize("gain", [0.0, float("inf"), float("nan")])
+def test_where_the_gain_cannot_be_measured_gradients_keep_their_direction_inside(gain: float) -> None:
+    image = images(3, 8, 8)
+    found = WindowPreconditioner.measured(lambda x: x.flatten(1) * gain, image, generator("probes"))
+    middle = found.turned(image)[..., 2:-2, 2:-2]
+    torch.testing.assert_close(middle / middle.norm(), image[..., 2:-2, 2:-2] / image[..., 2:-2, 2:-2].norm())
