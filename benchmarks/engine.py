@@ -46,7 +46,7 @@ from attack_core.base.types import Reconstruction
 from attack_core.fc.head import Prefix
 from attack_core.gradients.objectives import L2, Cosine
 from attack_core.inversion.continuation import Continuation
-from attack_core.inversion.preconditioner import WindowPreconditioner
+from attack_core.inversion.descent.windows import WindowPreconditioner
 from attack_core.inversion.refinement import Features, feature_mismatch
 from attack_core.matching.loop.evaluation import Recorder
 from attack_core.matching.loop.problem import Problem, problem_of

@@ -5,7 +5,6 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "coordinates": ["CosineCoordinates"],
         "inputs": ["InputErrors", "certify_inputs", "input_errors"],
         "linearised": ["Linearised"],
         "local": ["certify_features", "certify_locally"],

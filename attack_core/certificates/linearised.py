@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from attack_core.base.least_squares import LeastSquares, solve_least_squares
-from attack_core.certificates.coordinates import CosineCoordinates
 from attack_core.gradients.refusals import second_derivatives
+from attack_core.inversion.descent.cosine import CosinePreconditioner
 
 Seen = Callable[[Tensor], Tensor]
 """From images (B, C, H, W) to what was read of them (B, I)."""
@@ -26,7 +26,7 @@ class Linearised:
 
     image: Tensor
     value: Tensor
-    coordinates: CosineCoordinates
+    coordinates: CosinePreconditioner
     point: Tensor
     graph: Tensor
     cotangent: Tensor
@@ -35,7 +35,7 @@ class Linearised:
     @classmethod
     def at(cls, seen: Seen, image: Tensor, generator: torch.Generator) -> Self:
         """At `image`; raises `InputError` where an operation of the network has no second derivative."""
-        coordinates = CosineCoordinates.measured(seen, image, generator)
+        coordinates = CosinePreconditioner.measured(seen, image, generator)
         point = image.detach().clone().requires_grad_(True)
         with torch.enable_grad(), second_derivatives():
             graph = seen(point)

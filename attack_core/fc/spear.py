@@ -165,8 +165,11 @@ class _LastLayer:
         weights = on.to(errors)
         energy, products = (weights * errors.square()).sum(1), (weights * errors) @ self.span
         squares = _squares(self.span, weights)
-        solved = (torch.linalg.pinv(squares, hermitian=True, rtol=limits.rounding) @ products[:, :, None])[:, :, 0]
-        return energy - (products * solved).sum(1) < self.fit**2 * energy
+        solved = (torch.linalg.pinv(squares, hermitian=True, rtol=limits.rounding) @ products[:, :, None])[
+            :, :, 0
+        ]
+        fits: Tensor = energy - (products * solved).sum(1) < self.fit**2 * energy
+        return fits
 
 
 @dataclass(frozen=True)
@@ -292,14 +295,16 @@ def _conspicuous(problem: _SeparationProblem, candidates: Tensor) -> list[Tensor
     kept: list[Tensor] = []
     for some in patterns.split(max(1, problem.limits.numbers // side**2)):
         directions = torch.linalg.eigh(_squares(left, some.to(left))).eigenvectors[:, :, 0]
-        kept += directions if last is None else directions[last.fits(directions @ left.mT, ~some, problem.limits)]
+        kept += (
+            directions if last is None else directions[last.fits(directions @ left.mT, ~some, problem.limits)]
+        )
     return kept
 
 
 def _squares(rows: Tensor, weights: Tensor) -> Tensor:
     """The sums (N, K, K) of the rows' (O, K) outer products, each row as often as `weights` (N, O) say."""
     outer = rows[:, :, None] * rows[:, None, :]
-    return (weights @ outer.flatten(1)).unflatten(1, outer.shape[1:])
+    return (weights @ outer.flatten(1)).view(-1, *outer.shape[1:])
 
 
 def _solve(

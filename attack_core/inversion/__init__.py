@@ -10,7 +10,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "features": ["FeatureInverter", "along_path", "drift_errors"],
         "gradient_fit": ["GradientFit", "is_smooth"],
         "joint": ["JointInputs"],
-        "preconditioner": ["Metric", "PixelScale", "WindowPreconditioner"],
         "refinement": ["NextLayer", "equations_mismatch"],
     },
 )

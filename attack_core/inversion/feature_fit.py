@@ -37,8 +37,8 @@ class FeatureFitLimits:
     """The share that an answer may leave of what the prior leaves of the first layer's gradient.
 
     Measured from 60 evaluations on, at 16 and 32 pixels, on pictures drawn from other seeds than the table in
-    docs/attacks.md (three of each kind): noise leaves 0.37 to 0.73, so that some answers to it are kept, which are 1 to 4
-    dB better than grey; photographs and text leave 0.02 at most.
+    docs/attacks.md (three of each kind): noise leaves 0.37 to 0.73, so that some answers to it are kept, which are 1 to
+    4 dB better than grey; photographs and text leave 0.02 at most.
     """
     noise: float = 0.45
     """The share of the targets' energy below 0 from which on they are noise, where a layer sees nothing below 0.

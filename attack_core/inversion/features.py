@@ -22,7 +22,7 @@ from attack_core.gradients.targets import weights_along
 from attack_core.inversion.continuation import Continuation
 from attack_core.inversion.descent.given import EachMismatch, Penalty
 from attack_core.inversion.descent.limits import CONTINUATION_LIMITS, ContinuationLimits
-from attack_core.inversion.preconditioner import WindowPreconditioner
+from attack_core.inversion.descent.windows import WindowPreconditioner
 from attack_core.inversion.refinement import Features, NextLayer, feature_mismatch
 from attack_core.inversion.rounds import Rounds
 from fl_core.base.rng import drawn_generators
@@ -96,7 +96,8 @@ class FeatureInverter:
                 self._mismatch(prefix, same),
                 start[same],
                 measures=[
-                    partial(WindowPreconditioner.measured, prefix, generator=own) for own in self._own(len(same))
+                    partial(WindowPreconditioner.measured, prefix, generator=own)
+                    for own in self._own(len(same))
                 ],
                 stiffness=self.stiffness,
                 errors=[errors[number] for number in same],

@@ -95,7 +95,7 @@ class Pairs:
         return True
 
     def direction(self, gradient: Tensor, turned: Tensor) -> Tensor:
-        """Minus the inverse Hessian's estimate times `gradient`; where there are no pairs minus M times it, `turned`."""
+        """Minus the inverse Hessian's estimate times `gradient`; without pairs minus M times it, which is `turned`."""
         if not self._count:
             return -turned
         along, across = self._multiplied(gradient)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attack_core.inversion.preconditioner import Metric
+    from attack_core.inversion.descent.metric import Metric
 
 Mismatch: TypeAlias = "Callable[[Tensor], Tensor]"
 """From images (B, 3, S, S) to how badly they explain the data, relative to the data's own square, ()."""

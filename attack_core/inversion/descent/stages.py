@@ -16,8 +16,8 @@ from attack_core.base.types import AttackFailed
 from attack_core.evidence.cross_validation import Residuals, chosen, evidence
 from attack_core.inversion.descent.given import EachMismatch, Measure, Mismatch, Penalty
 from attack_core.inversion.descent.limits import ContinuationLimits
+from attack_core.inversion.descent.metric import Metric
 from attack_core.inversion.lbfgs import Pairs, Value, search
-from attack_core.inversion.preconditioner import Metric
 from attack_core.inversion.together import Descent, Point, look, run
 from fl_core.base.decibels import TINY
 
@@ -141,7 +141,7 @@ class Stages:
                 pairs, direction = Pairs(self.memory), -slope
             first = 1.0
             if not len(pairs):
-                first = min(1.0, 1.0 / max(math.sqrt(len(slope) * float(slope @ value.gradient)), TINY))
+                first = min(1.0, 1.0 / max(float((slope * value.gradient).abs().sqrt().sum()), TINY))
             step, after, count = yield from search(evaluate, moved, value, direction, first)
             used += count
             if not step:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +13,10 @@ from attack_core.certificates.local import certify_locally
 from attack_core.fc.layer_inputs import magnitude
 from attack_core.gradients.targets import gradient_estimate
 from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.descent.cosine import CosinePreconditioner
+from attack_core.inversion.descent.given import Measure
 from attack_core.inversion.descent.limits import FEW_CARRIED
 from attack_core.inversion.joint import JointInputs
-from attack_core.inversion.preconditioner import WindowPreconditioner
 from attack_core.signal.labels import single_label
 from attack_core.signal.signal_model import matched_numbers
 from attack_core.solving.by_convolutions.batch_inputs import BatchInputs, labels_of
@@ -44,7 +44,7 @@ def invert(
     images = descent.minimise(
         joint.mismatch,
         start,
-        measure=partial(WindowPreconditioner.measured, joint.seen, generator=generator),
+        measure=_measure(joint, generator),
         report=reporter(seen, descent.evaluations, progress),
         limits=FEW_CARRIED,
     ).clamp(-1.0, 1.0)
@@ -81,10 +81,7 @@ def invert_batch(
     images = descent.minimise_each(
         joint.missed_each,
         start,
-        measures=[
-            partial(WindowPreconditioner.measured, joint.seen, generator=own)
-            for own in drawn_generators(generator, count)
-        ],
+        measures=[_measure(joint, own) for own in drawn_generators(generator, count)],
         stiffness=1.0,
         errors=[0.0] * count,
         report=reporter(seen, count * descent.evaluations, progress),
@@ -93,6 +90,11 @@ def invert_batch(
     labels = labels_of(observation, known, images, generator)
     method = "convolutions: inputs of a batch"
     return _answer(observation, model, images, labels, seen, method=method, note=known.note)
+
+
+def _measure(joint: JointInputs, generator: torch.Generator) -> Measure:
+    """Gains by frequency: behind many layers those of windows lead astray (docs/decisions, 0118)."""
+    return lambda images, _: CosinePreconditioner.measured(joint.seen, images, generator)
 
 
 def _answer(

@@ -10,7 +10,7 @@ from attack_core.base.types import Progress, Reconstruction
 from attack_core.fc.layer_inputs import magnitude
 from attack_core.gradients.targets import gradient_estimate
 from attack_core.inversion.continuation import Continuation
-from attack_core.inversion.preconditioner import PixelScale
+from attack_core.inversion.descent.metric import PixelScale
 from attack_core.signal.inits import initial_images
 from attack_core.signal.signal_model import (
     exact_gradients,

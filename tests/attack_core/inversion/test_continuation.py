@@ -11,9 +11,9 @@ from torch import Tensor
 
 from attack_core.base.types import AttackFailed
 from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.descent.cosine import CosinePreconditioner
 from attack_core.inversion.descent.given import Mismatch
 from attack_core.inversion.descent.limits import SETTLING, ContinuationLimits
-from attack_core.inversion.preconditioner import WindowPreconditioner
 from attack_core.priors.colour_tv import colour_axes, colour_variation
 from fl_core.base.errors import InputError
 from fl_core.base.rng import generator
@@ -130,8 +130,8 @@ def test_descent_reaches_the_solution_of_linear_equations(measured: bool) -> Non
     mismatch, matrix, solution = least_squares()
     seen: list[float] = []
 
-    def measure(images: Tensor) -> WindowPreconditioner:
-        return WindowPreconditioner.measured(lambda x: x.flatten(1) @ matrix.mT, images, generator("probes"))
+    def measure(images: Tensor, _: int) -> CosinePreconditioner:
+        return CosinePreconditioner.measured(lambda x: x.flatten(1) @ matrix.mT, images, generator("probes"))
 
     found = Continuation(evaluations=240, prior_end=1e-12).minimise(
         mismatch,
@@ -150,8 +150,8 @@ def test_pairs_of_earlier_stages_save_evaluations(measured: bool) -> None:
     """The data's curvature is the same in every stage, in whichever coordinates."""
     mismatch, matrix, solution = least_squares(1e3)
 
-    def measure(images: Tensor) -> WindowPreconditioner:
-        return WindowPreconditioner.measured(lambda x: x.flatten(1) @ matrix.mT, images, generator("probes"))
+    def measure(images: Tensor, _: int) -> CosinePreconditioner:
+        return CosinePreconditioner.measured(lambda x: x.flatten(1) @ matrix.mT, images, generator("probes"))
 
     taken, anew = (
         Continuation(evaluations=120, stages=6, prior_end=1e-12).minimise(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attack_core.inversion.continuation import Continuation
 from attack_core.inversion.descent.limits import CONTINUATION_LIMITS, ContinuationLimits
-from attack_core.inversion.preconditioner import WindowPreconditioner
+from attack_core.inversion.descent.windows import WindowPreconditioner
 from attack_core.inversion.together import Descent, Point, run
 from fl_core.base.rng import generator
 
@@ -44,12 +44,15 @@ def found(
         return (seen(images) - target).square().sum(1) / target.square().sum(1)
 
     def measure(number: int) -> WindowPreconditioner:
-        return WindowPreconditioner.measured(seen, torch.zeros_like(truth[:1]), generator("probes", number))
+        start = torch.zeros_like(truth[:1])
+        return WindowPreconditioner.measured(
+            seen, start, DESCENT.evaluations, generator=generator("probes", number)
+        )
 
     images = DESCENT.minimise_each(
         mismatch,
         torch.zeros_like(truth[numbers]),
-        measures=[lambda _, number=number: measure(number) for number in numbers],
+        measures=[lambda _, __, number=number: measure(number) for number in numbers],
         stiffness=1.0,
         errors=[1e-2 if number % 3 == 0 else 0.0 for number in numbers],
         report=lambda _: None,

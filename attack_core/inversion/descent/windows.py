@@ -1,4 +1,4 @@
-"""Preconditioners: what a network passes weakly, a descent has to move far, and what it passes strongly, little.
+"""The preconditioner of windows: the inverse of what a network makes of a small window, in all windows at once.
 
 Convolutions with pooling pass coarse structure a hundred to ten thousand times more strongly than fine structure, and
 of fine structure some patterns more than others. A descent in pixels spends its steps on what is passed strongly.
@@ -9,31 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-
-class Metric(Protocol):
-    """A symmetric positive definite matrix that is about as the inverse Hessian is."""
-
-    def turned(self, gradient: Tensor) -> Tensor:
-        """The matrix times a gradient, both (1, C, H, W)."""
-        ...
-
-
-@dataclass(frozen=True)
-class PixelScale:
-    """Pixels that move what is seen by `scale` (1, 1 or C, H, W)."""
-
-    scale: Tensor
-
-    def turned(self, gradient: Tensor) -> Tensor:
-        """See `Metric`."""
-        return gradient / self.scale.square()
-
 
 Features = Callable[[Tensor], Tensor]
 """From images (1, C, H, W) to a layer's inputs (1, I)."""
@@ -53,12 +32,15 @@ class WindowLimits:
     """And how many windows it has to meet for each number of a window, where images are small."""
     most_probes: int = 64
     """At most, whatever the image."""
-    reach: float = 2.0
-    """The square of so many evaluations, over those that are left, is the share of the largest gain that is added to all.
+    reach: float = 3.0
+    """With k evaluations to come, (reach / k)^2 of the largest gain is added to all.
 
-    What a descent of k evaluations reaches are gains down to about 1 / k^2 of the largest, as conjugate gradients do; a
-    preconditioner that goes beyond moves everything at first and little to its end.
+    Conjugate gradients reach gains down to about 1 / k^2 of the largest. A preconditioner that goes further moves
+    everything at first, and little to its end.
     """
+
+    rounding: float = 1e-6
+    """Gains below this share of the largest are rounding of float32, and count as this share."""
 
     @property
     def form(self) -> dict[str, int]:
@@ -94,8 +76,8 @@ class WindowPreconditioner:
     ) -> WindowPreconditioner:
         """From the gain at `image` (1, C, H, W), for a descent of so many evaluations.
 
-        White noise sent backwards has the covariance J^T J. Where no pixel moves a feature, as where all units are off, and where one
-        moves them without bounds, it is a multiple of the identity.
+        White noise sent backwards has the covariance J^T J. Where no pixel moves a feature, as where all units are off,
+        and where one moves them without bounds, all is taken to be passed equally.
         """
         point = image.detach().clone().requires_grad_(True)
         found = features(point)
@@ -111,7 +93,7 @@ class WindowPreconditioner:
         if not (bool(square.isfinite().all()) and bool(square.any())):
             square = torch.eye(numbers, device=image.device)
         gains, turn = torch.linalg.eigh(square.cpu())  # On the CPU: MPS has no eigenvalues.
-        lifted = gains / gains[-1] + (limits.reach / evaluations) ** 2
+        lifted = (gains / gains[-1]).clamp_min(limits.rounding) + (limits.reach / evaluations) ** 2
         return cls(((turn / lifted) @ turn.mT).to(image.device), limits)
 
     def turned(self, gradient: Tensor) -> Tensor:

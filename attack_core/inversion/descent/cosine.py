@@ -20,7 +20,7 @@ Features = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoordinateLimits:
+class CosineLimits:
     """How the network's gain at each frequency is estimated. Neither field was measured against other values."""
 
     probes: int = 8
@@ -29,12 +29,12 @@ class CoordinateLimits:
     """Gains below this share of the largest are noise, and count as this share."""
 
 
-COORDINATE_LIMITS = CoordinateLimits()
+COSINE_LIMITS = CosineLimits()
 """The limits in force."""
 
 
 @dataclass(frozen=True)
-class CosineCoordinates:
+class CosinePreconditioner:
     """Cosine coefficients: `rows` (H, H), `columns` (W, W), `colours` (C, C) are orthonormal; `scale` divides."""
 
     rows: Tensor
@@ -48,8 +48,8 @@ class CosineCoordinates:
         features: Features,
         image: Tensor,
         generator: torch.Generator,
-        limits: CoordinateLimits = COORDINATE_LIMITS,
-    ) -> CosineCoordinates:
+        limits: CosineLimits = COSINE_LIMITS,
+    ) -> CosinePreconditioner:
         """Scales from the gain at `image` (1, C, H, W): white noise sent backwards has the power of J^T J.
 
         Where no pixel moves a feature, as where all units are off, they are 1.
@@ -61,12 +61,17 @@ class CosineCoordinates:
         power = torch.zeros_like(image[0])
         for _ in range(limits.probes):
             noise = torch.randn(found.shape, generator=generator).to(found)
-            (back,) = torch.autograd.grad(found, point, noise, retain_graph=True)
+            # As a product: given as the outer gradient, noise makes the library load a package for symbols.
+            (back,) = torch.autograd.grad((found * noise).sum(), point, retain_graph=True)
             power += plain.coefficients(back)[0].square()
         gain = _band_means(power).sqrt()
         if not bool(gain.any()):
             return plain
         return cls(rows, columns, plain.colours, (gain / gain.max()).clamp_min(limits.floor).sqrt())
+
+    def turned(self, gradient: Tensor) -> Tensor:
+        """See `Metric`."""
+        return self.images(self.gradient(gradient))
 
     def coefficients(self, images: Tensor) -> Tensor:
         """Unscaled coefficients of images, both (B, C, H, W)."""

@@ -1,4 +1,4 @@
-"""The preconditioner of windows: by hand, symmetric and positive, and close to the inverse where windows hold it all."""
+"""The preconditioner of windows: by hand, symmetric and positive, and of use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attack_core.inversion.preconditioner import WINDOW_LIMITS, WindowLimits, WindowPreconditioner
+from attack_core.inversion.descent.windows import WINDOW_LIMITS, WindowLimits, WindowPreconditioner
 from fl_core.base.rng import generator
 
 
@@ -23,7 +23,7 @@ def blur(image: Tensor) -> Tensor:
 
 
 def measured(image: Tensor, limits: WindowLimits = WINDOW_LIMITS) -> WindowPreconditioner:
-    return WindowPreconditioner.measured(blur, image, generator("probes"), limits)
+    return WindowPreconditioner.measured(blur, image, 1000, generator=generator("probes"), limits=limits)
 
 
 def whole(found: WindowPreconditioner, size: tuple[int, ...]) -> Tensor:
@@ -59,7 +59,7 @@ def test_the_system_is_better_conditioned_with_it() -> None:
     image = images(*size)
     jacobian = torch.autograd.functional.jacobian(lambda x: blur(x.view(1, *size))[0], image.flatten())
     square = (jacobian.mT @ jacobian).double()
-    limits = WindowLimits(floor=1e-6, probes=64)
+    limits = WindowLimits(probes=64)
     matrix = whole(measured(image, limits), size).double()
     turned = torch.linalg.eigvals(matrix @ square).real
     before = torch.linalg.eigvalsh(square)
@@ -76,15 +76,27 @@ def test_the_same_draws_give_the_same_and_small_images_more_of_them() -> None:
         found.register_hook(lambda _: drawn.append(1))
         return found
 
-    for size, count in (((3, 8, 8), 64), ((3, 16, 16), 30), ((1, 64, 64), 8)):
+    for size, count in (((3, 8, 8), 27), ((3, 4, 4), 64), ((1, 64, 64), 8)):
         drawn.clear()
-        WindowPreconditioner.measured(counted, images(*size), generator("probes"))
+        WindowPreconditioner.measured(counted, images(*size), 10, generator=generator("probes"))
         assert len(drawn) == count, size
 
 
 @pytest.mark.parametrize("gain", [0.0, float("inf"), float("nan")])
 def test_where_the_gain_cannot_be_measured_gradients_keep_their_direction_inside(gain: float) -> None:
     image = images(3, 8, 8)
-    found = WindowPreconditioner.measured(lambda x: x.flatten(1) * gain, image, generator("probes"))
+    found = WindowPreconditioner.measured(
+        lambda x: x.flatten(1) * gain, image, 10, generator=generator("probes")
+    )
     middle = found.turned(image)[..., 2:-2, 2:-2]
     torch.testing.assert_close(middle / middle.norm(), image[..., 2:-2, 2:-2] / image[..., 2:-2, 2:-2].norm())
+
+
+def test_few_evaluations_have_a_gentle_one() -> None:
+    """What a descent of k evaluations does not reach is not lifted: within the square of k / 3 of the largest."""
+    image = images(3, 16, 16)
+    for evaluations in (4, 40):
+        found = WindowPreconditioner.measured(blur, image, evaluations, generator=generator("probes"))
+        lifted = torch.linalg.eigvalsh(found.matrix.double())
+        assert float(lifted[-1]) <= 1.01 * (evaluations / 3) ** 2
+        assert float(lifted[0]) == pytest.approx(1 / (1 + (3 / evaluations) ** 2), rel=1e-3)
