@@ -46,7 +46,7 @@ from attack_core.base.types import Reconstruction
 from attack_core.fc.head import Prefix
 from attack_core.gradients.objectives import L2, Cosine
 from attack_core.inversion.continuation import Continuation
-from attack_core.inversion.descent.windows import WindowPreconditioner
+from attack_core.inversion.descent.gains import measured_gain
 from attack_core.inversion.refinement import Features, feature_mismatch
 from attack_core.matching.loop.evaluation import Recorder
 from attack_core.matching.loop.problem import Problem, problem_of
@@ -361,7 +361,7 @@ def evaluation(bench: Bench, name: str) -> list[Line]:
         return descent.minimise(
             feature_mismatch(prefix, features),
             torch.zeros_like(images),
-            measure=partial(WindowPreconditioner.measured, prefix, generator=generator("probes")),
+            measure=partial(measured_gain, prefix, generator=generator("probes")),
             report=seen.append,
         )
 

@@ -20,9 +20,9 @@ from attack_core.fc.head import Prefix
 from attack_core.fc.step_order import Order, even_states, simulate
 from attack_core.gradients.targets import weights_along
 from attack_core.inversion.continuation import Continuation
+from attack_core.inversion.descent.gains import measured_gain
 from attack_core.inversion.descent.given import EachMismatch, Penalty
 from attack_core.inversion.descent.limits import CONTINUATION_LIMITS, ContinuationLimits
-from attack_core.inversion.descent.windows import WindowPreconditioner
 from attack_core.inversion.refinement import Features, NextLayer, feature_mismatch
 from attack_core.inversion.rounds import Rounds
 from fl_core.base.rng import drawn_generators
@@ -95,10 +95,7 @@ class FeatureInverter:
             found[same] = self.descent.minimise_each(
                 self._mismatch(prefix, same),
                 start[same],
-                measures=[
-                    partial(WindowPreconditioner.measured, prefix, generator=own)
-                    for own in self._own(len(same))
-                ],
+                measures=[partial(measured_gain, prefix, generator=own) for own in self._own(len(same))],
                 stiffness=self.stiffness,
                 errors=[errors[number] for number in same],
                 prior=self.prior,
@@ -132,7 +129,7 @@ class FeatureInverter:
             feature_mismatch(prefix, self.known(self.targets)),
             start,
             residuals=residuals,
-            measure=partial(WindowPreconditioner.measured, prefix, generator=self.generator),
+            measure=partial(measured_gain, prefix, generator=self.generator),
             stiffness=self.stiffness,
             error=error,
             prior=self.prior,

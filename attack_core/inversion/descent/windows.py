@@ -7,7 +7,7 @@ of fine structure some patterns more than others. A descent in pixels spends its
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,12 +27,8 @@ class WindowLimits:
     overlap: int = 2
     """How far a window reaches over that on each side."""
     probes: int = 8
-    """How many times white noise is sent backwards, at least."""
-    samples: float = 4.0
-    """And how many windows it has to meet for each number of a window, where images are small."""
-    most_probes: int = 64
-    """At most, whatever the image."""
-    reach: float = 3.0
+    """How many times white noise is sent backwards."""
+    reach: float = 4.0
     """With k evaluations to come, (reach / k)^2 of the largest gain is added to all.
 
     Conjugate gradients reach gains down to about 1 / k^2 of the largest. A preconditioner that goes further moves
@@ -43,10 +39,20 @@ class WindowLimits:
     """Gains below this share of the largest are rounding of float32, and count as this share."""
 
     @property
+    def side(self) -> int:
+        """Of a window, in pixels."""
+        return self.stride + 2 * self.overlap
+
+    @property
     def form(self) -> dict[str, int]:
-        """The windows, as the library's `unfold` and `fold` are told of them."""
-        side = self.stride + 2 * self.overlap
-        return {"kernel_size": side, "padding": self.overlap, "stride": self.stride}
+        """The windows of a whole image, as the library's `unfold` and `fold` are told of them."""
+        return {"kernel_size": self.side, "padding": self.overlap, "stride": self.stride}
+
+    def enough(self, size: Sequence[int]) -> bool:
+        """Whether images of `size` (C, H, W) hold more windows than a window has numbers."""
+        channels, *sides = size
+        inside = math.prod((max(side - self.side, -1) // self.stride + 1) for side in sides)
+        return inside > channels * self.side**2
 
 
 WINDOW_LIMITS = WindowLimits()
@@ -81,14 +87,14 @@ class WindowPreconditioner:
         """
         point = image.detach().clone().requires_grad_(True)
         found = features(point)
-        _, numbers, windows = functional.unfold(_padded(point.detach(), limits), **limits.form).shape
-        wanted = math.ceil(limits.samples * numbers / windows)
+        numbers = image.shape[1] * limits.side**2
         square = torch.zeros((numbers, numbers), device=image.device)
-        for _ in range(min(max(limits.probes, wanted), limits.most_probes)):
+        for _ in range(limits.probes):
             noise = torch.randn(found.shape, generator=generator).to(found)
             # As a product: given as the outer gradient, noise makes the library load a package for symbols.
             (back,) = torch.autograd.grad((found * noise).sum(), point, retain_graph=True)
-            (seen,) = functional.unfold(_padded(back, limits), **limits.form)
+            # Inside the image alone: windows that reach over its border are of another kind.
+            (seen,) = functional.unfold(back, limits.side, stride=limits.stride)
             square += seen @ seen.mT
         if not (bool(square.isfinite().all()) and bool(square.any())):
             square = torch.eye(numbers, device=image.device)
