@@ -352,7 +352,7 @@ def evaluation(bench: Bench, name: str) -> list[Line]:
     images = torch.rand((1, *config.shape.size), generator=generator("truth")).to(bench.device) * 2 - 1
     with torch.no_grad():
         features = Features(prefix(images))
-    # Half of the evaluations are in coordinates that the network is measured for.
+    # Half of the evaluations have a preconditioner that the network is measured for.
     descent = Continuation(evaluations=20, stages=2)
     seen: list[float] = []
 

@@ -31,8 +31,8 @@ class Continuation(Config):
 
     About `evaluations` of mismatch and gradient in all (a line search ends what it began), spread evenly over
     `stages` whose weight falls geometrically from `prior_start` to `prior_end`. `memory` is how many pairs L-BFGS
-    keeps. The first stage moves pixels, later ones move coordinates in which the data are equally sensitive
-    everywhere, where the caller can measure them.
+    keeps. The first stage moves pixels; later ones have a preconditioner, where the caller can measure what the
+    network passes strongly and what weakly.
     """
 
     evaluations: Annotated[int, InUnits("evaluations")] = 600

@@ -1,4 +1,4 @@
-"""L-BFGS whose pairs of steps and gradient changes outlast a change of coordinates and of the prior's weight.
+"""L-BFGS whose pairs of steps and gradient changes outlast a change of the preconditioner and of the prior's weight.
 
 The direction is read from the compact form of the inverse (Byrd, Nocedal and Schnabel 1994), a few products with two
 matrices in the place of hundreds of small ones. The line search is that of Nocedal and Wright (2006, chapter 3):

@@ -1,4 +1,4 @@
-"""What a descent is given: how badly images explain the data, how unlikely they are, and coordinates to move in."""
+"""What a descent is given: how badly images explain the data, how unlikely they are, and a metric to move by."""
 
 from __future__ import annotations
 
