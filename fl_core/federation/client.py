@@ -200,8 +200,11 @@ def difference(after: Tensors, before: Tensors) -> dict[str, Tensor]:
 
 
 def _changed(model: nn.Module, after: ModelState, before: ModelState) -> dict[str, Tensor]:
-    """By how much the buffers changed that are no frozen parameters."""
-    return difference(without_frozen(model, after.buffers), without_frozen(model, before.buffers))
+    """By how much the buffers changed that are numbers, and no frozen parameters."""
+    import torch
+
+    numbers = {name: value for name, value in after.buffers.items() if value.dtype is not torch.bool}
+    return difference(without_frozen(model, numbers), without_frozen(model, before.buffers))
 
 
 def trainable(state: ModelState) -> ModelState:

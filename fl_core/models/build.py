@@ -16,6 +16,7 @@ from fl_core.models.bottleneck import find_bottleneck, last_linear, narrow
 from fl_core.models.config import ModelConfig
 from fl_core.models.finetuning.adapters import LowRankLinear, adapt, adapters
 from fl_core.models.finetuning.trainable import freeze, frozen_apart, trained_names
+from fl_core.models.forward import predict
 from fl_core.models.own import own_network
 from fl_core.models.transformer import Tokens
 from fl_core.models.zoo import architecture
@@ -38,8 +39,13 @@ def check_batch(config: ModelConfig, images: int) -> None:
     """Raise `InputError` where BatchNorm can't normalise a batch of so many images by itself: one value a channel."""
     if config.batch_norm == "eval":
         return
+    model = build_model(config)
     try:
-        build_model(config)(config.shape.empty(images, "meta"))
+        if config.kind == "own":  # Its code may read values, and on the meta device there are none.
+            state = initial_state(config, torch.Generator().manual_seed(0))
+            predict(model, state.with_own_buffers(), config.shape.empty(images, "cpu").zero_())
+        else:
+            model(config.shape.empty(images, "meta"))
     except ValueError as error:
         if isinstance(error, InputError):
             raise

@@ -13,7 +13,8 @@ from torch import nn
 from fl_core.base.errors import InputError
 from fl_core.base.own_code import OwnCode
 from fl_core.base.rng import generator
-from fl_core.models.build import build_model, initial_state
+from fl_core.federation.client import LocalTraining, weight_update
+from fl_core.models.build import build_model, check_batch, initial_state
 from fl_core.models.config import ModelConfig
 from fl_core.models.forward import predict
 from fl_core.models.weights import WeightsFile
@@ -62,6 +63,17 @@ def one_relu():
 def stochastic():
     rates = [rate.item() for rate in torch.linspace(0, 0.1, 2)]  # fails on the meta device
     return nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Dropout(rates[1]))
+
+class Reads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.fc = nn.Linear(12, 3)
+        self.register_buffer("gain", torch.tensor(2.0))
+        self.register_buffer("shown", torch.tensor([True] * 6 + [False] * 6))
+
+    def forward(self, x):
+        return self.fc(torch.where(self.shown, float(self.gain) * self.norm(x).flatten(1), 0.0))
 
 def number(): return 3
 def empty(): return nn.Flatten()
@@ -299,3 +311,35 @@ def test_hostile_files_of_weights_are_one_line(
     with pytest.raises(InputError, match=r"model.weights"):
         weights.tensors()
     assert "ran" not in capsys.readouterr().out
+
+
+def test_a_network_that_reads_values_trains_with_its_statistics_moving(tmp_path: Path) -> None:
+    """Buffers of truth values have no difference: they stay, and running statistics move."""
+    config = _config(tmp_path, "Reads", batch_norm="train")
+    check_batch(config, 2)
+    state, model = initial_state(config, generator("state")), build_model(config)
+    batch = torch.rand((2, 3, 2, 2), generator=generator("images")), torch.tensor([0, 1])
+    local = LocalTraining(batch_size=2, lr=0.1)
+    update, _ = weight_update(model, state, [batch], local, client=0, examples=2)
+    assert update.buffers.keys() == {
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.num_batches_tracked",
+        "gain",
+    }
+    assert float(update.buffers["norm.num_batches_tracked"]) == 1
+    assert float(update.buffers["gain"]) == 0
+
+
+def test_a_network_that_reads_values_is_told_of_batches_that_batchnorm_cannot_normalise(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def flat(): return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 3))\n"
+    )
+    code = OwnCode.read("net.py:flat", tmp_path, where="model.factory")
+    config = ModelConfig(factory=code, classes=3, image_size=2, batch_norm="train")
+    check_batch(config, 2)
+    with pytest.raises(InputError, match="one value a channel"):
+        check_batch(config, 1)
