@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -24,8 +25,8 @@ class WindowLimits:
 
     stride: int = 2
     """From one window to the next, in pixels."""
-    overlap: int = 2
-    """How far a window reaches over that on each side."""
+    blocks: int = 3
+    """A window's side, in strides."""
     probes: int = 8
     """How many times white noise is sent backwards."""
     reach: float = 4.0
@@ -41,12 +42,7 @@ class WindowLimits:
     @property
     def side(self) -> int:
         """Of a window, in pixels."""
-        return self.stride + 2 * self.overlap
-
-    @property
-    def form(self) -> dict[str, int]:
-        """The windows of a whole image, as the library's `unfold` and `fold` are told of them."""
-        return {"kernel_size": self.side, "padding": self.overlap, "stride": self.stride}
+        return self.stride * self.blocks
 
     def enough(self, size: Sequence[int]) -> bool:
         """Whether images of `size` (C, H, W) hold more windows than a window has numbers."""
@@ -63,12 +59,12 @@ WINDOW_LIMITS = WindowLimits()
 class WindowPreconditioner:
     """An inverse of J^T J in each of many windows, added up: additive Schwarz (Toselli and Widlund 2005, section 1.5).
 
-    J is the network's Jacobian. One `matrix` (N, N) stands for all windows, of N numbers each, because convolutions do
-    the same everywhere.
+    J is the network's Jacobian. One matrix stands for all windows, because convolutions do the same everywhere. So the
+    sum is a convolution of blocks of `stride` x `stride` pixels: `kernel` (Q, Q, K, K), Q numbers a block.
     """
 
-    matrix: Tensor
-    limits: WindowLimits = WINDOW_LIMITS
+    kernel: Tensor
+    stride: int
 
     @classmethod
     def measured(
@@ -100,21 +96,25 @@ class WindowPreconditioner:
             square = torch.eye(numbers, device=image.device)
         gains, turn = torch.linalg.eigh(square.cpu())  # On the CPU: MPS has no eigenvalues.
         lifted = (gains / gains[-1]).clamp_min(limits.rounding) + (limits.reach / evaluations) ** 2
-        return cls(((turn / lifted) @ turn.mT).to(image.device), limits)
+        return cls.of(((turn / lifted) @ turn.mT).to(image.device), limits)
+
+    @classmethod
+    def of(cls, matrix: Tensor, limits: WindowLimits = WINDOW_LIMITS) -> WindowPreconditioner:
+        """With this `matrix` (N, N) in each window, whose numbers are in the order of (C, H, W)."""
+        stride, blocks = limits.stride, limits.blocks
+        places = torch.arange(len(matrix)).view(-1, blocks, stride, blocks, stride)
+        by_blocks = places.permute(1, 3, 0, 2, 4).reshape(blocks**2, -1)
+        kernel = matrix.new_zeros((by_blocks.shape[1],) * 2 + (2 * blocks - 1,) * 2)
+        for (row, ours), (column, theirs) in product(enumerate(by_blocks), repeat=2):
+            down = column // blocks - row // blocks + blocks - 1
+            right = column % blocks - row % blocks + blocks - 1
+            kernel[:, :, down, right] += matrix[ours][:, theirs]
+        return cls(kernel, stride)
 
     def turned(self, gradient: Tensor) -> Tensor:
         """See `Metric`."""
         height, width = gradient.shape[-2:]
-        padded = _padded(gradient, self.limits)
-        found = functional.fold(
-            self.matrix @ functional.unfold(padded, **self.limits.form),
-            padded.shape[-2:],
-            **self.limits.form,
-        )
-        return found[..., :height, :width]
-
-
-def _padded(images: Tensor, limits: WindowLimits) -> Tensor:
-    """Images (B, C, H, W) with zeros to the right and below, so that windows cover all of them."""
-    height, width = images.shape[-2:]
-    return functional.pad(images, (0, -width % limits.stride, 0, -height % limits.stride))
+        padded = functional.pad(gradient, (0, -width % self.stride, 0, -height % self.stride))
+        blocks = functional.pixel_unshuffle(padded, self.stride)
+        found = functional.conv2d(blocks, self.kernel, padding=self.kernel.shape[-1] // 2)
+        return functional.pixel_shuffle(found, self.stride)[..., :height, :width]
