@@ -165,9 +165,8 @@ class _LastLayer:
         weights = on.to(errors)
         energy, products = (weights * errors.square()).sum(1), (weights * errors) @ self.span
         squares = _squares(self.span, weights)
-        solved = (torch.linalg.pinv(squares, hermitian=True, rtol=limits.rounding) @ products[:, :, None])[
-            :, :, 0
-        ]
+        inverses = torch.linalg.pinv(squares, hermitian=True, rtol=limits.rounding)
+        solved = (inverses @ products[:, :, None]).squeeze(2)
         fits: Tensor = energy - (products * solved).sum(1) < self.fit**2 * energy
         return fits
 
@@ -295,9 +294,9 @@ def _conspicuous(problem: _SeparationProblem, candidates: Tensor) -> list[Tensor
     kept: list[Tensor] = []
     for some in patterns.split(max(1, problem.limits.numbers // side**2)):
         directions = torch.linalg.eigh(_squares(left, some.to(left))).eigenvectors[:, :, 0]
-        kept += (
-            directions if last is None else directions[last.fits(directions @ left.mT, ~some, problem.limits)]
-        )
+        if last is not None:
+            directions = directions[last.fits(directions @ left.mT, ~some, problem.limits)]
+        kept += directions
     return kept
 
 

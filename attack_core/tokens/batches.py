@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attack_core.base.probes import sent_back
 from attack_core.gradients.operations import twice_differentiable
 from attack_core.tokens.embedding import PatchEmbedding
 from fl_core.base.decibels import TINY
@@ -69,12 +70,12 @@ class BatchTokens:
         LayerNorm divides by a token's size, so patches of strong contrast move errors tens of times less than faint
         ones. All pixels of a patch have one value.
         """
-        point = images.detach().clone().requires_grad_(True)
-        found, _ = self._seen(point)
-        errors, power = found[self._parts()[0]], torch.zeros_like(images)
-        for _ in range(limits.probes):
-            noise = torch.randn(errors.shape, generator=generator).to(errors)
-            (back,) = torch.autograd.grad(errors, point, noise, retain_graph=True)
+
+        def errors(point: Tensor) -> Tensor:
+            return self._seen(point)[0][self._parts()[0]]
+
+        power = torch.zeros_like(images)
+        for back in sent_back(errors, images, limits.probes, generator):
             power += back.square()
         zero = torch.zeros_like(images[0])
         means = [self.embedding.patches_of(each).mean(1, keepdim=True) for each in power]

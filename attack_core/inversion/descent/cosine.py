@@ -6,17 +6,14 @@ Cosine coefficients in opponent colours, each times the root of the network's ga
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from attack_core.base.probes import Features, sent_back
 from attack_core.priors.colour_tv import colour_axes
 from attack_core.priors.penalties import cosine_matrix
-
-Features = Callable[[Tensor], Tensor]
-"""From images (B, C, H, W) to a layer's inputs (B, I)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +53,8 @@ class CosinePreconditioner:
         """
         rows, columns = (cosine_matrix(side).to(image) for side in image.shape[-2:])
         plain = cls(rows, columns, colour_axes(image), torch.ones_like(image[0]))
-        point = image.detach().clone().requires_grad_(True)
-        found = features(point)
         power = torch.zeros_like(image[0])
-        for _ in range(limits.probes):
-            noise = torch.randn(found.shape, generator=generator).to(found)
-            # As a product: given as the outer gradient, noise makes the library load a package for symbols.
-            (back,) = torch.autograd.grad((found * noise).sum(), point, retain_graph=True)
+        for back in sent_back(features, image, limits.probes, generator):
             power += plain.coefficients(back)[0].square()
         gain = _band_means(power).sqrt()
         if not bool(gain.any()):

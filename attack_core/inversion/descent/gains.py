@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from attack_core.base.probes import Features
 from attack_core.inversion.descent.cosine import CosinePreconditioner
 from attack_core.inversion.descent.metric import Metric
 from attack_core.inversion.descent.windows import WINDOW_LIMITS, WindowPreconditioner
 
 
 def measured_gain(
-    features: Callable[[Tensor], Tensor], image: Tensor, evaluations: int, *, generator: torch.Generator
+    features: Features, image: Tensor, evaluations: int, *, generator: torch.Generator
 ) -> Metric:
     """The preconditioner of `features` at `image` (1, C, H, W) for a descent of so many evaluations.
 

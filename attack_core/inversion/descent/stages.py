@@ -60,11 +60,11 @@ class Stages:
         images = start.detach()
         moves: deque[Move] = deque(maxlen=self.limits.carried)
         left = self.evaluations // len(weights) * len(weights)
+        again = error > 0 or self.limits.measures_again
         metric: Metric | None = None
         for stage, weight in enumerate(weights):
             stages = len(weights) - stage
             count = left // stages
-            again = error > 0 or self.limits.measures_again
             if measure is not None and (stage == 1 or (stage and again)):
                 metric = measure(images, count if again else left)
             reached = yield from self.one(images, metric, weight, count, moves, last=stages == 1)

@@ -7,16 +7,15 @@ of fine structure some patterns more than others. A descent in pixels spends its
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Features = Callable[[Tensor], Tensor]
-"""From images (1, C, H, W) to a layer's inputs (1, I)."""
+from attack_core.base.probes import Features, sent_back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,22 +80,19 @@ class WindowPreconditioner:
         White noise sent backwards has the covariance J^T J. Where no pixel moves a feature, as where all units are off,
         and where one moves them without bounds, all is taken to be passed equally.
         """
-        point = image.detach().clone().requires_grad_(True)
-        found = features(point)
         numbers = image.shape[1] * limits.side**2
         square = torch.zeros((numbers, numbers), device=image.device)
-        for _ in range(limits.probes):
-            noise = torch.randn(found.shape, generator=generator).to(found)
-            # As a product: given as the outer gradient, noise makes the library load a package for symbols.
-            (back,) = torch.autograd.grad((found * noise).sum(), point, retain_graph=True)
+        for back in sent_back(features, image, limits.probes, generator):
             # Inside the image alone: windows that reach over its border are of another kind.
             (seen,) = functional.unfold(back, limits.side, stride=limits.stride)
             square += seen @ seen.mT
+        square = square.cpu()  # MPS has no eigenvalues, and the kernel is put together from many small parts.
         if not (bool(square.isfinite().all()) and bool(square.any())):
-            square = torch.eye(numbers, device=image.device)
-        gains, turn = torch.linalg.eigh(square.cpu())  # On the CPU: MPS has no eigenvalues.
+            square = torch.eye(numbers)
+        gains, turn = torch.linalg.eigh(square)
         lifted = (gains / gains[-1]).clamp_min(limits.rounding) + (limits.reach / evaluations) ** 2
-        return cls.of(((turn / lifted) @ turn.mT).to(image.device), limits)
+        found = cls.of((turn / lifted) @ turn.mT, limits)
+        return replace(found, kernel=found.kernel.to(image.device))
 
     @classmethod
     def of(cls, matrix: Tensor, limits: WindowLimits = WINDOW_LIMITS) -> WindowPreconditioner:
