@@ -1,4 +1,4 @@
-"""Coordinates of images in which a network passes all structure about equally strongly.
+"""The preconditioner of frequencies: coordinates in which a network passes all structure about equally strongly.
 
 Convolutions with pooling pass coarse structure a hundred to ten thousand times more strongly than fine structure.
 Cosine coefficients in opponent colours, each times the root of the network's gain at its frequency, even that out.
