@@ -71,7 +71,10 @@ def test_a_log_has_a_line_in_thirty_seconds_and_the_last_one(clock: Clock) -> No
     assert "\x1b" not in log.getvalue(), "nothing is drawn over in a log"
 
 
-def test_a_terminal_has_a_bar_of_all_jobs_and_one_of_the_attack_that_runs_here(clock: Clock) -> None:
+def test_a_terminal_has_a_bar_of_all_jobs_and_one_of_the_attack_that_runs_here(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # On a "dumb" one, where these tests may run, nothing is drawn over.
     screen = io.StringIO()
     terminal = Console(file=screen, width=120, force_terminal=True, color_system=None, markup=False)
     reporter = ConsoleReporter(terminal)
