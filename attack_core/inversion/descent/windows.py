@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -86,7 +85,7 @@ class WindowPreconditioner:
             # Inside the image alone: windows that reach over its border are of another kind.
             (seen,) = functional.unfold(back, limits.side, stride=limits.stride)
             square += seen @ seen.mT
-        square = square.cpu()  # MPS has no eigenvalues, and the kernel is put together from many small parts.
+        square = square.cpu()  # MPS has no eigenvalues.
         if not (bool(square.isfinite().all()) and bool(square.any())):
             square = torch.eye(numbers)
         gains, turn = torch.linalg.eigh(square)
@@ -99,13 +98,14 @@ class WindowPreconditioner:
         """With this `matrix` (N, N) in each window, whose numbers are in the order of (C, H, W)."""
         stride, blocks = limits.stride, limits.blocks
         places = torch.arange(len(matrix)).view(-1, blocks, stride, blocks, stride)
-        by_blocks = places.permute(1, 3, 0, 2, 4).reshape(blocks**2, -1)
-        kernel = matrix.new_zeros((by_blocks.shape[1],) * 2 + (2 * blocks - 1,) * 2)
-        for (row, ours), (column, theirs) in product(enumerate(by_blocks), repeat=2):
-            down = column // blocks - row // blocks + blocks - 1
-            right = column % blocks - row % blocks + blocks - 1
-            kernel[:, :, down, right] += matrix[ours][:, theirs]
-        return cls(kernel, stride)
+        order = places.permute(1, 3, 0, 2, 4).flatten()
+        numbers, side = len(matrix) // blocks**2, 2 * blocks - 1
+        parts = matrix[order][:, order].view(blocks**2, numbers, blocks**2, numbers).permute(1, 3, 0, 2)
+        at = torch.arange(blocks**2)
+        down, right = (each[None, :] - each[:, None] + blocks - 1 for each in (at // blocks, at % blocks))
+        kernel = matrix.new_zeros((numbers, numbers, side**2))
+        kernel.index_add_(2, (down * side + right).flatten(), parts.flatten(2))
+        return cls(kernel.view(numbers, numbers, side, side), stride)
 
     def turned(self, gradient: Tensor) -> Tensor:
         """See `Metric`."""
