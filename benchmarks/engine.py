@@ -44,6 +44,7 @@ from attack_core.base.programs.ways import Programs, runner_of, why_not
 from attack_core.base.search import Search, alone, side_by_side
 from attack_core.base.types import Reconstruction
 from attack_core.fc.head import Prefix
+from attack_core.gradients.convolutions import channels_last
 from attack_core.gradients.objectives import L2, Cosine
 from attack_core.inversion.continuation import Continuation
 from attack_core.inversion.descent.gains import measured_gain
@@ -62,7 +63,7 @@ from fl_core.data.synthetic.faces import write_faces
 from fl_core.federation.client import loss_gradient
 from fl_core.models.build import build_model, initial_state
 from fl_core.models.config import ModelConfig
-from fl_core.models.forward import predict
+from fl_core.models.forward import layer_input, predict
 from fl_core.threat.observation import Observation
 
 Line = dict[str, Any]
@@ -365,11 +366,14 @@ def evaluation(bench: Bench, name: str) -> list[Line]:
             report=seen.append,
         )
 
-    leaf = images.clone().requires_grad_(True)
+    # The library's own, in the layout that is the faster one.
+    leaf = images.contiguous(memory_format=torch.channels_last).requires_grad_(True)
+    plain = ModelState(parameters=channels_last(state.parameters))
+    model = build_model(config)
 
     def convolutions() -> Tensor:
         for _ in range(len(seen) or 1):
-            found = prefix(leaf)
+            found = layer_input(model, plain, "fc1", leaf).flatten(1)
             (back,) = torch.autograd.grad(found, leaf, found.detach())
         return back
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attack_core.fc.relu_chain import Graph
-from attack_core.gradients.convolutions import channels_last
+from attack_core.gradients.calls import has_closed_form
+from attack_core.gradients.convolutions import closed_convolutions, fixed_weights
 from attack_core.gradients.operations import twice_differentiable
 from attack_core.gradients.tracing import couples_examples
 from attack_core.signal.signal_model import vib_of_images
@@ -191,13 +192,16 @@ class Prefix:
     def __init__(self, model: nn.Module, state: ModelState, *layers: str) -> None:
         self._channels_last = all(value.device.type == "cpu" for value in state.parameters.values())
         self._model, self._layers = model, layers
-        self._state = ModelState(parameters=channels_last(state.parameters), buffers=state.buffers)
+        self._state = ModelState(parameters=fixed_weights(state.parameters), buffers=state.buffers)
+        self._convolutions = [
+            module for module in model.modules() if isinstance(module, nn.Conv2d) and has_closed_form(module)
+        ]
 
     def __call__(self, images: Tensor) -> Tensor:
         """See the class."""
         if self._channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        with twice_differentiable(self._model):
+        with twice_differentiable(self._model), closed_convolutions(self._convolutions):
             found = layer_inputs(self._model, self._state, self._layers, images)
         flat = [each.flatten(1) for each in found]
         return flat[0] if len(flat) == 1 else torch.cat(flat, 1)

@@ -9,7 +9,8 @@ CPU for few pixels (docs/decisions/0090-convolutions-as-forms.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -17,6 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attack_core.gradients.kernels.few_channels import FEW_CHANNELS_LIMITS, image_gradient
+from attack_core.gradients.kernels.fixed import is_kept, keep_transforms_of, transforms_of
+from attack_core.gradients.kernels.winograd import WINOGRAD_LIMITS, convolution, weight_gradient
+from fl_core.base.products.bf16 import products_are_rounded
 from fl_core.base.types import Tensors
 
 
@@ -46,6 +51,28 @@ def channels_last(tensors: Tensors) -> Tensors:
         else value
         for name, value in tensors.items()
     }
+
+
+def fixed_weights(tensors: Tensors) -> Tensors:
+    """`channels_last` of weights that stay what they are, so that what convolutions compute of them alone is kept."""
+    found = channels_last(tensors)
+    for value in found.values():
+        if value.shape[2:] == (3, 3):
+            keep_transforms_of(value)
+    return found
+
+
+@contextmanager
+def closed_convolutions(layers: Iterable[nn.Conv2d]) -> Iterator[None]:
+    """While it lasts, these layers compute their convolutions by `Geometry`."""
+    layers = list(layers)
+    for layer in layers:
+        layer._conv_forward = Geometry.of(layer).convolution  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("_conv_forward", None)
 
 
 @dataclass(frozen=True)
@@ -85,6 +112,18 @@ class Geometry:
         """What the kernel meets for each output of (N, O, H', W') = `size`: (N H' W', rows * columns * I)."""
         return _Patches.apply(images, size, self)  # type: ignore[no-any-return]
 
+    def by_winograd(
+        self, images: Tensor, channels: tuple[int, int], size: tuple[int, int], weight: Tensor | None
+    ) -> bool:
+        """Whether outputs of `size`, with so many `channels` in and out, are computed by `kernels.winograd`.
+
+        `images` (N, ...) are what goes in. `weight` None stands for one that is not kept.
+        """
+        plain = self.kernel == (3, 3) and self.stride == self.dilation == (1, 1) and self.groups == 1
+        if not plain or max(self.padding) > 2 or products_are_rounded():
+            return False
+        return WINOGRAD_LIMITS.pays(images, channels, size, new=weight is None or not is_kept(weight))
+
     def _patches(self, images: Tensor, size: torch.Size) -> Tensor:
         (rows, columns), (down, across) = self.kernel, self.padding
         padded = functional.pad(images.permute(0, 2, 3, 1), (0, 0, across, across, down, down))
@@ -108,6 +147,10 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         ctx.geometry = geometry
         ctx.save_for_backward(images, weight)
+        (down, across), (height, width) = geometry.padding, images.shape[2:]
+        channels, size = (weight.shape[1], weight.shape[0]), (height + 2 * down - 2, width + 2 * across - 2)
+        if geometry.by_winograd(images, channels, size, weight):
+            return convolution(images, transforms_of(weight), bias, down, across)
         moves = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
         return functional.conv2d(images, weight, bias, *moves)
 
@@ -128,6 +171,11 @@ class _Back(torch.autograd.Function):
     def forward(ctx: Any, error: Tensor, weight: Tensor, size: torch.Size, geometry: Geometry) -> Tensor:
         ctx.geometry = geometry
         ctx.save_for_backward(error, weight)
+        (down, across), (_, channels, *side) = geometry.padding, size
+        if geometry.by_winograd(error, (weight.shape[0], channels), (side[0], side[1]), weight):
+            return convolution(error, transforms_of(weight, back=True), None, 2 - down, 2 - across)
+        if geometry.stride == (1, 1) and geometry.groups == 1 and FEW_CHANNELS_LIMITS.pays(error, channels):
+            return image_gradient(error, weight, size, geometry.padding, geometry.dilation)
         # Of the images the kernel reads the size alone.
         images = error.new_empty(1).expand(size)
         return geometry._kernels(error, images, weight, [True, False])[0]
@@ -186,6 +234,8 @@ def _weight(geometry: Geometry, images: Tensor, error: Tensor) -> Tensor:
     """One candidate's gradient, by the way that its shapes make the cheaper one."""
     rows, columns = geometry.kernel
     shape = (error.shape[1], images.shape[1] // geometry.groups, rows, columns)
+    if geometry.by_winograd(images, shape[:2], (error.shape[2], error.shape[3]), None):
+        return weight_gradient(images, error, *geometry.padding)
     pixels = error.shape[0] * error.shape[2] * error.shape[3]
     few = pixels * rows * columns * images.shape[1] <= CONVOLUTION_LIMITS.most_patches
     if error.device.type != "cpu" or geometry.groups > 1 or not few:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from attack_core.gradients.batchnorm import SeenStatistics
 from attack_core.gradients.comparison.layers import choose, layer_weights
 from attack_core.gradients.comparison.matched import Matched
-from attack_core.gradients.convolutions import channels_last
+from attack_core.gradients.convolutions import channels_last, fixed_weights
 from attack_core.gradients.handles import GradientHandle
 from attack_core.gradients.objectives import Objective
 from attack_core.gradients.targets import check_observation
@@ -148,7 +148,7 @@ def _of_round(
     observation = replace(
         observation,
         tensors=channels_last(observation.tensors),
-        state=replace(observation.state, parameters=channels_last(observation.state.parameters)),
+        state=replace(observation.state, parameters=fixed_weights(observation.state.parameters)),
     )
     images = attack.images or observation.examples
     local = attack.local.prepare(observation, model, Count(attack.restarts, images))
