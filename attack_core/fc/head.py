@@ -193,8 +193,9 @@ class Prefix:
         self._channels_last = all(value.device.type == "cpu" for value in state.parameters.values())
         self._model, self._layers = model, layers
         self._state = ModelState(parameters=fixed_weights(state.parameters), buffers=state.buffers)
+        modules = model.modules() if self._channels_last else ()
         self._convolutions = [
-            module for module in model.modules() if isinstance(module, nn.Conv2d) and has_closed_form(module)
+            module for module in modules if isinstance(module, nn.Conv2d) and has_closed_form(module)
         ]
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -93,7 +93,12 @@ class Geometry:
         return cls(kernel, stride, padding, dilation, layer.groups)
 
     def convolution(self, images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Outputs (N, O, H', W') of images (N, I, H, W), weight (O, I / groups, *kernel) and bias (O,)."""
+        """Outputs (N, O, H', W') of images (N, I, H, W), weight (O, I / groups, *kernel) and bias (O,).
+
+        Of a single image without the first axis too.
+        """
+        if images.dim() == 3:
+            return self.convolution(images[None], weight, bias)[0]
         return _Convolution.apply(images, weight, bias, self)  # type: ignore[no-any-return]
 
     def back(self, error: Tensor, weight: Tensor, size: torch.Size) -> Tensor:

@@ -124,13 +124,14 @@ def _convolution(images: Tensor, weights: Tensor, bias: Tensor | None, rows: int
     """See `convolution`."""
     height, width = images.shape[2] + 2 * rows - 2, images.shape[3] + 2 * columns - 2
     tiles = (_tiles(height), _tiles(width))
-    found = images.new_empty((len(images), height, width, weights.shape[2]))
+    # No view: networks may change it in place.
+    found = _empty(images, (len(images), weights.shape[2], height, width))
     step = max(1, WINOGRAD_LIMITS.at_a_time // (tiles[0] * tiles[1]))
-    for part, out in zip(images.split(step), found.split(step), strict=True):
+    for part, out in zip(images.split(step), found.permute(0, 2, 3, 1).split(step), strict=True):
         _convolve(part, weights, (rows, columns), tiles, out)
         if bias is not None:
             out += bias
-    return found.permute(0, 3, 1, 2)
+    return found
 
 
 def _convolve(
@@ -160,7 +161,7 @@ def _weight_gradient(images: Tensor, errors: Tensor, rows: int, columns: int) ->
         met = torch.mm(matrices.outputs.T, placed.view(16, -1)).view(36, -1, outputs)
         total.baddbmm_(met.mT, _tiled(part, (rows, columns), tiles))
     found = torch.mm(matrices.weights.T, total.view(36, -1)).view(3, 3, outputs, inputs)
-    return found.permute(2, 0, 1, 3).contiguous().permute(0, 3, 1, 2)
+    return _empty(images, (outputs, inputs, 3, 3)).copy_(found.permute(2, 3, 0, 1))
 
 
 def _tiles(outputs: int) -> int:
@@ -188,15 +189,26 @@ def _outputs_tiled(errors: Tensor, tiles: tuple[int, int]) -> Tensor:
     return last.reshape(count, tiles[0], 4, tiles[1], 4, channels).permute(2, 4, 0, 1, 3, 5).contiguous()
 
 
-def _like_outputs(images: Tensor, weights: Tensor, bias: Tensor | None, rows: int, columns: int) -> Tensor:  # noqa: ARG001 - the operator's own parameters
+def _empty(like: Tensor, size: tuple[int, int, int, int]) -> Tensor:
+    """A tensor of this size, the channels last in memory."""
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def _like_outputs(
+    images: Tensor,
+    weights: Tensor,
+    bias: Tensor | None,  # noqa: ARG001 - the operator's own parameters
+    rows: int,
+    columns: int,
+) -> Tensor:
     """A tensor of the shape and layout of outputs."""
     height, width = images.shape[2] + 2 * rows - 2, images.shape[3] + 2 * columns - 2
-    return images.new_empty((len(images), height, width, weights.shape[2])).permute(0, 3, 1, 2)
+    return _empty(images, (len(images), weights.shape[2], height, width))
 
 
 def _like_weight(images: Tensor, errors: Tensor, rows: int, columns: int) -> Tensor:  # noqa: ARG001
     """A tensor of the shape and layout of a weight's gradient."""
-    return images.new_empty((errors.shape[1], 3, 3, images.shape[1])).permute(0, 3, 1, 2)
+    return _empty(images, (errors.shape[1], images.shape[1], 3, 3))
 
 
 OPERATORS.define("winograd(Tensor images, Tensor weights, Tensor? bias, int rows, int columns) -> Tensor")
