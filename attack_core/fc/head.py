@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from attack_core.fc.relu_chain import Graph
 from attack_core.gradients.calls import has_closed_form
-from attack_core.gradients.convolutions import closed_convolutions, fixed_weights
+from attack_core.gradients.convolutions import Geometry, fixed_weights
+from attack_core.gradients.kernels.replaced import replaced
 from attack_core.gradients.operations import twice_differentiable
 from attack_core.gradients.tracing import couples_examples
 from attack_core.signal.signal_model import vib_of_images
@@ -193,16 +194,19 @@ class Prefix:
         self._channels_last = all(value.device.type == "cpu" for value in state.parameters.values())
         self._model, self._layers = model, layers
         self._state = ModelState(parameters=fixed_weights(state.parameters), buffers=state.buffers)
-        modules = model.modules() if self._channels_last else ()
+        modules = list(model.modules()) if self._channels_last else []
         self._convolutions = [
-            module for module in modules if isinstance(module, nn.Conv2d) and has_closed_form(module)
+            each for each in modules if isinstance(each, nn.Conv2d) and has_closed_form(each)
         ]
 
     def __call__(self, images: Tensor) -> Tensor:
         """See the class."""
         if self._channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        with twice_differentiable(self._model), closed_convolutions(self._convolutions):
+        convolutions = replaced(
+            self._convolutions, "_conv_forward", lambda layer: Geometry.of(layer).convolution
+        )
+        with twice_differentiable(self._model), convolutions:
             found = layer_inputs(self._model, self._state, self._layers, images)
         flat = [each.flatten(1) for each in found]
         return flat[0] if len(flat) == 1 else torch.cat(flat, 1)

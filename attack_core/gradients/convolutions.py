@@ -9,8 +9,7 @@ CPU for few pixels (docs/decisions/0090-convolutions-as-forms.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -60,19 +59,6 @@ def fixed_weights(tensors: Tensors) -> Tensors:
         if value.shape[2:] == (3, 3):
             keep_transforms_of(value)
     return found
-
-
-@contextmanager
-def closed_convolutions(layers: Iterable[nn.Conv2d]) -> Iterator[None]:
-    """While it lasts, these layers compute their convolutions by `Geometry`."""
-    layers = list(layers)
-    for layer in layers:
-        layer._conv_forward = Geometry.of(layer).convolution  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.__dict__.pop("_conv_forward", None)
 
 
 @dataclass(frozen=True)

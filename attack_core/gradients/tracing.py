@@ -20,6 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from attack_core.gradients.calls import Call, has_closed_form, is_plain_call, normalises_by_batch
 from attack_core.gradients.convolutions import Geometry
+from attack_core.gradients.kernels.pooling import is_plain, means_of
+from attack_core.gradients.kernels.replaced import replaced as replaced_by
 from attack_core.gradients.operations import comes_from_libraries, needs_replacing, twice_differentiable
 from attack_core.gradients.refusals import (
     check_functions,
@@ -139,12 +141,14 @@ class _Layers:
 
     `closed` are those with a closed form: dotted name, module, and the state's name of each own parameter. `coupled`
     says whether BatchNorm mixes the images of a batch, `together` whether all layers with parameters have a closed form
-    and none mixes images. `libraries` and `replaced` are `comes_from_libraries` and `needs_replacing`.
+    and none mixes images. `means` are those of `kernels.pooling`. `libraries` and `replaced` are
+    `comes_from_libraries` and `needs_replacing`.
     """
 
     closed: tuple[tuple[str, nn.Module, Mapping[str, str]], ...]
     coupled: bool
     together: bool
+    means: tuple[nn.AvgPool2d, ...]
     libraries: bool
     replaced: bool
 
@@ -168,6 +172,7 @@ class _Layers:
             closed=tuple(closed),
             coupled=coupled,
             together=all_closed and not coupled,
+            means=tuple(m for m in model.modules() if isinstance(m, nn.AvgPool2d) and is_plain(m)),
             libraries=comes_from_libraries(model),
             replaced=needs_replacing(model),
         )
@@ -245,7 +250,8 @@ class _Batch:
         run = _Pass(state.parameters)
         checked = no_draws(self.model, state, images) if self.checked else nullcontext()
         differentiable = twice_differentiable(self.model, replaced=self.layers.replaced)
-        with _recording(self.layers, parameters, run), differentiable, checked:
+        means = replaced_by(self.layers.means, "forward", means_of)
+        with _recording(self.layers, parameters, run), means, differentiable, checked:
             run.logits = check_logits(predict(self.model, state, images), len(images))
         if self.checked and not self.layers.libraries:
             check_functions(run.logits)

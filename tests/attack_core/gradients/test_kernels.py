@@ -21,6 +21,8 @@ from attack_core.fc.head import Prefix
 from attack_core.gradients.convolutions import Geometry, fixed_weights
 from attack_core.gradients.kernels import fixed
 from attack_core.gradients.kernels.few_channels import FEW_CHANNELS_LIMITS, image_gradient
+from attack_core.gradients.kernels.pooling import is_plain, means_of
+from attack_core.gradients.kernels.replaced import replaced
 from attack_core.gradients.kernels.winograd import (
     WINOGRAD_LIMITS,
     WinogradLimits,
@@ -282,3 +284,51 @@ def test_a_limit_may_be_set_apart() -> None:
     assert not WINOGRAD_LIMITS.pays(torch.empty(64), (1, 4096), (4, 4), new=True)
     assert FEW_CHANNELS_LIMITS.pays(torch.empty(1, 64, 1, 1), 3)
     assert not FEW_CHANNELS_LIMITS.pays(torch.empty(1, 64, 1, 1), 5)
+
+
+@pytest.mark.parametrize("field", [2, (3, 2)])
+@pytest.mark.parametrize("last", [False, True])
+def test_means_of_fields_have_the_librarys_numbers_and_derivatives(
+    field: int | tuple[int, int], last: bool
+) -> None:
+    layer, images = nn.AvgPool2d(field), drawn(2, 3, 12, 8)
+    if last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    assert is_plain(layer)
+    found, right = [], []
+    for kept, pooled in ((found, means_of(layer)), (right, layer)):
+        leaf = images.clone().requires_grad_(True)
+        means = pooled(leaf)
+        (slope,) = torch.autograd.grad(means.pow(3).sum(), leaf, create_graph=True)
+        (second,) = torch.autograd.grad(slope.square().sum(), leaf)
+        kept += [means, slope, second]
+    for one, other in zip(found, right, strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.autograd.gradgradcheck(means_of(layer), images.double().requires_grad_(True), fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.AvgPool2d(2, stride=1),
+        nn.AvgPool2d(2, padding=1),
+        nn.AvgPool2d(2, ceil_mode=True),
+        nn.AvgPool2d(2, divisor_override=3),
+        nn.MaxPool2d(2),
+    ],
+)
+def test_other_pooling_is_the_librarys(layer: nn.Module) -> None:
+    assert not is_plain(layer)
+
+
+def test_images_that_fields_do_not_divide_are_pooled_as_by_the_library() -> None:
+    images = drawn(2, 3, 7, 8)
+    assert torch.equal(means_of(nn.AvgPool2d(2))(images), nn.AvgPool2d(2)(images))
+
+
+def test_layers_compute_as_before_afterwards() -> None:
+    layer = nn.AvgPool2d(2)
+    with pytest.raises(ZeroDivisionError), replaced([layer], "forward", lambda _: lambda images: -images):
+        assert float(layer(torch.ones(1))) == -1.0
+        raise ZeroDivisionError
+    assert vars(layer).keys() == vars(nn.AvgPool2d(2)).keys()
