@@ -97,6 +97,8 @@ def normalises_by_batch(module: _BatchNorm) -> bool:
 
 def has_closed_form(module: nn.Module) -> bool:
     """Whether calls of this layer, on a batch as it expects it, can be a `Call`."""
+    if {"forward", "_conv_forward"} & vars(module).keys():
+        return False  # Somebody has given this one layer another function.
     own = {kind for kind, value in module._parameters.items() if value is not None}
     # Where a parametrisation computes the weight, it is no parameter of the layer.
     if "weight" not in own or not own <= {"weight", "bias"}:

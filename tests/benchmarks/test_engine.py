@@ -40,7 +40,8 @@ def test_a_tiny_run_has_every_line_and_the_same_losses(monkeypatch: pytest.Monke
     assert lines["candidates: one of 16 / alone"]["target"] == 0.6
     assert lines["victims: 6 of lenet together / in turn"]["value"] > 0
     assert lines["rounded: cnn64, batch 8, bf16 / float32"]["value"] > 0
-    assert lines["evaluation: descent / convolutions"]["value"] > 0
+    assert lines["evaluation: mismatch, prior and slopes / convolutions"]["target"] == 1.3
+    assert lines["evaluation: one with its share of a descent"]["value"] > 0
     assert "CUDA alone" in lines["programs: graphs / operations"]["reason"]
     assert "'no-such-compiler' is not found" in lines["programs: compiled / operations"]["reason"]
     for row in ("celeba", "batch-8"):

@@ -23,7 +23,7 @@ ELSEWHERE = {
     "docs/living.md": "tests/docs/test_living.py",
 }
 """Pages whose Python, and YAML that needs it, other tests run in its context."""
-MARKED = 57
+MARKED = 58
 """So many blocks need hours, another machine or a library that is no dependency; each says which."""
 
 

@@ -13,7 +13,9 @@ from torch.nn import functional
 
 def is_plain(layer: nn.Module) -> bool:
     """Whether a layer divides images into fields without gaps and overlaps, and takes each one's mean."""
-    if not isinstance(layer, nn.AvgPool2d) or type(layer).forward is not nn.AvgPool2d.forward:
+    if not isinstance(layer, nn.AvgPool2d) or "forward" in vars(layer):
+        return False
+    if type(layer).forward is not nn.AvgPool2d.forward:
         return False
     field, stride, padding = (_pair(each) for each in (layer.kernel_size, layer.stride, layer.padding))
     return field == stride and padding == (0, 0) and not layer.ceil_mode and layer.divisor_override is None

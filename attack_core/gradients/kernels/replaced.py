@@ -15,7 +15,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 def replaced(
     layers: Sequence[Layer], method: str, by: Callable[[Layer], Callable[..., Tensor]]
 ) -> Iterator[None]:
-    """While it lasts, the `method` of each of these layers is what `by` makes of the layer."""
+    """While it lasts, the `method` of each of these layers, so far its class's, is what `by` makes of the layer."""
     for layer in layers:
         vars(layer)[method] = by(layer)
     try:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from attack_core.base.programs.compiled import compile_program
 from attack_core.base.programs.ways import no_compiler
 from attack_core.fc.head import Prefix
+from attack_core.gradients.calls import has_closed_form
 from attack_core.gradients.convolutions import Geometry, fixed_weights
 from attack_core.gradients.kernels import fixed
 from attack_core.gradients.kernels.few_channels import FEW_CHANNELS_LIMITS, image_gradient
@@ -319,6 +320,15 @@ def test_means_of_fields_have_the_librarys_numbers_and_derivatives(
 )
 def test_other_pooling_is_the_librarys(layer: nn.Module) -> None:
     assert not is_plain(layer)
+
+
+def test_a_layer_that_was_given_a_function_of_its_own_keeps_it() -> None:
+    pool, convolution_, linear = nn.AvgPool2d(2), nn.Conv2d(3, 4, 3), nn.Linear(2, 2)
+    for layer in (pool, convolution_, linear):
+        layer.forward = lambda images: images
+    assert not is_plain(pool)
+    assert not has_closed_form(convolution_)
+    assert not has_closed_form(linear)
 
 
 def test_images_that_fields_do_not_divide_are_pooled_as_by_the_library() -> None:
