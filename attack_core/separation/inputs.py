@@ -155,14 +155,14 @@ def separated_inputs(observation: Observation, model: nn.Module, generator: torc
     batch, search = _problem(observation, gradients, head)
     found = _found(batch, search, generator)
     device = gradients[f"{head.first}.weight"].device
-    inputs, errors = found.inputs[:, :-1].to(device).float(), found.errors.to(device).float()
+    inputs, errors = found.inputs[:, :-1].float().to(device), found.errors.float().to(device)
     outputs = outputs_of(batch.layers, found.inputs[:, :-1])[-1]
     logit_errors = outputs.softmax(1) - torch.eye(outputs.shape[1], dtype=outputs.dtype)[found.labels]
     left = batch.count - len(inputs)
     shares = Shares(
         inputs=inputs,
         errors=errors,
-        logit_errors=logit_errors.to(device).float(),
+        logit_errors=logit_errors.float().to(device),
         residual=_residual(batch, found),
         others=_others(gradients, head, logit_errors, batch.count).to(device) if left else None,
     )
