@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -80,14 +82,16 @@ def _transforms() -> _Transforms:
     The usual points 0, 1, -1, 2, -2 round twice as much: 1.9e-6 of the outputs, where these have 0.9e-6 and direct sums
     0.2e-6 (128 channels in, 64 out).
     """
-    points = torch.tensor([0.0, 0.625, -0.625, 1.5, -1.5], dtype=torch.float64)
+    # By NumPy: the attack's tensors are float32 all the way.
+    points = np.array([0.0, 0.625, -0.625, 1.5, -1.5])
 
-    def at_points(count: int) -> Tensor:
-        infinity = torch.eye(count, dtype=torch.float64)[-1:]
-        return torch.cat([points[:, None] ** torch.arange(count), infinity])
+    def at_points(count: int) -> Any:
+        infinity = np.eye(count)[-1:]
+        return np.concatenate([points[:, None] ** np.arange(count), infinity])
 
-    pixels, weights, outputs = torch.linalg.inv(at_points(6)).T, at_points(3), at_points(4).T
-    return _Transforms(*(torch.kron(each, each).float() for each in (pixels, weights, outputs)))
+    pixels, weights, outputs = np.linalg.inv(at_points(6)).T, at_points(3), at_points(4).T
+    each = (np.kron(one, one).astype(np.float32) for one in (pixels, weights, outputs))
+    return _Transforms(*map(torch.from_numpy, each))
 
 
 def transformed(weight: Tensor) -> Tensor:
