@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from torch import Tensor
@@ -13,11 +13,10 @@ from attack_core.gradients.kernels.winograd import transformed, turned
 
 @dataclass
 class _Kept:
-    """A weight's transforms, forwards and backwards, as they were at `version` of it."""
+    """A weight's transforms as they were at `version` of it, by whether they are those of the way back."""
 
     version: int
-    forwards: Tensor | None = None
-    backwards: Tensor | None = None
+    transforms: dict[bool, Tensor] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=1)
@@ -41,13 +40,13 @@ def transforms_of(weight: Tensor, *, back: bool = False) -> Tensor:
     """The 36 matrices of a weight (O, I, 3, 3): (36, I, O), or (36, O, I) of the way `back` from errors to images."""
     kept: _Kept | None = _known().get(weight)
     if kept is None:
-        return transformed(turned(weight) if back else weight)
+        return _computed(weight, back=back)
     if kept.version != weight._version:
-        kept.version, kept.forwards, kept.backwards = weight._version, None, None
-    if back:
-        if kept.backwards is None:
-            kept.backwards = transformed(turned(weight.detach()))
-        return kept.backwards
-    if kept.forwards is None:
-        kept.forwards = transformed(weight.detach())
-    return kept.forwards
+        kept.version, kept.transforms = weight._version, {}
+    if back not in kept.transforms:
+        kept.transforms[back] = _computed(weight.detach(), back=back)
+    return kept.transforms[back]
+
+
+def _computed(weight: Tensor, *, back: bool) -> Tensor:
+    return transformed(turned(weight) if back else weight)
