@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from attack_core.gradients.kernels.few_channels import FEW_CHANNELS_LIMITS, image_gradient
 from attack_core.gradients.kernels.fixed import is_kept, keep_transforms_of, transforms_of
+from attack_core.gradients.kernels.neighbourhoods import neighbourhoods
 from attack_core.gradients.kernels.winograd import WINOGRAD_LIMITS, convolution, weight_gradient
-from fl_core.base.products.bf16 import products_are_rounded
 from fl_core.base.types import Tensors
 
 
@@ -103,7 +103,7 @@ class Geometry:
         """What the kernel meets for each output of (N, O, H', W') = `size`: (N H' W', rows * columns * I)."""
         return _Patches.apply(images, size, self)  # type: ignore[no-any-return]
 
-    def by_winograd(
+    def _by_winograd(
         self, images: Tensor, channels: tuple[int, int], size: tuple[int, int], weight: Tensor | None
     ) -> bool:
         """Whether outputs of `size`, with so many `channels` in and out, are computed by `kernels.winograd`.
@@ -111,20 +111,20 @@ class Geometry:
         `images` (N, ...) are what goes in. `weight` None stands for one that is not kept.
         """
         plain = self.kernel == (3, 3) and self.stride == self.dilation == (1, 1) and self.groups == 1
-        if not plain or max(self.padding) > 2 or products_are_rounded():
-            return False
-        return WINOGRAD_LIMITS.pays(images, channels, size, new=weight is None or not is_kept(weight))
+        new = weight is None or not is_kept(weight)
+        return plain and max(self.padding) <= 2 and WINOGRAD_LIMITS.pays(images, channels, size, new=new)
 
     def _patches(self, images: Tensor, size: torch.Size) -> Tensor:
-        (rows, columns), (down, across) = self.kernel, self.padding
-        padded = functional.pad(images.permute(0, 2, 3, 1), (0, 0, across, across, down, down))
-        image, row, column, channel = padded.stride()
-        shape = (size[0], size[2], size[3], rows, columns, images.shape[1])
-        strides = (
-            *(image, row * self.stride[0], column * self.stride[1]),
-            *(row * self.dilation[0], column * self.dilation[1], channel),
+        met = neighbourhoods(
+            images,
+            (size[2], size[3]),
+            kernel=self.kernel,
+            stride=self.stride,
+            dilation=self.dilation,
+            before=self.padding,
+            after=self.padding,
         )
-        return padded.as_strided(shape, strides).reshape(size[0] * size[2] * size[3], -1)
+        return met.reshape(size[0] * size[2] * size[3], -1)
 
     def _kernels(self, error: Tensor, images: Tensor, weight: Tensor, mask: list[bool]) -> tuple[Tensor, ...]:
         """The library's kernels for the gradients of images and weight, those where `mask`."""
@@ -140,7 +140,7 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(images, weight)
         (down, across), (height, width) = geometry.padding, images.shape[2:]
         channels, size = (weight.shape[1], weight.shape[0]), (height + 2 * down - 2, width + 2 * across - 2)
-        if geometry.by_winograd(images, channels, size, weight):
+        if geometry._by_winograd(images, channels, size, weight):
             return convolution(images, transforms_of(weight), bias, down, across)
         moves = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
         return functional.conv2d(images, weight, bias, *moves)
@@ -163,7 +163,7 @@ class _Back(torch.autograd.Function):
         ctx.geometry = geometry
         ctx.save_for_backward(error, weight)
         (down, across), (_, channels, *side) = geometry.padding, size
-        if geometry.by_winograd(error, (weight.shape[0], channels), (side[0], side[1]), weight):
+        if geometry._by_winograd(error, (weight.shape[0], channels), (side[0], side[1]), weight):
             return convolution(error, transforms_of(weight, back=True), None, 2 - down, 2 - across)
         if geometry.stride == (1, 1) and geometry.groups == 1 and FEW_CHANNELS_LIMITS.pays(error, channels):
             return image_gradient(error, weight, size, geometry.padding, geometry.dilation)
@@ -225,7 +225,7 @@ def _weight(geometry: Geometry, images: Tensor, error: Tensor) -> Tensor:
     """One candidate's gradient, by the way that its shapes make the cheaper one."""
     rows, columns = geometry.kernel
     shape = (error.shape[1], images.shape[1] // geometry.groups, rows, columns)
-    if geometry.by_winograd(images, shape[:2], (error.shape[2], error.shape[3]), None):
+    if geometry._by_winograd(images, shape[:2], (error.shape[2], error.shape[3]), None):
         return weight_gradient(images, error, *geometry.padding)
     pixels = error.shape[0] * error.shape[2] * error.shape[3]
     few = pixels * rows * columns * images.shape[1] <= CONVOLUTION_LIMITS.most_patches

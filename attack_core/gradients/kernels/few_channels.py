@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attack_core.gradients.kernels.operators import OPERATORS
+from attack_core.gradients.kernels.operators import OPERATORS, are_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,7 @@ class FewChannelsLimits:
 
     def pays(self, error: Tensor, images: int) -> bool:
         """Whether the gradient of images of so many channels is computed so, of outputs' `error` (N, O, H', W')."""
-        if error.device.type != "cpu" or error.dtype != torch.float32:
-            return False
-        return images <= self.channels and error.shape[1] >= self.outputs
+        return images <= self.channels and error.shape[1] >= self.outputs and are_for(error)
 
 
 FEW_CHANNELS_LIMITS = FewChannelsLimits()

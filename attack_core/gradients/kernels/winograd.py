@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attack_core.gradients.kernels.operators import OPERATORS
+from attack_core.gradients.kernels.neighbourhoods import neighbourhoods
+from attack_core.gradients.kernels.operators import OPERATORS, are_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class WinogradLimits:
 
         `images` (N, ...) are what goes in; `new` says that a weight has to be transformed first, or back.
         """
-        if images.device.type != "cpu" or images.dtype != torch.float32 or min(channels) < self.channels:
+        if min(channels) < self.channels or not are_for(images):
             return False
         one = _tiles(size[0]) * _tiles(size[1])
         if 16 * one > self.waste * size[0] * size[1]:
@@ -175,13 +176,21 @@ def _tiles(outputs: int) -> int:
 
 def _tiled(images: Tensor, padding: tuple[int, int], tiles: tuple[int, int]) -> Tensor:
     """Images' (N, I, H, W) tiles, transformed: (36, N tiles, I)."""
-    (down, across), (height, width) = padding, images.shape[2:]
-    below, right = 4 * tiles[0] + 2 - height - down, 4 * tiles[1] + 2 - width - across
-    padded = functional.pad(images.permute(0, 2, 3, 1), (0, 0, across, right, down, below))
-    image, row, column, channel = padded.stride()
-    shape = (6, 6, len(images), *tiles, images.shape[1])
-    met = padded.as_strided(shape, (row, column, image, 4 * row, 4 * column, channel))
-    return torch.mm(_transforms().pixels, met.reshape(36, -1)).view(36, -1, images.shape[1])
+    after = [
+        4 * count + 2 - side - zeros
+        for count, side, zeros in zip(tiles, images.shape[2:], padding, strict=True)
+    ]
+    met = neighbourhoods(
+        images,
+        tiles,
+        kernel=(6, 6),
+        stride=(4, 4),
+        dilation=(1, 1),
+        before=padding,
+        after=(after[0], after[1]),
+    )
+    places = met.permute(3, 4, 0, 1, 2, 5).reshape(36, -1)
+    return torch.mm(_transforms().pixels, places).view(36, -1, images.shape[1])
 
 
 def _outputs_tiled(errors: Tensor, tiles: tuple[int, int]) -> Tensor:

@@ -190,6 +190,20 @@ def test_rounded_products_are_the_librarys(taken: list[str]) -> None:
     assert taken == []
 
 
+def test_rounded_gradients_of_the_first_layer_are_the_librarys(taken: list[str]) -> None:
+    layer, images = nn.Conv2d(3, 64, 3, padding=1), drawn(1, 3, 32, 32).requires_grad_(True)
+    with precision_of("bf16"):
+        found, right = (
+            torch.autograd.grad(outputs.sum(), images)[0]
+            for outputs in (
+                Geometry.of(layer).convolution(images, layer.weight, layer.bias),
+                functional.conv2d(images, layer.weight, layer.bias, padding=1),
+            )
+        )
+    assert torch.equal(found, right)
+    assert taken == []
+
+
 def test_transforms_of_fixed_weights_are_kept_while_these_are_there() -> None:
     weight = fixed_weights({"a": drawn(64, 64, 3, 3)})["a"]
     forwards, back = fixed.transforms_of(weight), fixed.transforms_of(weight, back=True)
