@@ -271,6 +271,13 @@ end_nodes() {
     nodes_pids=''
 }
 
+# Queue this job again. Slurm then sends TERM to every process of the job: one that has not heard the answer yet
+# would die of it and look like a refusal.
+requeue() (
+    trap '' TERM
+    exec scontrol requeue "$GS_JOB"
+)
+
 # Clean up; after Slurm's notice queue the job again, which resumes the sweep; end with the sweep's exit code.
 finish() {
     cleanup
@@ -278,7 +285,7 @@ finish() {
     if [ "$caught" = USR1 ] && [ "$status" -gt 2 ]; then
         if [ "${SLURM_RESTART_COUNT:-0}" -ge "${GRADSWEEP_REQUEUES:-20}" ]; then
             say "requeued $SLURM_RESTART_COUNT times already; submit the same again to resume."
-        elif scontrol requeue "$GS_JOB"; then
+        elif requeue; then
             requeued=yes
             say "queued again"
             sleep 60 & # Slurm ends this script meanwhile; an exit code of its own would look like the job's.

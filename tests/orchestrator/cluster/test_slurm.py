@@ -225,6 +225,32 @@ def test_ports_that_are_taken_are_passed_over(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("gradsweep-*/token")), "removed at the end"
 
 
+def test_a_job_that_queues_itself_again_outlives_what_slurm_sends_meanwhile(tmp_path: Path) -> None:
+    """Slurm sends TERM to every process of a job that is queued again, also to the one that asked for it."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/bash\n[ "$*" = "requeue 7" ] && kill -TERM $$ $PPID && sleep 0.2\n')
+    scontrol.chmod(0o755)
+    ending = (
+        f'. "{ROOT}/slurm/lib.sh"; elastic=yes; set_up; sleep() {{ :; }}; caught=USR1 status=$STOPPED; finish'
+    )
+    done = subprocess.run(
+        ["bash", "-euc", ending],
+        env={
+            "GRADSWEEP_HOME": "/h",
+            "GS_RUN": str(tmp_path),
+            "GS_JOB": "7",
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    said = [line.partition("gradsweep: ")[2] for line in done.stdout.splitlines()]
+    assert (said, done.returncode) == (["TERM: stopping", "queued again"], 75), done.stderr
+    assert not (tmp_path / "done").exists(), "elastic workers wait for the next start"
+
+
 def test_elastic_workers_are_a_script_of_their_own(file: Path, tmp_path: Path) -> None:
     job = tmp_path / "job.sh"
     flags = ("--workers", 6, "--cpus", 4, "--time", "30", "--partition", "spare", "--out", job)
