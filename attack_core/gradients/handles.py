@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +77,7 @@ class DenseHandle:
     def squared_norm(self, mask: Tensor | None = None) -> Tensor:
         """See `GradientHandle`."""
         if mask is None:
-            squares: Tensor = vector_norm(_alike(self.gradient, self.gradient[0])[0], dim=1).square()
-            return squares
+            return _squares(_alike(self.gradient, self.gradient[0])[0])
         numbers, known = _alike(self.gradient, mask)
         return numbers.square() @ known
 
@@ -90,8 +89,7 @@ class DenseHandle:
     def squared_distance(self, target: Tensor, target_square: Tensor) -> Tensor:  # noqa: ARG002
         """See `GradientHandle`; the difference is taken directly, which keeps more digits."""
         numbers, wanted = _alike(self.gradient, target)
-        squares: Tensor = vector_norm(numbers - wanted, dim=1).square()
-        return squares
+        return _squares(numbers - wanted)
 
     def dense(self) -> Tensor:
         """See `GradientHandle`."""
@@ -336,6 +334,26 @@ def _is_less_work(factors: GhostHandle, images: int) -> bool:
 def flat(gradients: Tensor) -> Tensor:
     """(C, *parameter shape) as (C, N); a parameter may be a single number without axes."""
     return gradients.reshape(len(gradients), -1)
+
+
+def _squares(numbers: Tensor) -> Tensor:
+    """The squared norm of each row, (C,) of (C, N)."""
+    return _Squares.apply(numbers)  # type: ignore[no-any-return]
+
+
+class _Squares(torch.autograd.Function):
+    """Goes back in one pass; the library's norm takes three, for where a norm is 0 it has no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, numbers: Tensor) -> Tensor:
+        ctx.save_for_backward(numbers)
+        squares: Tensor = vector_norm(numbers, dim=1).square()
+        return squares
+
+    @staticmethod
+    def backward(ctx: Any, slopes: Tensor) -> Tensor:
+        (numbers,) = ctx.saved_tensors
+        return (2.0 * slopes)[:, None] * numbers  # type: ignore[no-any-return]
 
 
 def _alike(gradients: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -152,3 +152,23 @@ def test_torchvisions_networks(name: str) -> None:
     # Squeeze and excitation leaves gradients that are small differences of large numbers, each with its rounding.
     tolerance = 1e-7 if name == "mobilenet_v3_small" else 1e-9
     check_network(*built(name), [(2, 2)], tolerance)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_squares_of_numbers_are_differentiable_as_often_as_needed(layout: torch.memory_format) -> None:
+    numbers = some((3, 2, 3, 2, 2), "numbers")
+    numbers[1] = 0.0
+    target = some((2, 3, 2, 2), "target").contiguous(memory_format=layout)
+    square = target.square().sum()
+    own, off = DenseHandle(numbers).squared_norm(), DenseHandle(numbers).squared_distance(target, square)
+    torch.testing.assert_close(own, numbers.square().flatten(1).sum(1))
+    torch.testing.assert_close(off, (numbers - target).square().flatten(1).sum(1))
+    for of in (
+        lambda moving: DenseHandle(moving).squared_norm(),
+        lambda moving: DenseHandle(moving).squared_distance(target, square),
+    ):
+        assert torch.autograd.gradcheck(of, numbers.clone().requires_grad_(True))
+        assert torch.autograd.gradgradcheck(of, numbers.clone().requires_grad_(True))
+    moving = torch.zeros_like(numbers).requires_grad_(True)
+    (slope,) = torch.autograd.grad(DenseHandle(moving).squared_norm().sum(), moving)
+    assert not slope.any(), "no gradient is as near to nothing as it gets"
