@@ -204,10 +204,13 @@ def test_a_missing_extra_is_one_line_with_the_command_that_installs_it() -> None
     code = """
 import sys
 from orchestrator.cli.start import main
-for missing in ("ray", "matplotlib"):
+for missing, words in (
+    ("matplotlib", ["report", "tests/compatibility/results"]),
+    ("ray", ["sweep", "sweeps/quickstart.yaml", "--dry-run"]),
+):
     sys.modules[missing] = None
     try:
-        main(["report", "tests/compatibility/results"])
+        main(words)
     except SystemExit as end:
         assert end.code == 2, end.code
     del sys.modules[missing]
@@ -217,7 +220,7 @@ for missing in ("ray", "matplotlib"):
     assert done.stderr == "".join(
         f"gradsweep: The library {missing} is not installed, which the command line needs: "
         'pip install "gradsweep[all]"\n'
-        for missing in ("ray", "matplotlib")
+        for missing in ("matplotlib", "ray")
     )
 
 

@@ -7,17 +7,19 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import ExifTags, Image
 
 from fl_core.base.errors import InputError, unknown_name
 from fl_core.base.shape import ImageShape
 from fl_core.data.decoding import DECODE_ERRORS, upright_pixels
 from fl_core.data.resize import Resize
+
+if TYPE_CHECKING:
+    import torch
 
 SplitName = Literal["train", "valid", "test"]
 
@@ -164,6 +166,8 @@ class ImageDataset:
         """
         if len(indices) == 0:
             raise ValueError("A batch needs at least one index.")
+        import torch
+
         mirrored = [False] * len(indices) if flips is None else flips
         images = [self._pixels(i, flip) for i, flip in zip(indices, mirrored, strict=True)]
         return scaled(torch.stack(images)), self.labels[list(indices)]
@@ -221,6 +225,8 @@ def fingerprint_of(*parts: str | Iterable[str] | npt.NDArray[np.generic]) -> str
 
 def scaled(pixels: torch.Tensor) -> torch.Tensor:
     """Bytes as float32 in [-1, 1]; of a whole batch at once, since one image is hardly more than the calls' cost."""
+    import torch
+
     return pixels.contiguous().to(torch.float32).div_(255).sub_(0.5).div_(0.5)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from fl_core.base.errors import InputError
 from fl_core.data.resize import Resize
+
+if TYPE_CHECKING:
+    import torch
 
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises for bytes that are no picture, or not a whole one."""
@@ -50,6 +53,8 @@ def upright_pixels(
     Raises:
         InputError: a mode without a known range (32-bit floats), or another size where `resize` is `none`.
     """
+    import torch
+
     image = _flat(ImageOps.exif_transpose(picture), _MODES[channels])
     sized = _RESIZES[resize](image, height, width)
     pixels = torch.from_numpy(np.array(sized))

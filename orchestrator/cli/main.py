@@ -104,7 +104,7 @@ def sweep(
 @app.command()
 def report(folder: Finished) -> None:
     """Print the summary of a results folder and write its report.html, figures and summary.parquet."""
-    from orchestrator.cli.sweeps import report_on
+    from orchestrator.cli.results.reporting import report_on
 
     report_on(folder, terminal())
 
@@ -118,9 +118,9 @@ def merge(
     from orchestrator.results.folder import mergeable
 
     mergeable(folders, out)
-    from orchestrator.cli import sweeps
+    from orchestrator.cli.results import reporting
 
-    sweeps.merge(folders, out, terminal())
+    reporting.merge(folders, out, terminal())
 
 
 @app.command(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from fl_core.base.errors import InputError
 from fl_core.base.shape import ImageShape
@@ -65,6 +64,8 @@ def assemble(
         rule = f"{given_by}; {added}" if added else given_by
     else:
         partition, rule = partition_by(split, names), str(split)
+    import torch
+
     numbers = np.array(labels, dtype=np.int64)
     needed = max(2, int(numbers.max()) + 1)
     held = tuple(classes) if classes and len(classes) >= needed else tuple(map(str, range(needed)))

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-import torch
 from PIL import Image
 
 from fl_core.base.errors import InputError, listed, unknown_name
@@ -82,6 +81,8 @@ def open_celeba(
     first = columns[0]
     for problem in _mismatches(layout, folder, files, first, partition):
         _fail(problem)
+    import torch
+
     lists = (layout.attributes, layout.partition)
     names = "\n".join(first).encode()
     start = _settings(attributes, shape, resize)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from fl_core.base.errors import InputError, unknown_name
@@ -145,6 +144,8 @@ def unwritten_faces(
     for index in range(num):
         held = _attributes(_draw_traits(np.random.default_rng(derive_seed("synthetic face", seed, index))))
         labels.append(int("".join("1" if held[attribute] else "0" for attribute in attributes), base=2))
+    import torch
+
     names = np.array([_name(index) for index in range(num)])
     return ImageDataset(
         root=root,

@@ -130,7 +130,8 @@ def retry(
     from orchestrator.results.folder import noted_sweep
 
     check_choices(noted_sweep(folder, data_root), cells=cells, address=address, cache=cache)
-    from orchestrator.cli.sweeps import print_end, print_used, report_on, shared_cache
+    from orchestrator.cli.results.reporting import report_on
+    from orchestrator.cli.sweeps import print_end, print_used, shared_cache
     from orchestrator.driver.streak import FAILURES
     from orchestrator.living.retry import retry_trials
     from orchestrator.runtime.progress import ConsoleReporter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -321,6 +322,37 @@ print(sorted({{"torch", "ray", "pandas", "matplotlib", "scipy", "optuna"}} & set
         [sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.stderr.splitlines()[-1:] == ["[]"], done.stderr
+
+
+def test_reading_results_waits_for_neither_torch_nor_ray(tmp_path: Path) -> None:
+    """Commands on a folder that is there compute nothing on tensors and start no worker."""
+    for name in ("one", "two"):
+        shutil.copytree(ROOT / "tests" / "compatibility" / "results", tmp_path / name)
+    trial = pd.read_parquet(tmp_path / "one" / "trials", columns=["trial_id"])["trial_id"].iloc[0]
+    commands = (
+        ["report", "one"],
+        ["status", "one"],
+        ["watch", "one"],
+        ["compare", "one", "two"],
+        ["show", "one", trial],
+        ["export", "one", "--csv"],
+        ["merge", "one", "--out", "merged"],
+    )
+    probe = f"""
+import sys
+from orchestrator.cli.start import main
+for words in {commands}:
+    try:
+        main(words)
+    except SystemExit as end:
+        assert end.code == 0, (words, end.code)
+    assert not {{"torch", "ray"}} & set(sys.modules), words
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "merged" / "report.html").is_file()
 
 
 QUICK = "sweeps/quickstart.yaml"

@@ -367,7 +367,7 @@ def test_a_retry_takes_what_another_sweep_left(
     out = tmp_path / "out"
     config = shared(many_faces_root)
     run_sweep(config, out, address="serial", reporter=Lines(), cells=["none"])
-    monkeypatch.setattr("orchestrator.cli.sweeps.report_on", lambda *_: None)
+    monkeypatch.setattr("orchestrator.cli.results.reporting.report_on", lambda *_: None)
     done = gradsweep("retry", out, "--cache", filled[1], "--address", "serial")
     assert done.returncode == 0, done.stderr
     assert f"From the cache: {TRIALS // 2} of {TRIALS} trials" in done.stdout
